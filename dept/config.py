@@ -1,0 +1,54 @@
+"""Small frozen configs; each field names its unit."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Layout = Literal["adjacent", "paper"]
+
+
+class Frozen(BaseModel):
+    """Immutable, hashable and closed: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AdapterConfig(Frozen):
+    """Shape of one DePT adapter: P [m, d], A [s, r], B [r, d] (paper section 2.3)."""
+
+    m: int = Field(10, ge=1, description="soft prompt length, tokens")
+    r: int = Field(4, ge=1, description="rank of the low-rank pair")
+    s: int = Field(96, ge=2, description="longest text, tokens; longer texts are cut")
+    alpha: float = Field(8.0, gt=0, description="scale = alpha / sqrt(r), no unit")
+    layout: Layout = Field("adjacent", description="where text and rows of A sit for causal backbones")
+
+    @property
+    def scale(self) -> float:
+        """Factor on A @ B."""
+        return self.alpha / math.sqrt(self.r)
+
+    def trainable(self, d: int) -> int:
+        """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r."""
+        return self.m * d + (self.s + d) * self.r
+
+    def equal_prompt_length(self, d: int) -> float:
+        """Length (tokens) of the plain soft prompt that costs as many numbers."""
+        return self.trainable(d) / d
+
+
+class TrainConfig(Frozen):
+    """How one trial is trained."""
+
+    steps: int = Field(60, ge=0, description="optimizer steps; 0 leaves the adapter as initialised")
+    batch_size: int = Field(8, ge=1, description="rows per optimizer step")
+    lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
+    lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
+    warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay per unit of learning rate")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm over P, A and B; none: no clipping")
+    eval_every: int = Field(20, ge=1, description="steps between validations")
+    patience: int = Field(5, ge=1, description="validations without a better score before the trial stops")
+    max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")
