@@ -1,0 +1,84 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+PREFECT_PORT ?= 4200
+MLFLOW_PORT ?= 5000
+
+# Telemetry off, for everything that is started from here.
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_PORT MLFLOW_PORT
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint format bench up down status clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.runtime ## create .venv and install the locked packages
+setup-dev: $(VENV)/.dev
+
+demo: $(VENV)/.runtime ## the main job: sources, transfer, few-shot targets, registered adapters, report
+	@$(BIN)/dept run demo
+
+test: export HF_HUB_OFFLINE := 1
+test: $(VENV)/.dev ## every test, with branch coverage (the bench apart)
+	@$(BIN)/python -m pytest --ignore=tests/bench --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.dev ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## let ruff lay out the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: export HF_HUB_OFFLINE := 1
+bench: $(VENV)/.dev ## measure speed (tests/bench); takes minutes and wants a quiet machine
+	@$(BIN)/python -m pytest tests/bench -s --timeout=0
+
+up: $(VENV)/.runtime ## start Prefect, MLflow and a worker here; PREFECT_PORT=4200 MLFLOW_PORT=5000
+	@$(BIN)/dept up
+
+down: $(VENV)/.runtime ## stop what `make up` started
+	@$(BIN)/dept down
+
+status: $(VENV)/.runtime ## say which of them run
+	@$(BIN)/python -m infra.services
+
+clean: ## remove .venv and caches; keeps .dept, where the results are
+	@test ! -x $(BIN)/dept || $(BIN)/dept down
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf *.egg-info
+
+# The stamps make a second call install nothing. pip itself skips what is there, so a changed lock costs only the change.
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) --version 2>&1) is too old; Python 3.11 or newer is needed, name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version 2>&1)"
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 2; }
+	@touch $@
+
+# deepspeed comes as source: its build asks torch, so it is installed after it and outside pip's isolated build.
+# DS_BUILD_OPS=0: compile nothing now (CUDA kernels are built on first use, where there is a GPU).
+$(VENV)/.runtime: requirements.lock requirements-data.lock pyproject.toml | $(VENV)/.python
+	@echo "installing the locked packages into $(VENV) (a few minutes the first time)"
+	@grep -v '^deepspeed==' requirements.lock > $(VENV)/requirements-first.txt
+	@$(PIP) -r $(VENV)/requirements-first.txt
+	@DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation $$(grep '^deepspeed==' requirements.lock)
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(PIP) --no-deps --requirement requirements-data.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@echo "installing test tools into $(VENV)"
+	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
