@@ -1,0 +1,336 @@
+"""A frozen language model: load, freeze, family. The only place that knows model classes."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from dept import embedded, stack
+from dept.batching import IGNORE
+from tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from dept.adapter import Adapter
+
+Family = Literal["causal", "seq2seq"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")
+# Families whose head is known to be a plain linear map of the last hidden state; others are checked when loaded.
+_PLAIN_HEADS = {"llama", "gpt2", "mistral", "qwen2", "qwen3"}
+
+
+@dataclass
+class Output:
+    """loss: scalar, mean nats per label token; logits: see `Backbone.forward`."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+class Backbone(nn.Module):
+    """A causal or encoder-decoder language model that is never trained.
+
+    Args:
+        model: a transformers model with a language-modelling head.
+        tokenizer: its tokenizer; None where only token ids are used.
+        name: short name for people, runs and registered models.
+        folder: where its files lie, for `weights_id`.
+
+    Raises:
+        InputError: a model that takes no input embeddings or positions, or has no language-modelling head.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None, name: str | None = None,
+                 folder: str | Path | None = None) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.config: Any = model.config
+        self.family: Family = "seq2seq" if self.config.is_encoder_decoder else "causal"
+        self.name = name or str(self.config.model_type)
+        self.folder = Path(folder) if folder else None
+        model.requires_grad_(False)
+        model.eval()
+        self._check()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, dtype: str | torch.dtype | None = None,
+                        device: str | None = None) -> Self:
+        """Load a backbone by catalogue name (`smollm2-135m`), local folder or hub id, and freeze it.
+
+        Args:
+            dtype: "float32", "bfloat16" or "float64"; default float32 on CPU and bfloat16 on CUDA.
+            device: "cpu", "cuda", ...; default CUDA where there is one.
+
+        Raises:
+            InputError: unknown name, unreachable hub, damaged files or a model that cannot be used.
+        """
+        place = pick_device(device)
+        if dtype is None:
+            dtype = "bfloat16" if place.type == "cuda" else "float32"
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+            dtype = DTYPES[dtype]
+        folder = resolve(name_or_path)
+        model, tokenizer = load_model(folder, dtype), load_tokenizer(folder)
+        short = Path(name_or_path).name.lower() if "/" in name_or_path or Path(name_or_path).is_dir() else name_or_path
+        return cls(model.to(place), tokenizer, short, folder if Path(folder).is_dir() else None)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a frozen backbone has no dropout."""
+        return super().train(False)
+
+    @property
+    def d(self) -> int:
+        """Width of the input embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def pad_id(self) -> int:
+        """A token id for padding; what it is does not matter, since padding is masked."""
+        for value in (getattr(self.tokenizer, "pad_token_id", None), getattr(self.config, "pad_token_id", None)):
+            if isinstance(value, int):
+                return value
+        return 0
+
+    @cached_property
+    def weights_id(self) -> str:
+        """sha256 (hex) of weights, config, tokenizer and number type: the backbone's identity in a fingerprint."""
+        digest = hashlib.sha256(str(self.dtype).encode())
+        if self.folder is None:
+            for key, value in self.model.state_dict().items():
+                digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        elif (origin := self.folder / embedded.ORIGIN).is_file():
+            digest.update(json.loads(origin.read_text())["sha256"].encode())
+        else:
+            for file in sorted({f for pattern in _WEIGHTS for f in self.folder.glob(pattern)}):
+                digest.update(f"{file.name}:{embedded.file_sha256(file)}".encode())
+        return digest.hexdigest()
+
+    def forward(self, adapter: Adapter, input_ids: Tensor, attention_mask: Tensor | None = None,
+                labels: Tensor | None = None, all_positions: bool = True) -> Output:
+        """Loss and logits of one adapter, as the authors' code computes them.
+
+        Args:
+            input_ids: [batch, length], padded on either side or not at all.
+            attention_mask: [batch, length], 1 on text; default all text.
+            labels: causal [batch, length] aligned with input_ids; encoder-decoder [batch, label length]; -100 ignored.
+            all_positions: causal only: False computes logits at label positions alone, [label tokens, vocab].
+
+        Returns:
+            logits [batch, m + length, vocab] for causal models, [batch, label length, vocab] for encoder-decoders.
+
+        Raises:
+            InputError: wrong width, a text longer than s, labels missing where needed.
+        """
+        adapter.check_fits(self.name, self.weights_id if "backbone_id" in adapter.metadata else "", self.d)
+        ids = input_ids.to(self.device)
+        real = torch.ones_like(ids) if attention_mask is None else attention_mask.to(self.device)
+        wanted = None if labels is None else labels.to(self.device)
+        return Output(*stack.forward_one(self, adapter, ids, real.bool(), wanted, all_positions))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., d] of token ids [...]."""
+        return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocab] of last hidden states [..., d] of a causal model."""
+        logits = self.model.get_output_embeddings()(hidden * getattr(self.config, "logit_scale", 1.0))
+        logits = logits / getattr(self.config, "logits_scaling", 1.0)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Keys, values (per layer [N, heads, m, width]) and last hidden states [N, m, d] of prompts [N, m, d]."""
+        from transformers import DynamicCache
+
+        positions = torch.arange(prompts.shape[1], device=prompts.device)[None].expand(len(prompts), -1)
+        causal = torch.ones(prompts.shape[1], prompts.shape[1], dtype=torch.bool, device=prompts.device).tril()
+        cache = DynamicCache()
+        out = self.model.base_model(inputs_embeds=prompts, position_ids=positions, cache=cache, use_cache=True,
+                                    attention_mask=self._additive(causal.expand(len(prompts), 1, -1, -1)))
+        return [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers], out.last_hidden_state
+
+    def run_text(self, embeddings: Tensor, positions: Tensor, mask: Tensor, keys: Sequence[Tensor],
+                 values: Sequence[Tensor]) -> Tensor:
+        """Last hidden states [R, T, d] of text behind cached prompts.
+
+        Args:
+            embeddings: [R, T, d].
+            positions: [R, T].
+            mask: bool [R, 1, T, m + T], True where a token may look.
+            keys: per layer [R, heads, m, width]; values the same.
+        """
+        from transformers import DynamicCache
+
+        cache = DynamicCache(ddp_cache_data=list(zip(keys, values, strict=True)))
+        out = self.model.base_model(inputs_embeds=embeddings, position_ids=positions, cache=cache, use_cache=True,
+                                    attention_mask=self._additive(mask))
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def run_encoder(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Encoder states [R, m + T, d] of prompts and text; mask [R, m + T]."""
+        return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state  # type: ignore[no-any-return]
+
+    def run_decoder(self, encoded: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+        """Logits [C, L, vocab] of decoder labels [C, L] (-100 ignored) over encoder states [C, m + T, d]."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        inputs = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
+        inputs = inputs.masked_fill(inputs == IGNORE, self.pad_id)
+        return self.model(encoder_outputs=BaseModelOutput(last_hidden_state=encoded), attention_mask=mask.long(),
+                          decoder_input_ids=inputs, use_cache=False).logits  # type: ignore[no-any-return]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, with the special tokens that the tokenizer adds."""
+        return self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+
+    def encode_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Token ids of label words as they follow a text; ended where one word begins another.
+
+        Raises:
+            InputError: two words of the same tokens.
+        """
+        if self.family == "seq2seq":
+            branches = [tuple(self.tokenizer(word)["input_ids"]) for word in words]
+        else:
+            before = self.tokenizer("x:")["input_ids"]
+            whole = [self.tokenizer(f"x: {word}")["input_ids"] for word in words]
+            branches = [tuple(ids[len(before):]) if ids[: len(before)] == before
+                        else tuple(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
+                        for ids, word in zip(whole, words, strict=True)]
+            if any(a != b and b[: len(a)] == a for a in branches for b in branches):
+                branches = [(*branch, self.tokenizer.eos_token_id) for branch in branches]
+        if len(set(branches)) < len(branches) or not all(branches):
+            raise InputError(f"verbalizer: words {list(words)} are not told apart by the tokenizer of {self.name}")
+        return tuple(branches)
+
+    def check_room(self, m: int, s: int) -> None:
+        """Refuse a prompt and text longer than the backbone's learned positions.
+
+        Raises:
+            InputError: m + s is more than the backbone has positions.
+        """
+        limit = getattr(self.config, "n_positions", None) or getattr(self.config, "max_position_embeddings", None)
+        if self.family == "causal" and limit and m + s > limit:
+            raise InputError(f"backbone {self.name} has {limit} positions; m + s = {m + s}. Remedy: a smaller s or m")
+
+    def _additive(self, allowed: Tensor) -> Tensor:
+        return torch.zeros(allowed.shape, dtype=self.dtype, device=allowed.device).masked_fill(
+            ~allowed, torch.finfo(self.dtype).min)
+
+    def _check(self) -> None:
+        kind = type(self.model).__name__
+        if self.model.get_output_embeddings() is None:
+            raise InputError(f"backbone {self.name}: {kind} has no language-modelling head. Remedy: a model for "
+                             "causal or text-to-text generation")
+        if self.family == "seq2seq":
+            return
+        accepted = inspect.signature(self.model.base_model.forward).parameters
+        missing = [p for p in ("inputs_embeds", "position_ids", "cache") if p not in accepted]
+        if missing:
+            raise InputError(f"backbone {self.name}: {kind} does not accept {', '.join(missing)}, which DePT needs")
+        if self.config.model_type in _PLAIN_HEADS or self.device.type == "meta" or hasattr(
+                next(self.model.parameters()), "ds_id"):
+            return
+        with torch.no_grad():
+            ids = torch.arange(3, device=self.device)[None]
+            ours, theirs = self.head(self.model.base_model(ids).last_hidden_state), self.model(ids).logits
+        if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
+            raise InputError(f"backbone {self.name}: the head of {kind} is not a plain linear map; not supported")
+
+
+def pick_device(wanted: str | None = None) -> torch.device:
+    """The device to use: `wanted`, or CUDA where there is one, or the CPU.
+
+    Raises:
+        InputError: a device that is not there.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {wanted!r} is not there ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def resolve(name_or_path: str) -> str:
+    """Folder of a catalogue name or a local path; anything else is taken for a hub id.
+
+    Raises:
+        InputError: neither a known name nor a folder, and not of the form of a hub id.
+    """
+    if name_or_path in embedded.WHEELS:
+        return str(embedded.converted(name_or_path))
+    if Path(name_or_path).is_dir():
+        if not (Path(name_or_path) / "config.json").is_file():
+            raise InputError(f"backbone {name_or_path}: the folder holds no config.json")
+        return name_or_path
+    if name_or_path.startswith((".", "/", "~")):
+        raise InputError(f"backbone {name_or_path}: no such folder")
+    return name_or_path
+
+
+def load_model(source: str, dtype: torch.dtype) -> Any:
+    """Load a language model from a folder or the hub, with scaled-dot-product attention where it exists.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        try:
+            return auto.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+        except ValueError as error:
+            if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
+                raise
+            return auto.from_pretrained(source, dtype=dtype)
+    except Exception as error:  # transformers, hub and safetensors each raise their own
+        raise _cannot_load(source, error) from error
+
+
+def load_tokenizer(source: str) -> Any:
+    """Load the tokenizer beside a model.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained`.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise _cannot_load(source, error) from error
+
+
+def _cannot_load(source: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    return InputError(f"backbone {source!r} cannot be loaded{offline}: {reason}. Remedy: one of "
+                      f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach")
