@@ -1,0 +1,174 @@
+"""A user's own files, good and bad."""
+
+import json
+import os
+import random
+import sys
+
+import pytest
+
+from tasks.errors import InputError
+from tasks.sources import load_records
+from tasks.spec import Task
+from tasks.splits import load_splits
+
+ROWS = [(f'Row {i}: good, "quoted"\nand on two lines' if i % 2 else f"row {i} béd", str(i % 2)) for i in range(30)]
+
+
+def task(path, **source):
+    return Task.model_validate(
+        {
+            "name": "mine",
+            "verbalizer": {"0": "bad", "1": "good"},
+            "source": {"kind": "file", "path": str(path), **source},
+        }
+    )
+
+
+def as_csv(rows):
+    return "text,label\n" + "".join('"{}",{}\n'.format(text.replace('"', '""'), label) for text, label in rows)
+
+
+def as_jsonl(rows):
+    return "".join(json.dumps({"text": text, "label": int(label)}) + "\n" for text, label in rows)
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(("ending", "write"), [("csv", as_csv), ("jsonl", as_jsonl)])
+def test_good_files(tmp_path, ending, write, newline, bom):
+    path = tmp_path / f"rows.{ending}"
+    path.write_bytes(bom + write(ROWS).replace("\n", newline).encode())
+    records = load_records(task(path))
+    assert [(record.fields["text"], record.label) for record in records] == [(" ".join(t.split()), k) for t, k in ROWS]
+
+
+def test_format_delimiter_and_column_names(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text("n;body;grade\n1;a, b;0\n\n2;c;1\n")
+    records = load_records(task(path, format="csv", delimiter=";", text="body", label="grade"))
+    assert [(record.fields["text"], record.label) for record in records] == [("a, b", "0"), ("c", "1")]
+    with pytest.raises(InputError, match=r"ending '\.txt'; set format"):
+        load_records(task(path))
+
+
+def test_json_may_hold_line_separators_and_booleans(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a\u2028b", "label": true}\n\n{"text": "c", "label": false}\n', encoding="utf-8")
+    own = Task.model_validate(
+        {
+            "name": "mine",
+            "verbalizer": {"false": "no", "true": "yes"},
+            "source": {"kind": "file", "path": str(path)},
+        }
+    )
+    assert [(r.fields["text"], r.label) for r in load_records(own)] == [("a b", "true"), ("c", "false")]
+
+
+def test_order_of_the_file_does_not_matter(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(as_csv(ROWS), encoding="utf-8")
+    before = load_splits(task(path))
+    other = tmp_path / "other.csv"
+    other.write_text(as_csv(random.Random(0).sample(ROWS, len(ROWS))), encoding="utf-8")
+    assert load_splits(task(other)) == before
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(as_csv(ROWS), encoding="utf-8")
+    before = load_splits(task(path))
+    assert load_splits(task(path)) is before
+    path.write_text(as_csv([*ROWS, ("one more", "1")]), encoding="utf-8")
+    assert load_splits(task(path)).data_hash != before.data_hash
+
+
+HEAD = b"text,label\ngood film,1\n"
+BAD = {
+    "empty.csv": (b"", "the file is empty"),
+    "blank.csv": (b"\n \n\r\n", "the file is empty"),
+    "bom-only.csv": (b"\xef\xbb\xbf", "the file is empty"),
+    "header-only.csv": (b"text,label\n", "holds no rows"),
+    "latin.csv": (HEAD + b"caf\xe9,1\n", "line 3: not UTF-8 (byte 0xe9)"),
+    "utf16.csv": ("text,label\n".encode("utf-16"), "line 1: not UTF-8"),
+    "column.csv": (b"body,grade\na,1\n", "line 1: no column 'text'; columns there: 'body', 'grade'"),
+    "label-column.csv": (b"text,grade\na,1\n", "line 1: no column 'label'; columns there: 'text', 'grade'"),
+    "twice.csv": (b"text,label,text\na,1,b\n", "line 1: column 'text' stands there twice"),
+    "empty-text.csv": (HEAD + b'"  ",1\n', "line 3: the text ('text') is empty"),
+    "no-label.csv": (HEAD + b"bad,\n", "line 3: the label ('label') is missing"),
+    "label.csv": (HEAD + b"\nbad,2\n", "line 4: label '2' is not in the verbalizer of task mine (0, 1)"),
+    "fields.csv": (HEAD + b"bad, very bad,0\n", "line 3: 3 fields where the header has 2"),
+    "few.csv": (HEAD + b"bad\n", "line 3: 1 fields where the header has 2"),
+    "cut.csv": (HEAD + b'"two\nlines",0\n"cut\nshort', "line 5: a quote opened in this row is never closed"),
+    "quotes.csv": (HEAD + b'"bad" film,0\n', "line 3: not valid CSV"),
+    "long.csv": (HEAD + b'"' + b"x" * 200_000, "line 3: not valid CSV"),
+    "nul.csv": (HEAD + b"a\x00b,0\n", "line 3: "),
+    "empty.jsonl": (b"", "the file is empty"),
+    "invalid.jsonl": (b'{"text": "a", "label": 1}\n{"text": "b", "lab\n', "line 2: not valid JSON"),
+    "list.jsonl": (b'["a", 1]\n', "line 1: not a JSON object"),
+    "deep.jsonl": (b"[" * 200_000 + b"\n", "line 1: JSON nested too deep"),
+    "key.jsonl": (b'{"text": "a", "label": 1}\n{"body": "b"}\n', "line 2: no column 'text'; columns there: 'body'"),
+    "null-text.jsonl": (b'{"text": null, "label": 1}\n', "line 1: the text ('text') is empty"),
+    "number-text.jsonl": (b'{"text": 5, "label": 1}\n', "line 1: 'text' is not text but 5"),
+    "null-label.jsonl": (b'{"text": "a", "label": null}\n', "line 1: the label ('label') is missing"),
+    "list-label.jsonl": (b'{"text": "a", "label": [1]}\n', "line 1: the label ('label') is not a string or number"),
+    "label.jsonl": (b'{"text": "a", "label": "good"}\n', "line 1: label 'good' is not in the verbalizer"),
+    "latin.jsonl": (b'{"text": "caf\xe9", "label": 1}\n', "line 1: not UTF-8"),
+    "surrogate.jsonl": (b'{"text": "a\\ud800", "label": 1}\n', "line 1: the text holds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files(tmp_path, name):
+    content, message = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_splits(task(path))
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_no_file_a_folder_and_no_right_to_read(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(InputError, match="no such file"):
+            load_splits(task(path))
+    path = tmp_path / "locked.csv"
+    path.write_text(as_csv(ROWS), encoding="utf-8")
+    path.chmod(0)
+    if sys.platform == "win32" or os.geteuid() == 0:
+        pytest.skip("this user may read every file")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_splits(task(path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a", "1"), ("b", "1"), ("c", "1")], "label '0' has no usable rows"),
+        ([("a", "1"), ("b", "1"), ("c", "1"), ("d", "0"), ("e", "0")], "label '0' has 2 usable rows"),
+        ([("a", "1"), ("b", "1"), ("c", "1"), ("d", "0"), ("D ", "0"), (" d", "0")], "1 usable rows.*2 duplicate"),
+        ([(t, "1") for t in "abc"] + [(t, "0") for t in "cde"], "2 usable rows.*2 conflicting"),
+    ],
+)
+def test_too_few_rows_of_a_class(tmp_path, rows, message):
+    path = tmp_path / "rows.csv"
+    path.write_text(as_csv(rows))
+    with pytest.raises(InputError, match=message):
+        load_splits(task(path))
+
+
+def test_wheel_files_with_a_bad_rating(tmp_path, monkeypatch):
+    folder = tmp_path / "a_wheel"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('a data wheel is never imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = {"kind": "package", "package": "a_wheel", "requirement": "a-wheel==1", "path": "d.tsv", "reader": "tsv"}
+    source["threshold"] = {"at": 1, "below": "0", "above": "1"}
+    own = Task.model_validate({"name": "w", "verbalizer": {"0": "bad", "1": "good"}, "source": source})
+    (folder / "d.tsv").write_bytes(b'text\tlabel\r\na "film\t1\r\nb\t-1\r\nc\t0.99\r\n')
+    assert [(r.id, r.fields["text"], r.label) for r in load_records(own)] == [("2", 'a "film', "1"), ("3", "b", "0")]
+    for value in ("nan", "much"):
+        (folder / "d.tsv").write_text(f"text\tlabel\na\t{value}\n")
+        with pytest.raises(InputError, match=f"line 2: '{value}' is not a number"):
+            load_records(own)
