@@ -163,10 +163,12 @@ class _Loop:
         self._restore()
         waiting = [key for key in self.trials if key not in self.stack.keys]
         while waiting or self.stack.keys:
-            joining, waiting = waiting[: self.slots - len(self.stack.keys)], waiting[self.slots - len(self.stack.keys):]
+            free = self.slots - len(self.stack.keys)
+            joining, waiting = waiting[:free], waiting[free:]
             self.stack.join({key: self.trials[key].start for key in joining})
             self._validate()
-            if self.stack.keys:
+            # A place that became free is taken before the next step, so a resumed run meets the same stack.
+            if self.stack.keys and not (waiting and len(self.stack.keys) < self.slots):
                 self._step()
                 self._save()
         checkpoint.clear(self.folder)

@@ -1,0 +1,42 @@
+"""Fixtures for every test: no hub, no telemetry, a home of its own."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from tests.tiny import save_backbone
+
+
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("backbones")
+    return {family: save_backbone(root / f"tiny-{family}", family) for family in ("t5", "gpt2", "llama")}
+
+
+@pytest.fixture(params=["t5", "gpt2", "llama"])
+def tiny(request, tiny_folders):
+    from dept.backbone import Backbone
+
+    return Backbone.from_pretrained(str(tiny_folders[request.param]), device="cpu")
+
+
+@pytest.fixture
+def tiny_llama(tiny_folders):
+    from dept.backbone import Backbone
+
+    return Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
