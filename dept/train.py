@@ -89,6 +89,9 @@ class Parallel(Protocol):
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Add up tensors over the ranks, in place."""
 
+    def agree(self, scores: list[list[float]]) -> list[list[float]]:
+        """The first rank's scores, so that all ranks decide alike."""
+
 
 class Local:
     """One process: every micro-batch is ours."""
@@ -101,6 +104,10 @@ class Local:
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Nothing to add."""
+
+    def agree(self, scores: list[list[float]]) -> list[list[float]]:
+        """Our own."""
+        return scores
 
 
 def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
@@ -180,6 +187,7 @@ class _Loop:
                  for row in self.trials[key].validation]
         started = time.monotonic()
         scores = score_rows(self.backbone, self.stack.tensors, items, self.budget, self.on_tokens)
+        scores = self.parallel.agree(scores) if due else scores
         seconds = (time.monotonic() - started) / max(1, len(due))
         for key in due:
             trial, state = self.trials[key], self.states[key]
