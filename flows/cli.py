@@ -1,0 +1,281 @@
+"""The command line `dept`. Heavy imports stay inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from tasks.errors import InputError
+
+if TYPE_CHECKING:
+    from dept.trial import TrialOutcome
+
+USAGE, INTERRUPTED = 2, 130
+
+
+class _Commands(TyperGroup):
+    """Turns errors that a user can mend into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            _say(f"[bold red]Error:[/] {escape(' '.join(str(error).split()))}")
+            raise typer.Exit(USAGE) from None
+        except KeyboardInterrupt:
+            _say("Interrupted. What was finished is kept: the same command goes on from here.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="dept", cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Few-shot text classification by DePT adapters that start from adapters of other tasks.",
+)
+
+
+@app.command()
+def run(
+    plan: Annotated[str, typer.Argument(help="Name of a shipped plan (demo), or path of a .yaml file.")],
+    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or cuda:N; default: the plan's.")] = None,
+    engine: Annotated[str | None, typer.Option(help="local or deepspeed; default: the plan's.")] = None,
+) -> None:
+    """Train and compare what PLAN names. Trials that the ledger already holds are not trained again."""
+    from flows.plan import load_plan, replaced
+
+    loaded = load_plan(plan)
+    changes = {name: value for name, value in (("device", device), ("engine", engine)) if value is not None}
+    loaded = replaced(loaded, **changes) if changes else loaded
+
+    from flows import transfer  # after the plan: a slip in it should not wait for torch and Prefect
+    from flows.report import load_outcomes
+
+    summary = transfer.run(loaded)
+    _show(load_outcomes(summary.report.parent), summary.report)
+    if summary.trained:
+        _print(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
+    else:
+        _print(f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "
+               "(same backbone, data, recipe and seeds).")
+
+
+@app.command()
+def tasks(name: Annotated[str | None, typer.Argument(help="Show this task in full.")] = None) -> None:
+    """List the tasks of the catalogue, or show one with examples."""
+    from tasks.catalogue import catalogue, get_task
+    from tasks.splits import load_splits
+
+    if name is not None:
+        _show_task(get_task(name))
+        return
+    table = Table(title="Tasks", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("Task", "Train", "Valid.", "Test", "Version"):
+        table.add_column(column, justify="left" if column == "Task" else "right", no_wrap=True)
+    table.add_column("Answers")
+    table.add_column("License")
+    for task in catalogue().values():
+        try:
+            splits = load_splits(task)
+            rows = [f"{len(part):,}" for part in (splits.train, splits.validation, splits.test)]
+        except InputError:  # its wheel is missing: `dept tasks NAME` and `dept doctor` say what to do
+            rows = ["–", "–", "–"]
+        table.add_row(task.name, *rows, str(task.version), escape(", ".join(task.words)),
+                      escape(re.split(r" \(|;", task.license)[0]))  # in full: dept tasks NAME
+    _print(table)
+
+
+@app.command()
+def trials(
+    task: Annotated[str | None, typer.Option(help="Only trials of this task.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only trials in this state.")] = None,
+) -> None:
+    """List the trials that the ledger remembers."""
+    from registry.ledger import Ledger
+    from registry.schema import STATUSES
+
+    if status is not None and status not in STATUSES:
+        raise InputError(f"trials: unknown status {status!r}; known: {', '.join(STATUSES)}")
+    rows = Ledger.open().find(task=task, status=status)
+    if not rows:
+        _print("No trial yet." if task is None and status is None else "No trial fits.")
+        return
+    table = Table(title=f"{len(rows)} trials", title_justify="left")
+    for column in ("Fingerprint", "Trial", "Status", "Valid.", "Test"):
+        table.add_column(column, justify="right" if column in ("Valid.", "Test") else "left",
+                         overflow="fold" if column == "Trial" else "ellipsis")
+    for row in rows:
+        numbers = row.outcome or {}
+        table.add_row(row.fingerprint[:12], escape(row.trial_spec.label), row.status,
+                      _percent(numbers.get("validation")), _percent(numbers.get("test")))
+    _print(table)
+    for row in rows:
+        if row.error:
+            _print(f"[red]{row.fingerprint[:12]}[/] {escape(row.error)}")
+
+
+@app.command()
+def report(
+    run_id: Annotated[str | None, typer.Argument(help="Run to show; default: the last one.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Show the last run (the default).")] = False,
+) -> None:
+    """Print the table of a run again, and where its page lies."""
+    from flows.report import PAGE, load_outcomes
+    from tasks.home import home
+
+    if last and run_id is not None:
+        raise InputError("report: give either --last or a run, not both")
+    root = home() / "reports"
+    folder = _last_report(root) if run_id is None else _named_report(root, run_id)
+    _show(load_outcomes(folder), folder / PAGE)
+
+
+@app.command()
+def predict(
+    task: Annotated[str, typer.Option(help="Task whose champion answers.")],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts; without any, the lines of standard input.")] = None,
+    backbone: Annotated[str, typer.Option(help="Backbone of the champion.")] = "smollm2-135m",
+) -> None:
+    """Label TEXT by the champion adapter of a task: one line per text, as answer, probability and text."""
+    texts = text or [line.rstrip("\n") for line in _standard_input()]
+    if not texts or not all(line.strip() for line in texts):
+        raise InputError("predict: a text is empty" if texts else "predict: no text; give some, or pipe lines in")
+
+    from registry.serving import load_champion
+
+    champion = load_champion(task, backbone)
+    words = dict(zip(champion.labels, champion.words, strict=True))
+    for line, answer in zip(texts, champion.predict(texts).to_dict(orient="records"), strict=True):
+        label = answer["label"]
+        typer.echo(f"{words[label]}\t{answer[label]:.3f}\t{line}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which servers answer, which backbones and data are in reach."""
+    from flows.doctor import examine
+
+    findings = examine()
+    table = Table(title="dept doctor", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("State", no_wrap=True)
+    table.add_column("What", no_wrap=True)
+    table.add_column("Found, and what to do", overflow="fold")
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
+    for finding in findings:
+        text = finding.text + (f". Remedy: {finding.remedy}" if finding.remedy else "")
+        table.add_row(marks[finding.state], escape(finding.what), escape(text))
+    _print(table)
+    missing = [finding.what for finding in findings if finding.state == "missing"]
+    if missing:
+        _say(f"[bold red]Missing:[/] {escape(', '.join(missing))}")
+        raise typer.Exit(1)
+    _print("Nothing that is needed is missing.")
+
+
+@app.command()
+def retrain() -> None:
+    """Look whether champions are stale; train challengers for those that are."""
+    from flows import retrain as flow
+
+    flow.run()
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: $PREFECT_PORT or 4200.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: $MLFLOW_PORT or 5000.")] = None,
+) -> None:
+    """Start the Prefect server, the MLflow server and a worker on this machine, and deploy."""
+    from infra import services
+
+    services.up(prefect_port, mlflow_port, say=typer.echo)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `dept up` started, and nothing else."""
+    from infra import services
+
+    services.down(say=typer.echo)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _show(outcomes: list[TrialOutcome], page: Path) -> None:
+    from flows.report import terminal_table
+
+    _print(terminal_table(outcomes))
+    typer.echo(f"Report: {page}")  # not through rich, which would break a long path
+
+
+def _show_task(task: Any) -> None:
+    import yaml
+
+    from tasks.splits import load_splits
+
+    block = task.model_dump(mode="json", exclude_defaults=True) | {"verbalizer": dict(task.verbalizer)}
+    name = block.pop("name")
+    typer.echo(yaml.safe_dump({name: block}, sort_keys=False, allow_unicode=True, width=100))
+    splits = load_splits(task)
+    dropped = ", ".join(f"{number:,} {cause}" for cause, number in splits.dropped.items() if number)
+    typer.echo(f"Rows: {len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test"
+               f" ({dropped or 'none'} left out)")
+    for example in splits.train[:3]:
+        typer.echo(f"\n--- {task.labels[example.label]} (answer: {task.words[example.label]!r})\n{example.text}")
+
+
+def _last_report(root: Path) -> Path:
+    from flows.report import NUMBERS
+
+    folders = [path.parent for path in root.glob(f"*/{NUMBERS}")]
+    if not folders:
+        raise InputError(f"report: none in {root} yet; `dept run demo` makes one")
+    return max(folders, key=lambda folder: (folder / NUMBERS).stat().st_mtime_ns)
+
+
+def _named_report(root: Path, run_id: str) -> Path:
+    from flows.report import NUMBERS
+
+    known = sorted(path.parent.name for path in root.glob(f"*/{NUMBERS}"))
+    fits = [name for name in known if name == run_id] or [name for name in known if name.startswith(run_id)]
+    if len(fits) == 1:
+        return root / fits[0]
+    said = "several runs begin with" if fits else "no run"
+    raise InputError(f"report: {said} {run_id!r}; known: {', '.join(fits or known) or 'none yet'}")
+
+
+def _percent(scores: dict[str, float] | None) -> str:
+    return f"{scores['accuracy']:.1f}" if scores and "accuracy" in scores else "–"
+
+
+def _standard_input() -> list[str]:
+    if sys.stdin.isatty():
+        return []
+    try:
+        return sys.stdin.readlines()
+    except UnicodeDecodeError as error:
+        raise InputError("predict: standard input is not UTF-8") from error
+
+
+def _print(what: Any) -> None:
+    Console().print(what)  # made anew each time: it must follow redirected streams
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+
+
+if __name__ == "__main__":
+    main()

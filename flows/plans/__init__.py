@@ -1,0 +1,1 @@
+"""Plans that come with the package; `dept run NAME` finds them by file name."""
