@@ -88,6 +88,8 @@ def test_headline_weighs_targets_alike_and_pairs_by_seed(outcomes):
     lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/scratch"]
     # seed 1 of tweets has no partner now, so its transfer trial must not count: (11 + 15) / 2
     assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
+    lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/transfer:amazon-polarity"]
+    assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
     # more k of one target must not outweigh the other target: movie (11 + 2) / 2, tweet 13
     more = [*outcomes, outcome("movie-polarity", "scratch", 80.0, k=32),
             outcome("movie-polarity", "transfer", 82.0, k=32, source="amazon-polarity")]
