@@ -10,36 +10,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from registry_helpers import make_outcome, make_spec
 from sqlalchemy import inspect, text, update
 
-from dept.config import AdapterConfig, TrainConfig
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import TrialSpec
 from registry import database, migrations
 from registry.ledger import Ledger, TrialRow, owner_id
 from registry.owner import is_dead, is_gone
 from registry.schema import Base
 from tasks.errors import InputError
 from tasks.home import home
-
-
-def make_spec(**changes) -> TrialSpec:
-    fields = {"backbone": "tiny", "backbone_id": "b" * 64, "task": "movie-polarity", "task_version": 1,
-              "data_hash": "d" * 64, "role": "target", "init": "scratch", "shots": 16, "seed": 0, "prompt_text": "x",
-              "adapter": AdapterConfig(), "training": TrainConfig(), "test_rows": 200}
-    return TrialSpec(**{**fields, **changes})
-
-
-def make_outcome(spec: TrialSpec, folder: Path, **changes) -> TrialOutcome:
-    fields = {"best_step": 20, "steps_done": 60, "validation": {"accuracy": 75.0}, "test": {"accuracy": 70.5},
-              "loss_curve": [(1, 2.5), (2, 1.5)], "validation_curve": [(20, 75.0)], "seconds": 1.5, "tokens": 900,
-              "tokens_per_second": 600.0, "peak_memory_mib": 512.0, "trainable": 9000, "cut_rows": 3,
-              "extra": {"shots": ["a", "b"]}}
-    return TrialOutcome(spec=spec, adapter_folder=folder, adapter_sha256="a" * 64, **{**fields, **changes})
 
 
 @pytest.fixture(autouse=True)
