@@ -1,0 +1,1 @@
+"""Where it runs: the services of one machine (`services`), and files for containers and Kubernetes."""

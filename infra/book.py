@@ -1,0 +1,88 @@
+"""What `up` wrote down, so that `down` stops and removes exactly that."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from infra.processes import Record
+from tasks.errors import InputError
+from tasks.home import home
+
+TOML_HEAD = "# Written by `make up`, removed by `make down`: the Prefect CLI finds the server from this folder.\n"
+Say = Callable[[str], None]
+
+
+@dataclass
+class Book:
+    """services.json. `ready`: pool, deployments and automation are in place; `toml`: the prefect.toml we wrote."""
+
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    ready: bool = False
+    toml: str | None = None
+    records: dict[str, Record] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls) -> Book:
+        """The record of this home; an empty one if nothing was started.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        file = path()
+        if not file.exists():
+            return cls()
+        try:
+            body = json.loads(file.read_text(encoding="utf-8"))
+            records = {name: Record(**record) for name, record in body["records"].items()}
+            return cls(body["token"], body["ready"], body["toml"], records)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{file} is damaged, so it is not known what `up` started; "
+                "end the processes by hand (ps), then delete that file"
+            ) from error
+
+    def write(self) -> None:
+        """Replace the file in one step."""
+        file = path()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        new.replace(file)
+
+
+def path() -> Path:
+    """Where the record is kept."""
+    return home() / "services.json"
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """One `up` or `down` at a time for this home."""
+    home().mkdir(parents=True, exist_ok=True)
+    with FileLock(home() / "services.lock"):
+        yield
+
+
+def write_toml(book: Book, root: Path, api: str, say: Say) -> None:
+    """Let the Prefect CLI find the server from `root`, unless the user has a prefect.toml there."""
+    file = root / "prefect.toml"
+    if file.exists() and not file.read_text(encoding="utf-8", errors="replace").startswith(TOML_HEAD):
+        say(f"{file} is yours and stays as it is; for the Prefect CLI: export PREFECT_API_URL={api}")
+        return
+    file.write_text(f'{TOML_HEAD}[api]\nurl = "{api}"\n', encoding="utf-8")
+    book.toml = str(file)
+
+
+def forget_toml(book: Book) -> None:
+    """Remove the prefect.toml that `up` wrote."""
+    file = Path(book.toml) if book.toml else None
+    if file and file.exists() and file.read_text(encoding="utf-8", errors="replace").startswith(TOML_HEAD):
+        file.unlink()
+    book.toml = None

@@ -1,0 +1,348 @@
+"""The services of one machine: Prefect server, MLflow server and a worker. `dept up`, `dept down`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from infra import prefect_api
+from infra.book import Book, Say, forget_toml, locked, path, write_toml
+from infra.processes import Record, leader, spawn, stop, tail
+from tasks.errors import InputError
+from tasks.home import home
+
+ROOT = Path(__file__).resolve().parents[1]
+PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"  # in the order in which they start
+HOST = "127.0.0.1"
+
+
+class ServiceError(InputError):
+    """A service did not come up or does not answer. The message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """One service as it is now. `answers`: an HTTP probe succeeded (for the worker: its process runs)."""
+
+    name: str
+    running: bool
+    answers: bool
+    pid: int | None
+    url: str | None
+    log: Path
+
+
+def up(
+    prefect_port: int | None = None,
+    mlflow_port: int | None = None,
+    *,
+    prefect_file: Path | None = None,
+    root: Path = ROOT,
+    timeout: float = 120.0,
+    say: Say = print,
+) -> list[ServiceState]:
+    """Start what does not run yet, wait until it answers, create pool and automation, deploy.
+
+    Args:
+        prefect_port: None: $PREFECT_PORT, else 4200. Only used if no Prefect server of ours runs.
+        mlflow_port: None: $MLFLOW_PORT, else 5000.
+        prefect_file: the deployments; None: infra/prefect.yaml.
+        root: working directory of the worker; entrypoints in `prefect_file` are relative to it.
+        timeout: seconds that each service has to answer.
+        say: gets one line at a time.
+
+    Raises:
+        InputError: a port is taken or no port at all; nothing has been started then.
+        ServiceError: something did not come up; what this call started has been stopped again.
+    """
+    root = root.resolve()
+    file = (prefect_file or ROOT / "infra" / "prefect.yaml").resolve()
+    ports = {PREFECT: _port(PREFECT, prefect_port, 4200), MLFLOW: _port(MLFLOW, mlflow_port, 5000)}
+    if ports[PREFECT] == ports[MLFLOW]:
+        raise InputError(f"port {ports[PREFECT]}: given to both servers; set PREFECT_PORT or MLFLOW_PORT to another")
+    with locked():
+        book = Book.read()
+        alive = {name for name, record in book.records.items() if leader(record)}
+        for name in (PREFECT, MLFLOW, WORKER):
+            if name in alive:
+                record = book.records[name]
+                say(f"{name} is already running (pid {record.pid}){f' at {record.url}' if record.url else ''}")
+        if len(alive) == 3 and book.ready:
+            return _states(book)
+        for name in (PREFECT, MLFLOW):
+            if name not in alive:
+                if name in book.records:
+                    stop(book.records[name])  # children of a server that died may still hold its port
+                _need_free(name, ports[name])
+        started: list[str] = []
+        try:
+            _start(book, alive, started, ports, file, root, timeout, say)
+        except BaseException:
+            for name in reversed(started):
+                _stop(book.records.pop(name))
+            forget_toml(book)
+            if book.records:
+                book.write()
+            else:
+                path().unlink(missing_ok=True)
+            raise
+        states = _states(book)
+    _tell(states, file, root, say)
+    return states
+
+
+def down(say: Say = print) -> list[str]:
+    """Stop what `up` started, worker first, and remove what `up` wrote (databases and logs stay). Idempotent.
+
+    A process is stopped only if it still has the recorded start time, or carries the mark of this very `up`.
+    Returns the names of the services that were stopped.
+
+    Raises:
+        InputError: services.json is damaged.
+    """
+    if not path().exists():
+        say("nothing is running")
+        return []
+    with locked():
+        book = Book.read()
+        stopped = []
+        for name in (WORKER, MLFLOW, PREFECT):
+            record = book.records.get(name)
+            if record is not None and _stop(record):
+                stopped.append(name)
+                say(f"stopped {name} (pid {record.pid})")
+                if name == WORKER:
+                    _crash_runs(book, say)
+        forget_toml(book)
+        path().unlink(missing_ok=True)
+    if not stopped:
+        say("nothing was running any more")
+    return stopped
+
+
+def status() -> list[ServiceState]:
+    """Prefect server, MLflow server and worker, in this order.
+
+    Raises:
+        InputError: services.json is damaged.
+    """
+    return _states(Book.read())
+
+
+def _start(
+    book: Book,
+    alive: set[str],
+    started: list[str],
+    ports: dict[str, int],
+    file: Path,
+    root: Path,
+    timeout: float,
+    say: Say,
+) -> None:
+    """Fill `book` and `started` step by step, so that the caller can undo what was done."""
+    book.ready = False
+    commands = {PREFECT: _prefect_command, MLFLOW: _mlflow_command}
+    for name in (PREFECT, MLFLOW):  # both at once: they share no work and each takes seconds
+        if name not in alive:
+            say(f"starting {name} on port {ports[name]}")
+            command, url = commands[name](ports[name])
+            env = _environment(PREFECT_SERVER_API_HOST=HOST, PREFECT_SERVER_API_PORT=str(ports[name]))
+            _launch(book, started, name, command, env, root, url)
+    for name in (PREFECT, MLFLOW):
+        record = book.records[name]
+        _await(record, timeout, lambda record=record: prefect_api.get(_probe(record)) is not None)  # type: ignore[misc]
+
+    api = f"{book.records[PREFECT].url}/api"
+    env = _environment(
+        PREFECT_API_URL=api,
+        MLFLOW_TRACKING_URI=str(book.records[MLFLOW].url),
+        PREFECT_LOGGING_LEVEL="INFO",
+        PREFECT_WORKER_QUERY_SECONDS="2",
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(prefect_api.HEARTBEAT),
+    )
+    try:
+        prefect_api.ensure_pool(api)
+        prefect_api.ensure_crash_automation(api)
+    except OSError as error:
+        record = book.records[PREFECT]
+        raise ServiceError(
+            f"Prefect server refused the set-up ({error}); {record.log} ends:\n{tail(record.log)}"
+        ) from (error)
+    say(f"deploying {file.name}")
+    _deploy(file, root, env, timeout)
+    if WORKER not in alive:
+        if WORKER in book.records:
+            _stop(book.records[WORKER])
+        say(f"starting a worker on pool {prefect_api.POOL}")
+        worker = f"{prefect_api.POOL}-{book.token}"
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", prefect_api.POOL, "--name", worker]
+        began = time.time()
+        _launch(book, started, WORKER, [*command, "--type", "process"], env, root, None)
+        _await(book.records[WORKER], timeout, lambda: prefect_api.worker_answers(api, worker, began))
+    write_toml(book, root, api, say)
+    book.ready = True
+    book.write()
+
+
+def _prefect_command(port: int) -> tuple[list[str], str]:
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    return command, f"http://{HOST}:{port}"
+
+
+def _mlflow_command(port: int) -> tuple[list[str], str]:
+    """The database is made by the server's first process alone, before its workers start: no race of migrations."""
+    database, artifacts = home() / "mlflow.db", home() / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers and a writer do not block each other
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    # Clients write artifacts themselves: they share the disk, and files need not pass through the server.
+    return [*command, "--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri()], f"http://{HOST}:{port}"
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """Ours, without the Prefect profile and server that the user may have chosen for other work."""
+    chosen = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_PORT"}
+    own = {name: value for name, value in os.environ.items() if name not in chosen}
+    direct = ",".join(filter(None, [own.get("NO_PROXY") or own.get("no_proxy"), HOST, "localhost"]))
+    return own | {
+        "PREFECT_HOME": str(home() / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # Small batches keep the write transactions short, or flow runs stall on the SQLite database.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "DEPT_HOME": str(home()),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+        **more,
+    }
+
+
+def _launch(
+    book: Book, started: list[str], name: str, command: list[str], env: dict[str, str], root: Path, url: str | None
+) -> None:
+    log = home() / "logs" / f"{name}.log"
+    book.records[name] = spawn(name, command, env=env, cwd=root, log=log, token=book.token, url=url)
+    started.append(name)
+    book.write()  # at once: should this process die now, `down` still knows
+
+
+def _await(record: Record, timeout: float, answers: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + timeout
+    while not answers():
+        fault = None
+        if leader(record) is None:
+            fault = "ended while starting"
+        elif time.monotonic() > deadline:
+            fault = f"did not answer within {timeout:g} s"
+        if fault:
+            raise ServiceError(f"{record.name} {fault}; {record.log} ends:\n{tail(record.log)}")
+        time.sleep(0.2)
+
+
+def _deploy(file: Path, root: Path, env: dict[str, str], timeout: float) -> None:
+    log = home() / "logs" / "deploy.log"
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    with log.open("wb") as output:
+        try:
+            done = subprocess.run(
+                command,
+                env=env,
+                cwd=root,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+            )
+            fault = f"exit code {done.returncode}" if done.returncode else None
+        except subprocess.TimeoutExpired:
+            fault = f"not done within {timeout:g} s"
+    if fault:
+        raise ServiceError(f"deploying {file} failed ({fault}); {log} ends:\n{tail(log, 25)}")
+
+
+def _stop(record: Record) -> bool:
+    return stop(record, leader_first=5.0 if record.name == WORKER else 0.0)
+
+
+def _crash_runs(book: Book, say: Say) -> None:
+    server = book.records.get(PREFECT)
+    if server is None or leader(server) is None:
+        return
+    with contextlib.suppress(OSError):  # the server hangs: the automation will do it after the next start
+        for name in prefect_api.crash_runs(f"{server.url}/api", "stopped by `make down`; run it again to go on"):
+            say(f"flow run {name} was under way and now counts as crashed; run it again to go on")
+
+
+def _probe(record: Record) -> str:
+    return f"{record.url}/api/health" if record.name == PREFECT else f"{record.url}/health"
+
+
+def _states(book: Book) -> list[ServiceState]:
+    states = []
+    for name in (PREFECT, MLFLOW, WORKER):
+        record, log = book.records.get(name), home() / "logs" / f"{name}.log"
+        running = record is not None and leader(record) is not None
+        if record is None or not running:
+            states.append(ServiceState(name, False, False, None, None, log))
+        else:
+            answers = record.url is None or prefect_api.get(_probe(record)) is not None
+            states.append(ServiceState(name, True, answers, record.pid, record.url, Path(record.log)))
+    return states
+
+
+def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
+    for state in states:
+        say(f"{state.name:<8} {state.url or f'pool {prefect_api.POOL}, one flow run at a time'}   log: {state.log}")
+    deployments = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("deployments") or [{}]
+    flow = str(deployments[0].get("entrypoint", "")).rpartition(":")[2].replace("_", "-")
+    prefect = Path(sys.executable).with_name("prefect")
+    shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect
+    say(f"next:    {shown} deployment run {flow}/{deployments[0].get('name')}     (stop all: make down)")
+
+
+def _port(name: str, given: int | None, usual: int) -> int:
+    variable = f"{name.upper()}_PORT"
+    text = str(given) if given is not None else os.environ.get(variable) or str(usual)
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise InputError(f"{variable}={text}: not a port; give a number from 1024 to 65535")
+    return int(text)
+
+
+def _need_free(name: str, port: int) -> None:
+    """Raises InputError if something listens on the port or it may not be used."""
+    remedy = f"choose another: {name.upper()}_PORT={port + 1 if port < 65535 else port - 1} make up"
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        if probe.connect_ex((HOST, port)) == 0:
+            raise InputError(f"port {port} (for {name}) is taken by another program; {remedy}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"port {port} (for {name}) cannot be used ({error.strerror}); {remedy}") from error
+
+
+if __name__ == "__main__":
+    for service in status():
+        print(
+            f"{service.name:<8} {'running, pid ' + str(service.pid) if service.running else 'not running'}"
+            f"{' at ' + service.url if service.url else ''}"
+        )
