@@ -56,6 +56,7 @@ def test_probabilities_are_those_of_the_model_itself(outcome, folder):
     adapter, backbone = Adapter.load(outcome.adapter_folder), Backbone.from_pretrained(str(folder))
     table = Predictor(adapter).predict(TEXTS)
     assert list(table.columns) == ["label", "pos", "neg"]
+    assert table["pos"].max() - table["pos"].min() > 1e-3, "the backbone does not tell these texts apart"
     for text, answer in zip(TEXTS, table.to_dict("records"), strict=True):
         ids = backbone.tokenizer(f"say: {' '.join(text.split())} mood:", return_tensors="pt").input_ids
         with torch.no_grad():
