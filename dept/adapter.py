@@ -43,8 +43,10 @@ class Adapter(nn.Module):
     def __init__(self, prompt: Tensor, a: Tensor, b: Tensor, alpha: float = 8.0, layout: Layout = "adjacent") -> None:
         super().__init__()
         if prompt.ndim != 2 or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or prompt.shape[1] != b.shape[1]:
-            raise InputError(f"adapter: shapes do not fit: P {list(prompt.shape)} must be [m, d], A {list(a.shape)} "
-                             f"[s, r], B {list(b.shape)} [r, d]")
+            raise InputError(
+                f"adapter: shapes do not fit: P {list(prompt.shape)} must be [m, d], A {list(a.shape)} "
+                f"[s, r], B {list(b.shape)} [r, d]"
+            )
         if layout not in get_args(Layout):
             raise InputError(f"adapter: unknown layout {layout!r}; known: {', '.join(get_args(Layout))}")
         for name, tensor in (("P", prompt), ("A", a), ("B", b)):
@@ -84,11 +86,21 @@ class Adapter(nn.Module):
             InputError: the disk is full or the folder cannot be written.
         """
         folder = Path(folder)
-        payload = save_bytes({"prompt": self.prompt.detach().cpu().contiguous(), "a": self.a.detach().cpu().contiguous(),
-                              "b": self.b.detach().cpu().contiguous()})
+        payload = save_bytes(
+            {
+                "prompt": self.prompt.detach().cpu().contiguous(),
+                "a": self.a.detach().cpu().contiguous(),
+                "b": self.b.detach().cpu().contiguous(),
+            }
+        )
         digest = hashlib.sha256(payload).hexdigest()
-        manifest = {"format": FORMAT, **self.config.model_dump(), "d": self.d, "sha256": digest,
-                    "metadata": {**self.metadata, **metadata}}
+        manifest = {
+            "format": FORMAT,
+            **self.config.model_dump(),
+            "d": self.d,
+            "sha256": digest,
+            "metadata": {**self.metadata, **metadata},
+        }
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -103,8 +115,10 @@ class Adapter(nn.Module):
                 shutil.rmtree(temporary, ignore_errors=True)
             _sync_folder(folder.parent)
         except OSError as error:
-            raise InputError(f"adapter: cannot write {folder} ({error}). Remedy: free space or choose another "
-                             "DEPT_HOME; the next run goes on from here") from error
+            raise InputError(
+                f"adapter: cannot write {folder} ({error}). Remedy: free space or choose another "
+                "DEPT_HOME; the next run goes on from here"
+            ) from error
         self.metadata, self.sha256 = manifest["metadata"], digest
         return digest
 
@@ -118,23 +132,30 @@ class Adapter(nn.Module):
         folder = Path(folder)
         tensors, manifest_file = folder / TENSORS, folder / MANIFEST
         if not tensors.is_file() or not manifest_file.is_file():
-            raise InputError(f"adapter {folder}: {TENSORS} and {MANIFEST} are expected there. Remedy: give the folder "
-                             "of a saved adapter (a published one is read by Adapter.from_published)")
+            raise InputError(
+                f"adapter {folder}: {TENSORS} and {MANIFEST} are expected there. Remedy: give the folder "
+                "of a saved adapter (a published one is read by Adapter.from_published)"
+            )
         try:
             manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
             expected, alpha, layout = manifest["sha256"], manifest["alpha"], manifest["layout"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"adapter {folder}: {MANIFEST} is damaged ({error})") from error
         if manifest.get("format") != FORMAT:
-            raise InputError(f"adapter {folder}: format {manifest.get('format')} is not {FORMAT}, the one this "
-                             "version reads")
+            raise InputError(
+                f"adapter {folder}: format {manifest.get('format')} is not {FORMAT}, the one this version reads"
+            )
         payload = tensors.read_bytes()
         if payload.startswith(_PICKLE):
-            raise InputError(f"adapter {folder}: {TENSORS} is a pickle, which can run code and is never loaded. "
-                             "Remedy: convert it with Adapter.from_published and save it again")
+            raise InputError(
+                f"adapter {folder}: {TENSORS} is a pickle, which can run code and is never loaded. "
+                "Remedy: convert it with Adapter.from_published and save it again"
+            )
         if hashlib.sha256(payload).hexdigest() != expected:
-            raise InputError(f"adapter {folder}: {TENSORS} does not match its sha256: cut short or altered. Remedy: "
-                             "restore the file, or delete the folder and train the trial again")
+            raise InputError(
+                f"adapter {folder}: {TENSORS} does not match its sha256: cut short or altered. Remedy: "
+                "restore the file, or delete the folder and train the trial again"
+            )
         try:
             stored = load_bytes(payload)
             adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha=alpha, layout=layout)
@@ -163,14 +184,21 @@ class Adapter(nn.Module):
             raise InputError(f"published adapter {folder}: {error.filename} is missing") from error
         except Exception as error:  # torch.load raises pickle, zip and runtime errors alike
             raise InputError(f"published adapter {folder}: cannot be read ({error})") from error
-        found = {part: value for part in ("prompt_embeddings", "lora_embedding_A", "lora_embedding_B")
-                 for key, value in stored.items() if part in key}
+        found = {
+            part: value
+            for part in ("prompt_embeddings", "lora_embedding_A", "lora_embedding_B")
+            for key, value in stored.items()
+            if part in key
+        }
         if "prompt_embeddings" not in found:
             raise InputError(f"published adapter {folder}: no prompt_embeddings among {sorted(stored)}")
         prompt, rank = found["prompt_embeddings"], int(config["r"])
         if len(found) < 3:
-            warnings.warn(f"published adapter {folder}: it holds the soft prompt only; A and B are set to 0, so it "
-                          "will not reproduce the published score", stacklevel=2)
+            warnings.warn(
+                f"published adapter {folder}: it holds the soft prompt only; A and B are set to 0, so it "
+                "will not reproduce the published score",
+                stacklevel=2,
+            )
             a, b = torch.zeros(int(config["max_length"]), rank), torch.zeros(rank, prompt.shape[1])
         else:
             a, b = found["lora_embedding_A"], found["lora_embedding_B"]
@@ -185,12 +213,16 @@ class Adapter(nn.Module):
             InputError: another width or other weights.
         """
         if self.d != d:
-            raise InputError(f"adapter of width {self.d} does not fit backbone {backbone_name} of width {d}. Remedy: "
-                             f"use the backbone it was trained on ({self.metadata.get('backbone', 'unknown')})")
+            raise InputError(
+                f"adapter of width {self.d} does not fit backbone {backbone_name} of width {d}. Remedy: "
+                f"use the backbone it was trained on ({self.metadata.get('backbone', 'unknown')})"
+            )
         trained_on = self.metadata.get("backbone_id")
         if trained_on is not None and trained_on != backbone_id:
-            raise InputError(f"adapter was trained on other weights ({self.metadata.get('backbone')}, "
-                             f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]})")
+            raise InputError(
+                f"adapter was trained on other weights ({self.metadata.get('backbone')}, "
+                f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]})"
+            )
 
 
 def _write_synced(file: Path, payload: bytes) -> None:

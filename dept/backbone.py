@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 
 from dept import embedded, stack
 from dept.batching import IGNORE
+from dept.loading import DTYPES, load_model, load_tokenizer, pick_device, resolve
 from tasks.errors import InputError
 
 if TYPE_CHECKING:
     from dept.adapter import Adapter
 
 Family = Literal["causal", "seq2seq"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")
 # Families whose head is known to be a plain linear map of the last hidden state; others are checked when loaded.
 _PLAIN_HEADS = {"llama", "gpt2", "mistral", "qwen2", "qwen3"}
@@ -50,22 +49,25 @@ class Backbone(nn.Module):
         InputError: a model that takes no input embeddings or positions, or has no language-modelling head.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any = None, name: str | None = None,
-                 folder: str | Path | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
+    ) -> None:
         super().__init__()
         self.model: Any = model
         self.tokenizer = tokenizer
-        self.config: Any = model.config
-        self.family: Family = "seq2seq" if self.config.is_encoder_decoder else "causal"
-        self.name = name or str(self.config.model_type)
+        config: Any = model.config
+        self.config = config
+        self.family: Family = "seq2seq" if config.is_encoder_decoder else "causal"
+        self.name = name or str(config.model_type)
         self.folder = Path(folder) if folder else None
         model.requires_grad_(False)
         model.eval()
         self._check()
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, dtype: str | torch.dtype | None = None,
-                        device: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str, dtype: str | torch.dtype | None = None, device: str | None = None
+    ) -> Self:
         """Load a backbone by catalogue name (`smollm2-135m`), local folder or hub id, and freeze it.
 
         Args:
@@ -99,12 +101,14 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+        found: torch.device = self.model.get_input_embeddings().weight.device
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+        found: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return found
 
     @property
     def pad_id(self) -> int:
@@ -128,8 +132,14 @@ class Backbone(nn.Module):
                 digest.update(f"{file.name}:{embedded.file_sha256(file)}".encode())
         return digest.hexdigest()
 
-    def forward(self, adapter: Adapter, input_ids: Tensor, attention_mask: Tensor | None = None,
-                labels: Tensor | None = None, all_positions: bool = True) -> Output:
+    def forward(
+        self,
+        adapter: Adapter,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        all_positions: bool = True,
+    ) -> Output:
         """Loss and logits of one adapter, as the authors' code computes them.
 
         Args:
@@ -152,11 +162,12 @@ class Backbone(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., d] of token ids [...]."""
-        return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocab] of last hidden states [..., d] of a causal model."""
-        logits = self.model.get_output_embeddings()(hidden * getattr(self.config, "logit_scale", 1.0))
+        logits: Tensor = self.model.get_output_embeddings()(hidden * getattr(self.config, "logit_scale", 1.0))
         logits = logits / getattr(self.config, "logits_scaling", 1.0)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
@@ -168,12 +179,19 @@ class Backbone(nn.Module):
         positions = torch.arange(prompts.shape[1], device=prompts.device)[None].expand(len(prompts), -1)
         causal = torch.ones(prompts.shape[1], prompts.shape[1], dtype=torch.bool, device=prompts.device).tril()
         cache = DynamicCache()
-        out = self.model.base_model(inputs_embeds=prompts, position_ids=positions, cache=cache, use_cache=True,
-                                    attention_mask=self._additive(causal.expand(len(prompts), 1, -1, -1)))
-        return [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers], out.last_hidden_state
+        out = self.model.base_model(
+            inputs_embeds=prompts,
+            position_ids=positions,
+            cache=cache,
+            use_cache=True,
+            attention_mask=self._additive(causal.expand(len(prompts), 1, -1, -1)),
+        )
+        layers: list[Any] = cache.layers
+        return [layer.keys for layer in layers], [layer.values for layer in layers], out.last_hidden_state
 
-    def run_text(self, embeddings: Tensor, positions: Tensor, mask: Tensor, keys: Sequence[Tensor],
-                 values: Sequence[Tensor]) -> Tensor:
+    def run_text(
+        self, embeddings: Tensor, positions: Tensor, mask: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> Tensor:
         """Last hidden states [R, T, d] of text behind cached prompts.
 
         Args:
@@ -185,13 +203,20 @@ class Backbone(nn.Module):
         from transformers import DynamicCache
 
         cache = DynamicCache(ddp_cache_data=list(zip(keys, values, strict=True)))
-        out = self.model.base_model(inputs_embeds=embeddings, position_ids=positions, cache=cache, use_cache=True,
-                                    attention_mask=self._additive(mask))
-        return out.last_hidden_state  # type: ignore[no-any-return]
+        hidden: Tensor = self.model.base_model(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            cache=cache,
+            use_cache=True,
+            attention_mask=self._additive(mask),
+        ).last_hidden_state
+        return hidden
 
     def run_encoder(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Encoder states [R, m + T, d] of prompts and text; mask [R, m + T]."""
-        return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state  # type: ignore[no-any-return]
+        encode: Any = self.model.get_encoder()
+        states: Tensor = encode(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state
+        return states
 
     def run_decoder(self, encoded: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
         """Logits [C, L, vocab] of decoder labels [C, L] (-100 ignored) over encoder states [C, m + T, d]."""
@@ -199,8 +224,13 @@ class Backbone(nn.Module):
 
         inputs = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
         inputs = inputs.masked_fill(inputs == IGNORE, self.pad_id)
-        return self.model(encoder_outputs=BaseModelOutput(last_hidden_state=encoded), attention_mask=mask.long(),
-                          decoder_input_ids=inputs, use_cache=False).logits  # type: ignore[no-any-return]
+        logits: Tensor = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=mask.long(),
+            decoder_input_ids=inputs,
+            use_cache=False,
+        ).logits
+        return logits
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, with the special tokens that the tokenizer adds."""
@@ -217,9 +247,12 @@ class Backbone(nn.Module):
         else:
             before = self.tokenizer("x:")["input_ids"]
             whole = [self.tokenizer(f"x: {word}")["input_ids"] for word in words]
-            branches = [tuple(ids[len(before):]) if ids[: len(before)] == before
-                        else tuple(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
-                        for ids, word in zip(whole, words, strict=True)]
+            branches = [
+                tuple(ids[len(before) :])
+                if ids[: len(before)] == before
+                else tuple(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
+                for ids, word in zip(whole, words, strict=True)
+            ]
             if any(a != b and b[: len(a)] == a for a in branches for b in branches):
                 branches = [(*branch, self.tokenizer.eos_token_id) for branch in branches]
         if len(set(branches)) < len(branches) or not all(branches):
@@ -238,99 +271,30 @@ class Backbone(nn.Module):
 
     def _additive(self, allowed: Tensor) -> Tensor:
         return torch.zeros(allowed.shape, dtype=self.dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(self.dtype).min)
+            ~allowed, torch.finfo(self.dtype).min
+        )
 
     def _check(self) -> None:
         kind = type(self.model).__name__
         if self.model.get_output_embeddings() is None:
-            raise InputError(f"backbone {self.name}: {kind} has no language-modelling head. Remedy: a model for "
-                             "causal or text-to-text generation")
+            raise InputError(
+                f"backbone {self.name}: {kind} has no language-modelling head. Remedy: a model for "
+                "causal or text-to-text generation"
+            )
         if self.family == "seq2seq":
             return
         accepted = inspect.signature(self.model.base_model.forward).parameters
         missing = [p for p in ("inputs_embeds", "position_ids", "cache") if p not in accepted]
         if missing:
             raise InputError(f"backbone {self.name}: {kind} does not accept {', '.join(missing)}, which DePT needs")
-        if self.config.model_type in _PLAIN_HEADS or self.device.type == "meta" or hasattr(
-                next(self.model.parameters()), "ds_id"):
+        if (
+            self.config.model_type in _PLAIN_HEADS
+            or self.device.type == "meta"
+            or hasattr(next(self.model.parameters()), "ds_id")
+        ):
             return
         with torch.no_grad():
             ids = torch.arange(3, device=self.device)[None]
             ours, theirs = self.head(self.model.base_model(ids).last_hidden_state), self.model(ids).logits
         if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
             raise InputError(f"backbone {self.name}: the head of {kind} is not a plain linear map; not supported")
-
-
-def pick_device(wanted: str | None = None) -> torch.device:
-    """The device to use: `wanted`, or CUDA where there is one, or the CPU.
-
-    Raises:
-        InputError: a device that is not there.
-    """
-    if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {wanted!r} is not there ({str(error).splitlines()[0]})") from error
-    return device
-
-
-def resolve(name_or_path: str) -> str:
-    """Folder of a catalogue name or a local path; anything else is taken for a hub id.
-
-    Raises:
-        InputError: neither a known name nor a folder, and not of the form of a hub id.
-    """
-    if name_or_path in embedded.WHEELS:
-        return str(embedded.converted(name_or_path))
-    if Path(name_or_path).is_dir():
-        if not (Path(name_or_path) / "config.json").is_file():
-            raise InputError(f"backbone {name_or_path}: the folder holds no config.json")
-        return name_or_path
-    if name_or_path.startswith((".", "/", "~")):
-        raise InputError(f"backbone {name_or_path}: no such folder")
-    return name_or_path
-
-
-def load_model(source: str, dtype: torch.dtype) -> Any:
-    """Load a language model from a folder or the hub, with scaled-dot-product attention where it exists.
-
-    Raises:
-        InputError: see `Backbone.from_pretrained`.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    try:
-        config = AutoConfig.from_pretrained(source)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        try:
-            return auto.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
-        except ValueError as error:
-            if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
-                raise
-            return auto.from_pretrained(source, dtype=dtype)
-    except Exception as error:  # transformers, hub and safetensors each raise their own
-        raise _cannot_load(source, error) from error
-
-
-def load_tokenizer(source: str) -> Any:
-    """Load the tokenizer beside a model.
-
-    Raises:
-        InputError: see `Backbone.from_pretrained`.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except Exception as error:
-        raise _cannot_load(source, error) from error
-
-
-def _cannot_load(source: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    return InputError(f"backbone {source!r} cannot be loaded{offline}: {reason}. Remedy: one of "
-                      f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -51,8 +51,7 @@ class Batch:
     """Tensors of one micro-batch of R rows, T tokens wide, with C branches in all.
 
     `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `slot[i]` is the row's adapter
-    in the stack. Causal: `allowed` [R, T, T] says which text tokens a token sees; a branch's log-probability is the sum
-    over its picks of log p(token | hidden[query]). Encoder-decoder: `targets` [C, L] are decoder labels.
+    in the stack, `branch_row[c]` the row of a branch.
     """
 
     ids: Tensor
@@ -60,23 +59,35 @@ class Batch:
     rows: Tensor
     slot: Tensor
     branch_row: Tensor
-    branch_tokens: Tensor
-    allowed: Tensor | None = None
-    query: Tensor | None = None
-    pick_query: Tensor | None = None
-    pick_token: Tensor | None = None
-    pick_branch: Tensor | None = None
-    targets: Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        """Real text tokens."""
+        """Real tokens."""
         return int(self.real.sum())
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass
+class CausalBatch(Batch):
+    """`allowed` [R, T, T]: which tokens of its row a token sees. A branch's log-probability is the sum over its picks
+    of log p(token | hidden[query]); `query` holds flat positions in R * T.
+    """
+
+    allowed: Tensor
+    query: Tensor
+    pick_query: Tensor
+    pick_token: Tensor
+    pick_branch: Tensor
+
+
+@dataclass
+class Seq2SeqBatch(Batch):
+    """`targets` [C, L]: decoder labels of each branch, -100 behind its end."""
+
+    targets: Tensor
 
 
 def first_row(length: int, s: int, layout: str) -> int:
@@ -88,8 +99,9 @@ def first_row(length: int, s: int, layout: str) -> int:
     return s - length if layout == "paper" else 0
 
 
-def encode(backbone: Backbone, texts: Sequence[str], words: Sequence[str], labels: Sequence[int] | None,
-           config: AdapterConfig) -> list[Row]:
+def encode(
+    backbone: Backbone, texts: Sequence[str], words: Sequence[str], labels: Sequence[int] | None, config: AdapterConfig
+) -> list[Row]:
     """Tokenise texts and label words for an adapter of shape `config`.
 
     A text longer than s is cut and marked: causal backbones keep its end, where the question stands; encoder-decoder
@@ -103,8 +115,10 @@ def encode(backbone: Backbone, texts: Sequence[str], words: Sequence[str], label
     reserve = max(len(branch) for branch in branches) if causal else 0
     room = config.s - reserve
     if room < 1:
-        raise InputError(f"adapter: s={config.s} leaves no room for text beside a label word of {reserve} tokens. "
-                         "Remedy: a larger s or shorter words")
+        raise InputError(
+            f"adapter: s={config.s} leaves no room for text beside a label word of {reserve} tokens. "
+            "Remedy: a larger s or shorter words"
+        )
     rows = []
     for index, ids in enumerate(backbone.encode_texts(texts)):
         cut = len(ids) > room
@@ -132,31 +146,31 @@ def micro_batches(items: Sequence[tuple[int, Row]], budget: int) -> Iterator[lis
         yield group
 
 
-def collate(items: Sequence[tuple[int, Row]], backbone: Backbone) -> Batch:
+def collate(items: Sequence[tuple[int, Row]], backbone: Backbone) -> CausalBatch | Seq2SeqBatch:
     """Make the tensors of one micro-batch on the backbone's device; branches keep the order of the items."""
-    build = _collate_causal if backbone.family == "causal" else _collate_seq2seq
-    return build(items, backbone).to(backbone.device)
+    if backbone.family == "causal":
+        return _collate_causal(items, backbone).to(backbone.device)
+    return _collate_seq2seq(items, backbone).to(backbone.device)
 
 
-def _base(items: Sequence[tuple[int, Row]], pad: int, width: int) -> Batch:
+def _text(items: Sequence[tuple[int, Row]], pad: int, width: int) -> dict[str, Tensor]:
     ids = torch.full((len(items), width), pad)
     real = torch.zeros(len(items), width, dtype=torch.bool)
     rows = torch.zeros(len(items), width, dtype=torch.long)
-    branch_row, branch_tokens = [], []
+    branch_row = []
     for i, (_, row) in enumerate(items):
         n = len(row.source)
         ids[i, :n] = torch.tensor(row.source)
         real[i, :n] = True
         rows[i, :n] = torch.arange(row.first, row.first + n)
         branch_row += [i] * len(row.branches)
-        branch_tokens += [len(branch) for branch in row.branches]
-    return Batch(ids, real, rows, torch.tensor([slot for slot, _ in items]), torch.tensor(branch_row),
-                 torch.tensor(branch_tokens))
+    slot = torch.tensor([slot for slot, _ in items])
+    return {"ids": ids, "real": real, "rows": rows, "slot": slot, "branch_row": torch.tensor(branch_row)}
 
 
-def _collate_causal(items: Sequence[tuple[int, Row]], backbone: Backbone) -> Batch:
+def _collate_causal(items: Sequence[tuple[int, Row]], backbone: Backbone) -> CausalBatch:
     width = max(row.length for _, row in items)
-    batch = _base(items, backbone.pad_id, width)
+    text = _text(items, backbone.pad_id, width)
     allowed = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(items), 1, 1)
     query: dict[int, int] = {}
     picks: list[tuple[int, int, int]] = []
@@ -167,26 +181,27 @@ def _collate_causal(items: Sequence[tuple[int, Row]], backbone: Backbone) -> Bat
         for branch in row.branches:
             inner = len(branch) - 1
             if inner:
-                batch.ids[i, tail:tail + inner] = torch.tensor(branch[:-1])
-                batch.real[i, tail:tail + inner] = True
-                batch.rows[i, tail:tail + inner] = torch.arange(row.first + n, row.first + n + inner)
-                allowed[i, tail:tail + inner, n:tail] = False
+                text["ids"][i, tail : tail + inner] = torch.tensor(branch[:-1])
+                text["real"][i, tail : tail + inner] = True
+                text["rows"][i, tail : tail + inner] = torch.arange(row.first + n, row.first + n + inner)
+                allowed[i, tail : tail + inner, n:tail] = False
             for j, token in enumerate(branch):
                 position = i * width + (n - 1 if j == 0 else tail + j - 1)
                 picks.append((query.setdefault(position, len(query)), token, branch_index))
             tail += inner
             branch_index += 1
-    batch.allowed = allowed & batch.real[:, None, :]
-    batch.query = torch.tensor(list(query))
-    batch.pick_query, batch.pick_token, batch.pick_branch = torch.tensor(picks).T.contiguous()
-    return batch
+    allowed &= text["real"][:, None, :]
+    return CausalBatch(**text, allowed=allowed, query=torch.tensor(list(query)), **_columns(picks))
 
 
-def _collate_seq2seq(items: Sequence[tuple[int, Row]], backbone: Backbone) -> Batch:
-    batch = _base(items, backbone.pad_id, max(len(row.source) for _, row in items))
+def _columns(picks: list[tuple[int, int, int]]) -> dict[str, Tensor]:
+    return dict(zip(("pick_query", "pick_token", "pick_branch"), torch.tensor(picks).T.contiguous(), strict=True))
+
+
+def _collate_seq2seq(items: Sequence[tuple[int, Row]], backbone: Backbone) -> Seq2SeqBatch:
+    text = _text(items, backbone.pad_id, max(len(row.source) for _, row in items))
     branches = [branch for _, row in items for branch in row.branches]
     targets = torch.full((len(branches), max(map(len, branches))), IGNORE)
     for i, branch in enumerate(branches):
         targets[i, : len(branch)] = torch.tensor(branch)
-    batch.targets = targets
-    return batch
+    return Seq2SeqBatch(**text, targets=targets)

@@ -27,8 +27,11 @@ def save(folder: Path, training: Training, states: Mapping[str, State]) -> None:
         OSError: the disk is full; the former checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{part}.{name}": value.cpu().contiguous() for part, values in training.dump().items()
-               for name, value in values.items()}
+    tensors = {
+        f"{part}.{name}": value.cpu().contiguous()
+        for part, values in training.dump().items()
+        for name, value in values.items()
+    }
     tensors |= {"scale": training.scale.cpu(), "steps": training.optimizer.steps.cpu()}
     temporary = folder / f"{FILE}.{os.getpid()}"
     body = {"keys": training.keys, "states": {key: asdict(state) for key, state in states.items()}}
@@ -50,8 +53,10 @@ def restore(folder: Path, training: Training, wanted: set[str]) -> dict[str, dic
     except (OSError, SafetensorError, KeyError, ValueError):
         return {}
     device = training.scale.device
-    state = {part: {name: tensors[f"{part}.{name}"].to(device) for name in values}
-             for part, values in training.dump().items()}
+    state = {
+        part: {name: tensors[f"{part}.{name}"].to(device) for name in values}
+        for part, values in training.dump().items()
+    }
     if any(state[part][n].shape[1:] != t.shape[1:] for part, old in training.dump().items() for n, t in old.items()):
         return {}
     training.load(state, tensors["scale"].to(device), tensors["steps"].to(device), list(body["keys"]))

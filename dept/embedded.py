@@ -84,25 +84,28 @@ def converted(name: str) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
     except OSError as error:
-        raise InputError(f"backbone {name}: cannot write the cache {root} ({error}). Remedy: free space there, or set "
-                         "DEPT_CACHE to another folder") from error
+        raise InputError(
+            f"backbone {name}: cannot write the cache {root} ({error}). Remedy: free space there, or set "
+            "DEPT_CACHE to another folder"
+        ) from error
     return folder
 
 
 def _convert(source: Path, folder: Path) -> None:
     import torch
+    from safetensors.torch import save_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        delattr(config, "quantization_config")
-    # transformers refuses to save what it dequantised, so the tensors move to a fresh model of the same config.
-    clean = type(loaded)(config).to(torch.float32)
-    clean.load_state_dict(loaded.state_dict())
-    clean.save_pretrained(folder)
+    # transformers' own save_pretrained refuses to save what it dequantised.
+    save_model(loaded, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    if hasattr(loaded.config, "quantization_config"):
+        delattr(loaded.config, "quantization_config")
+    loaded.config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    (folder / ORIGIN).write_text(json.dumps({"file": source.name, "sha256": file_sha256(source)}))
     for written in folder.iterdir():
         with written.open("rb") as stream:
             os.fsync(stream.fileno())
-    (folder / ORIGIN).write_text(json.dumps({"file": source.name, "sha256": file_sha256(source)}))

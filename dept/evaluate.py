@@ -31,8 +31,13 @@ def token_budget(backbone: Backbone) -> int:
 
 
 @torch.inference_mode()
-def score_rows(backbone: Backbone, tensors: stack.Tensors, items: Sequence[tuple[int, Row]], budget: int | None = None,
-               progress: Progress | None = None) -> list[list[float]]:
+def score_rows(
+    backbone: Backbone,
+    tensors: stack.Tensors,
+    items: Sequence[tuple[int, Row]],
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[float]]:
     """Log-probabilities (nats) of every branch of (adapter index, row) items, in their order.
 
     The prompts run once for the whole set, a text once for all its label words.
@@ -48,14 +53,15 @@ def score_rows(backbone: Backbone, tensors: stack.Tensors, items: Sequence[tuple
         batch = collate([item for _, item in group], backbone)
         flat = stack.log_probs(backbone, batch, tensors, prompts).tolist()
         for index, (_, row) in group:
-            scores[index], flat = flat[: len(row.branches)], flat[len(row.branches):]
+            scores[index], flat = flat[: len(row.branches)], flat[len(row.branches) :]
         if progress is not None:
             progress(batch.tokens)
     return scores
 
 
-def score(backbone: Backbone, adapters: Sequence[Adapter], requests: Sequence[Request],
-          progress: Progress | None = None) -> list[list[float]]:
+def score(
+    backbone: Backbone, adapters: Sequence[Adapter], requests: Sequence[Request], progress: Progress | None = None
+) -> list[list[float]]:
     """Log-probability (nats) of each label word of each request; adapters may differ in shape and task.
 
     Raises:
@@ -69,8 +75,8 @@ def score(backbone: Backbone, adapters: Sequence[Adapter], requests: Sequence[Re
         by_kind.setdefault((request.adapter, request.words), []).append(index)
     for (which, words), members in by_kind.items():
         encoded = encode(backbone, [requests[i].text for i in members], words, None, adapters[which].config)
-        for index, row in zip(members, encoded, strict=True):
-            rows[index] = row
+        for index, made in zip(members, encoded, strict=True):
+            rows[index] = made
     results: list[list[float]] = [[] for _ in requests]
     for shape in {tuple(a.prompt.shape + a.a.shape) for a in adapters}:
         same = [i for i, a in enumerate(adapters) if tuple(a.prompt.shape + a.a.shape) == shape]

@@ -39,8 +39,10 @@ def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
         InputError: the source has another shape or layout than the target asks for.
     """
     if source.config != config:
-        raise InputError(f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
-                         "alpha and layout for both")
+        raise InputError(
+            f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
+            "alpha and layout for both"
+        )
     copy = Adapter(source.prompt, source.a, source.b, alpha=source.alpha, layout=source.layout)
     copy.metadata = {"source_sha256": source.sha256}
     return copy

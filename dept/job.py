@@ -81,8 +81,15 @@ def write(folder: Path, settings: Settings, trials: Sequence[Trial]) -> None:
 
     for index, trial in enumerate(trials):
         trial.start.save(folder / "starts" / str(index))
-        body.append({"key": trial.key, "config": trial.config.model_dump(), "rows": table(trial.rows),
-                     "validation": table(trial.validation), "seed": trial.seed})
+        body.append(
+            {
+                "key": trial.key,
+                "config": trial.config.model_dump(),
+                "rows": table(trial.rows),
+                "validation": table(trial.validation),
+                "seed": trial.seed,
+            }
+        )
     write_json(folder / JOB, {"settings": asdict(settings), "trials": body, "rows": rows, "words": list(words)})
 
 
@@ -99,10 +106,21 @@ def read_trials(folder: Path) -> list[Trial]:
     """
     body = json.loads((folder / JOB).read_text(encoding="utf-8"))
     words = [tuple(tuple(word) for word in branches) for branches in body["words"]]
-    rows = [[Row(tuple(source), words[at], gold, first, cut) for source, at, gold, first, cut in table]
-            for table in body["rows"]]
-    return [Trial(t["key"], Adapter.load(folder / "starts" / str(index)), TrainConfig(**t["config"]), rows[t["rows"]],
-                  rows[t["validation"]], t["seed"]) for index, t in enumerate(body["trials"])]
+    rows = [
+        [Row(tuple(source), words[at], gold, first, cut) for source, at, gold, first, cut in table]
+        for table in body["rows"]
+    ]
+    return [
+        Trial(
+            t["key"],
+            Adapter.load(folder / "starts" / str(index)),
+            TrainConfig(**t["config"]),
+            rows[t["rows"]],
+            rows[t["validation"]],
+            t["seed"],
+        )
+        for index, t in enumerate(body["trials"])
+    ]
 
 
 def write_result(folder: Path, index: int, result: Result) -> None:
@@ -113,8 +131,9 @@ def write_result(folder: Path, index: int, result: Result) -> None:
         OSError: nor can the rest.
     """
     result.adapter.save(folder / "results" / str(index))
-    write_json(folder / "results" / f"{index}.json",
-               {"state": asdict(result.state), "peak_memory_mib": result.peak_memory_mib})
+    write_json(
+        folder / "results" / f"{index}.json", {"state": asdict(result.state), "peak_memory_mib": result.peak_memory_mib}
+    )
 
 
 def read_results(folder: Path, keys: Sequence[str], known: Iterable[str]) -> list[Result]:
@@ -128,10 +147,18 @@ def read_results(folder: Path, keys: Sequence[str], known: Iterable[str]) -> lis
     results = []
     for file in sorted(fresh, key=lambda f: (f.stat().st_mtime_ns, int(f.stem))):
         body = json.loads(file.read_text(encoding="utf-8"))
-        curves = {name: [(int(step), float(value)) for step, value in body["state"][name]]
-                  for name in ("loss_curve", "validation_curve")}
-        results.append(Result(keys[int(file.stem)], Adapter.load(folder / "results" / file.stem),
-                              State(**{**body["state"], **curves}), body["peak_memory_mib"]))
+        curves = {
+            name: [(int(step), float(value)) for step, value in body["state"][name]]
+            for name in ("loss_curve", "validation_curve")
+        }
+        results.append(
+            Result(
+                keys[int(file.stem)],
+                Adapter.load(folder / "results" / file.stem),
+                State(**{**body["state"], **curves}),
+                body["peak_memory_mib"],
+            )
+        )
     return results
 
 

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from dept import job
-from dept.backbone import resolve
+from dept.loading import resolve
 from dept.train import Result, Trial
 from tasks.errors import InputError
 from tasks.home import home
@@ -29,11 +29,21 @@ class RankDiedError(RuntimeError):
     """A rank ended before its trials were done; the message holds the last lines of the ranks' log."""
 
 
-def train_sharded(trials: Sequence[Trial], backbone: str, *, ranks: int = 2, dtype: str | None = None,
-                  on_result: Callable[[Result], None] | None = None, on_tokens: Callable[[int], None] | None = None,
-                  slots: int = 64, budget: int | None = None, checkpoint_folder: Path | None = None,
-                  checkpoint_seconds: float = 30.0, folder: Path | None = None,
-                  timeout: float | None = None) -> dict[str, Result]:
+def train_sharded(
+    trials: Sequence[Trial],
+    backbone: str,
+    *,
+    ranks: int = 2,
+    dtype: str | None = None,
+    on_result: Callable[[Result], None] | None = None,
+    on_tokens: Callable[[int], None] | None = None,
+    slots: int = 64,
+    budget: int | None = None,
+    checkpoint_folder: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    folder: Path | None = None,
+    timeout: float | None = None,
+) -> dict[str, Result]:
     """Train trials as `dept.train.train` does, on a backbone that DeepSpeed ZeRO-3 shards over `ranks` processes.
 
     The ranks are processes of this machine: gloo between CPU ranks, NCCL between CUDA devices, one device a rank. They
@@ -61,14 +71,23 @@ def train_sharded(trials: Sequence[Trial], backbone: str, *, ranks: int = 2, dty
     resolve(backbone)  # an unknown name ends here, and an embedded backbone is converted once, not by each rank
     folder = (folder or home() / "jobs" / uuid.uuid4().hex[:12]).absolute()
     me = os.getpid()
-    settings = job.Settings(backbone, dtype, ranks, slots, budget,
-                            str(checkpoint_folder.absolute()) if checkpoint_folder else None, checkpoint_seconds, me,
-                            psutil.Process(me).create_time())
+    settings = job.Settings(
+        backbone,
+        dtype,
+        ranks,
+        slots,
+        budget,
+        str(checkpoint_folder.absolute()) if checkpoint_folder else None,
+        checkpoint_seconds,
+        me,
+        psutil.Process(me).create_time(),
+    )
     try:
         job.write(folder, settings, trials)
     except OSError as error:
-        raise InputError(f"engine deepspeed: cannot write {folder} ({error}). Remedy: free space or choose another "
-                         "DEPT_HOME") from error
+        raise InputError(
+            f"engine deepspeed: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME"
+        ) from error
     results = _watch(folder, [trial.key for trial in trials], ranks, cuda, on_result, on_tokens, timeout)
     job.clear(folder)
     return results
@@ -78,14 +97,23 @@ def _check(ranks: int, dtype: str, cuda: bool) -> None:
     if ranks < 1:
         raise InputError(f"engine deepspeed: ranks={ranks}; at least 1 is needed")
     if cuda and ranks > torch.cuda.device_count():
-        raise InputError(f"engine deepspeed: ranks={ranks}, but there are {torch.cuda.device_count()} CUDA devices. "
-                         "Remedy: fewer ranks, or CUDA_VISIBLE_DEVICES='' for ranks on the CPU")
+        raise InputError(
+            f"engine deepspeed: ranks={ranks}, but there are {torch.cuda.device_count()} CUDA devices. "
+            "Remedy: fewer ranks, or CUDA_VISIBLE_DEVICES='' for ranks on the CPU"
+        )
     if dtype not in DTYPES:
         raise InputError(f"engine deepspeed: dtype {dtype!r} cannot be sharded; known: {', '.join(DTYPES)}")
 
 
-def _watch(folder: Path, keys: Sequence[str], ranks: int, cuda: bool, on_result: Callable[[Result], None] | None,
-           on_tokens: Callable[[int], None] | None, timeout: float | None) -> dict[str, Result]:
+def _watch(
+    folder: Path,
+    keys: Sequence[str],
+    ranks: int,
+    cuda: bool,
+    on_result: Callable[[Result], None] | None,
+    on_tokens: Callable[[int], None] | None,
+    timeout: float | None,
+) -> dict[str, Result]:
     results: dict[str, Result] = {}
     tokens = 0
     deadline = time.monotonic() + timeout if timeout else float("inf")
@@ -111,8 +139,10 @@ def _watch(folder: Path, keys: Sequence[str], ranks: int, cuda: bool, on_result:
     if code or len(results) < len(keys):
         if (folder / job.ERROR).is_file():
             raise InputError(json.loads((folder / job.ERROR).read_text(encoding="utf-8"))["input_error"])
-        raise RankDiedError(f"a rank died with {len(keys) - len(results)} of {len(keys)} trials to go (torchrun ended "
-                            f"with {code}); the others are stopped. Log: {folder / job.LOG}\n{_tail(folder)}")
+        raise RankDiedError(
+            f"a rank died with {len(keys) - len(results)} of {len(keys)} trials to go (torchrun ended "
+            f"with {code}); the others are stopped. Log: {folder / job.LOG}\n{_tail(folder)}"
+        )
     return results
 
 
@@ -120,17 +150,43 @@ def _start(folder: Path, ranks: int, cuda: bool) -> subprocess.Popen[bytes]:
     threads = str(max(1, (os.cpu_count() or 1) // ranks))
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", **os.environ, "PYTHONPATH": path,
-                   "DS_ACCELERATOR": "cuda" if cuda else "cpu", "DS_BUILD_OPS": "0",
-                   "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning"}  # DeepSpeed's calls of torch
+    environment = {
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        **os.environ,
+        "PYTHONPATH": path,
+        "DS_ACCELERATOR": "cuda" if cuda else "cpu",
+        "DS_BUILD_OPS": "0",
+        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+    }  # DeepSpeed's calls of torch
     if sys.platform == "linux" and not cuda:
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo asks for the host's address; there may be none
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
-               "--nproc-per-node", str(ranks), "--max-restarts", "0", "--monitor-interval", "0.2",
-               "--module", "dept.worker", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
+        "--nproc-per-node",
+        str(ranks),
+        "--max-restarts",
+        "0",
+        "--monitor-interval",
+        "0.2",
+        "--module",
+        "dept.worker",
+        str(folder),
+    ]
     with (folder / job.LOG).open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                env=environment, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def _end(agent: subprocess.Popen[bytes]) -> None:

@@ -31,8 +31,14 @@ class AdamW:
         self.steps = any_parameter.new_zeros(len(any_parameter), dtype=torch.float64)
 
     @torch.no_grad()
-    def step(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor], rates: dict[str, Tensor],
-             weight_decay: Tensor, clip: Tensor) -> Tensor:
+    def step(
+        self,
+        parameters: dict[str, Tensor],
+        gradients: dict[str, Tensor],
+        rates: dict[str, Tensor],
+        weight_decay: Tensor,
+        clip: Tensor,
+    ) -> Tensor:
         """Update `parameters` in place.
 
         Args:

@@ -24,8 +24,9 @@ from torch import Tensor
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from dept import job
-from dept.backbone import DTYPES, Backbone, load_model, load_tokenizer, resolve
+from dept.backbone import Backbone
 from dept.batching import Row
+from dept.loading import DTYPES, load_model, load_tokenizer, resolve
 from dept.train import Result, train
 
 PROGRESS_SECONDS = 0.2
@@ -51,9 +52,17 @@ def run_rank(folder: Path, settings: job.Settings) -> None:
         job.write_result(folder, index[result.key], result)
 
     checkpoints = Path(settings.checkpoint_folder) if settings.checkpoint_folder else None
-    train(trials, backbone, on_result=write if rank == 0 else None, on_tokens=ranks.count, slots=settings.slots,
-          budget=settings.budget, checkpoint_folder=checkpoints, parallel=ranks,
-          checkpoint_seconds=settings.checkpoint_seconds if rank == 0 else math.inf)  # all restore, one saves
+    train(
+        trials,
+        backbone,
+        on_result=write if rank == 0 else None,
+        on_tokens=ranks.count,
+        slots=settings.slots,
+        budget=settings.budget,
+        checkpoint_folder=checkpoints,
+        parallel=ranks,
+        checkpoint_seconds=settings.checkpoint_seconds if rank == 0 else math.inf,
+    )  # all restore, one saves
     ranks.tell(at_once=True)
     job.write_json(folder / "ranks" / f"{rank}.json", {**report, "left_gathered": ranks.left_gathered})
     torch.distributed.barrier()
@@ -68,24 +77,33 @@ def join_ranks() -> tuple[int, str]:
     place = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
     if cuda:
         torch.cuda.set_device(place)
-    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False,
-                               timeout=datetime.timedelta(minutes=COLLECTIVE_MINUTES))
+    deepspeed.init_distributed(
+        dist_backend="nccl" if cuda else "gloo", verbose=False, timeout=datetime.timedelta(minutes=COLLECTIVE_MINUTES)
+    )
     return torch.distributed.get_rank(), place
 
 
 def engine_config(dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's settings: every weight is sharded, however small, and none is fetched ahead of its use."""
-    return {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": dtype == torch.bfloat16},
-            "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0,
-                                  "stage3_max_reuse_distance": 0}}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": 0,
+            "stage3_max_reuse_distance": 0,
+        },
+    }
 
 
 class ShardedBackbone(Backbone):
     """A backbone of whose weights this rank holds its share; otherwise as `Backbone`, called by all ranks at once."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, dtype: str | torch.dtype | None = None,
-                        device: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str, dtype: str | torch.dtype | None = None, device: str | None = None
+    ) -> Self:
         """Load a backbone sharded: at no time does a rank other than 0 hold it whole.
 
         Raises:
@@ -101,8 +119,12 @@ class ShardedBackbone(Backbone):
         finally:
             del held
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-        backbone = cls(model.to(device), load_tokenizer(folder), Path(name_or_path).name,
-                       Path(folder) if Path(folder).is_dir() else None)
+        backbone = cls(
+            model.to(device),
+            load_tokenizer(folder),
+            Path(name_or_path).name,
+            Path(folder) if Path(folder).is_dir() else None,
+        )
         backbone.attach(config)
         return backbone
 
@@ -126,7 +148,7 @@ class ShardedBackbone(Backbone):
         if not hidden.requires_grad:
             return keys, values, hidden
         *tensors, hidden = _Resume.apply(self, *keys, *values, hidden)  # type: ignore[no-untyped-call]
-        return list(tensors[: len(keys)]), list(tensors[len(keys):]), hidden
+        return list(tensors[: len(keys)]), list(tensors[len(keys) :]), hidden
 
 
 class _Resume(torch.autograd.Function):
@@ -162,7 +184,7 @@ class Ranks:
 
     def share(self, groups: list[list[tuple[int, Row]]]) -> list[tuple[list[tuple[int, Row]], float]]:
         """Every `size`-th row of each group; where there is none for this rank, a row of another with weight 0."""
-        shared = [(group[self.rank::self.size] or group[:1], float(len(group) > self.rank)) for group in groups]
+        shared = [(group[self.rank :: self.size] or group[:1], float(len(group) > self.rank)) for group in groups]
         self.awaited = [weight for _, weight in shared]
         return shared
 

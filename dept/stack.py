@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
-from dept.batching import IGNORE, Batch, first_row
+from dept.batching import IGNORE, CausalBatch, Seq2SeqBatch, first_row
 from dept.optim import AdamW
 from tasks.errors import InputError
 
@@ -42,8 +42,8 @@ class Tensors:
         """
         if len({tuple(getattr(x, n).shape for n in NAMES) for x in adapters}) > 1:
             raise InputError("stack: adapters of different (m, r, s) do not fit in one stack")
-        return cls(*(torch.stack([getattr(x, name) for x in adapters]).to(device) for name in NAMES),
-                   torch.tensor([x.scale for x in adapters], device=device))
+        prompt, a, b = (torch.stack([getattr(x, name) for x in adapters]).to(device) for name in NAMES)
+        return cls(prompt, a, b, torch.tensor([x.scale for x in adapters], device=device))
 
 
 @dataclass
@@ -56,13 +56,19 @@ class Prefix:
 
     def leaves(self) -> Prefix:
         """Detached copies that collect the gradients of all micro-batches of a step."""
-        return Prefix([k.detach().requires_grad_() for k in self.keys],
-                      [v.detach().requires_grad_() for v in self.values], self.hidden.detach())
+        return Prefix(
+            [k.detach().requires_grad_() for k in self.keys],
+            [v.detach().requires_grad_() for v in self.values],
+            self.hidden.detach(),
+        )
 
     def backward(self, leaves: Prefix) -> None:
         """Send the gradients that `leaves` collected through the prompts' forward pass, once."""
-        pairs = [(t, leaf.grad) for t, leaf in zip(self.keys + self.values, leaves.keys + leaves.values, strict=True)
-                 if leaf.grad is not None and t.requires_grad]
+        pairs = [
+            (t, leaf.grad)
+            for t, leaf in zip(self.keys + self.values, leaves.keys + leaves.values, strict=True)
+            if leaf.grad is not None and t.requires_grad
+        ]
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
 
 
@@ -70,7 +76,7 @@ def shift(embeddings: Tensor, rows: Tensor, slot: Tensor, tensors: Tensors) -> T
     """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]."""
     n, s, r = tensors.a.shape
     # An embedding lookup, since its backward is the same bits every time; plain indexing's is not on CUDA.
-    picked = F.embedding(slot[:, None] * s + rows, tensors.a.reshape(n * s, r))
+    picked = functional.embedding(slot[:, None] * s + rows, tensors.a.reshape(n * s, r))
     delta = torch.bmm(picked * tensors.scale[slot][:, None, None], tensors.b.index_select(0, slot))
     return embeddings + delta.to(embeddings.dtype)
 
@@ -82,27 +88,27 @@ def prefix(backbone: Backbone, tensors: Tensors) -> Prefix | None:
     return Prefix(*backbone.run_prefix(tensors.prompt.to(backbone.dtype)))
 
 
-def log_probs(backbone: Backbone, batch: Batch, tensors: Tensors, prompts: Prefix | None) -> Tensor:
-    """Log-probability of every branch of a batch: float32 [C], summed over the branch's tokens."""
+def log_probs(
+    backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors, prompts: Prefix | None
+) -> Tensor:
+    """Log-probability of every branch of a batch: float32 [C], summed over the branch's tokens.
+
+    Args:
+        prompts: what `prefix` gave for these tensors.
+    """
     embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.slot, tensors)
-    if prompts is not None:
-        return _causal(backbone, batch, embeddings, tensors, prompts)
-    logits = _seq2seq_logits(backbone, batch, embeddings, tensors)
-    assert batch.targets is not None
-    return _sum_target_log_probs(logits, batch.targets)
-
-
-def _causal(backbone: Backbone, batch: Batch, embeddings: Tensor, tensors: Tensors, prompts: Prefix) -> Tensor:
-    assert batch.allowed is not None and batch.query is not None and batch.pick_branch is not None
-    assert batch.pick_query is not None and batch.pick_token is not None
+    if isinstance(batch, Seq2SeqBatch):
+        return _sum_target_log_probs(_seq2seq_logits(backbone, batch, embeddings, tensors), batch.targets)
+    assert prompts is not None
     hidden = _run_text(backbone, embeddings, batch.rows, batch.allowed, batch.slot, tensors.prompt.shape[1], prompts)
     logits = backbone.head(hidden.flatten(0, 1).index_select(0, batch.query)).float()
     picked = logits[batch.pick_query, batch.pick_token] - logits.logsumexp(-1)[batch.pick_query]
     return picked.new_zeros(len(batch.branch_row)).index_add(0, batch.pick_branch, picked)
 
 
-def _run_text(backbone: Backbone, embeddings: Tensor, rows: Tensor, allowed: Tensor, slot: Tensor, m: int,
-              prompts: Prefix) -> Tensor:
+def _run_text(
+    backbone: Backbone, embeddings: Tensor, rows: Tensor, allowed: Tensor, slot: Tensor, m: int, prompts: Prefix
+) -> Tensor:
     sees_prompt = allowed.new_ones(*allowed.shape[:2], m)
     mask = torch.cat([sees_prompt, allowed], dim=2)[:, None]
     keys = [k.index_select(0, slot) for k in prompts.keys]
@@ -110,14 +116,14 @@ def _run_text(backbone: Backbone, embeddings: Tensor, rows: Tensor, allowed: Ten
     return backbone.run_text(embeddings, m + rows, mask, keys, values)
 
 
-def _seq2seq_logits(backbone: Backbone, batch: Batch, embeddings: Tensor, tensors: Tensors) -> Tensor:
-    assert batch.targets is not None
+def _seq2seq_logits(backbone: Backbone, batch: Seq2SeqBatch, embeddings: Tensor, tensors: Tensors) -> Tensor:
     m = tensors.prompt.shape[1]
     prompts = tensors.prompt.index_select(0, batch.slot).to(embeddings.dtype)
     mask = torch.cat([batch.real.new_ones(len(batch.real), m), batch.real], dim=1)
     encoded = backbone.run_encoder(torch.cat([prompts, embeddings], dim=1), mask)
-    return backbone.run_decoder(encoded.index_select(0, batch.branch_row), mask.index_select(0, batch.branch_row),
-                                batch.targets)
+    return backbone.run_decoder(
+        encoded.index_select(0, batch.branch_row), mask.index_select(0, batch.branch_row), batch.targets
+    )
 
 
 def _sum_target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
@@ -127,8 +133,9 @@ def _sum_target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
     return (picked * counted).sum(-1)
 
 
-def forward_one(backbone: Backbone, adapter: Adapter, ids: Tensor, real: Tensor, labels: Tensor | None,
-                all_positions: bool) -> tuple[Tensor | None, Tensor]:
+def forward_one(
+    backbone: Backbone, adapter: Adapter, ids: Tensor, real: Tensor, labels: Tensor | None, all_positions: bool
+) -> tuple[Tensor | None, Tensor]:
     """One adapter, one padded or unpadded batch: the authors' loss (mean over label tokens) and logits.
 
     Args:
@@ -155,23 +162,24 @@ def forward_one(backbone: Backbone, adapter: Adapter, ids: Tensor, real: Tensor,
         ids, real = ids.gather(1, order), real.gather(1, order)
         rows = torch.arange(ids.shape[1], device=ids.device).clamp(max=s - 1).expand_as(ids)
         every = torch.arange(len(ids), device=ids.device)
-        batch = Batch(ids, real, rows, slot, every, every, targets=labels)
+        batch = Seq2SeqBatch(ids, real, rows, slot, every, labels)
         logits = _seq2seq_logits(backbone, batch, shift(backbone.embed(ids), rows, slot, tensors), tensors)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE), logits
+        return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE), logits
     offset = torch.stack([torch.as_tensor(first_row(int(n), s, adapter.layout)) for n in lengths]).to(ids.device)
     rows = (index + offset[:, None]).clamp(0, s - 1)
     prompts = prefix(backbone, tensors)
     assert prompts is not None
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
-    hidden = _run_text(backbone, shift(backbone.embed(ids), rows, slot, tensors), rows, causal & real[:, None, :], slot,
-                       m, prompts)
+    hidden = _run_text(
+        backbone, shift(backbone.embed(ids), rows, slot, tensors), rows, causal & real[:, None, :], slot, m, prompts
+    )
     hidden = torch.cat([prompts.hidden.expand(len(ids), -1, -1), hidden], dim=1)
     if labels is None:
         return None, backbone.head(hidden)
-    following = F.pad(labels, (m - 1, 1), value=IGNORE) if m else labels
+    following = functional.pad(labels, (m - 1, 1), value=IGNORE) if m else labels
     counted = following != IGNORE
     picked = backbone.head(hidden[counted]).float()
-    loss = F.cross_entropy(picked, following[counted])
+    loss = functional.cross_entropy(picked, following[counted])
     return loss, backbone.head(hidden) if all_positions else picked
 
 
@@ -203,15 +211,24 @@ class Training:
         zeros = {name: torch.zeros_like(getattr(fresh, name)) for name in NAMES}
         new = {name: getattr(fresh, name).detach() for name in NAMES}
         state = {"parameters": new, "kept": new, "first": zeros, "second": zeros}
-        self.load({part: {n: torch.cat([old[n], state[part][n]]) for n in NAMES} for part, old in self.dump().items()},
-                  torch.cat([self.scale, fresh.scale]),
-                  F.pad(self.optimizer.steps, (0, len(starts))), [*self.keys, *starts])
+        self.load(
+            {part: {n: torch.cat([old[n], state[part][n]]) for n in NAMES} for part, old in self.dump().items()},
+            torch.cat([self.scale, fresh.scale]),
+            functional.pad(self.optimizer.steps, (0, len(starts))),
+            [*self.keys, *starts],
+        )
 
     def leave(self, key: str) -> None:
         """Take a trial's slot away; the others move up."""
-        stay = torch.tensor([i for i, k in enumerate(self.keys) if k != key], dtype=torch.long, device=self.scale.device)
-        self.load({part: {n: t[stay] for n, t in old.items()} for part, old in self.dump().items()}, self.scale[stay],
-                  self.optimizer.steps[stay], [k for k in self.keys if k != key])
+        stay = torch.tensor(
+            [i for i, k in enumerate(self.keys) if k != key], dtype=torch.long, device=self.scale.device
+        )
+        self.load(
+            {part: {n: t[stay] for n, t in old.items()} for part, old in self.dump().items()},
+            self.scale[stay],
+            self.optimizer.steps[stay],
+            [k for k in self.keys if k != key],
+        )
 
     def keep(self, key: str) -> None:
         """Remember a trial's tensors of now as its best."""
@@ -222,24 +239,35 @@ class Training:
     def best(self, key: str, start: Adapter) -> Adapter:
         """The kept adapter of a trial."""
         slot = self.keys.index(key)
-        adapter = type(start)(*(self.kept[name][slot].cpu() for name in NAMES), alpha=start.alpha, layout=start.layout)
+        prompt, a, b = (self.kept[name][slot].cpu() for name in NAMES)
+        adapter = type(start)(prompt, a, b, alpha=start.alpha, layout=start.layout)
         adapter.metadata = dict(start.metadata)
         return adapter
 
-    def update(self, lr_prompt: list[float], lr_low_rank: list[float], weight_decay: list[float],
-               clip: list[float]) -> Tensor:
+    def update(
+        self, lr_prompt: list[float], lr_low_rank: list[float], weight_decay: list[float], clip: list[float]
+    ) -> Tensor:
         """One optimizer step with each trial's own rates; returns gradient norms [N] and clears the gradients."""
         low, high = self.scale.new_tensor(lr_low_rank), self.scale.new_tensor(lr_prompt)
-        norms = self.optimizer.step(self.parameters, self.gradients(), {"prompt": high, "a": low, "b": low},
-                                    self.scale.new_tensor(weight_decay), self.scale.new_tensor(clip))
+        norms = self.optimizer.step(
+            self.parameters,
+            self.gradients(),
+            {"prompt": high, "a": low, "b": low},
+            self.scale.new_tensor(weight_decay),
+            self.scale.new_tensor(clip),
+        )
         for parameter in self.parameters.values():
             parameter.grad = None
         return norms
 
     def dump(self) -> dict[str, dict[str, Tensor]]:
         """Every per-trial tensor: part -> name -> [N, ...]."""
-        return {"parameters": {n: p.detach() for n, p in self.parameters.items()}, "kept": self.kept,
-                "first": self.optimizer.first, "second": self.optimizer.second}
+        return {
+            "parameters": {n: p.detach() for n, p in self.parameters.items()},
+            "kept": self.kept,
+            "first": self.optimizer.first,
+            "second": self.optimizer.second,
+        }
 
     def load(self, state: dict[str, dict[str, Tensor]], scale: Tensor, steps: Tensor, keys: list[str]) -> None:
         """Set what `dump` gave, with scale [N] and update counts [N]."""

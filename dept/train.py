@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +22,8 @@ from dept.backbone import Backbone
 from dept.batching import Row, collate, micro_batches
 from dept.config import TrainConfig
 from dept.evaluate import score_rows, summarise, token_budget
-from dept.optim import AdamW, rate_factor
+from dept.optim import rate_factor
+from dept.parallel import Local, Parallel
 
 
 @dataclass(frozen=True)
@@ -78,38 +78,6 @@ class Result:
         return self.state.failure
 
 
-class Parallel(Protocol):
-    """How ranks share a step. The local one does nothing."""
-
-    size: int
-
-    def share(self, groups: list[list[tuple[int, Row]]]) -> list[tuple[list[tuple[int, Row]], float]]:
-        """This rank's micro-batches and their weights; every rank gets equally many."""
-
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add up tensors over the ranks, in place."""
-
-    def agree(self, scores: list[list[float]]) -> list[list[float]]:
-        """The first rank's scores, so that all ranks decide alike."""
-
-
-class Local:
-    """One process: every micro-batch is ours."""
-
-    size = 1
-
-    def share(self, groups: list[list[tuple[int, Row]]]) -> list[tuple[list[tuple[int, Row]], float]]:
-        """All of them, each with weight 1."""
-        return [(group, 1.0) for group in groups]
-
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing to add."""
-
-    def agree(self, scores: list[list[float]]) -> list[list[float]]:
-        """Our own."""
-        return scores
-
-
 def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
     """Row indices of one step: a new seeded shuffle each epoch, a function of the step alone, so it can be resumed."""
     chosen: list[int] = []
@@ -129,10 +97,18 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def train(trials: Sequence[Trial], backbone: Backbone, *, on_result: Callable[[Result], None] | None = None,
-          on_tokens: Callable[[int], None] | None = None, slots: int = 64, budget: int | None = None,
-          checkpoint_folder: Path | None = None, checkpoint_seconds: float = 30.0,
-          parallel: Parallel | None = None) -> dict[str, Result]:
+def train(
+    trials: Sequence[Trial],
+    backbone: Backbone,
+    *,
+    on_result: Callable[[Result], None] | None = None,
+    on_tokens: Callable[[int], None] | None = None,
+    slots: int = 64,
+    budget: int | None = None,
+    checkpoint_folder: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    parallel: Parallel | None = None,
+) -> dict[str, Result]:
     """Train every trial; those of one (m, s, r) in one stack, other shapes one stack after the other.
 
     Args:
@@ -147,16 +123,34 @@ def train(trials: Sequence[Trial], backbone: Backbone, *, on_result: Callable[[R
     for shape in dict.fromkeys(trial.shape for trial in trials):
         group = [trial for trial in trials if trial.shape == shape]
         folder = checkpoint_folder / "-".join(map(str, shape)) if checkpoint_folder else None
-        loop = _Loop(group, backbone, on_result, on_tokens, slots, budget or token_budget(backbone), folder,
-                     checkpoint_seconds, parallel or Local())
+        loop = _Loop(
+            group,
+            backbone,
+            on_result,
+            on_tokens,
+            slots,
+            budget or token_budget(backbone),
+            folder,
+            checkpoint_seconds,
+            parallel or Local(),
+        )
         results |= loop.run()
     return results
 
 
 class _Loop:
-    def __init__(self, trials: Sequence[Trial], backbone: Backbone, on_result: Callable[[Result], None] | None,
-                 on_tokens: Callable[[int], None] | None, slots: int, budget: int, folder: Path | None,
-                 checkpoint_seconds: float, parallel: Parallel) -> None:
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        backbone: Backbone,
+        on_result: Callable[[Result], None] | None,
+        on_tokens: Callable[[int], None] | None,
+        slots: int,
+        budget: int,
+        folder: Path | None,
+        checkpoint_seconds: float,
+        parallel: Parallel,
+    ) -> None:
         self.backbone, self.on_result, self.on_tokens = backbone, on_result, on_tokens
         self.slots, self.budget, self.parallel = slots, budget, parallel
         self.folder, self.checkpoint_seconds = folder, checkpoint_seconds
@@ -183,15 +177,16 @@ class _Loop:
 
     def _validate(self) -> None:
         due = [key for key in self.stack.keys if self._is_due(key)]
-        items = [(slot, row) for slot, key in enumerate(self.stack.keys) if key in due
-                 for row in self.trials[key].validation]
+        items = [
+            (slot, row) for slot, key in enumerate(self.stack.keys) if key in due for row in self.trials[key].validation
+        ]
         started = time.monotonic()
         scores = score_rows(self.backbone, self.stack.tensors, items, self.budget, self.on_tokens)
         scores = self.parallel.agree(scores) if due else scores
         seconds = (time.monotonic() - started) / max(1, len(due))
         for key in due:
             trial, state = self.trials[key], self.states[key]
-            mine, scores = scores[: len(trial.validation)], scores[len(trial.validation):]
+            mine, scores = scores[: len(trial.validation)], scores[len(trial.validation) :]
             state.seconds += seconds
             if trial.validation:
                 found = summarise(mine, trial.validation)
@@ -269,7 +264,9 @@ class _Loop:
         norms = self.stack.update(
             [c.lr_prompt * f for c, f in zip(configs, factors, strict=True)],
             [c.lr_low_rank * f for c, f in zip(configs, factors, strict=True)],
-            [c.weight_decay for c in configs], [math.inf if c.clip is None else c.clip for c in configs]).tolist()
+            [c.weight_decay for c in configs],
+            [math.inf if c.clip is None else c.clip for c in configs],
+        ).tolist()
         for key, config, loss, norm in zip(keys, configs, losses, norms, strict=True):
             state = self.states[key]
             state.loss_curve.append((state.step, loss))

@@ -33,6 +33,7 @@ class TrialSpec(Frozen):
     adapter: AdapterConfig
     training: TrainConfig
     train_rows: int | None = None
+    validation_rows: int | None = None
     test_rows: int
 
     @property

@@ -37,7 +37,11 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(
-    name="dept", cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="dept",
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Few-shot text classification by DePT adapters that start from adapters of other tasks.",
@@ -65,8 +69,10 @@ def run(
     if summary.trained:
         _print(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
     else:
-        _print(f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "
-               "(same backbone, data, recipe and seeds).")
+        _print(
+            f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "
+            "(same backbone, data, recipe and seeds)."
+        )
 
 
 @app.command()
@@ -89,8 +95,13 @@ def tasks(name: Annotated[str | None, typer.Argument(help="Show this task in ful
             rows = [f"{len(part):,}" for part in (splits.train, splits.validation, splits.test)]
         except InputError:  # its wheel is missing: `dept tasks NAME` and `dept doctor` say what to do
             rows = ["–", "–", "–"]
-        table.add_row(task.name, *rows, str(task.version), escape(", ".join(task.words)),
-                      escape(re.split(r" \(|;", task.license)[0]))  # in full: dept tasks NAME
+        table.add_row(
+            task.name,
+            *rows,
+            str(task.version),
+            escape(", ".join(task.words)),
+            escape(re.split(r" \(|;", task.license)[0]),
+        )  # in full: dept tasks NAME
     _print(table)
 
 
@@ -111,12 +122,20 @@ def trials(
         return
     table = Table(title=f"{len(rows)} trials", title_justify="left")
     for column in ("Fingerprint", "Trial", "Status", "Valid.", "Test"):
-        table.add_column(column, justify="right" if column in ("Valid.", "Test") else "left",
-                         overflow="fold" if column == "Trial" else "ellipsis")
+        table.add_column(
+            column,
+            justify="right" if column in ("Valid.", "Test") else "left",
+            overflow="fold" if column == "Trial" else "ellipsis",
+        )
     for row in rows:
         numbers = row.outcome or {}
-        table.add_row(row.fingerprint[:12], escape(row.trial_spec.label), row.status,
-                      _percent(numbers.get("validation")), _percent(numbers.get("test")))
+        table.add_row(
+            row.fingerprint[:12],
+            escape(row.trial_spec.label),
+            row.status,
+            _percent(numbers.get("validation")),
+            _percent(numbers.get("test")),
+        )
     _print(table)
     for row in rows:
         if row.error:
@@ -230,8 +249,10 @@ def _show_task(task: Any) -> None:
     typer.echo(yaml.safe_dump({name: block}, sort_keys=False, allow_unicode=True, width=100))
     splits = load_splits(task)
     dropped = ", ".join(f"{number:,} {cause}" for cause, number in splits.dropped.items() if number)
-    typer.echo(f"Rows: {len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test"
-               f" ({dropped or 'none'} left out)")
+    typer.echo(
+        f"Rows: {len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test"
+        f" ({dropped or 'none'} left out)"
+    )
     for example in splits.train[:3]:
         typer.echo(f"\n--- {task.labels[example.label]} (answer: {task.words[example.label]!r})\n{example.text}")
 

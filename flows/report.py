@@ -70,8 +70,10 @@ class Row:
         """Accuracy points of transfer over scratch, one per seed that both have."""
         if not {"scratch", "transfer"} <= self.cells.keys():
             return ()
-        scratch, transfer = (dict(zip(self.cells[start].seeds, self.cells[start].accuracy, strict=True))
-                             for start in ("scratch", "transfer"))
+        scratch, transfer = (
+            dict(zip(self.cells[start].seeds, self.cells[start].accuracy, strict=True))
+            for start in ("scratch", "transfer")
+        )
         return tuple(transfer[seed] - scratch[seed] for seed in scratch if seed in transfer)
 
     @property
@@ -96,20 +98,30 @@ def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
     """
     unique = {outcome.spec.fingerprint: outcome for outcome in outcomes}
     tested = [outcome for outcome in unique.values() if outcome.spec.role == "target" and outcome.test]
-    places = dict.fromkeys((outcome.spec.task, outcome.spec.shots) for outcome in tested
-                           if outcome.spec.shots is not None)
+    places = dict.fromkeys(
+        (outcome.spec.task, outcome.spec.shots) for outcome in tested if outcome.spec.shots is not None
+    )
     rows = []
     for target, shots in places:
         cells: dict[str, Cell] = {}
         sources: dict[str, None] = {}
         for start in STARTS:
-            members = sorted((outcome for outcome in tested if outcome.spec.task == target
-                              and outcome.spec.init == start and outcome.spec.shots in (shots, None)),
-                             key=lambda outcome: outcome.spec.seed)
+            members = sorted(
+                (
+                    outcome
+                    for outcome in tested
+                    if outcome.spec.task == target
+                    and outcome.spec.init == start
+                    and outcome.spec.shots in (shots, None)
+                ),
+                key=lambda outcome: outcome.spec.seed,
+            )
             if members:
-                cells[start] = Cell(tuple(outcome.spec.seed for outcome in members),
-                                    tuple(outcome.test["accuracy"] for outcome in members),
-                                    tuple(outcome.test["macro_f1"] for outcome in members))
+                cells[start] = Cell(
+                    tuple(outcome.spec.seed for outcome in members),
+                    tuple(outcome.test["accuracy"] for outcome in members),
+                    tuple(outcome.test["macro_f1"] for outcome in members),
+                )
             sources |= dict.fromkeys(outcome.spec.source_task for outcome in members if outcome.spec.source_task)
         rows.append(Row(target, shots, tuple(sources), cells))
     return rows
@@ -119,8 +131,11 @@ def headline(rows: Sequence[Row]) -> Headline:
     """What transfer was worth: mean over seeds, then over k, then over targets, each counting the same."""
     paired = [row for row in rows if row.gain is not None]
     if not paired:
-        return Headline("No answer yet: no target has both a scratch and a transfer trial on the same shots.",
-                        "Put both into the plan's inits to compare them.", None)
+        return Headline(
+            "No answer yet: no target has both a scratch and a transfer trial on the same shots.",
+            "Put both into the plan's inits to compare them.",
+            None,
+        )
     by_target: dict[str, list[float]] = {}
     for row in paired:
         by_target.setdefault(row.target, []).append(statistics.fmean(row.gains))
@@ -137,13 +152,20 @@ def headline(rows: Sequence[Row]) -> Headline:
     ahead = sum(mean > 0 for mean in means)
     detail = f"Ahead of scratch on {ahead} of {_count(len(means), 'target')}."
     if len(single) > 1:
-        detail += (f" Trained on the same shots, a single pair of trials differs by {min(single):+.1f} "
-                   f"to {max(single):+.1f} points.")
+        detail += (
+            f" Trained on the same shots, a single pair of trials differs by {min(single):+.1f} "
+            f"to {max(single):+.1f} points."
+        )
     return Headline(text, detail, gain)
 
 
-def write_report(folder: Path, title: str, plan: Mapping[str, Any], outcomes: Sequence[TrialOutcome],
-                 context: Mapping[str, Any] | None = None) -> Path:
+def write_report(
+    folder: Path,
+    title: str,
+    plan: Mapping[str, Any],
+    outcomes: Sequence[TrialOutcome],
+    context: Mapping[str, Any] | None = None,
+) -> Path:
     """Write report.html (one file, opens offline), a PNG per plot and report.json; returns the path of the page.
 
     Args:
@@ -170,17 +192,35 @@ def write_report(folder: Path, title: str, plan: Mapping[str, Any], outcomes: Se
     drawn = plots(rows, outcomes)
     for plot in drawn:
         (folder / f"{plot.name}.png").write_bytes(plot.light)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["number"] = _number
     page = environment.get_template("report.html.j2").render(
-        title=title, plan=_yaml(plan), headline=headline(rows), rows=rows, starts=STARTS, plots=drawn,
-        sources=[outcome for outcome in outcomes if outcome.spec.role == "source"], costs=_costs(outcomes, given),
-        shape=outcomes[0].spec.adapter if outcomes else None, cut=sum(outcome.cut_rows for outcome in outcomes),
-        context=given)
-    _replace(folder / NUMBERS, json.dumps({"title": title, "plan": plan, "context": given, "outcomes":
-                                           [_plain(outcome) for outcome in outcomes]}, default=str))
+        title=title,
+        plan=_yaml(plan),
+        headline=headline(rows),
+        rows=rows,
+        starts=STARTS,
+        plots=drawn,
+        sources=[outcome for outcome in outcomes if outcome.spec.role == "source"],
+        costs=_costs(outcomes, given),
+        shape=outcomes[0].spec.adapter if outcomes else None,
+        cut=sum(outcome.cut_rows for outcome in outcomes),
+        context=given,
+    )
+    _replace(
+        folder / NUMBERS,
+        json.dumps(
+            {"title": title, "plan": plan, "context": given, "outcomes": [_plain(outcome) for outcome in outcomes]},
+            default=str,
+        ),
+    )
     _replace(folder / PAGE, page)
     return folder / PAGE
 
@@ -193,16 +233,24 @@ def load_outcomes(folder: Path) -> list[TrialOutcome]:
     """
     try:
         body = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-        return [TrialOutcome(**{**item, "spec": TrialSpec.model_validate(item["spec"]),
-                                "adapter_folder": Path(item["adapter_folder"]),
-                                "loss_curve": [tuple(point) for point in item["loss_curve"]],
-                                "validation_curve": [tuple(point) for point in item["validation_curve"]]})
-                for item in body["outcomes"]]
+        return [
+            TrialOutcome(
+                **{
+                    **item,
+                    "spec": TrialSpec.model_validate(item["spec"]),
+                    "adapter_folder": Path(item["adapter_folder"]),
+                    "loss_curve": [tuple(point) for point in item["loss_curve"]],
+                    "validation_curve": [tuple(point) for point in item["validation_curve"]],
+                }
+            )
+            for item in body["outcomes"]
+        ]
     except FileNotFoundError as error:
         raise InputError(f"report {folder.name}: not there; `dept run PLAN` writes one") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"report {folder.name}: {folder / NUMBERS} cannot be read; `dept run PLAN` writes it anew"
-                         ) from error
+        raise InputError(
+            f"report {folder.name}: {folder / NUMBERS} cannot be read; `dept run PLAN` writes it anew"
+        ) from error
 
 
 def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
@@ -211,8 +259,12 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
 
     rows = summary_rows(outcomes)
     answer = headline(rows)
-    table = Table(title="Test accuracy, % (mean ± sample std over seeds)", caption=f"{answer.text} {answer.detail}",
-                  caption_justify="left", title_justify="left")
+    table = Table(
+        title="Test accuracy, % (mean ± sample std over seeds)",
+        caption=f"{answer.text} {answer.detail}",
+        caption_justify="left",
+        title_justify="left",
+    )
     table.add_column("Target", no_wrap=True)
     table.add_column("k", justify="right")
     for start in STARTS:
@@ -221,8 +273,13 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
     table.add_column("From")
     for row in rows:
         style = "" if row.gain is None else "green" if row.gain > 0 else "red"
-        table.add_row(row.target, str(row.shots), *_texts(row),
-                      f"[{style}]{_gain(row)}[/]" if style else _gain(row), ", ".join(row.sources) or "–")
+        table.add_row(
+            row.target,
+            str(row.shots),
+            *_texts(row),
+            f"[{style}]{_gain(row)}[/]" if style else _gain(row),
+            ", ".join(row.sources) or "–",
+        )
     return table
 
 
@@ -230,14 +287,25 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome]) -> str:
     """The summary as markdown, for the Prefect artifact."""
     rows = summary_rows(outcomes)
     answer = headline(rows)
-    lines = [f"# {title}", "", f"**{answer.text}** {answer.detail}", "",
-             "| Target | k | Untrained | Scratch | Transfer | Gain | From |",
-             "| --- | ---: | ---: | ---: | ---: | ---: | --- |"]
+    lines = [
+        f"# {title}",
+        "",
+        f"**{answer.text}** {answer.detail}",
+        "",
+        "| Target | k | Untrained | Scratch | Transfer | Gain | From |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
     for row in rows:
         cells = [row.target, str(row.shots), *_texts(row), _gain(row), ", ".join(row.sources) or "–"]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join([*lines, "", "Test accuracy in percent, mean ± sample standard deviation over n seeds; gain in "
-                                  "points over scratch on the same shots."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Test accuracy in percent, mean ± sample standard deviation over n seeds; gain in "
+            "points over scratch on the same shots.",
+        ]
+    )
 
 
 def _costs(outcomes: Sequence[TrialOutcome], context: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -247,8 +315,13 @@ def _costs(outcomes: Sequence[TrialOutcome], context: Mapping[str, Any]) -> list
         shape = outcome.spec.adapter
         # trainable = m*d + (s+d)*r, solved for d: the report needs no backbone
         d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if outcome.trainable else 0
-        costs.append({"outcome": outcome, "reused": outcome.spec.fingerprint in reused,
-                      "equal_prompt": shape.equal_prompt_length(d) if d > 0 else None})
+        costs.append(
+            {
+                "outcome": outcome,
+                "reused": outcome.spec.fingerprint in reused,
+                "equal_prompt": shape.equal_prompt_length(d) if d > 0 else None,
+            }
+        )
     return costs
 
 

@@ -30,11 +30,15 @@ def open_engine(url: str) -> Engine:
         parsed = make_url(url)
         engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else create_engine(parsed, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
-        raise InputError(f"ledger: {url!r} is no database URL ({error}). Remedy: sqlite:///folder/ledger.db or "
-                         "postgresql+psycopg://user@host/name") from error
+        raise InputError(
+            f"ledger: {url!r} is no database URL ({error}). Remedy: sqlite:///folder/ledger.db or "
+            "postgresql+psycopg://user@host/name"
+        ) from error
     except ModuleNotFoundError as error:
-        raise InputError(f"ledger {parsed}: the driver {error.name} is not installed. Remedy: pip install "
-                         f"{'psycopg[binary]' if error.name == 'psycopg' else error.name}") from error
+        raise InputError(
+            f"ledger {parsed}: the driver {error.name} is not installed. Remedy: pip install "
+            f"{'psycopg[binary]' if error.name == 'psycopg' else error.name}"
+        ) from error
     try:
         with _alone(engine), engine.connect().execution_options(immediate=True) as connection, connection.begin():
             if engine.dialect.name == "postgresql":
@@ -42,8 +46,10 @@ def open_engine(url: str) -> Engine:
             if not migrations.is_current(connection):
                 migrations.upgrade(connection)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise InputError(f"ledger {parsed}: cannot be opened ({cause(error)}). Remedy: check the path or the server; a "
-                         "damaged ledger file can be moved away, then trials are done again") from error
+        raise InputError(
+            f"ledger {parsed}: cannot be opened ({cause(error)}). Remedy: check the path or the server; a "
+            "damaged ledger file can be moved away, then trials are done again"
+        ) from error
     return engine
 
 

@@ -53,17 +53,31 @@ class Ledger:
     def add(self, specs: Iterable[TrialSpec]) -> None:
         """Make a pending row of each spec that has none; rows that exist stay as they are."""
         now = datetime.now(UTC)
-        rows = [{"fingerprint": spec.fingerprint, "task": spec.task, "role": spec.role, "init": spec.init,
-                 "shots": spec.shots, "seed": spec.seed, "backbone": spec.backbone, "status": "pending",
-                 "attempts": 0, "spec": spec.model_dump(mode="json"), "created_at": now, "updated_at": now}
-                for spec in specs]
+        rows = [
+            {
+                "fingerprint": spec.fingerprint,
+                "task": spec.task,
+                "role": spec.role,
+                "init": spec.init,
+                "shots": spec.shots,
+                "seed": spec.seed,
+                "backbone": spec.backbone,
+                "status": "pending",
+                "attempts": 0,
+                "spec": spec.model_dump(mode="json"),
+                "created_at": now,
+                "updated_at": now,
+            }
+            for spec in specs
+        ]
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         with self._write() as session:
             if rows:
                 session.execute(insert(TrialRow).on_conflict_do_nothing(index_elements=["fingerprint"]), rows)
 
-    def claim(self, fingerprint: str, owner: str, *, retry_failed: bool = False,
-              stale_seconds: float = STALE_SECONDS) -> bool:
+    def claim(
+        self, fingerprint: str, owner: str, *, retry_failed: bool = False, stale_seconds: float = STALE_SECONDS
+    ) -> bool:
         """Take a trial to work on, if nobody else has it; of several callers exactly one gets True.
 
         A pending trial becomes running. A trial whose owner is dead keeps its status, running or trained: of a trained
@@ -79,22 +93,36 @@ class Ledger:
         seen = self.get(fingerprint)
         if seen is None:
             raise InputError(f"ledger: no trial {fingerprint[:12]}. Remedy: add its spec first")
-        if not (seen.status == "pending" or (seen.status == "failed" and retry_failed) or (
-                seen.status in ("running", "trained") and is_dead(seen.owner, seen.heartbeat_at, stale_seconds))):
+        if not (
+            seen.status == "pending"
+            or (seen.status == "failed" and retry_failed)
+            or (seen.status in ("running", "trained") and is_dead(seen.owner, seen.heartbeat_at, stale_seconds))
+        ):
             return False
         # `attempts` counts claims, so an unchanged row is one that nobody claimed in between.
-        return self._set(fingerprint, (TrialRow.status == seen.status) & (TrialRow.attempts == seen.attempts)
-                         & TrialRow.owner.is_not_distinct_from(seen.owner)
-                         & TrialRow.heartbeat_at.is_not_distinct_from(seen.heartbeat_at),
-                         status="trained" if seen.status == "trained" else "running", owner=owner,
-                         heartbeat_at=datetime.now(UTC), attempts=seen.attempts + 1, error=None)
+        return self._set(
+            fingerprint,
+            (TrialRow.status == seen.status)
+            & (TrialRow.attempts == seen.attempts)
+            & TrialRow.owner.is_not_distinct_from(seen.owner)
+            & TrialRow.heartbeat_at.is_not_distinct_from(seen.heartbeat_at),
+            status="trained" if seen.status == "trained" else "running",
+            owner=owner,
+            heartbeat_at=datetime.now(UTC),
+            attempts=seen.attempts + 1,
+            error=None,
+        )
 
     def heartbeat(self, owner: str) -> int:
         """Say that `owner` is alive; returns how many trials it holds."""
         with self._write() as session:
-            return _count(session.execute(
-                update(TrialRow).where(TrialRow.owner == owner, TrialRow.status.in_(("running", "trained")))
-                .values(heartbeat_at=datetime.now(UTC))))
+            return _count(
+                session.execute(
+                    update(TrialRow)
+                    .where(TrialRow.owner == owner, TrialRow.status.in_(("running", "trained")))
+                    .values(heartbeat_at=datetime.now(UTC))
+                )
+            )
 
     @contextlib.contextmanager
     def beating(self, owner: str, seconds: float = STALE_SECONDS / 6) -> Iterator[None]:
@@ -135,8 +163,17 @@ class Ledger:
         """Record that the MLflow run is closed: the trial is done for good. Arguments and result as in `trained`."""
         if outcome.spec.fingerprint != fingerprint:
             raise InputError(f"ledger: the outcome of {outcome.spec.label} is not of trial {fingerprint[:12]}")
-        return self._set(fingerprint, _open(owner), status="finished", mlflow_run_id=mlflow_run_id, owner=None,
-                         heartbeat_at=None, error=None, finished_at=datetime.now(UTC), **_columns(outcome))
+        return self._set(
+            fingerprint,
+            _open(owner),
+            status="finished",
+            mlflow_run_id=mlflow_run_id,
+            owner=None,
+            heartbeat_at=None,
+            error=None,
+            finished_at=datetime.now(UTC),
+            **_columns(outcome),
+        )
 
     def fail(self, fingerprint: str, reason: str, owner: str | None = None) -> bool:
         """Record why a trial has no result; a finished trial stays finished (False)."""
@@ -146,16 +183,26 @@ class Ledger:
         """Let go of all that `owner` holds: running trials are pending again, trained ones wait to be finished."""
         with self._write() as session:
             for status, following in (("running", "pending"), ("trained", "trained")):
-                session.execute(update(TrialRow).where(TrialRow.owner == owner, TrialRow.status == status).values(
-                    status=following, owner=None, heartbeat_at=None, updated_at=datetime.now(UTC)))
+                session.execute(
+                    update(TrialRow)
+                    .where(TrialRow.owner == owner, TrialRow.status == status)
+                    .values(status=following, owner=None, heartbeat_at=None, updated_at=datetime.now(UTC))
+                )
 
     def get(self, fingerprint: str) -> TrialRow | None:
         """The row of a trial, detached; None where there is none."""
         with self._read() as session:
             return session.get(TrialRow, fingerprint)
 
-    def find(self, task: str | None = None, role: str | None = None, status: str | None = None,
-             init: str | None = None, backbone: str | None = None, limit: int | None = None) -> list[TrialRow]:
+    def find(
+        self,
+        task: str | None = None,
+        role: str | None = None,
+        status: str | None = None,
+        init: str | None = None,
+        backbone: str | None = None,
+        limit: int | None = None,
+    ) -> list[TrialRow]:
         """Rows that match every given value, oldest first, detached."""
         wanted = {"task": task, "role": role, "status": status, "init": init, "backbone": backbone}
         query = select(TrialRow).filter_by(**{key: value for key, value in wanted.items() if value is not None})
@@ -189,8 +236,10 @@ class Ledger:
             with self._write() as session:
                 session.add(row)
         except IntegrityError as error:
-            raise InputError(f"ledger: decision {decision!r} about {model} was not recorded ({cause(error)}): its "
-                             "verdict is unknown, or its challenger is not a trial of this ledger") from error
+            raise InputError(
+                f"ledger: decision {decision!r} about {model} was not recorded ({cause(error)}): its "
+                "verdict is unknown, or its challenger is not a trial of this ledger"
+            ) from error
         return row
 
     def decisions(self, model: str | None = None) -> list[DecisionRow]:
@@ -201,9 +250,16 @@ class Ledger:
 
     def _set(self, fingerprint: str, condition: ColumnElement[bool], **values: Any) -> bool:
         with self._write() as session:
-            return _count(session.execute(
-                update(TrialRow).where(TrialRow.fingerprint == fingerprint, condition)
-                .values(updated_at=datetime.now(UTC), **values))) == 1
+            return (
+                _count(
+                    session.execute(
+                        update(TrialRow)
+                        .where(TrialRow.fingerprint == fingerprint, condition)
+                        .values(updated_at=datetime.now(UTC), **values)
+                    )
+                )
+                == 1
+            )
 
     @contextlib.contextmanager
     def _read(self) -> Iterator[Session]:
@@ -220,8 +276,10 @@ class Ledger:
         try:
             yield
         except OperationalError as error:
-            raise InputError(f"ledger {self.engine.url}: {cause(error)}. Remedy: free disk space, or check that the "
-                             "database can be reached and written; the next run goes on from here") from error
+            raise InputError(
+                f"ledger {self.engine.url}: {cause(error)}. Remedy: free disk space, or check that the "
+                "database can be reached and written; the next run goes on from here"
+            ) from error
 
 
 def _open(owner: str | None) -> ColumnElement[bool]:
@@ -230,8 +288,11 @@ def _open(owner: str | None) -> ColumnElement[bool]:
 
 
 def _columns(outcome: TrialOutcome) -> dict[str, Any]:
-    return {"outcome": outcomes.to_json(outcome), "adapter_folder": outcomes.save_path(outcome.adapter_folder),
-            "adapter_sha256": outcome.adapter_sha256}
+    return {
+        "outcome": outcomes.to_json(outcome),
+        "adapter_folder": outcomes.save_path(outcome.adapter_folder),
+        "adapter_sha256": outcome.adapter_sha256,
+    }
 
 
 def _count(result: Any) -> int:

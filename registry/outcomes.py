@@ -17,8 +17,11 @@ _NUMBERS = ("seconds", "tokens_per_second", "peak_memory_mib")
 
 def to_json(outcome: TrialOutcome) -> dict[str, Any]:
     """The numbers of an outcome, safe for any JSON column."""
-    return {field.name: _finite(getattr(outcome, field.name)) for field in dataclasses.fields(outcome)
-            if field.name not in _ELSEWHERE}
+    return {
+        field.name: _finite(getattr(outcome, field.name))
+        for field in dataclasses.fields(outcome)
+        if field.name not in _ELSEWHERE
+    }
 
 
 def from_json(body: dict[str, Any], spec: TrialSpec, folder: str, sha256: str) -> TrialOutcome:
@@ -36,8 +39,10 @@ def from_json(body: dict[str, Any], spec: TrialSpec, folder: str, sha256: str) -
         fields |= {name: float(body[name]) for name in _NUMBERS}
         return TrialOutcome(spec=spec, adapter_folder=load_path(folder), adapter_sha256=sha256, **fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"ledger: the numbers of {spec.label} cannot be read ({error!r}). Remedy: upgrade "
-                         "dept-transfer, or start a new ledger") from error
+        raise InputError(
+            f"ledger: the numbers of {spec.label} cannot be read ({error!r}). Remedy: upgrade "
+            "dept-transfer, or start a new ledger"
+        ) from error
 
 
 def save_path(folder: Path) -> str:

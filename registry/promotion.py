@@ -104,12 +104,30 @@ def crown(tracker: Tracker, ledger: Ledger, outcome: TrialOutcome, task: Task) -
             verdict, reason = "promoted", f"validation {score:.2f} is better than {before:.2f}"
         else:
             verdict, reason = "kept", f"validation {score:.2f} is not better than {before:.2f}"
-        return _decide(tracker, ledger, mine, verdict, reason, task=outcome.spec.task, champion_score=before,
-                       champion_version=None if reigning is None else str(reigning.version), challenger_score=score)
+        return _decide(
+            tracker,
+            ledger,
+            mine,
+            verdict,
+            reason,
+            task=outcome.spec.task,
+            champion_score=before,
+            champion_version=None if reigning is None else str(reigning.version),
+            challenger_score=score,
+        )
 
 
-def challenge(tracker: Tracker, ledger: Ledger, name: str, champion_scores: Scores, challenger_scores: Scores,
-              margin: float, *, outcome: TrialOutcome, task: Task) -> Decision:
+def challenge(
+    tracker: Tracker,
+    ledger: Ledger,
+    name: str,
+    champion_scores: Scores,
+    challenger_scores: Scores,
+    margin: float,
+    *,
+    outcome: TrialOutcome,
+    task: Task,
+) -> Decision:
     """Let a retrained adapter challenge the champion: it must be better by more than `margin` (points of percent).
 
     Args:
@@ -121,10 +139,12 @@ def challenge(tracker: Tracker, ledger: Ledger, name: str, champion_scores: Scor
         InputError: scores of different rows, a negative margin, no champion to challenge, or as `crown`.
     """
     if (champion_scores.rows_hash, champion_scores.rows) != (challenger_scores.rows_hash, challenger_scores.rows):
-        raise InputError(f"{name}: champion and challenger were scored on different test rows "
-                         f"({champion_scores.rows_hash[:12]}, {champion_scores.rows} rows; "
-                         f"{challenger_scores.rows_hash[:12]}, {challenger_scores.rows} rows). Remedy: score both on "
-                         "the same rows")
+        raise InputError(
+            f"{name}: champion and challenger were scored on different test rows "
+            f"({champion_scores.rows_hash[:12]}, {champion_scores.rows} rows; "
+            f"{challenger_scores.rows_hash[:12]}, {challenger_scores.rows} rows). Remedy: score both on "
+            "the same rows"
+        )
     if not margin >= 0:
         raise InputError(f"{name}: the margin {margin} must not be negative")
     with _one_at_a_time(name):
@@ -133,23 +153,49 @@ def challenge(tracker: Tracker, ledger: Ledger, name: str, champion_scores: Scor
             raise InputError(f"{name}: no champion to challenge. Remedy: crown a first one with dept run")
         rows_hash = challenger_scores.rows_hash
         mine = _register(tracker, ledger, name, outcome, task)
-        past = [row for row in _decided(tracker, ledger, mine) if row.rows_hash == rows_hash and row.margin == margin
-                and str(reigning.version) in (row.champion_version, row.challenger_version)]
+        past = [
+            row
+            for row in _decided(tracker, ledger, mine)
+            if row.rows_hash == rows_hash
+            and row.margin == margin
+            and str(reigning.version) in (row.champion_version, row.challenger_version)
+        ]
         if past:
             return _complete(tracker, ledger, mine, past[-1])
         old, new = champion_scores.score, challenger_scores.score
         verdict = "promoted" if _better(new, old, margin) else "kept"
-        reason = (f"test {new:.2f} against {old:.2f} on {challenger_scores.rows} rows: "
-                  f"{'more' if verdict == 'promoted' else 'not more'} than {margin:g} points better")
-        return _decide(tracker, ledger, mine, verdict, reason, task=outcome.spec.task, champion_score=old,
-                       champion_version=str(reigning.version), challenger_score=new,
-                       rows_hash=rows_hash, rows=challenger_scores.rows, margin=margin)
+        reason = (
+            f"test {new:.2f} against {old:.2f} on {challenger_scores.rows} rows: "
+            f"{'more' if verdict == 'promoted' else 'not more'} than {margin:g} points better"
+        )
+        return _decide(
+            tracker,
+            ledger,
+            mine,
+            verdict,
+            reason,
+            task=outcome.spec.task,
+            champion_score=old,
+            champion_version=str(reigning.version),
+            challenger_score=new,
+            rows_hash=rows_hash,
+            rows=challenger_scores.rows,
+            margin=margin,
+        )
 
 
 def keep(ledger: Ledger, reigning: Champion, task: str, reason: str) -> Decision:
     """Record that a champion is not stale and stays without a challenge."""
-    return Decision.of(ledger.record_decision(reigning.name, task, "not-stale", reason,
-                                              champion_version=reigning.version, champion_score=reigning.validation))
+    return Decision.of(
+        ledger.record_decision(
+            reigning.name,
+            task,
+            "not-stale",
+            reason,
+            champion_version=reigning.version,
+            champion_score=reigning.validation,
+        )
+    )
 
 
 def _validation(outcome: TrialOutcome) -> float:
@@ -176,10 +222,15 @@ def _as_champion(tracker: Tracker, version: ModelVersion) -> Champion:
     fingerprint = version.tags.get("fingerprint", "")
     source = f"{version.source}/{ADAPTER_PATH.removeprefix(MODEL_PATH + '/')}"
     cache = home() / "champions" / fingerprint if tracker.is_server else None
-    return Champion(name=version.name, version=str(version.version), fingerprint=fingerprint,
-                    adapter_folder=tracker.download(source, cache), run_id=str(version.run_id),
-                    validation=float(version.tags.get("validation", "nan")),
-                    created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC))
+    return Champion(
+        name=version.name,
+        version=str(version.version),
+        fingerprint=fingerprint,
+        adapter_folder=tracker.download(source, cache),
+        run_id=str(version.run_id),
+        validation=float(version.tags.get("validation", "nan")),
+        created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+    )
 
 
 def _register(tracker: Tracker, ledger: Ledger, name: str, outcome: TrialOutcome, task: Task) -> ModelVersion:
@@ -187,8 +238,12 @@ def _register(tracker: Tracker, ledger: Ledger, name: str, outcome: TrialOutcome
     if ledger.get(fingerprint) is None:
         raise InputError(f"{name}: trial {outcome.spec.label} is not in the ledger. Remedy: add it first")
     try:
-        tracker.ask("create_registered_model", name, description=task.description,
-                    tags={"task": task.name, "license": task.license, "url": task.url, "citation": task.citation})
+        tracker.ask(
+            "create_registered_model",
+            name,
+            description=task.description,
+            tags={"task": task.name, "license": task.license, "url": task.url, "citation": task.citation},
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -196,12 +251,26 @@ def _register(tracker: Tracker, ledger: Ledger, name: str, outcome: TrialOutcome
         return version  # type: ignore[no-any-return]
     run_id = tracker.log_trial(None, outcome)  # finds its run, or writes it again where the store was replaced
     source = log_model(tracker, run_id, outcome.adapter_folder)
-    tags = {"fingerprint": fingerprint, "validation": repr(_validation(outcome)), "task": task.name,
-            "task_version": outcome.spec.task_version, "data_hash": outcome.spec.data_hash,
-            "backbone": outcome.spec.backbone, "backbone_id": outcome.spec.backbone_id,
-            "adapter_sha256": outcome.adapter_sha256, "init": outcome.spec.init, "shots": outcome.spec.shots or "all"}
-    made: ModelVersion = tracker.ask("create_model_version", name, source, run_id, description=outcome.spec.label,
-                                     tags={key: str(value) for key, value in tags.items()})
+    tags = {
+        "fingerprint": fingerprint,
+        "validation": repr(_validation(outcome)),
+        "task": task.name,
+        "task_version": outcome.spec.task_version,
+        "data_hash": outcome.spec.data_hash,
+        "backbone": outcome.spec.backbone,
+        "backbone_id": outcome.spec.backbone_id,
+        "adapter_sha256": outcome.adapter_sha256,
+        "init": outcome.spec.init,
+        "shots": outcome.spec.shots or "all",
+    }
+    made: ModelVersion = tracker.ask(
+        "create_model_version",
+        name,
+        source,
+        run_id,
+        description=outcome.spec.label,
+        tags={key: str(value) for key, value in tags.items()},
+    )
     tracker.set_tags(run_id, {"registered_model": name, "registered_version": made.version})
     return made
 
@@ -210,15 +279,28 @@ def _decided(tracker: Tracker, ledger: Ledger, mine: ModelVersion) -> list[Decis
     """Decisions about this version; one made before the version is of an earlier store, and counts no more."""
     clocks = 60.0 if tracker.is_server else 0.0  # seconds that a server's clock may be ahead
     made = datetime.fromtimestamp(mine.creation_timestamp / 1000 - clocks, UTC)
-    return [row for row in ledger.decisions(mine.name) if row.challenger_version == str(mine.version)
-            and row.challenger_fingerprint == mine.tags["fingerprint"] and row.at >= made]
+    return [
+        row
+        for row in ledger.decisions(mine.name)
+        if row.challenger_version == str(mine.version)
+        and row.challenger_fingerprint == mine.tags["fingerprint"]
+        and row.at >= made
+    ]
 
 
-def _decide(tracker: Tracker, ledger: Ledger, mine: ModelVersion, verdict: str, reason: str, task: str,
-            **numbers: Any) -> Decision:
+def _decide(
+    tracker: Tracker, ledger: Ledger, mine: ModelVersion, verdict: str, reason: str, task: str, **numbers: Any
+) -> Decision:
     """Record first, move the alias last: a kill between the two is seen and completed by `_complete`."""
-    row = ledger.record_decision(mine.name, task, verdict, reason, challenger_version=str(mine.version),
-                                 challenger_fingerprint=mine.tags["fingerprint"], **numbers)
+    row = ledger.record_decision(
+        mine.name,
+        task,
+        verdict,
+        reason,
+        challenger_version=str(mine.version),
+        challenger_fingerprint=mine.tags["fingerprint"],
+        **numbers,
+    )
     return _complete(tracker, ledger, mine, row)
 
 

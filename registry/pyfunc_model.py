@@ -7,6 +7,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"{error}. This model runs on the package dept-transfer. Remedy: install its repository into this environment "
-        "and serve with --env-manager local") from error
+        "and serve with --env-manager local"
+    ) from error
 
 set_model(DeptModel())

@@ -60,14 +60,17 @@ class Predictor:
     def __init__(self, adapter: Adapter, backbone: Backbone | None = None) -> None:
         missing = [key for key in ("backbone", "template", "labels", "words") if key not in adapter.metadata]
         if missing:
-            raise InputError(f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "
-                             "adapter that a trial wrote")
+            raise InputError(
+                f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "
+                "adapter that a trial wrote"
+            )
         self.adapter = adapter
         self.template: str = adapter.metadata["template"]
         self.labels = tuple(adapter.metadata["labels"])
         self.words = tuple(adapter.metadata["words"])
-        self.fields = tuple(dict.fromkeys(
-            name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None))
+        self.fields = tuple(
+            dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
+        )
         name, dtype = adapter.metadata["backbone"], adapter.metadata.get("dtype")
         self.backbone = backbone or shared_backbone(name, dtype)
         adapter.check_fits(self.backbone.name, self.backbone.weights_id, self.backbone.d)
@@ -85,13 +88,19 @@ class Predictor:
         Raises:
             InputError: a field is missing, or an input is no text.
         """
-        texts = [self.template.format(**{name: normalise(value) for name, value in row.items()})
-                 for row in _rows(inputs, self.fields)]
+        texts = [
+            self.template.format(**{name: normalise(value) for name, value in row.items()})
+            for row in _rows(inputs, self.fields)
+        ]
         scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])
         table = torch.tensor(scores, dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
         answers = [self.labels[i] for i in table.argmax(1).tolist()]
-        return pd.DataFrame({"label": pd.Series(answers, dtype="str"),
-                             **{label: table[:, i].numpy() for i, label in enumerate(self.labels)}})
+        return pd.DataFrame(
+            {
+                "label": pd.Series(answers, dtype="str"),
+                **{label: table[:, i].numpy() for i, label in enumerate(self.labels)},
+            }
+        )
 
 
 class DeptModel(PythonModel):
@@ -142,11 +151,14 @@ def log_model(tracker: Tracker, run_id: str, adapter_folder: Path) -> str:
         with warnings.catch_warnings(), _quiet("mlflow.pyfunc"):
             warnings.simplefilter("ignore")  # MLflow asks for type hints and an input example
             save_model(
-                path=str(saved), python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"adapter": str(copy)}, pip_requirements=requirements(),
+                path=str(saved),
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={"adapter": str(copy)},
+                pip_requirements=requirements(),
                 # Inputs stay open: a list of texts and a table of fields are both right.
                 signature=ModelSignature(outputs=outputs),
-                mlflow_model=Model(artifact_path=MODEL_PATH, run_id=run_id))
+                mlflow_model=Model(artifact_path=MODEL_PATH, run_id=run_id),
+            )
         tracker.ask("log_artifacts", run_id, str(saved), MODEL_PATH)
     return f"{tracker.ask('get_run', run_id).info.artifact_uri}/{MODEL_PATH}"
 
@@ -176,8 +188,10 @@ def load_champion(task: str, backbone: str, tracker: Tracker | None = None) -> P
     name = model_name(backbone, task)
     found = champion(tracker or Tracker(), name)
     if found is None:
-        raise InputError(f"no champion of {name} yet. Remedy: run a plan with task {task} on backbone {backbone}, or "
-                         "name another backbone")
+        raise InputError(
+            f"no champion of {name} yet. Remedy: run a plan with task {task} on backbone {backbone}, or "
+            "name another backbone"
+        )
     return Predictor(Adapter.load(found.adapter_folder))
 
 
@@ -199,24 +213,33 @@ def _rows(inputs: Any, fields: Sequence[str]) -> list[dict[str, str]]:
     if isinstance(inputs, (pd.Series, np.ndarray)):
         inputs = np.asarray(inputs, dtype=object).reshape(-1).tolist()
     if isinstance(inputs, Mapping):
-        inputs = pd.DataFrame(dict(inputs) if all(isinstance(v, (list, tuple, np.ndarray, pd.Series))
-                                                  for v in inputs.values()) else [dict(inputs)])
+        inputs = pd.DataFrame(
+            dict(inputs)
+            if all(isinstance(v, (list, tuple, np.ndarray, pd.Series)) for v in inputs.values())
+            else [dict(inputs)]
+        )
     if isinstance(inputs, pd.DataFrame):
         inputs = inputs.to_dict(orient="records")
     if not isinstance(inputs, Sequence):
-        raise InputError(f"predict: {type(inputs).__name__} is no text. Remedy: give texts, or a table with the "
-                         f"column{'s' if len(fields) > 1 else ''} {', '.join(fields)}")
+        raise InputError(
+            f"predict: {type(inputs).__name__} is no text. Remedy: give texts, or a table with the "
+            f"column{'s' if len(fields) > 1 else ''} {', '.join(fields)}"
+        )
     rows: list[dict[str, str]] = []
     for number, item in enumerate(inputs):
         if isinstance(item, str):
             if len(fields) != 1:
-                raise InputError(f"predict: this task reads {', '.join(fields)}, not one text. Remedy: give a table "
-                                 "with these columns")
+                raise InputError(
+                    f"predict: this task reads {', '.join(fields)}, not one text. Remedy: give a table "
+                    "with these columns"
+                )
             item = {fields[0]: item}
         found = {name: item.get(name) for name in fields} if isinstance(item, Mapping) else {fields[0]: item}
         for name, value in found.items():
             if not isinstance(value, str):
-                raise InputError(f"predict: row {number}: {name} is {value!r}, not text. Remedy: give texts, or a "
-                                 f"table with the columns {', '.join(fields)}")
+                raise InputError(
+                    f"predict: row {number}: {name} is {value!r}, not text. Remedy: give texts, or a "
+                    f"table with the columns {', '.join(fields)}"
+                )
         rows.append({name: str(value) for name, value in found.items()})
     return rows

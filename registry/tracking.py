@@ -68,8 +68,12 @@ class Tracker:
         for run in self._search("attributes.status = 'RUNNING' and tags.kind = 'flow'"):
             if is_gone(run.data.tags.get("owner", "")):
                 self.ask("set_terminated", run.info.run_id, status="KILLED")
-        run = self.ask("create_run", self.experiment_id, run_name=name,
-                       tags={"kind": "flow", "owner": owner_id(), **_user(), **tags})
+        run = self.ask(
+            "create_run",
+            self.experiment_id,
+            run_name=name,
+            tags={"kind": "flow", "owner": owner_id(), **_user(), **tags},
+        )
         self._log(run.info.run_id, params=_params(params))
         return str(run.info.run_id)
 
@@ -87,8 +91,9 @@ class Tracker:
                 self.ask("log_artifact", run_id, str(path))
         self.ask("set_terminated", run_id, status=status)
 
-    def log_trial(self, parent_run_id: str | None, outcome: TrialOutcome,
-                  registered: Mapping[str, Any] | None = None) -> str:
+    def log_trial(
+        self, parent_run_id: str | None, outcome: TrialOutcome, registered: Mapping[str, Any] | None = None
+    ) -> str:
         """Write the child run of a finished trial and return its id.
 
         A finished run of the same fingerprint is returned as it is. What a killed process left half-written is
@@ -102,8 +107,10 @@ class Tracker:
         """
         spec = outcome.spec
         if not outcome.adapter_folder.is_dir():
-            raise InputError(f"trial {spec.label}: its adapter {outcome.adapter_folder} is gone. Remedy: delete the "
-                             "trial's ledger row by starting a new DEPT_HOME, or restore the folder")
+            raise InputError(
+                f"trial {spec.label}: its adapter {outcome.adapter_folder} is gone. Remedy: delete the "
+                "trial's ledger row by starting a new DEPT_HOME, or restore the folder"
+            )
         for run in self._search(f"tags.fingerprint = '{spec.fingerprint}'"):
             if run.info.status == "FINISHED":
                 return str(run.info.run_id)
@@ -111,8 +118,15 @@ class Tracker:
                 self.ask("set_terminated", run.info.run_id, status="KILLED")
                 self.ask("delete_run", run.info.run_id)
         now = int(time.time() * 1000)
-        run_id = str(self.ask("create_run", self.experiment_id, start_time=now - int(outcome.seconds * 1000),
-                              run_name=spec.label, tags=_tags(outcome, parent_run_id, registered or {})).info.run_id)
+        run_id = str(
+            self.ask(
+                "create_run",
+                self.experiment_id,
+                start_time=now - int(outcome.seconds * 1000),
+                run_name=spec.label,
+                tags=_tags(outcome, parent_run_id, registered or {}),
+            ).info.run_id
+        )
         self._log(run_id, params=_params(flatten(spec)), metrics=_numbers(outcome, now))
         self.ask("log_artifacts", run_id, str(outcome.adapter_folder), "adapter")
         self.ask("set_terminated", run_id, status="FINISHED")
@@ -133,8 +147,14 @@ class Tracker:
         """Local path of an artifact; files of this machine are not copied when no folder is given."""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        return Path(self._patiently(download_artifacts, artifact_uri=artifact_uri, tracking_uri=self.uri,
-                                    dst_path=None if folder is None else str(folder)))
+        return Path(
+            self._patiently(
+                download_artifacts,
+                artifact_uri=artifact_uri,
+                tracking_uri=self.uri,
+                dst_path=None if folder is None else str(folder),
+            )
+        )
 
     def link(self, run_id: str) -> str | None:
         """Page of a run, where a server shows one."""
@@ -150,12 +170,13 @@ class Tracker:
             if not token:
                 return found
 
-    def _log(self, run_id: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = (),
-             tags: Sequence[RunTag] = ()) -> None:
+    def _log(
+        self, run_id: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
+    ) -> None:
         for start in range(0, len(params), 100):
-            self.ask("log_batch", run_id, params=params[start:start + 100])
+            self.ask("log_batch", run_id, params=params[start : start + 100])
         for start in range(0, len(metrics), _BATCH):
-            self.ask("log_batch", run_id, metrics=metrics[start:start + _BATCH])
+            self.ask("log_batch", run_id, metrics=metrics[start : start + _BATCH])
         if tags:
             self.ask("log_batch", run_id, tags=tags)
 
@@ -175,15 +196,18 @@ class Tracker:
         return str(found.experiment_id)
 
     def _patiently(self, call: Any, *args: Any, **kwargs: Any) -> Any:
-        attempts = Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential(0.5, max=2),
-                            retry=retry_if_exception(_is_silence))
+        attempts = Retrying(
+            stop=stop_after_attempt(ATTEMPTS), wait=wait_exponential(0.5, max=2), retry=retry_if_exception(_is_silence)
+        )
         try:
             return attempts(call, *args, **kwargs)
         except RetryError as failed:
             error = failed.last_attempt.exception()
-            raise InputError(f"MLflow {self.uri} does not answer ({str(error).splitlines()[0][:300]}). Remedy: start "
-                             "the server or mend its URI; adapters and numbers are safe in the ledger and the next "
-                             "run logs them") from error
+            raise InputError(
+                f"MLflow {self.uri} does not answer ({str(error).splitlines()[0][:300]}). Remedy: start "
+                "the server or mend its URI; adapters and numbers are safe in the ledger and the next "
+                "run logs them"
+            ) from error
 
 
 def flatten(spec: TrialSpec) -> dict[str, Any]:
@@ -216,22 +240,38 @@ def _curve(key: str, points: Iterable[tuple[int, float]], at: int) -> list[Metri
 
 
 def _numbers(outcome: TrialOutcome, at: int) -> list[Metric]:
-    cost = {name: getattr(outcome, name) for name in (
-        "seconds", "tokens", "tokens_per_second", "peak_memory_mib", "trainable", "cut_rows", "steps_done")}
-    return [*_curve("train/loss", outcome.loss_curve, at),
-            *_curve("validation/curve", outcome.validation_curve, at),
-            *_metrics("validation/", outcome.validation, outcome.best_step, at),
-            *_metrics("test/", outcome.test, outcome.best_step, at),
-            *_metrics("cost/", cost, outcome.steps_done, at),
-            Metric("best_step", float(outcome.best_step), at, outcome.best_step)]
+    cost = {
+        name: getattr(outcome, name)
+        for name in ("seconds", "tokens", "tokens_per_second", "peak_memory_mib", "trainable", "cut_rows", "steps_done")
+    }
+    return [
+        *_curve("train/loss", outcome.loss_curve, at),
+        *_curve("validation/curve", outcome.validation_curve, at),
+        *_metrics("validation/", outcome.validation, outcome.best_step, at),
+        *_metrics("test/", outcome.test, outcome.best_step, at),
+        *_metrics("cost/", cost, outcome.steps_done, at),
+        Metric("best_step", float(outcome.best_step), at, outcome.best_step),
+    ]
 
 
 def _tags(outcome: TrialOutcome, parent: str | None, registered: Mapping[str, Any]) -> dict[str, str]:
     spec = outcome.spec
-    tags = {"kind": "trial", "task": spec.task, "role": spec.role, "init": spec.init, "seed": spec.seed,
-            "shots": "all" if spec.shots is None else spec.shots, "backbone": spec.backbone,
-            "fingerprint": spec.fingerprint, "adapter_sha256": outcome.adapter_sha256, "owner": owner_id(),
-            "parent_adapter": spec.source_sha256, "mlflow.parentRunId": parent, **_user(), **registered}
+    tags = {
+        "kind": "trial",
+        "task": spec.task,
+        "role": spec.role,
+        "init": spec.init,
+        "seed": spec.seed,
+        "shots": "all" if spec.shots is None else spec.shots,
+        "backbone": spec.backbone,
+        "fingerprint": spec.fingerprint,
+        "adapter_sha256": outcome.adapter_sha256,
+        "owner": owner_id(),
+        "parent_adapter": spec.source_sha256,
+        "mlflow.parentRunId": parent,
+        **_user(),
+        **registered,
+    }
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
@@ -243,8 +283,10 @@ def _make_store(uri: str) -> None:
     """Make an SQLite store's tables once: processes that meet a new file at the same time would race."""
     scheme = urlparse(uri).scheme
     if scheme.split("+")[0] not in (*_DATABASES, "http", "https"):
-        raise InputError(f"MLflow: {uri!r} is no tracking URI of a server or database. Remedy: http://host:port or "
-                         "sqlite:////folder/mlflow.db")
+        raise InputError(
+            f"MLflow: {uri!r} is no tracking URI of a server or database. Remedy: http://host:port or "
+            "sqlite:////folder/mlflow.db"
+        )
     if scheme.split("+")[0] != "sqlite":
         return
     try:
@@ -262,5 +304,7 @@ def _make_store(uri: str) -> None:
                 connection.execute("pragma journal_mode = wal")
             connection.close()
     except (SQLAlchemyError, OSError, sqlite3.Error, MlflowException) as error:
-        raise InputError(f"MLflow store {uri}: cannot be opened ({str(error).splitlines()[0]}). Remedy: check the path "
-                         "and free space, or move a damaged file away") from error
+        raise InputError(
+            f"MLflow store {uri}: cannot be opened ({str(error).splitlines()[0]}). Remedy: check the path "
+            "and free space, or move a damaged file away"
+        ) from error

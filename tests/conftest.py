@@ -13,7 +13,6 @@ import torch
 
 from tests.tiny import save_backbone
 
-
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
 
 

@@ -33,8 +33,10 @@ def is_current(connection: Connection) -> bool:
         try:
             script.get_revision(found)
         except CommandError as error:
-            raise InputError(f"ledger: its revision {found} is unknown here; a newer dept-transfer wrote it. "
-                             "Remedy: upgrade dept-transfer, or give another ledger URL") from error
+            raise InputError(
+                f"ledger: its revision {found} is unknown here; a newer dept-transfer wrote it. "
+                "Remedy: upgrade dept-transfer, or give another ledger URL"
+            ) from error
     return found == script.get_current_head()
 
 

@@ -10,8 +10,9 @@ from registry.schema import Base
 
 def _run(connection: Connection) -> None:
     # SQLite cannot alter most of a table in place: batch mode rebuilds it.
-    context.configure(connection=connection, target_metadata=Base.metadata,
-                      render_as_batch=connection.dialect.name == "sqlite")
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, render_as_batch=connection.dialect.name == "sqlite"
+    )
     with context.begin_transaction():
         context.run_migrations()
 

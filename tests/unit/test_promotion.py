@@ -34,13 +34,16 @@ def ledger():
 @pytest.fixture
 def finished(tracker, ledger):
     """Makes a finished trial with the given validation (and test) accuracy."""
+
     def make(seed: int, validation: float, test: float = 50.0):
         spec = make_spec(task="mood", seed=seed)
-        outcome = trained_outcome(home() / "adapters", spec, validation={"accuracy": validation},
-                                  test={"accuracy": test})
+        outcome = trained_outcome(
+            home() / "adapters", spec, validation={"accuracy": validation}, test={"accuracy": test}
+        )
         ledger.add([spec])
         ledger.finish(spec.fingerprint, tracker.log_trial(None, outcome), outcome)
         return outcome
+
     return make
 
 
@@ -48,8 +51,10 @@ def versions(tracker):
     return sorted((v.version, v.tags["fingerprint"]) for v in tracker.client.search_model_versions(f"name = '{NAME}'"))
 
 
-@pytest.mark.parametrize(("backbone", "name"), [
-    ("smollm2-135m", "dept-smollm2-135m-mood"), ("google/T5 base", "dept-t5-base-mood"), ("/a/b/Tiny/", NAME)])
+@pytest.mark.parametrize(
+    ("backbone", "name"),
+    [("smollm2-135m", "dept-smollm2-135m-mood"), ("google/T5 base", "dept-t5-base-mood"), ("/a/b/Tiny/", NAME)],
+)
 def test_model_names_are_accepted_by_mlflow(backbone, name):
     assert model_name(backbone, "mood") == name
 
@@ -102,8 +107,9 @@ def test_an_alias_moved_by_hand_stays(tracker, ledger, finished):
     assert champion(tracker, NAME).version == "1"
 
 
-@pytest.mark.parametrize("broken", ["create_model_version", "set_model_version_tag", "set_registered_model_alias",
-                                    "record"])
+@pytest.mark.parametrize(
+    "broken", ["create_model_version", "set_model_version_tag", "set_registered_model_alias", "record"]
+)
 def test_a_kill_in_between_is_completed_by_the_next_call(tracker, ledger, finished, monkeypatch, broken):
     crown(tracker, ledger, finished(0, 75.0), TASK)
     outcome, ask, record = finished(1, 80.0), tracker.ask, ledger.record_decision
@@ -144,8 +150,16 @@ def test_a_challenger_needs_the_margin(tracker, ledger, finished):
     rows = {"rows_hash": "h" * 64, "rows": 200}
 
     def fight(seed, old, new, margin):
-        return challenge(tracker, ledger, NAME, Scores(old, **rows), Scores(new, **rows), margin,
-                         outcome=finished(seed, 10.0), task=TASK)
+        return challenge(
+            tracker,
+            ledger,
+            NAME,
+            Scores(old, **rows),
+            Scores(new, **rows),
+            margin,
+            outcome=finished(seed, 10.0),
+            task=TASK,
+        )
 
     kept = fight(1, 70.0, 71.0, 1.0)
     assert (kept.decision, champion(tracker, NAME).version) == ("kept", "1")

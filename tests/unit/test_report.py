@@ -17,20 +17,40 @@ D = 576
 
 
 def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, **changes):
-    spec = TrialSpec(backbone="smollm2-135m", backbone_id="b" * 64, task=task, task_version=1, data_hash="d" * 64,
-                     role=role, init=init, shots=None if init == "untrained" or role == "source" else k, seed=seed,
-                     source_task=source, source_sha256="5" * 64 if source else None, prompt_text="Name the label.",
-                     adapter=SHAPE, training=TrainConfig(steps=0 if init == "untrained" else 15), test_rows=200)
+    spec = TrialSpec(
+        backbone="smollm2-135m",
+        backbone_id="b" * 64,
+        task=task,
+        task_version=1,
+        data_hash="d" * 64,
+        role=role,
+        init=init,
+        shots=None if init == "untrained" or role == "source" else k,
+        seed=seed,
+        source_task=source,
+        source_sha256="5" * 64 if source else None,
+        prompt_text="Name the label.",
+        adapter=SHAPE,
+        training=TrainConfig(steps=0 if init == "untrained" else 15),
+        test_rows=200,
+    )
     steps = 0 if init == "untrained" else 60 if role == "source" else 15
     fields = {
-        "spec": spec, "adapter_folder": Path("adapters") / spec.fingerprint, "adapter_sha256": spec.fingerprint,
-        "best_step": steps * 2 // 3, "steps_done": steps,
+        "spec": spec,
+        "adapter_folder": Path("adapters") / spec.fingerprint,
+        "adapter_sha256": spec.fingerprint,
+        "best_step": steps * 2 // 3,
+        "steps_done": steps,
         "validation": {"accuracy": accuracy - 1, "macro_f1": accuracy},
         "test": {"accuracy": accuracy, "macro_f1": accuracy - 0.5},
         "loss_curve": [(step, 0.9 * 0.93**step + 0.02 * (step % 3)) for step in range(1, steps + 1)],
         "validation_curve": [(step, 55 + (accuracy - 56) * step / steps) for step in range(0, steps + 1, 5) if steps],
-        "seconds": 1.3 * steps, "tokens": 240 * steps, "tokens_per_second": 160.0 * (steps > 0),
-        "peak_memory_mib": 1432.0, "trainable": SHAPE.trainable(D), "cut_rows": 3 if role == "source" else 0,
+        "seconds": 1.3 * steps,
+        "tokens": 240 * steps,
+        "tokens_per_second": 160.0 * (steps > 0),
+        "peak_memory_mib": 1432.0,
+        "trainable": SHAPE.trainable(D),
+        "cut_rows": 3 if role == "source" else 0,
     }
     return TrialOutcome(**(fields | changes))
 
@@ -73,8 +93,11 @@ def test_order_of_trials_does_not_mix_seeds(outcomes):
 
 def test_untrained_stands_beside_every_k(outcomes):
     rows = summary_rows([*outcomes, outcome("movie-polarity", "scratch", 80.0, k=32)])
-    assert [(row.target, row.shots) for row in rows] == [("movie-polarity", 16), ("tweet-polarity", 16),
-                                                         ("movie-polarity", 32)]
+    assert [(row.target, row.shots) for row in rows] == [
+        ("movie-polarity", 16),
+        ("tweet-polarity", 16),
+        ("movie-polarity", 32),
+    ]
     assert rows[2].cells["untrained"].accuracy == (54.0,)
     assert rows[2].gain is None
 
@@ -82,8 +105,9 @@ def test_untrained_stands_beside_every_k(outcomes):
 def test_headline_weighs_targets_alike_and_pairs_by_seed(outcomes):
     answer = headline(summary_rows(outcomes))
     assert answer.gain == pytest.approx(12.0)  # movie (8 + 14) / 2, tweet (15 + 11) / 2
-    assert answer.text == ("Transfer was worth +12.0 points of test accuracy on average over 2 targets "
-                           "(k = 16, 2 seeds).")
+    assert answer.text == (
+        "Transfer was worth +12.0 points of test accuracy on average over 2 targets (k = 16, 2 seeds)."
+    )
     assert "+8.0 to +15.0" in answer.detail
     lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/scratch"]
     # seed 1 of tweets has no partner now, so its transfer trial must not count: (11 + 15) / 2
@@ -91,8 +115,11 @@ def test_headline_weighs_targets_alike_and_pairs_by_seed(outcomes):
     lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/transfer:amazon-polarity"]
     assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
     # more k of one target must not outweigh the other target: movie (11 + 2) / 2, tweet 13
-    more = [*outcomes, outcome("movie-polarity", "scratch", 80.0, k=32),
-            outcome("movie-polarity", "transfer", 82.0, k=32, source="amazon-polarity")]
+    more = [
+        *outcomes,
+        outcome("movie-polarity", "scratch", 80.0, k=32),
+        outcome("movie-polarity", "transfer", 82.0, k=32, source="amazon-polarity"),
+    ]
     assert headline(summary_rows(more)).gain == pytest.approx((6.5 + 13) / 2)
 
 
@@ -128,10 +155,26 @@ class Page(HTMLParser):
 
 
 def test_page_is_one_file_that_needs_nothing_else(tmp_path, outcomes):
-    path = write_report(tmp_path / "run", "demo", {"name": "demo", "shots": [16]}, outcomes, {
-        "run_id": "abc", "reused": {outcomes[0].spec.fingerprint}, "seconds": 400,
-        "champions": [{"model": "dept-smollm2-135m-movie-polarity", "version": 1, "validation": 93.75,
-                       "trial": "movie-polarity/k16/s1/transfer:amazon-polarity", "decision": "first champion"}]})
+    path = write_report(
+        tmp_path / "run",
+        "demo",
+        {"name": "demo", "shots": [16]},
+        outcomes,
+        {
+            "run_id": "abc",
+            "reused": {outcomes[0].spec.fingerprint},
+            "seconds": 400,
+            "champions": [
+                {
+                    "model": "dept-smollm2-135m-movie-polarity",
+                    "version": 1,
+                    "validation": 93.75,
+                    "trial": "movie-polarity/k16/s1/transfer:amazon-polarity",
+                    "decision": "first champion",
+                }
+            ],
+        },
+    )
     assert path == tmp_path / "run" / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     for tag, attrs in page.tags:
@@ -181,8 +224,13 @@ def test_page_of_a_run_without_tests_or_curves(tmp_path, outcomes):
 
 
 def test_many_groups_wrap(tmp_path):
-    many = [outcome(f"task-{number}", init, 60.0 + number, k=k, seed=seed, source="s" if init == "transfer" else None)
-            for number in range(4) for k in (4, 16) for seed in range(5) for init in ("scratch", "transfer")]
+    many = [
+        outcome(f"task-{number}", init, 60.0 + number, k=k, seed=seed, source="s" if init == "transfer" else None)
+        for number in range(4)
+        for k in (4, 16)
+        for seed in range(5)
+        for init in ("scratch", "transfer")
+    ]
     write_report(tmp_path, "many", {}, many)
     width, height = struct.unpack(">II", (tmp_path / "accuracy.png").read_bytes()[16:24])
     assert width < 2200

@@ -76,10 +76,17 @@ def test_both_ways_to_a_champion_answer_alike(crowned, folder, monkeypatch):
 
 
 def test_a_fresh_process_answers_from_the_stored_model(crowned, folder):
-    code = ("import mlflow\nmodel = mlflow.pyfunc.load_model('models:/dept-tiny-mood@champion')\n"
-            f"print(model.predict({TEXTS!r}).to_json())")
-    out = subprocess.run([sys.executable, "-c", code], check=True, text=True,
-                         capture_output=True, env={**os.environ, "MLFLOW_TRACKING_URI": crowned.uri})
+    code = (
+        "import mlflow\nmodel = mlflow.pyfunc.load_model('models:/dept-tiny-mood@champion')\n"
+        f"print(model.predict({TEXTS!r}).to_json())"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "MLFLOW_TRACKING_URI": crowned.uri},
+    )
     wanted = load_champion("mood", str(folder)).predict(TEXTS)
     pd.testing.assert_frame_equal(pd.read_json(io.StringIO(out.stdout)), wanted)
     assert "Warning" not in out.stderr
@@ -96,9 +103,19 @@ def test_the_stored_model_holds_code_pins_and_no_pickle(crowned):
     assert f"torch=={torch.__version__.split('+')[0]}" in pins
 
 
-@pytest.mark.parametrize("inputs", [
-    "a nice film", ["a nice film"], ("a nice film",), pd.Series(["a nice film"]), {"text": ["a nice film"]},
-    {"text": "a nice film"}, [{"text": "a nice film"}], pd.DataFrame(["a nice film"], columns=["text"])])
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "a nice film",
+        ["a nice film"],
+        ("a nice film",),
+        pd.Series(["a nice film"]),
+        {"text": ["a nice film"]},
+        {"text": "a nice film"},
+        [{"text": "a nice film"}],
+        pd.DataFrame(["a nice film"], columns=["text"]),
+    ],
+)
 def test_every_shape_of_input_gives_the_same_answer(outcome, inputs):
     predictor = Predictor(Adapter.load(outcome.adapter_folder))
     pd.testing.assert_frame_equal(predictor.predict(inputs), predictor.predict(["a nice film"]))
@@ -109,8 +126,9 @@ def test_no_input_gives_no_answer(outcome):
     assert (list(table.columns), len(table)) == (["label", "pos", "neg"], 0)
 
 
-@pytest.mark.parametrize("inputs", [7, [7], [None], pd.DataFrame({"body": ["a"]}), [["a"]],
-                                    pd.DataFrame({"text": [float("nan")]})])
+@pytest.mark.parametrize(
+    "inputs", [7, [7], [None], pd.DataFrame({"body": ["a"]}), [["a"]], pd.DataFrame({"text": [float("nan")]})]
+)
 def test_what_is_no_text_is_named(outcome, inputs):
     with pytest.raises(InputError, match="text"):
         Predictor(Adapter.load(outcome.adapter_folder)).predict(inputs)

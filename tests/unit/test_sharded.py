@@ -81,8 +81,15 @@ def test_two_ranks_give_what_one_process_gives(tiny_folders, tmp_path):
     backbone = Backbone.from_pretrained(str(tiny_folders["t5"]), device="cpu")
     trials = trials_of(backbone)
     expected = train(trials, backbone, slots=2, budget=40, on_tokens=single.append)
-    results = train_sharded(trials, str(tiny_folders["t5"]), slots=2, budget=40, folder=folder,
-                            on_result=lambda r: seen.append(r.key), on_tokens=sharded.append)
+    results = train_sharded(
+        trials,
+        str(tiny_folders["t5"]),
+        slots=2,
+        budget=40,
+        folder=folder,
+        on_result=lambda r: seen.append(r.key),
+        on_tokens=sharded.append,
+    )
     assert sorted(seen) == sorted(results) == sorted(expected)
     for key, result in results.items():
         assert_same(result, expected[key])
@@ -119,8 +126,9 @@ def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp
         reached = {key: state["step"] for key, state in json.loads(file.metadata()["state"])["states"].items()}
     assert any(reached.values())
     tokens = []
-    second = train_sharded(left, str(tiny_folders["llama"]), folder=tmp_path / "second", on_tokens=tokens.append,
-                           **options)
+    second = train_sharded(
+        left, str(tiny_folders["llama"]), folder=tmp_path / "second", on_tokens=tokens.append, **options
+    )
     whole = []
     expected = train(trials, backbone, slots=2)
     for key, result in (done | second).items():

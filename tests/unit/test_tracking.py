@@ -34,10 +34,25 @@ def server(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-         "--artifacts-destination", str(folder / "files"), "--port", str(port), "--workers", "1"],
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{folder / 'mlflow.db'}",
+            "--artifacts-destination",
+            str(folder / "files"),
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
     try:
         while True:
@@ -70,19 +85,42 @@ def local():
 
 def test_a_trial_is_written_in_full(tracker, tmp_path):
     spec = make_spec(init="transfer", source_task="amazon-polarity", source_sha256="c" * 64)
-    outcome = trained_outcome(tmp_path, spec, loss_curve=[(step, 3.0 / step) for step in range(1, 1200)],
-                              validation={"accuracy": 75.0, "loss": math.nan})
+    outcome = trained_outcome(
+        tmp_path,
+        spec,
+        loss_curve=[(step, 3.0 / step) for step in range(1, 1200)],
+        validation={"accuracy": 75.0, "loss": math.nan},
+    )
     parent = tracker.open_flow_run("flow", {"plan": "demo", "long": "x" * 9000, "none": None}, {"plan": "demo"})
     run_id = tracker.log_trial(parent, outcome, {"registered_model": "m"})
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "movie-polarity/k16/s0/transfer:amazon-polarity"
-    wanted = {"task": "movie-polarity", "shots": "16", "seed": "0", "init": "transfer", "backbone": "tiny",
-              "fingerprint": spec.fingerprint, "parent_adapter": "c" * 64, "mlflow.parentRunId": parent,
-              "registered_model": "m"}
+    wanted = {
+        "task": "movie-polarity",
+        "shots": "16",
+        "seed": "0",
+        "init": "transfer",
+        "backbone": "tiny",
+        "fingerprint": spec.fingerprint,
+        "parent_adapter": "c" * 64,
+        "mlflow.parentRunId": parent,
+        "registered_model": "m",
+    }
     assert wanted.items() <= run.data.tags.items()
-    wanted = {"m": "10", "r": "4", "s": "96", "alpha": "8.0", "layout": "adjacent", "steps": "60", "batch_size": "8",
-              "lr_prompt": "0.01", "lr_low_rank": "0.001", "source_task": "amazon-polarity", "shots": "16"}
+    wanted = {
+        "m": "10",
+        "r": "4",
+        "s": "96",
+        "alpha": "8.0",
+        "layout": "adjacent",
+        "steps": "60",
+        "batch_size": "8",
+        "lr_prompt": "0.01",
+        "lr_low_rank": "0.001",
+        "source_task": "amazon-polarity",
+        "shots": "16",
+    }
     assert wanted.items() <= run.data.params.items()
     assert run.data.metrics["test/accuracy"] == 70.5
     assert run.data.metrics["validation/accuracy"] == 75.0
@@ -152,9 +190,14 @@ def test_the_store_lies_in_home_in_wal_mode(local):
 
 
 def test_processes_may_open_a_new_store_at_once():
-    children = [subprocess.Popen([sys.executable, "-c", "from registry.tracking import Tracker\n"
-                                  "print(Tracker().experiment_id)"], stdout=subprocess.PIPE, text=True)
-                for _ in range(2)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from registry.tracking import Tracker\nprint(Tracker().experiment_id)"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     answers = [child.communicate(timeout=120)[0].strip() for child in children]
     assert [child.returncode for child in children] == [0, 0]
     assert len(set(answers)) == 1
@@ -163,8 +206,9 @@ def test_processes_may_open_a_new_store_at_once():
 def test_telemetry_is_off_before_mlflow_is_imported():
     names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
     clean = {key: value for key, value in os.environ.items() if key not in names}
-    code = ("import registry, sys, os\nassert 'mlflow' not in sys.modules\n"
-            f"print([os.environ[name] for name in {names}])")
+    code = (
+        f"import registry, sys, os\nassert 'mlflow' not in sys.modules\nprint([os.environ[name] for name in {names}])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], env=clean, text=True) == "['true', 'true']\n"
 
 
@@ -181,6 +225,7 @@ def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path,
     dead = Tracker.__new__(Tracker)
     dead.__dict__.update(local.__dict__)
     from mlflow import MlflowClient
+
     dead.client = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
     with pytest.raises(InputError, match="does not answer"):
         dead.log_trial(None, outcome)
@@ -188,8 +233,9 @@ def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path,
     assert Tracker(uri).log_trial(None, outcome)
 
 
-@pytest.mark.parametrize(("uri", "message"), [
-    ("ftp://x", "no tracking URI"), ("mlruns", "no tracking URI"), ("sqlite://", "names no file")])
+@pytest.mark.parametrize(
+    ("uri", "message"), [("ftp://x", "no tracking URI"), ("mlruns", "no tracking URI"), ("sqlite://", "names no file")]
+)
 def test_a_bad_uri_is_named(uri, message):
     with pytest.raises(InputError, match=message):
         Tracker(uri)
@@ -212,4 +258,5 @@ def test_flatten_keeps_every_field_of_a_spec():
     spec = make_spec()
     flat = flatten(spec)
     assert len(flat) == len(type(spec).model_fields) - 2 + len(type(spec.adapter).model_fields) + len(
-        type(spec.training).model_fields)
+        type(spec.training).model_fields
+    )

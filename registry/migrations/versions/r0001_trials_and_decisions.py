@@ -61,8 +61,9 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("at", time, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_decisions"),
-        sa.ForeignKeyConstraint(["challenger_fingerprint"], ["trials.fingerprint"],
-                                name="fk_decisions_challenger_fingerprint"),
+        sa.ForeignKeyConstraint(
+            ["challenger_fingerprint"], ["trials.fingerprint"], name="fk_decisions_challenger_fingerprint"
+        ),
         sa.CheckConstraint("decision in ('first', 'promoted', 'kept', 'not-stale')", name="decision"),
     )
     op.create_index("ix_decisions_model", "decisions", ["model"])

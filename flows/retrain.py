@@ -1,0 +1,293 @@
+"""The flow `dept-retrain`: stale champions get a challenger; the better one answers from then on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from pydantic import BaseModel, ConfigDict, Field
+
+from dept.adapter import Adapter
+from dept.config import TrainConfig
+from dept.evaluate import Request, score
+from dept.trial import TrialOutcome, TrialSpec
+from flows.plan import Plan
+from flows.server import prefect_api
+from flows.steps import opened, workshop
+from flows.work import Engine, Workshop, best_sources, examples_of, shared_backbone, work
+from registry.ledger import Ledger
+from registry.promotion import Champion, Decision, Scores, challenge, champion, keep, model_name
+from registry.tracking import Tracker
+from tasks import metrics
+from tasks.catalogue import catalogue
+from tasks.errors import InputError
+from tasks.formatting import Example
+from tasks.spec import Task
+from tasks.splits import load_splits, subset
+
+
+class Retraining(BaseModel):
+    """What to look at, and when a challenger wins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: str = Field("smollm2-135m", min_length=1, max_length=500, description="backbone of the champions")
+    tasks: list[str] = Field(default_factory=list, description="tasks whose champions to look at; empty: all")
+    own_tasks: list[Task] = Field(default_factory=list, description="your own tasks, each a block as in the catalogue")
+    max_age_days: float = Field(30.0, gt=0, description="an older champion is stale, days")
+    margin: float = Field(1.0, ge=0, description="a challenger must be better by more than this, points of accuracy")
+    test_rows: int = Field(200, ge=1, description="test rows that both are scored on, at most")
+    training: TrainConfig = Field(
+        default_factory=lambda: Plan.model_fields["transfer_training"].get_default(call_default_factory=True),
+        description="how a challenger that starts from a source is trained",
+    )
+    device: str | None = Field(None, description="cpu, cuda, ...; empty: the best there is")
+
+
+class Stale(BaseModel):
+    """A champion that wants a challenger, and why."""
+
+    task: str
+    fingerprint: str
+    reasons: list[str]
+    only_old: bool
+
+
+def prepare(order: Retraining) -> Workshop:
+    """Open stores and backbone; know every task that a champion answers for.
+
+    Raises:
+        InputError: an unknown task, rows that cannot be read, a store that does not answer.
+    """
+    known = catalogue() | {own.name: own for own in order.own_tasks}
+    unknown = [name for name in order.tasks if name not in known]
+    if unknown:
+        raise InputError(f"retrain: unknown task {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    ledger, tracker = Ledger.open(), Tracker()
+    trained = dict.fromkeys(row.task for row in ledger.find(status="finished", backbone=order.backbone))
+    tasks = {name: known[name] for name in trained if name in known and name in (order.tasks or trained)}
+    backbone = shared_backbone(order.backbone, order.device)
+    run_id = tracker.open_flow_run("retrain", order.model_dump(mode="json"), {"backbone": order.backbone})
+    return Workshop(
+        order,
+        order.backbone,
+        Engine(),
+        backbone,
+        known,
+        {name: load_splits(task) for name, task in tasks.items()},
+        ledger,
+        tracker,
+        run_id,
+    )
+
+
+@task(name="look-for-stale-champions")
+def look(run_id: str) -> tuple[list[Stale], list[str]]:
+    """Champions whose data, task spec or backbone have changed, or that are too old; and models that are fresh."""
+    shop, order = workshop(run_id), order_of(run_id)
+    stale, fresh = [], []
+    for name, splits in shop.splits.items():
+        reigning = champion(shop.tracker, model_name(shop.name, name))
+        if reigning is None:
+            continue
+        spec = _spec(shop, reigning)
+        age = (datetime.now(UTC) - reigning.created_at).total_seconds() / 86400
+        changed = [
+            f"{what} changed"
+            for what, old, new in (
+                ("task data", spec.data_hash, splits.data_hash),
+                ("task spec", spec.task_version, shop.tasks[name].version),
+                ("backbone", spec.backbone_id, shop.backbone.weights_id),
+            )
+            if old != new
+        ]
+        old = [f"{age:.1f} days old, more than {order.max_age_days:g}"] if age > order.max_age_days else []
+        if changed or old:
+            stale.append(
+                Stale(task=name, fingerprint=reigning.fingerprint, reasons=changed + old, only_old=not changed)
+            )
+        else:
+            keep(shop.ledger, reigning, name, f"nothing changed; {age:.1f} days old")
+            fresh.append(reigning.name)
+    return stale, fresh
+
+
+@task(name="train-challengers")
+def train_challengers(run_id: str, stale: list[Stale]) -> list[str]:
+    """Train a challenger for each stale champion, from the best source adapter there is; returns fingerprints."""
+    shop = workshop(run_id)
+    wanted = {item.task: _renewed(shop, item) for item in stale}
+    sources = _sources(shop, wanted)
+    specs = []
+    for name, spec in wanted.items():
+        fitting = [s for s in sources if s.spec.adapter == spec.adapter and s.spec.task != name]
+        if fitting:
+            best = best_sources(shop, fitting, {name: (shop.tasks[name], examples_of(shop, spec)[1])})[name]
+            spec = spec.model_copy(
+                update={
+                    "init": "transfer",
+                    "source_task": best.spec.task,
+                    "source_sha256": best.adapter_sha256,
+                    "training": order_of(run_id).training if spec.role == "target" else spec.training,
+                }
+            )
+        specs.append(spec)
+    return [outcome.spec.fingerprint for outcome in work(shop, specs, "challengers")]
+
+
+@task(name="judge-challengers")
+def judge(run_id: str, challengers: list[str]) -> list[dict[str, Any]]:
+    """Score champion and challenger on the same test rows; move the alias if the challenger is better by the margin."""
+    shop, order = workshop(run_id), order_of(run_id)
+    told = []
+    for fingerprint in challengers:
+        outcome = shop.ledger.outcome(fingerprint)
+        name = outcome.spec.task
+        reigning = champion(shop.tracker, model_name(shop.name, name))
+        if reigning is None:
+            raise InputError(f"retrain: the champion of {name} was taken away meanwhile")
+        rows = subset(shop.splits[name].test, order.test_rows, 0)
+        mine, theirs = (
+            _scored(shop, Adapter.load(folder), shop.tasks[name], rows)
+            for folder in (outcome.adapter_folder, reigning.adapter_folder)
+        )
+        decision = challenge(
+            shop.tracker, shop.ledger, reigning.name, theirs, mine, order.margin, outcome=outcome, task=shop.tasks[name]
+        )
+        told.append(_told(decision))
+    return told
+
+
+@flow(name="dept-retrain")
+def dept_retrain(order: Retraining | None = None) -> dict[str, Any]:
+    """Look whether champions are stale, train challengers with transfer, and promote those that are better.
+
+    Args:
+        order: which champions, how old they may get, and by how much a challenger must win.
+    """
+    shop = prepare(order or Retraining())
+    run_id = shop.parent_run
+    with opened(shop):
+        stale, fresh = look(run_id)
+        decisions = judge(run_id, train_challengers(run_id, stale)) if stale else []
+        create_table_artifact(
+            decisions or [{"model": name, "decision": "not-stale"} for name in fresh], key="dept-retrain"
+        )
+        totals = {
+            "stale": float(len(stale)),
+            "fresh": float(len(fresh)),
+            "promoted": float(sum(d["decision"] == "promoted" for d in decisions)),
+        }
+        shop.tracker.close_flow_run(run_id, "FINISHED", totals, [])
+    return {
+        "run_id": run_id,
+        "fresh": fresh,
+        "decisions": decisions,
+        "failed": shop.failed,
+        "stale": {item.task: item.reasons for item in stale},
+    }
+
+
+def order_of(run_id: str) -> Retraining:
+    """The order of a flow run of dept-retrain."""
+    order = workshop(run_id).order
+    assert isinstance(order, Retraining)
+    return order
+
+
+def run(order: Retraining | None = None) -> dict[str, Any]:
+    """Run the flow in this process and say what it did.
+
+    Raises:
+        InputError: something that the user can mend.
+    """
+    with prefect_api():
+        return dept_retrain(order)
+
+
+def _spec(shop: Workshop, reigning: Champion) -> TrialSpec:
+    row = shop.ledger.get(reigning.fingerprint)
+    if row is None:
+        raise InputError(
+            f"{reigning.name}: its champion {reigning.fingerprint[:12]} is not in this ledger. Remedy: use "
+            "the DEPT_HOME that trained it"
+        )
+    return row.trial_spec
+
+
+def _renewed(shop: Workshop, item: Stale) -> TrialSpec:
+    """The champion's spec on the data, task spec and backbone of today."""
+    row = shop.ledger.get(item.fingerprint)
+    assert row is not None
+    spec, splits = row.trial_spec, shop.splits[item.task]
+    seed = spec.seed
+    if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
+        seed = 1 + max(other.seed for other in shop.ledger.find(task=item.task))
+    return spec.model_copy(
+        update={
+            "data_hash": splits.data_hash,
+            "task_version": shop.tasks[item.task].version,
+            "seed": seed,
+            "init": "scratch",
+            "backbone_id": shop.backbone.weights_id,
+            "source_task": None,
+            "source_sha256": None,
+            "test_rows": min(spec.test_rows, len(splits.test)),
+        }
+    )
+
+
+def _sources(shop: Workshop, wanted: dict[str, TrialSpec]) -> list[TrialOutcome]:
+    """Finished source adapters of today's backbone; where it has changed, the sources are trained on it first."""
+    rows = [
+        row for row in shop.ledger.find(role="source", status="finished", backbone=shop.name) if row.task in shop.splits
+    ]
+    current = [row for row in rows if row.trial_spec.backbone_id == shop.backbone.weights_id]
+    if rows and not current:
+        latest = {row.task: row.trial_spec for row in rows}
+        return work(
+            shop,
+            [
+                spec.model_copy(
+                    update={
+                        "backbone_id": shop.backbone.weights_id,
+                        "data_hash": shop.splits[name].data_hash,
+                        "init": "scratch",
+                        "task_version": shop.tasks[name].version,
+                        "source_task": None,
+                        "source_sha256": None,
+                    }
+                )
+                for name, spec in latest.items()
+            ],
+            "sources",
+        )
+    newest = {(row.task, row.trial_spec.adapter): row for row in current}
+    return [shop.ledger.outcome(row.fingerprint) for row in newest.values()]
+
+
+def _scored(shop: Workshop, adapter: Adapter, of: Task, rows: Sequence[Example]) -> Scores:
+    """Accuracy on test rows; NaN where the adapter no longer fits the backbone, so that it cannot win."""
+    digest = hashlib.sha256("\n".join(f"{row.id}\t{row.text}\t{row.label}" for row in rows).encode()).hexdigest()
+    try:
+        scores = score(shop.backbone, [adapter], [Request(row.text, of.words, 0) for row in rows])
+    except InputError:
+        return Scores(float("nan"), digest, len(rows))
+    best = [max(range(len(line)), key=line.__getitem__) for line in scores]
+    found = metrics.classification(best, [row.label for row in rows], len(of.labels))
+    return Scores(found["accuracy"], digest, len(rows))
+
+
+def _told(decision: Decision) -> dict[str, Any]:
+    return {
+        "model": decision.model,
+        "decision": decision.decision,
+        "reason": decision.reason,
+        "champion": decision.champion_score,
+        "challenger": decision.challenger_score,
+        "version": decision.challenger_version,
+    }

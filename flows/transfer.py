@@ -1,0 +1,89 @@
+"""The flow `dept-transfer`: sources, transfer to few-shot targets, evaluation, registration, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows import report, steps
+from flows.plan import Plan, check
+from flows.server import prefect_api
+from flows.work import Engine, Workshop, shared_backbone
+from registry.ledger import Ledger
+from registry.tracking import Tracker
+from tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did. `trained` counts trials trained now, `reused` those taken from the ledger."""
+
+    report: Path
+    run_id: str
+    trained: int
+    reused: int
+    failed: dict[str, str]
+
+
+def prepare(plan: Plan) -> Workshop:
+    """Check all that a user may have got wrong, before any training, and open what the run needs.
+
+    Raises:
+        InputError: see `flows.plan.check`, `Backbone.from_pretrained`, `Ledger.open` and `Tracker`.
+    """
+    tasks, splits = plan.resolve_tasks(), check(plan)
+    backbone = shared_backbone(plan.backbone, plan.device)
+    backbone.check_room(plan.adapter.m, plan.adapter.s)
+    for name, task in tasks.items():
+        try:
+            backbone.encode_words(task.words)
+        except InputError as error:
+            raise InputError(f"task {name}: {error}") from error
+    ledger, tracker = Ledger.open(), Tracker()
+    run_id = tracker.open_flow_run(plan.name, plan.model_dump(mode="json"), {"backbone": plan.backbone})
+    engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0)
+    return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, tracker, run_id)
+
+
+@flow(name="dept-transfer")
+def dept_transfer(plan: Plan) -> dict[str, Any]:
+    """Train adapters on source tasks, start few-shot targets from them, register the best and report.
+
+    Args:
+        plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
+    """
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    shop = prepare(plan)
+    run_id = shop.parent_run
+    with steps.opened(shop):
+        sources = steps.train_sources(run_id)
+        chosen = steps.choose(run_id, sources)
+        done = [*sources, *steps.train_targets(run_id, chosen)]
+        champions = steps.register(run_id, done)
+        page = Path(steps.write_report(run_id, done, champions, started))
+        totals = {"trained": float(len(shop.trained)), "failed": float(len(shop.failed))}
+        gain = report.headline(report.summary_rows(steps.outcomes_of(shop, done))).gain
+        totals |= {} if gain is None else {"gain_points": gain}
+        shop.tracker.close_flow_run(run_id, "FINISHED", totals, steps.plots_beside(page))
+    return {
+        "report": str(page),
+        "run_id": run_id,
+        "trained": len(shop.trained),
+        "reused": len(set(done) - shop.trained),
+        "failed": shop.failed,
+    }
+
+
+def run(plan: Plan) -> RunSummary:
+    """Run the flow in this process and say what it did.
+
+    Raises:
+        InputError: something that the user can mend.
+    """
+    with prefect_api():
+        done = dept_transfer(plan)
+    return RunSummary(**{**done, "report": Path(done["report"])})
