@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from dept.trial import TrialOutcome
-    from flows.report import Row
+    from flows.summary import Row
 
 INITS = ("untrained", "scratch", "transfer")
 GROUPS_PER_ROW = 6

@@ -9,13 +9,12 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from dept.adapter import Adapter
-from dept.config import TrainConfig
 from dept.evaluate import Request, score
 from dept.trial import TrialOutcome, TrialSpec
-from flows.plan import Plan
+from flows.retraining import Retraining
 from flows.server import prefect_api
 from flows.steps import opened, workshop
 from flows.work import Engine, Workshop, best_sources, examples_of, shared_backbone, work
@@ -28,24 +27,6 @@ from tasks.errors import InputError
 from tasks.formatting import Example
 from tasks.spec import Task
 from tasks.splits import load_splits, subset
-
-
-class Retraining(BaseModel):
-    """What to look at, and when a challenger wins."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backbone: str = Field("smollm2-135m", min_length=1, max_length=500, description="backbone of the champions")
-    tasks: list[str] = Field(default_factory=list, description="tasks whose champions to look at; empty: all")
-    own_tasks: list[Task] = Field(default_factory=list, description="your own tasks, each a block as in the catalogue")
-    max_age_days: float = Field(30.0, gt=0, description="an older champion is stale, days")
-    margin: float = Field(1.0, ge=0, description="a challenger must be better by more than this, points of accuracy")
-    test_rows: int = Field(200, ge=1, description="test rows that both are scored on, at most")
-    training: TrainConfig = Field(
-        default_factory=lambda: Plan.model_fields["transfer_training"].get_default(call_default_factory=True),
-        description="how a challenger that starts from a source is trained",
-    )
-    device: str | None = Field(None, description="cpu, cuda, ...; empty: the best there is")
 
 
 class Stale(BaseModel):

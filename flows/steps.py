@@ -13,7 +13,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from dept.trial import TrialOutcome
 from flows import report
-from flows.plan import Plan, SourceKey, source_specs, target_specs
+from flows.plan import Plan
+from flows.specs import SourceKey, source_specs, target_specs
 from flows.work import Workshop, best_sources, work
 from registry.promotion import Decision, crown
 from tasks.errors import InputError

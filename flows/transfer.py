@@ -9,9 +9,10 @@ from typing import Any
 
 from prefect import flow
 
-from flows import report, steps
+from flows import steps
 from flows.plan import Plan, check
 from flows.server import prefect_api
+from flows.summary import headline, summary_rows
 from flows.work import Engine, Workshop, shared_backbone
 from registry.ledger import Ledger
 from registry.tracking import Tracker
@@ -66,7 +67,7 @@ def dept_transfer(plan: Plan) -> dict[str, Any]:
         champions = steps.register(run_id, done)
         page = Path(steps.write_report(run_id, done, champions, started))
         totals = {"trained": float(len(shop.trained)), "failed": float(len(shop.failed))}
-        gain = report.headline(report.summary_rows(steps.outcomes_of(shop, done))).gain
+        gain = headline(summary_rows(steps.outcomes_of(shop, done))).gain
         totals |= {} if gain is None else {"gain_points": gain}
         shop.tracker.close_flow_run(run_id, "FINISHED", totals, steps.plots_beside(page))
     return {

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -17,13 +14,13 @@ import yaml
 
 from infra import prefect_api
 from infra.book import Book, Say, forget_toml, locked, path, write_toml
+from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command
 from infra.processes import Record, leader, spawn, stop, tail
 from tasks.errors import InputError
 from tasks.home import home
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"  # in the order in which they start
-HOST = "127.0.0.1"
 
 
 class ServiceError(InputError):
@@ -67,7 +64,7 @@ def up(
     """
     root = root.resolve()
     file = (prefect_file or ROOT / "infra" / "prefect.yaml").resolve()
-    ports = {PREFECT: _port(PREFECT, prefect_port, 4200), MLFLOW: _port(MLFLOW, mlflow_port, 5000)}
+    ports = {PREFECT: port_of(PREFECT, prefect_port, 4200), MLFLOW: port_of(MLFLOW, mlflow_port, 5000)}
     if ports[PREFECT] == ports[MLFLOW]:
         raise InputError(f"port {ports[PREFECT]}: given to both servers; set PREFECT_PORT or MLFLOW_PORT to another")
     with locked():
@@ -83,7 +80,7 @@ def up(
             if name not in alive:
                 if name in book.records:
                     stop(book.records[name])  # children of a server that died may still hold its port
-                _need_free(name, ports[name])
+                need_free(name, ports[name])
         started: list[str] = []
         try:
             _start(book, alive, started, ports, file, root, timeout, say)
@@ -151,19 +148,19 @@ def _start(
 ) -> None:
     """Fill `book` and `started` step by step, so that the caller can undo what was done."""
     book.ready = False
-    commands = {PREFECT: _prefect_command, MLFLOW: _mlflow_command}
+    commands = {PREFECT: prefect_command, MLFLOW: mlflow_command}
     for name in (PREFECT, MLFLOW):  # both at once: they share no work and each takes seconds
         if name not in alive:
             say(f"starting {name} on port {ports[name]}")
             command, url = commands[name](ports[name])
-            env = _environment(PREFECT_SERVER_API_HOST=HOST, PREFECT_SERVER_API_PORT=str(ports[name]))
+            env = environment(PREFECT_SERVER_API_HOST=HOST, PREFECT_SERVER_API_PORT=str(ports[name]))
             _launch(book, started, name, command, env, root, url)
     for name in (PREFECT, MLFLOW):
         record = book.records[name]
         _await(record, timeout, lambda record=record: prefect_api.get(_probe(record)) is not None)  # type: ignore[misc]
 
     api = f"{book.records[PREFECT].url}/api"
-    env = _environment(
+    env = environment(
         PREFECT_API_URL=api,
         MLFLOW_TRACKING_URI=str(book.records[MLFLOW].url),
         PREFECT_LOGGING_LEVEL="INFO",
@@ -192,45 +189,6 @@ def _start(
     write_toml(book, root, api, say)
     book.ready = True
     book.write()
-
-
-def _prefect_command(port: int) -> tuple[list[str], str]:
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    return command, f"http://{HOST}:{port}"
-
-
-def _mlflow_command(port: int) -> tuple[list[str], str]:
-    """The database is made by the server's first process alone, before its workers start: no race of migrations."""
-    database, artifacts = home() / "mlflow.db", home() / "artifacts"
-    artifacts.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers and a writer do not block each other
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}"]
-    # Clients write artifacts themselves: they share the disk, and files need not pass through the server.
-    return [*command, "--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri()], f"http://{HOST}:{port}"
-
-
-def _environment(**more: str) -> dict[str, str]:
-    """Ours, without the Prefect profile and server that the user may have chosen for other work."""
-    chosen = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_PORT"}
-    own = {name: value for name, value in os.environ.items() if name not in chosen}
-    direct = ",".join(filter(None, [own.get("NO_PROXY") or own.get("no_proxy"), HOST, "localhost"]))
-    return own | {
-        "PREFECT_HOME": str(home() / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # Small batches keep the write transactions short, or flow runs stall on the SQLite database.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-        "DEPT_HOME": str(home()),
-        "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": direct,
-        "no_proxy": direct,
-        **more,
-    }
 
 
 def _launch(
@@ -315,29 +273,6 @@ def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
     prefect = Path(sys.executable).with_name("prefect")
     shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect
     say(f"next:    {shown} deployment run {flow}/{deployments[0].get('name')}     (stop all: make down)")
-
-
-def _port(name: str, given: int | None, usual: int) -> int:
-    variable = f"{name.upper()}_PORT"
-    text = str(given) if given is not None else os.environ.get(variable) or str(usual)
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise InputError(f"{variable}={text}: not a port; give a number from 1024 to 65535")
-    return int(text)
-
-
-def _need_free(name: str, port: int) -> None:
-    """Raises InputError if something listens on the port or it may not be used."""
-    remedy = f"choose another: {name.upper()}_PORT={port + 1 if port < 65535 else port - 1} make up"
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        if probe.connect_ex((HOST, port)) == 0:
-            raise InputError(f"port {port} (for {name}) is taken by another program; {remedy}")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"port {port} (for {name}) cannot be used ({error.strerror}); {remedy}") from error
 
 
 if __name__ == "__main__":

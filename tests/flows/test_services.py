@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from infra import services
+from infra.commands import need_free
 from infra.prefect_api import AUTOMATION, call, get
 from infra.processes import MARK, Record, leader, members, spawn, stop
 from tasks.errors import InputError
@@ -133,7 +134,7 @@ def test_up_run_up_again_heal_and_down(project, capsys):
         assert leader(Record(**body)) is None
         assert members(Record(**body)) == []
     for port in (prefect_port, mlflow_port):
-        services._need_free("prefect", port)
+        need_free("prefect", port)
     assert not (project / "prefect.toml").exists()
     assert not (home() / "services.json").exists()
     assert not any(state.running for state in services.status())
@@ -171,9 +172,9 @@ def test_one_port_for_both_servers():
 def test_a_service_that_fails_shows_its_log_and_leaves_nothing(project, monkeypatch):
     broken = textwrap.dedent("import sys; print('the reason is here'); sys.exit(3)")
     url = "http://127.0.0.1:1"
-    monkeypatch.setattr(services, "_prefect_command", lambda port: ([sys.executable, "-c", broken], url))
+    monkeypatch.setattr(services, "prefect_command", lambda port: ([sys.executable, "-c", broken], url))
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr(services, "_mlflow_command", lambda port: (sleeper, url))
+    monkeypatch.setattr(services, "mlflow_command", lambda port: (sleeper, url))
     with pytest.raises(services.ServiceError, match=r"(?s)prefect ended while starting.*prefect\.log.*the reason is"):
         services.up(free_port(), free_port(), root=project, say=lambda line: None)
     assert not (home() / "services.json").exists()

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from dept.config import TrainConfig
-from flows.plan import Plan, check, load_plan, replaced, source_specs, target_specs
+from flows.plan import Plan, check
+from flows.plan_file import load_plan, replaced
+from flows.specs import source_specs, target_specs
 from tasks.errors import InputError
 
 DEMO = Path(__file__).parents[2] / "flows" / "plans" / "demo.yaml"
@@ -240,7 +242,7 @@ def test_every_field_is_described_for_the_form():
 
 def test_importing_the_plan_pulls_in_neither_torch_nor_prefect():
     code = (
-        "import sys, flows.plan, flows.cli; "
+        "import sys, flows.plan_file, flows.specs, flows.cli; "
         "print([name for name in ('torch', 'prefect', 'mlflow', 'pandas') if name in sys.modules])"
     )
     result = subprocess.run(

@@ -9,7 +9,8 @@ import pytest
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
-from flows.report import headline, load_outcomes, markdown, summary_rows, terminal_table, write_report
+from flows.report import load_outcomes, markdown, terminal_table, write_report
+from flows.summary import headline, summary_rows
 from tasks.errors import InputError
 
 SHAPE = AdapterConfig(m=10, r=4, s=64, alpha=8.0)

@@ -122,7 +122,8 @@ def test_deployments_name_flows_that_exist_and_the_pool():
 
 
 def test_the_deployed_plan_is_the_demo_plan():
-    from flows.plan import Plan, load_plan
+    from flows.plan import Plan
+    from flows.plan_file import load_plan
 
     deployment = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"][0]
     assert Plan.model_validate(deployment["parameters"]["plan"]) == load_plan("demo")
