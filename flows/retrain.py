@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from dept.adapter import Adapter
 from dept.evaluate import Request, score
 from dept.trial import TrialOutcome, TrialSpec
+from flows.quiet import errors_told_by_caller
 from flows.retraining import Retraining
 from flows.server import prefect_api
 from flows.steps import opened, workshop
@@ -38,8 +39,8 @@ class Stale(BaseModel):
     only_old: bool
 
 
-def prepare(order: Retraining) -> Workshop:
-    """Open stores and backbone; know every task that a champion answers for.
+def examine(order: Retraining) -> Workshop:
+    """Open stores and backbone; know every task that a champion answers for. No run is begun.
 
     Raises:
         InputError: an unknown task, rows that cannot be read, a store that does not answer.
@@ -52,7 +53,6 @@ def prepare(order: Retraining) -> Workshop:
     trained = dict.fromkeys(row.task for row in ledger.find(status="finished", backbone=order.backbone))
     tasks = {name: known[name] for name in trained if name in known and name in (order.tasks or trained)}
     backbone = shared_backbone(order.backbone, order.device)
-    run_id = tracker.open_flow_run("retrain", order.model_dump(mode="json"), {"backbone": order.backbone})
     return Workshop(
         order,
         order.backbone,
@@ -62,8 +62,18 @@ def prepare(order: Retraining) -> Workshop:
         {name: load_splits(task) for name, task in tasks.items()},
         ledger,
         tracker,
-        run_id,
     )
+
+
+def prepare(order: Retraining) -> Workshop:
+    """Examine the order and open its MLflow run.
+
+    Raises:
+        InputError: see `examine`.
+    """
+    shop = examine(order)
+    shop.parent_run = shop.tracker.open_flow_run("retrain", order.model_dump(mode="json"), {"backbone": order.backbone})
+    return shop
 
 
 @task(name="look-for-stale-champions")
@@ -186,7 +196,8 @@ def run(order: Retraining | None = None) -> dict[str, Any]:
     Raises:
         InputError: something that the user can mend.
     """
-    with prefect_api():
+    examine(order or Retraining())  # before the server; the flow examines too, since a deployed one starts there
+    with prefect_api(), errors_told_by_caller():
         return dept_retrain(order)
 
 

@@ -11,9 +11,11 @@ from prefect import flow
 
 from flows import steps
 from flows.plan import Plan, check
+from flows.quiet import errors_told_by_caller
 from flows.server import prefect_api
+from flows.specs import source_specs
 from flows.summary import headline, summary_rows
-from flows.work import Engine, Workshop, shared_backbone
+from flows.work import Engine, Workshop, load_adapter, shared_backbone
 from registry.ledger import Ledger
 from registry.tracking import Tracker
 from tasks.errors import InputError
@@ -30,11 +32,13 @@ class RunSummary:
     failed: dict[str, str]
 
 
-def prepare(plan: Plan) -> Workshop:
-    """Check all that a user may have got wrong, before any training, and open what the run needs.
+def examine(plan: Plan) -> Workshop:
+    """Check all that a user may have got wrong, before any training, and open the stores; no run is begun.
+
+    A second time in the same process it costs little: rows and backbone are kept.
 
     Raises:
-        InputError: see `flows.plan.check`, `Backbone.from_pretrained`, `Ledger.open` and `Tracker`.
+        InputError: see `flows.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `load_adapter` and `Tracker`.
     """
     tasks, splits = plan.resolve_tasks(), check(plan)
     backbone = shared_backbone(plan.backbone, plan.device)
@@ -44,10 +48,24 @@ def prepare(plan: Plan) -> Workshop:
             backbone.encode_words(task.words)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
-    ledger, tracker = Ledger.open(), Tracker()
-    run_id = tracker.open_flow_run(plan.name, plan.model_dump(mode="json"), {"backbone": plan.backbone})
+    ledger = Ledger.open()
+    for spec in source_specs(plan, tasks, splits, backbone.weights_id):
+        row = ledger.get(spec.fingerprint)
+        if row is not None and row.status == "finished":  # trained by an earlier run: is its adapter still whole?
+            load_adapter(backbone, ledger.outcome(spec.fingerprint))
     engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0)
-    return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, tracker, run_id)
+    return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, Tracker())
+
+
+def prepare(plan: Plan) -> Workshop:
+    """Examine the plan and open its MLflow run.
+
+    Raises:
+        InputError: see `examine`.
+    """
+    shop = examine(plan)
+    shop.parent_run = shop.tracker.open_flow_run(plan.name, plan.model_dump(mode="json"), {"backbone": plan.backbone})
+    return shop
 
 
 @flow(name="dept-transfer")
@@ -85,6 +103,7 @@ def run(plan: Plan) -> RunSummary:
     Raises:
         InputError: something that the user can mend.
     """
-    with prefect_api():
+    examine(plan)  # the flow examines too, since a deployed one starts there; here it must come before the server
+    with prefect_api(), errors_told_by_caller():
         done = dept_transfer(plan)
     return RunSummary(**{**done, "report": Path(done["report"])})

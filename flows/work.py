@@ -60,7 +60,7 @@ class Workshop:
     splits: Mapping[str, Splits]
     ledger: Ledger
     tracker: Tracker
-    parent_run: str
+    parent_run: str = ""
     trained: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -148,7 +148,7 @@ def best_sources(
     items = [(i, row) for part in rows.values() for i in range(len(sources)) for row in part]
     if len(sources) == 1 or not items:
         return dict.fromkeys(wanted, sources[0])
-    tensors = Tensors.of([load_adapter(shop, outcome) for outcome in sources], shop.backbone.device)
+    tensors = Tensors.of([load_adapter(shop.backbone, outcome) for outcome in sources], shop.backbone.device)
     with bar("Choosing sources", sum(row.length for _, row in items)) as shown:
         scores = score_rows(shop.backbone, tensors, items, progress=shown.advance)
     chosen = {}
@@ -161,7 +161,7 @@ def best_sources(
     return chosen
 
 
-def load_adapter(shop: Workshop, outcome: TrialOutcome) -> Adapter:
+def load_adapter(backbone: Backbone, outcome: TrialOutcome) -> Adapter:
     """The adapter of a trial, checked against the ledger's sha256 and the backbone.
 
     Raises:
@@ -173,7 +173,7 @@ def load_adapter(shop: Workshop, outcome: TrialOutcome) -> Adapter:
             f"adapter {outcome.adapter_folder}: its sha256 is not the one in the ledger. Remedy: restore "
             "the folder from the trial's MLflow run (artifact `adapter`)"
         )
-    adapter.check_fits(shop.backbone.name, shop.backbone.weights_id, shop.backbone.d)
+    adapter.check_fits(backbone.name, backbone.weights_id, backbone.d)
     return adapter
 
 
@@ -187,7 +187,7 @@ def _start(shop: Workshop, spec: TrialSpec) -> Adapter:
         return from_text(shop.backbone, spec.adapter, spec.prompt_text, spec.seed)
     for row in shop.ledger.find(task=spec.source_task, role="source"):
         if row.adapter_sha256 == spec.source_sha256:
-            return from_source(load_adapter(shop, shop.ledger.outcome(row.fingerprint)), spec.adapter)
+            return from_source(load_adapter(shop.backbone, shop.ledger.outcome(row.fingerprint)), spec.adapter)
     raise InputError(f"trial {spec.label}: its source adapter {spec.source_sha256[:12]} is not in the ledger")
 
 
@@ -272,7 +272,7 @@ def _test(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) -> 
         for start in range(0, len(specs), TEST_GROUP):
             group = specs[start : start + TEST_GROUP]
             outcomes = [shop.ledger.outcome(spec.fingerprint) for spec in group]
-            tensors = Tensors.of([load_adapter(shop, outcome) for outcome in outcomes], shop.backbone.device)
+            tensors = Tensors.of([load_adapter(shop.backbone, outcome) for outcome in outcomes], shop.backbone.device)
             items = [(i, row) for i, spec in enumerate(group) for row in rows[spec.fingerprint]]
             scores = score_rows(shop.backbone, tensors, items, progress=shown.advance)
             for spec, outcome in zip(group, outcomes, strict=True):
