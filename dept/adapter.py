@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -37,19 +38,25 @@ class Adapter(nn.Module):
         layout: where text and rows sit for causal backbones, "adjacent" or "paper" (see `dept.batching.first_row`).
 
     Raises:
-        InputError: shapes that do not fit together, an unknown layout, numbers that are not finite.
+        InputError: shapes that do not fit together or are empty, an unknown layout, an alpha that is not positive,
+            numbers that are not finite or no floating-point numbers.
     """
 
     def __init__(self, prompt: Tensor, a: Tensor, b: Tensor, alpha: float = 8.0, layout: Layout = "adjacent") -> None:
         super().__init__()
-        if prompt.ndim != 2 or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or prompt.shape[1] != b.shape[1]:
+        fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
+        if not fit or not all(tensor.numel() for tensor in (prompt, a, b)):
             raise InputError(
                 f"adapter: shapes do not fit: P {list(prompt.shape)} must be [m, d], A {list(a.shape)} "
                 f"[s, r], B {list(b.shape)} [r, d]"
             )
         if layout not in get_args(Layout):
             raise InputError(f"adapter: unknown layout {layout!r}; known: {', '.join(get_args(Layout))}")
+        if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+            raise InputError(f"adapter: alpha must be a positive number, got {alpha!r}")
         for name, tensor in (("P", prompt), ("A", a), ("B", b)):
+            if not tensor.is_floating_point():
+                raise InputError(f"adapter: {name} must hold floating-point numbers, not {tensor.dtype}")
             if not torch.isfinite(tensor).all():
                 raise InputError(f"adapter: {name} holds NaN or infinite numbers")
         self.prompt = nn.Parameter(prompt.detach().clone().float())
@@ -103,11 +110,14 @@ class Adapter(nn.Module):
         }
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"):  # of a killed process
+                shutil.rmtree(stale, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
             temporary.chmod(0o755)
             try:
                 _write_synced(temporary / TENSORS, payload)
                 _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+                _sync_folder(temporary)
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.rename(folder)
@@ -139,6 +149,7 @@ class Adapter(nn.Module):
         try:
             manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
             expected, alpha, layout = manifest["sha256"], manifest["alpha"], manifest["layout"]
+            sizes, metadata = {size: manifest[size] for size in ("m", "s", "r", "d")}, dict(manifest["metadata"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"adapter {folder}: {MANIFEST} is damaged ({error})") from error
         if manifest.get("format") != FORMAT:
@@ -163,7 +174,10 @@ class Adapter(nn.Module):
             raise
         except Exception as error:  # safetensors raises its own unrelated types
             raise InputError(f"adapter {folder}: {TENSORS} cannot be read ({error})") from error
-        adapter.metadata, adapter.sha256 = manifest.get("metadata", {}), expected
+        found = {**dict(zip("msr", (adapter.prompt.shape[0], *adapter.a.shape), strict=True)), "d": adapter.d}
+        if found != sizes:
+            raise InputError(f"adapter {folder}: {MANIFEST} says {sizes}, but {TENSORS} holds {found}")
+        adapter.metadata, adapter.sha256 = metadata, expected
         return adapter
 
     @classmethod

@@ -1,0 +1,102 @@
+"""kill -9 at random moments: the next run goes on, trains nothing twice and loses nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dept.adapter import Adapter
+from registry.ledger import Ledger
+from registry.tracking import Tracker
+
+KILLS = 10
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(plan, home, url, log):
+    environment = {**os.environ, "DEPT_HOME": str(home), "PREFECT_API_URL": url, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "run", str(plan)], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.STDOUT,
+        )
+
+
+def done_now(home, monkeypatch):
+    """Fingerprint -> (status, when and what its adapter file is) of trials whose training has ended."""
+    if not (home / "ledger.db").exists():
+        return {}
+    monkeypatch.setenv("DEPT_HOME", str(home))
+    found = {}
+    for row in Ledger.open().find():
+        if row.status in ("trained", "finished"):
+            file = home / "adapters" / row.fingerprint / "adapter.safetensors"
+            found[row.fingerprint] = (file.stat().st_mtime_ns, Adapter.load(file.parent).sha256)
+    return found
+
+
+def check_whole(home, reference, monkeypatch):
+    """Every trial finished, one closed MLflow run each, whole adapters, the numbers of an undisturbed run."""
+    monkeypatch.setenv("DEPT_HOME", str(home))
+    rows = Ledger.open().find()
+    assert {row.status for row in rows} == {"finished"}
+    tracker = Tracker()
+    runs = tracker.client.search_runs([tracker.experiment_id], max_results=5000)
+    trials = [run for run in runs if run.data.tags["kind"] == "trial"]
+    assert sorted(run.data.tags["fingerprint"] for run in trials) == sorted(row.fingerprint for row in rows)
+    assert {run.info.status for run in trials} == {"FINISHED"}
+    assert "RUNNING" not in {run.info.status for run in runs}
+    folders = {path.name for path in (home / "adapters").iterdir()}
+    assert folders == {row.fingerprint for row in rows}
+    mine = {row.trial_spec.label: home / "adapters" / row.fingerprint for row in rows}
+    assert mine.keys() == reference.keys()
+    for label, folder in mine.items():
+        ours, theirs = Adapter.load(folder), Adapter.load(reference[label])
+        for name in ("prompt", "a", "b"):
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
+    plan, log = make_plan(), tmp_path / "log.txt"
+    began = time.monotonic()
+    assert start(plan, tmp_path / "reference", prefect_url, log).wait(timeout=300) == 0, log.read_text()
+    whole = time.monotonic() - began
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "reference"))
+    reference = {row.trial_spec.label: tmp_path / "reference" / "adapters" / row.fingerprint
+                 for row in Ledger.open().find()}
+    draw, kills, homes, moments = random.Random(20261124), 0, 0, []
+    while kills < KILLS:
+        home, before = tmp_path / f"home{homes}", {}
+        homes += 1
+        for attempt in range(KILLS + 1):
+            run = start(plan, home, prefect_url, log)
+            if kills < KILLS and attempt < 4:
+                # Most of a run is imports, which nothing can go wrong in; a third of the kills may fall there.
+                moment = draw.uniform(0.25, 1.0) * whole
+                try:
+                    code = run.wait(timeout=moment)
+                except subprocess.TimeoutExpired:
+                    run.send_signal(signal.SIGKILL)
+                    run.wait()
+                    kills += 1
+                    moments.append(round(moment, 1))
+                    now = done_now(home, monkeypatch)
+                    assert before.items() <= now.items(), "a trained adapter was lost or trained again"
+                    before = now
+                    continue
+            else:
+                code = run.wait(timeout=300)
+            assert code == 0, log.read_text()
+            assert before.items() <= done_now(home, monkeypatch).items()
+            check_whole(home, reference, monkeypatch)
+            break
+    print(json.dumps({"kills": kills, "homes": homes, "moments": moments, "whole": round(whole, 1)}))

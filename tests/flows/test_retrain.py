@@ -1,0 +1,50 @@
+"""Retraining: fresh champions are left alone, stale ones are challenged, the alias moves only by a margin."""
+
+from flows import retrain, transfer
+from flows.plan_file import load_plan, validated
+from flows.retraining import Retraining
+from registry.ledger import Ledger
+from registry.promotion import champion, model_name
+from registry.tracking import Tracker
+from tests.flows.conftest import write_task
+
+
+def order(plan, **changes):
+    tasks = [task.model_dump() for task in plan.own_tasks]
+    return validated(Retraining, "retrain", backbone=plan.backbone, own_tasks=tasks, test_rows=10, **changes)
+
+
+def reigning(plan, task):
+    return champion(Tracker(), model_name(plan.backbone, task))
+
+
+def test_fresh_then_old_then_changed(prefect_url, make_plan, tmp_path):
+    plan = load_plan(make_plan(seeds=[0]))
+    transfer.run(plan)
+    before = {task: reigning(plan, task).version for task in ("film", "plot", "food", "service")}
+    trials = len(Ledger.open().find())
+
+    done = retrain.run(order(plan))
+    assert done["stale"] == {}
+    assert len(done["fresh"]) == 4
+    assert len(Ledger.open().find()) == trials
+    assert {row.decision for row in Ledger.open().decisions(model_name(plan.backbone, "film"))} >= {"not-stale"}
+
+    done = retrain.run(order(plan, tasks=["film"], max_age_days=1e-9, margin=100.0))
+    assert "days old" in done["stale"]["film"][0]
+    (decision,) = done["decisions"]
+    assert decision["decision"] == "kept"
+    assert reigning(plan, "film").version == before["film"]
+    challenger = Ledger.open().find(task="film")[-1]
+    assert challenger.init == "transfer"
+    assert challenger.trial_spec.seed == 1
+
+    write_task(tmp_path / "plot.csv", "plot", seed=77, rows=90)
+    done = retrain.run(order(plan, margin=0.0))
+    assert done["stale"] == {"plot": ["task data changed"]}
+    (decision,) = done["decisions"]
+    record = Ledger.open().decisions(model_name(plan.backbone, "plot"))[-1]
+    assert (record.decision, record.rows, record.margin) == (decision["decision"], 10, 0.0)
+    assert record.champion_score is not None
+    moved = reigning(plan, "plot").version != before["plot"]
+    assert moved == (decision["challenger"] > decision["champion"]) == (decision["decision"] == "promoted")

@@ -1,0 +1,111 @@
+"""The whole flow on a tiny random backbone: ledger, MLflow, registry, report, second run, both engines."""
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from dept.adapter import Adapter
+from flows import transfer
+from registry.ledger import Ledger
+from registry.promotion import champion, model_name
+from registry.serving import load_champion
+from registry.tracking import Tracker
+
+TRIALS = 2 + 2 * (1 + 2 * 2)  # sources, then per target: untrained, and two starts for each of two seeds
+
+
+def load(path):
+    from flows.plan_file import load_plan
+
+    return load_plan(path)
+
+
+def test_the_whole_way_and_a_second_run(prefect_url, make_plan):
+    plan = load(make_plan())
+    done = transfer.run(plan)
+    assert (done.trained, done.reused, done.failed) == (TRIALS, 0, {})
+    rows = Ledger.open().find()
+    assert {row.status for row in rows} == {"finished"}
+    assert len(rows) == TRIALS
+
+    tracker = Tracker()
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == done.run_id]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["fingerprint"] for run in children} == {row.fingerprint for row in rows}
+    transferred = next(run for run in children if run.data.tags["init"] == "transfer")
+    assert {"task", "shots", "seed", "backbone", "fingerprint", "parent_adapter"} <= transferred.data.tags.keys()
+    assert {"test/accuracy", "test/macro_f1", "validation/accuracy", "cost/seconds", "cost/peak_memory_mib"} <= (
+        transferred.data.metrics.keys()
+    )
+    curve = tracker.client.get_metric_history(transferred.info.run_id, "train/loss")
+    assert [point.step for point in curve] == list(range(4))
+    assert {item.path for item in tracker.client.list_artifacts(transferred.info.run_id, "adapter")} == {
+        "adapter/adapter.json",
+        "adapter/adapter.safetensors",
+    }
+    names = {item.path for item in tracker.client.list_artifacts(done.run_id)}
+    assert {"report.html", "accuracy.png", "loss.png"} <= names
+    page = done.report.read_text(encoding="utf-8")
+    assert "film" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+    for task in ("film", "plot"):
+        reigning = champion(tracker, model_name(plan.backbone, task))
+        scores = {r.fingerprint: r.outcome["validation"]["accuracy"] for r in rows if r.task == task and r.shots}
+        assert scores[reigning.fingerprint] == max(scores.values())
+    texts = ["the film 5 was great", "the film 7 was awful"]
+    ours = load_champion("film", plan.backbone).predict(texts)
+    mlflow.set_tracking_uri(tracker.uri)
+    theirs = mlflow.pyfunc.load_model(f"models:/{model_name(plan.backbone, 'film')}@champion").predict(texts)
+    assert list(ours["label"]) == list(theirs["label"])
+    assert ours["yes"].tolist() == pytest.approx(theirs["yes"].tolist())
+
+    again = transfer.run(plan)
+    assert (again.trained, again.reused) == (0, TRIALS)
+    assert len(Ledger.open().find()) == TRIALS
+    versions = MlflowClient(tracker.uri).search_model_versions(f"name = '{model_name(plan.backbone, 'film')}'")
+    assert len(versions) == 1
+
+
+def test_prefect_knows_the_run_and_its_table(prefect_url, make_plan):
+    from prefect.client.orchestration import get_client
+
+    transfer.run(load(make_plan(seeds=[0], inits=["scratch"], sources=[])))
+    with get_client(sync_client=True) as client:
+        latest = client.read_flow_runs(limit=100)
+        mine = [run for run in latest if run.state_name == "Completed" and run.name]
+        assert mine
+    from prefect.artifacts import Artifact
+
+    assert "Untrained" in Artifact.get("dept-transfer").data
+
+
+def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan):
+    plan = load(make_plan(seeds=[0], scratch_training={"steps": 4, "max_loss": 0.001}))
+    done = transfer.run(plan)
+    assert len(done.failed) == 2
+    assert all("max_loss" in reason for reason in done.failed.values())
+    statuses = [row.status for row in Ledger.open().find()]
+    assert statuses.count("failed") == 2
+    assert statuses.count("finished") == len(statuses) - 2
+
+
+def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, tmp_path):
+    found = {}
+    for engine in ("local", "deepspeed"):
+        monkeypatch.setenv("DEPT_HOME", str(tmp_path / engine))
+        done = transfer.run(load(make_plan(engine=engine, seeds=[0], sources=["food"])))
+        assert not done.failed
+        # By label: a transfer trial's fingerprint holds the bits of its source, which ranks round differently.
+        found[engine] = {row.trial_spec.label: row for row in Ledger.open().find()}
+    assert found["local"].keys() == found["deepspeed"].keys()
+    for label, local in found["local"].items():
+        sharded = found["deepspeed"][label]
+        ours = Adapter.load(tmp_path / "local" / "adapters" / local.fingerprint)
+        theirs = Adapter.load(tmp_path / "deepspeed" / "adapters" / sharded.fingerprint)
+        for name in ("prompt", "a", "b"):
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-4, rtol=0)
+        losses = [torch.tensor([loss for _, loss in row.outcome["loss_curve"]]) for row in (local, sharded)]
+        torch.testing.assert_close(*losses, atol=1e-4, rtol=0)
