@@ -17,7 +17,7 @@ import torch
 from dept import job
 from dept.loading import resolve
 from dept.train import Result, Trial
-from tasks.errors import InputError
+from tasks.errors import InputError, WorkerDiedError
 from tasks.home import home
 
 POLL_SECONDS = 0.1
@@ -25,7 +25,7 @@ LOG_LINES = 25
 DTYPES = ("float32", "bfloat16")
 
 
-class RankDiedError(RuntimeError):
+class RankDiedError(WorkerDiedError):
     """A rank ended before its trials were done; the message holds the last lines of the ranks' log."""
 
 

@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from tasks.errors import InputError
+from tasks.errors import InputError, WorkerDiedError
 
 if TYPE_CHECKING:
     from dept.trial import TrialOutcome
 
-USAGE, INTERRUPTED = 2, 130
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class _Commands(TyperGroup):
@@ -31,6 +31,9 @@ class _Commands(TyperGroup):
         except InputError as error:
             _say(f"[bold red]Error:[/] {escape(' '.join(str(error).split()))}")
             raise typer.Exit(USAGE) from None
+        except WorkerDiedError as error:
+            _say(f"[bold red]Error:[/] {escape(str(error).splitlines()[0])}. The same command goes on from here.")
+            raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             _say("Interrupted. What was finished is kept: the same command goes on from here.")
             raise typer.Exit(INTERRUPTED) from None
@@ -68,11 +71,15 @@ def run(
     _show(load_outcomes(summary.report.parent), summary.report)
     if summary.trained:
         _print(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
-    else:
+    elif not summary.failed:
         _print(
             f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "
             "(same backbone, data, recipe and seeds)."
         )
+    for label, reason in summary.failed.items():
+        _say(f"[bold red]Failed:[/] {escape(label)}: {escape(reason)}")
+    if summary.failed:
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -24,8 +25,12 @@ def start(plan, home, url, log):
     environment = {**os.environ, "DEPT_HOME": str(home), "PREFECT_API_URL": url, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "run", str(plan)], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-            stdout=out, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "flows.cli", "run", str(plan)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -71,8 +76,9 @@ def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
     assert start(plan, tmp_path / "reference", prefect_url, log).wait(timeout=300) == 0, log.read_text()
     whole = time.monotonic() - began
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "reference"))
-    reference = {row.trial_spec.label: tmp_path / "reference" / "adapters" / row.fingerprint
-                 for row in Ledger.open().find()}
+    reference = {
+        row.trial_spec.label: tmp_path / "reference" / "adapters" / row.fingerprint for row in Ledger.open().find()
+    }
     draw, kills, homes, moments = random.Random(20261124), 0, 0, []
     while kills < KILLS:
         home, before = tmp_path / f"home{homes}", {}
@@ -100,3 +106,35 @@ def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
             check_whole(home, reference, monkeypatch)
             break
     print(json.dumps({"kills": kills, "homes": homes, "moments": moments, "whole": round(whole, 1)}))
+
+
+@pytest.mark.timeout(300)
+def test_a_dead_rank_ends_the_run_and_its_trials_are_pending_again(prefect_url, make_plan, tmp_path, monkeypatch):
+    plan = make_plan(engine="deepspeed", source_training={"steps": 100_000, "batch_size": 4, "patience": 1000})
+    home, log = tmp_path / "home", tmp_path / "log.txt"
+    run = start(plan, home, prefect_url, log)
+    try:
+        reports = []
+        while len(reports) < 2:
+            assert run.poll() is None, log.read_text()
+            time.sleep(0.2)
+            reports = sorted(home.glob("jobs/*/ranks/*.json"))
+        pids = [json.loads(report.read_text())["pid"] for report in reports]
+        held = [json.loads(report.read_text()) for report in reports]
+        assert all(abs(2 * part["held"] - part["total"]) <= 64 for part in held), "each rank holds half"
+        monkeypatch.setenv("DEPT_HOME", str(home))
+        while not any(row.status == "running" for row in Ledger.open().find()):
+            time.sleep(0.2)
+        time.sleep(2)
+        os.kill(pids[1], signal.SIGKILL)
+        killed = time.monotonic()
+        while psutil.pid_exists(pids[0]):
+            assert time.monotonic() - killed < 10, "the other rank lives on"
+            time.sleep(0.1)
+        assert run.wait(timeout=60) == 1
+    finally:
+        run.kill()
+        run.wait()
+    assert {row.status for row in Ledger.open().find()} == {"pending"}
+    assert "a rank died" in log.read_text()
+    assert "Traceback" not in log.read_text()
