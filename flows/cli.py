@@ -125,7 +125,7 @@ def trials(
         raise InputError(f"trials: unknown status {status!r}; known: {', '.join(STATUSES)}")
     rows = Ledger.open().find(task=task, status=status)
     if not rows:
-        _print("No trial yet." if task is None and status is None else "No trial fits.")
+        _print("No trial yet: `dept run demo` trains some." if task is None and status is None else "No trial fits.")
         return
     table = Table(title=f"{len(rows)} trials", title_justify="left")
     for column in ("Fingerprint", "Trial", "Status", "Valid.", "Test"):

@@ -78,7 +78,8 @@ def _find(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path
-        raise InputError(f"plan {name}: no such file. Shipped plans: {', '.join(shipped_plans())}")
+        what = "is a folder; give the path of a file" if path.is_dir() else "no such file"
+        raise InputError(f"plan {name}: {what}. Shipped plans: {', '.join(shipped_plans())}")
     if name in shipped_plans():
         return SHIPPED / f"{name}.yaml"
     hint = " (a plan file must end in .yaml)." if path.exists() else near(name, shipped_plans(), list_all=False)

@@ -175,7 +175,9 @@ def test_learned_positions_end(tiny_folders, family):
 
 
 def test_relative_positions_do_not_end(tiny_folders):
-    load(tiny_folders["t5"]).check_room(100, 10_000)
+    backbone = load(tiny_folders["t5"])
+    backbone.config.n_positions = 512  # as t5-base's file says, of a length that binds nothing
+    backbone.check_room(100, 10_000)
 
 
 def test_words_that_look_the_same(tmp_path):

@@ -1,0 +1,37 @@
+"""What can only be found while a flow runs is told in one line too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import transfer
+from flows.plan_file import load_plan
+from tasks.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_error_within_the_flow_is_one_line(prefect_url, make_plan, tmp_path):
+    plan = make_plan(seeds=[0], source_training={"steps": 2, "max_loss": 0.001})
+    result = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", str(plan)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PREFECT_API_URL": prefect_url, "DEPT_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "done in" not in line]  # the progress of the sources
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: transfer: source trials failed")
+    assert result.stdout == ""
+
+
+def test_a_deployed_flow_checks_too(prefect_url, make_plan):
+    plan = load_plan(make_plan(shots=[5000]))
+    with pytest.raises(InputError, match="use k <= "):  # called as a worker calls it: without `transfer.run`
+        transfer.dept_transfer(plan)
