@@ -116,6 +116,7 @@ def load_outcomes(folder: Path) -> list[TrialOutcome]:
 
 def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
     """The summary as a rich table with the headline below it."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     rows = summary_rows(outcomes)
@@ -125,19 +126,23 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
         caption=f"{answer.text} {answer.detail}",
         caption_justify="left",
         title_justify="left",
+        box=SIMPLE,  # eight columns have to fit into 80 characters
+        padding=(0, 1, 0, 0),
     )
     table.add_column("Target", no_wrap=True)
     table.add_column("k", justify="right")
+    table.add_column("Seeds", justify="right")
     for start in STARTS:
-        table.add_column(start.capitalize(), justify="right")
-    table.add_column("Gain", justify="right")
-    table.add_column("From")
+        table.add_column(start.capitalize(), justify="right", no_wrap=True)
+    table.add_column("Gain", justify="right", no_wrap=True)
+    table.add_column("From", overflow="fold")
     for row in rows:
         style = "" if row.gain is None else "green" if row.gain > 0 else "red"
         table.add_row(
             row.target,
             str(row.shots),
-            *_texts(row),
+            str(max(cell.n for cell in row.cells.values())),
+            *(text.split(" (n=")[0] for text in _texts(row)),
             f"[{style}]{_gain(row)}[/]" if style else _gain(row),
             ", ".join(row.sources) or "–",
         )

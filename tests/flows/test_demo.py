@@ -1,4 +1,4 @@
-"""The demo plan, cut down to two minutes, on the real backbone and real rows; then the README's commands, word for word."""
+"""The demo plan, cut down to two minutes, on the real backbone and rows; then the README, word for word."""
 
 import importlib.util
 import os
