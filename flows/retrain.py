@@ -112,7 +112,7 @@ def train_challengers(run_id: str, stale: list[Stale]) -> list[str]:
     """Train a challenger for each stale champion, from the best source adapter there is; returns fingerprints."""
     shop = workshop(run_id)
     wanted = {item.task: _renewed(shop, item) for item in stale}
-    sources = _sources(shop, wanted)
+    sources = _sources(shop)
     specs = []
     for name, spec in wanted.items():
         fitting = [s for s in sources if s.spec.adapter == spec.adapter and s.spec.task != name]
@@ -219,47 +219,34 @@ def _renewed(shop: Workshop, item: Stale) -> TrialSpec:
     seed = spec.seed
     if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
         seed = 1 + max(other.seed for other in shop.ledger.find(task=item.task))
-    return spec.model_copy(
-        update={
-            "data_hash": splits.data_hash,
-            "task_version": shop.tasks[item.task].version,
-            "seed": seed,
-            "init": "scratch",
-            "backbone_id": shop.backbone.weights_id,
-            "source_task": None,
-            "source_sha256": None,
-            "test_rows": min(spec.test_rows, len(splits.test)),
-        }
-    )
+    test_rows = min(spec.test_rows, len(splits.test))
+    return spec.model_copy(update={**_today(shop, item.task), "seed": seed, "test_rows": test_rows})
 
 
-def _sources(shop: Workshop, wanted: dict[str, TrialSpec]) -> list[TrialOutcome]:
+def _sources(shop: Workshop) -> list[TrialOutcome]:
     """Finished source adapters of today's backbone; where it has changed, the sources are trained on it first."""
-    rows = [
-        row for row in shop.ledger.find(role="source", status="finished", backbone=shop.name) if row.task in shop.splits
-    ]
+    rows = shop.ledger.find(role="source", status="finished", backbone=shop.name)
     current = [row for row in rows if row.trial_spec.backbone_id == shop.backbone.weights_id]
-    if rows and not current:
-        latest = {row.task: row.trial_spec for row in rows}
-        return work(
-            shop,
-            [
-                spec.model_copy(
-                    update={
-                        "backbone_id": shop.backbone.weights_id,
-                        "data_hash": shop.splits[name].data_hash,
-                        "init": "scratch",
-                        "task_version": shop.tasks[name].version,
-                        "source_task": None,
-                        "source_sha256": None,
-                    }
-                )
-                for name, spec in latest.items()
-            ],
-            "sources",
-        )
-    newest = {(row.task, row.trial_spec.adapter): row for row in current}
-    return [shop.ledger.outcome(row.fingerprint) for row in newest.values()]
+    if current or not rows:
+        newest = {(row.task, row.trial_spec.adapter): row for row in current}
+        return [shop.ledger.outcome(row.fingerprint) for row in newest.values()]
+    specs = []
+    for name, row in {row.task: row for row in rows if row.task in shop.tasks}.items():
+        shop.splits.setdefault(name, load_splits(shop.tasks[name]))
+        specs.append(row.trial_spec.model_copy(update=_today(shop, name)))
+    return work(shop, specs, "sources")
+
+
+def _today(shop: Workshop, name: str) -> dict[str, Any]:
+    """The fields of a spec that say what data, task spec and backbone are today; nothing is transferred yet."""
+    return {
+        "data_hash": shop.splits[name].data_hash,
+        "task_version": shop.tasks[name].version,
+        "backbone_id": shop.backbone.weights_id,
+        "init": "scratch",
+        "source_task": None,
+        "source_sha256": None,
+    }
 
 
 def _scored(shop: Workshop, adapter: Adapter, of: Task, rows: Sequence[Example]) -> Scores:

@@ -57,7 +57,7 @@ class Workshop:
     engine: Engine
     backbone: Backbone
     tasks: Mapping[str, Task]
-    splits: Mapping[str, Splits]
+    splits: dict[str, Splits]
     ledger: Ledger
     tracker: Tracker
     parent_run: str = ""

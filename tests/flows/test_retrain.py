@@ -3,10 +3,12 @@
 from flows import retrain, transfer
 from flows.plan_file import load_plan, validated
 from flows.retraining import Retraining
+from flows.work import shared_backbone
 from registry.ledger import Ledger
 from registry.promotion import champion, model_name
 from registry.tracking import Tracker
 from tests.flows.conftest import write_task
+from tests.tiny import save_backbone
 
 
 def order(plan, **changes):
@@ -36,6 +38,7 @@ def test_fresh_then_old_then_changed(prefect_url, make_plan, tmp_path):
     assert decision["decision"] == "kept"
     assert reigning(plan, "film").version == before["film"]
     challenger = Ledger.open().find(task="film")[-1]
+    assert challenger.trial_spec.source_task in ("food", "service")
     assert challenger.init == "transfer"
     assert challenger.trial_spec.seed == 1
 
@@ -48,3 +51,21 @@ def test_fresh_then_old_then_changed(prefect_url, make_plan, tmp_path):
     assert record.champion_score is not None
     moved = reigning(plan, "plot").version != before["plot"]
     assert moved == (decision["challenger"] > decision["champion"]) == (decision["decision"] == "promoted")
+
+
+def test_another_backbone_retrains_sources_first(prefect_url, make_plan, tmp_path):
+    folder = save_backbone(tmp_path / "moving-llama", "llama")
+    plan = load_plan(make_plan(seeds=[0], backbone=str(folder)))
+    transfer.run(plan)
+    before = reigning(plan, "film")
+    save_backbone(folder, "llama", seed=1)
+    shared_backbone.cache_clear()
+    done = retrain.run(order(plan, tasks=["film"]))
+    assert done["stale"] == {"film": ["backbone changed"]}
+    (decision,) = done["decisions"]
+    assert decision["decision"] == "promoted"  # the old adapter does not fit the new weights and has no score
+    after = reigning(plan, "film")
+    assert after.fingerprint != before.fingerprint
+    spec = Ledger.open().get(after.fingerprint).trial_spec
+    assert spec.init == "transfer"
+    assert spec.backbone_id != Ledger.open().get(before.fingerprint).trial_spec.backbone_id

@@ -21,7 +21,7 @@ def load(path):
     return load_plan(path)
 
 
-def test_the_whole_way_and_a_second_run(prefect_url, make_plan):
+def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     plan = load(make_plan())
     done = transfer.run(plan)
     assert (done.trained, done.reused, done.failed) == (TRIALS, 0, {})
@@ -57,7 +57,7 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan):
         assert scores[reigning.fingerprint] == max(scores.values())
     texts = ["the film 5 was great", "the film 7 was awful"]
     ours = load_champion("film", plan.backbone).predict(texts)
-    mlflow.set_tracking_uri(tracker.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)  # mlflow.set_tracking_uri would leak into other tests
     theirs = mlflow.pyfunc.load_model(f"models:/{model_name(plan.backbone, 'film')}@champion").predict(texts)
     assert list(ours["label"]) == list(theirs["label"])
     assert ours["yes"].tolist() == pytest.approx(theirs["yes"].tolist())

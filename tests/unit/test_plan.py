@@ -60,7 +60,7 @@ def test_demo_is_what_the_product_promises():
         ("shots: [16]", "shots: []", "shots: list should have at least 1 item"),
         ("shots: [16]", "shots: [16, 16]", "shots: 16 is listed twice"),
         ("seeds: [0, 1]", "seeds: [-1]", "seeds.0"),
-        ("steps: 60", "steps: -60", "source_training.steps: input should be greater than or equal to 0, got -60"),
+        ("steps: 40", "steps: -40", "source_training.steps: input should be greater than or equal to 0, got -40"),
         ("{m: 10,", "{n: 10,", "adapter.n: unknown key"),
         ("alpha: 8.0", "alpha: 0", "adapter.alpha"),
         ("inits: [scratch, transfer]", "inits: [scratch, magic]", "inits.1: input should be 'scratch' or 'transfer'"),
