@@ -122,7 +122,7 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
     rows = summary_rows(outcomes)
     answer = headline(rows)
     table = Table(
-        title="Test accuracy, % (mean ± sample std over seeds)",
+        title=f"Test accuracy, % (mean ± sample std over {_seeds(rows)})",
         caption=f"{answer.text} {answer.detail}",
         caption_justify="left",
         title_justify="left",
@@ -131,7 +131,6 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
     )
     table.add_column("Target", no_wrap=True)
     table.add_column("k", justify="right")
-    table.add_column("Seeds", justify="right")
     for start in STARTS:
         table.add_column(start.capitalize(), justify="right", no_wrap=True)
     table.add_column("Gain", justify="right", no_wrap=True)
@@ -141,7 +140,6 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
         table.add_row(
             row.target,
             str(row.shots),
-            str(max(cell.n for cell in row.cells.values())),
             *(text.split(" (n=")[0] for text in _texts(row)),
             f"[{style}]{_gain(row)}[/]" if style else _gain(row),
             ", ".join(row.sources) or "–",
@@ -207,6 +205,13 @@ def _yaml(plan: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(json.loads(json.dumps(dict(plan), default=str)), sort_keys=False, allow_unicode=True)
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    numbers = sorted({cell.n for row in rows for start, cell in row.cells.items() if start != "untrained"})
+    if numbers in ([], [1]):
+        return "1 seed"
+    return f"{numbers[0]} to {numbers[-1]} seeds" if len(numbers) > 1 else f"{numbers[0]} seeds"
 
 
 def _texts(row: Row) -> list[str]:
