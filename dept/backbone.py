@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -298,3 +300,21 @@ class Backbone(nn.Module):
             ours, theirs = self.head(self.model.base_model(ids).last_hidden_state), self.model(ids).logits
         if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
             raise InputError(f"backbone {self.name}: the head of {kind} is not a plain linear map; not supported")
+
+
+_load_lock = threading.Lock()
+
+
+def shared_backbone(name: str, dtype: str | None = None, device: str | None = None) -> Backbone:
+    """The process's one backbone of this name, type and device, loaded on first use.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained`.
+    """
+    with _load_lock:  # a server's threads would each load it
+        return _loaded(name, dtype, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str, dtype: str | None, device: str | None) -> Backbone:
+    return Backbone.from_pretrained(name, dtype=dtype, device=device)

@@ -70,7 +70,7 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
                 "Remedy: a model for causal or text-to-text generation"
             )
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        with _errors_alone():
+        with errors_alone("transformers"):
             try:
                 model, found = auto.from_pretrained(source, attn_implementation="sdpa", **options)
             except ValueError as error:
@@ -105,9 +105,9 @@ def load_tokenizer(source: str) -> Any:
 
 
 @contextmanager
-def _errors_alone() -> Iterator[None]:
-    """Keep transformers' tables about missing weights off the console: what matters is raised."""
-    logger = logging.getLogger("transformers")
+def errors_alone(name: str) -> Iterator[None]:
+    """Keep a library's warnings off the console while the block runs: what matters is raised."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

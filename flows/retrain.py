@@ -12,13 +12,14 @@ from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel
 
 from dept.adapter import Adapter
+from dept.backbone import shared_backbone
 from dept.evaluate import Request, score
 from dept.trial import TrialOutcome, TrialSpec
 from flows.quiet import errors_told_by_caller
 from flows.retraining import Retraining
 from flows.server import prefect_api
 from flows.steps import opened, workshop
-from flows.work import Engine, Workshop, best_sources, examples_of, shared_backbone, work
+from flows.work import Engine, Workshop, best_sources, examples_of, work
 from registry.ledger import Ledger
 from registry.promotion import Champion, Decision, Scores, challenge, champion, keep, model_name
 from registry.tracking import Tracker
@@ -52,7 +53,7 @@ def examine(order: Retraining) -> Workshop:
     ledger, tracker = Ledger.open(), Tracker()
     trained = dict.fromkeys(row.task for row in ledger.find(status="finished", backbone=order.backbone))
     tasks = {name: known[name] for name in trained if name in known and name in (order.tasks or trained)}
-    backbone = shared_backbone(order.backbone, order.device)
+    backbone = shared_backbone(order.backbone, device=order.device)
     return Workshop(
         order,
         order.backbone,

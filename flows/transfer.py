@@ -9,13 +9,14 @@ from typing import Any
 
 from prefect import flow
 
+from dept.backbone import shared_backbone
 from flows import steps
 from flows.plan import Plan, check
 from flows.quiet import errors_told_by_caller
 from flows.server import prefect_api
 from flows.specs import source_specs
 from flows.summary import headline, summary_rows
-from flows.work import Engine, Workshop, load_adapter, shared_backbone
+from flows.work import Engine, Workshop, load_adapter
 from registry.ledger import Ledger
 from registry.tracking import Tracker
 from tasks.errors import InputError
@@ -41,7 +42,7 @@ def examine(plan: Plan) -> Workshop:
         InputError: see `flows.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `load_adapter` and `Tracker`.
     """
     tasks, splits = plan.resolve_tasks(), check(plan)
-    backbone = shared_backbone(plan.backbone, plan.device)
+    backbone = shared_backbone(plan.backbone, device=plan.device)
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:

@@ -10,7 +10,6 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,12 +83,6 @@ class Workshop:
         )
 
 
-@lru_cache(maxsize=2)
-def shared_backbone(name: str, device: str | None) -> Backbone:
-    """The backbone of this process, loaded once."""
-    return Backbone.from_pretrained(name, device=device)
-
-
 def examples_of(shop: Workshop, spec: TrialSpec) -> tuple[Sequence[Example], Sequence[Example]]:
     """Training and validation rows of a trial: k shots and k more for a target, capped pools for a source."""
     splits = shop.splits[spec.task]
@@ -117,8 +110,7 @@ def work(shop: Workshop, specs: Sequence[TrialSpec], what: str) -> list[TrialOut
     with shop.ledger.beating(owner):
         while left:
             mine = [spec for spec in left.values() if shop.ledger.claim(spec.fingerprint, owner, retry_failed=True)]
-            statuses = {spec.fingerprint: _status(shop, spec) for spec in mine}
-            _train(shop, [spec for spec in mine if statuses[spec.fingerprint] != "trained"], what, owner)
+            _train(shop, [spec for spec in mine if _status(shop, spec) != "trained"], what, owner)
             _test(shop, [spec for spec in mine if _status(shop, spec) == "trained"], what, owner)
             left = {fp: spec for fp, spec in left.items() if _status(shop, spec) not in ("finished", "failed")}
             if left and not mine:

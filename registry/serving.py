@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib.metadata
-import logging
 import re
 import shutil
 import string
 import tempfile
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +21,9 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema
 
 from dept.adapter import Adapter
-from dept.backbone import Backbone
+from dept.backbone import Backbone, shared_backbone
 from dept.evaluate import Request, score
+from dept.loading import errors_alone
 from tasks.errors import InputError
 from tasks.formatting import normalise
 
@@ -37,7 +34,6 @@ CHAMPION = "champion"
 MODEL_PATH = "model"
 ADAPTER_PATH = "model/artifacts/adapter"
 _NEEDED = ("mlflow", "torch", "transformers", "safetensors", "pandas", "pydantic")
-_load_lock = threading.Lock()
 
 
 def model_name(backbone: str, task: str) -> str:
@@ -119,21 +115,6 @@ class DeptModel(PythonModel):
         return self.predictor.predict(model_input)
 
 
-def shared_backbone(name: str, dtype: str | None = None) -> Backbone:
-    """The process's one backbone of this name, loaded on first use.
-
-    Raises:
-        InputError: see `Backbone.from_pretrained`.
-    """
-    with _load_lock:  # a server's threads would each load it
-        return _cached_backbone(name, dtype)
-
-
-@functools.lru_cache(maxsize=2)
-def _cached_backbone(name: str, dtype: str | None) -> Backbone:
-    return Backbone.from_pretrained(name, dtype=dtype)
-
-
 def log_model(tracker: Tracker, run_id: str, adapter_folder: Path) -> str:
     """Store a pyfunc model of an adapter with a run.
 
@@ -148,7 +129,7 @@ def log_model(tracker: Tracker, run_id: str, adapter_folder: Path) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         copy, saved = Path(scratch) / "adapter", Path(scratch) / MODEL_PATH
         shutil.copytree(adapter_folder, copy)
-        with warnings.catch_warnings(), _quiet("mlflow.pyfunc"):
+        with warnings.catch_warnings(), errors_alone("mlflow.pyfunc"):
             warnings.simplefilter("ignore")  # MLflow asks for type hints and an input example
             save_model(
                 path=str(saved),
@@ -193,17 +174,6 @@ def load_champion(task: str, backbone: str, tracker: Tracker | None = None) -> P
             "name another backbone"
         )
     return Predictor(Adapter.load(found.adapter_folder))
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _rows(inputs: Any, fields: Sequence[str]) -> list[dict[str, str]]:

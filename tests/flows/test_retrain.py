@@ -1,9 +1,9 @@
 """Retraining: fresh champions are left alone, stale ones are challenged, the alias moves only by a margin."""
 
+import dept.backbone
 from flows import retrain, transfer
 from flows.plan_file import load_plan, validated
 from flows.retraining import Retraining
-from flows.work import shared_backbone
 from registry.ledger import Ledger
 from registry.promotion import champion, model_name
 from registry.tracking import Tracker
@@ -59,7 +59,7 @@ def test_another_backbone_retrains_sources_first(prefect_url, make_plan, tmp_pat
     transfer.run(plan)
     before = reigning(plan, "film")
     save_backbone(folder, "llama", seed=1)
-    shared_backbone.cache_clear()
+    dept.backbone._loaded.cache_clear()  # a new process would load it anew
     done = retrain.run(order(plan, tasks=["film"]))
     assert done["stale"] == {"film": ["backbone changed"]}
     (decision,) = done["decisions"]

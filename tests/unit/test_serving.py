@@ -11,11 +11,11 @@ import torch
 from registry_helpers import TASK, make_spec, new_store, save_tiny_backbone, trained_outcome
 
 from dept.adapter import Adapter
-from dept.backbone import Backbone
+from dept.backbone import Backbone, shared_backbone
 from registry import serving
 from registry.ledger import Ledger
 from registry.promotion import champion, crown
-from registry.serving import Predictor, load_champion, shared_backbone
+from registry.serving import Predictor, load_champion
 from registry.tracking import Tracker
 from tasks.errors import InputError
 from tasks.home import home
