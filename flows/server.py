@@ -29,7 +29,7 @@ def prefect_api() -> Iterator[str]:
     Raises:
         InputError: no server answers and none could be started.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured and _answers(configured):
@@ -59,7 +59,8 @@ def prefect_api() -> Iterator[str]:
                     "disk space, or start one (`dept up`)"
                 )
             time.sleep(0.1)
-        with temporary_settings({PREFECT_API_URL: url}):
+        # No log lines to this server: nobody can read them there, and the last ones would miss it at the end.
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
             yield url
     finally:
         server.terminate()
