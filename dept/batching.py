@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -133,17 +135,24 @@ def encode(
 def micro_batches(items: Sequence[tuple[int, Row]], budget: int) -> Iterator[list[tuple[int, tuple[int, Row]]]]:
     """Cut (slot, row) items into groups of at most `budget` padded tokens, similar lengths together.
 
-    Yields groups of (index into items, item), longest rows first: memory peaks at once, not at the end.
+    Of all ways to cut the rows in order of length, the one with the fewest padded tokens, where each group costs as
+    much as budget / 16 tokens more. Yields groups of (index into items, item), longest rows first, so that memory
+    peaks at once.
     """
     order = sorted(range(len(items)), key=lambda i: (-items[i][1].length, items[i][0], i))
-    group: list[tuple[int, tuple[int, Row]]] = []
-    for index in order:
-        if group and (len(group) + 1) * group[0][1][1].length > budget:
-            yield group
-            group = []
-        group.append((index, items[index]))
-    if group:
-        yield group
+    lengths = [items[i][1].length for i in order]
+    cost, start = [0.0] + [math.inf] * len(order), [0] * (len(order) + 1)
+    for first, length in enumerate(lengths):
+        most = max(1, budget // length)
+        for end in range(first + 1, min(first + most, len(order)) + 1):
+            here = cost[first] + (end - first) * length + budget / 16
+            if here < cost[end]:
+                cost[end], start[end] = here, first
+    cuts = [len(order)]
+    while cuts[-1]:
+        cuts.append(start[cuts[-1]])
+    for first, end in itertools.pairwise(reversed(cuts)):
+        yield [(index, items[index]) for index in order[first:end]]
 
 
 def collate(items: Sequence[tuple[int, Row]], backbone: Backbone) -> CausalBatch | Seq2SeqBatch:

@@ -256,9 +256,13 @@ class Training:
             self.scale.new_tensor(weight_decay),
             self.scale.new_tensor(clip),
         )
+        self.clear_gradients()
+        return norms
+
+    def clear_gradients(self) -> None:
+        """Forget what has been added up."""
         for parameter in self.parameters.values():
             parameter.grad = None
-        return norms
 
     def dump(self) -> dict[str, dict[str, Tensor]]:
         """Every per-trial tensor: part -> name -> [N, ...]."""

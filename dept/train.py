@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ class State:
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     tokens: int = 0
+    padded: int = 0
     failure: str | None = None
 
 
@@ -76,6 +78,11 @@ class Result:
     def failure(self) -> str | None:
         """Why the trial failed, or None."""
         return self.state.failure
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a device or of this machine (torch says the latter in a plain RuntimeError)."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
@@ -123,36 +130,48 @@ def train(
     for shape in dict.fromkeys(trial.shape for trial in trials):
         group = [trial for trial in trials if trial.shape == shape]
         folder = checkpoint_folder / "-".join(map(str, shape)) if checkpoint_folder else None
-        loop = _Loop(
+        loop = Loop(
             group,
             backbone,
-            on_result,
-            on_tokens,
-            slots,
-            budget or token_budget(backbone),
-            folder,
-            checkpoint_seconds,
-            parallel or Local(),
+            on_result=on_result,
+            on_tokens=on_tokens,
+            slots=slots,
+            budget=budget,
+            folder=folder,
+            checkpoint_seconds=checkpoint_seconds,
+            parallel=parallel,
         )
         results |= loop.run()
     return results
 
 
-class _Loop:
+class Sums(NamedTuple):
+    """Per trial of one step: loss (nats per label token, before the update), real tokens, tokens with padding."""
+
+    losses: list[float]
+    tokens: list[float]
+    padded: list[float]
+
+
+class Loop:
+    """One stack of trials of one shape, step by step. `train` runs it to its end and says what the arguments mean."""
+
     def __init__(
         self,
         trials: Sequence[Trial],
         backbone: Backbone,
-        on_result: Callable[[Result], None] | None,
-        on_tokens: Callable[[int], None] | None,
-        slots: int,
-        budget: int,
-        folder: Path | None,
-        checkpoint_seconds: float,
-        parallel: Parallel,
+        *,
+        on_result: Callable[[Result], None] | None = None,
+        on_tokens: Callable[[int], None] | None = None,
+        slots: int = 64,
+        budget: int | None = None,
+        folder: Path | None = None,
+        checkpoint_seconds: float = 30.0,
+        parallel: Parallel | None = None,
     ) -> None:
         self.backbone, self.on_result, self.on_tokens = backbone, on_result, on_tokens
-        self.slots, self.budget, self.parallel = slots, budget, parallel
+        self.slots, self.parallel = slots, parallel or Local()
+        self.budget = budget or token_budget(backbone)
         self.folder, self.checkpoint_seconds = folder, checkpoint_seconds
         self.trials = {trial.key: trial for trial in trials}
         self.states = {key: State() for key in self.trials}
@@ -161,6 +180,7 @@ class _Loop:
         self.saved = time.monotonic()
 
     def run(self) -> dict[str, Result]:
+        """Train every trial to its end."""
         self._restore()
         waiting = [key for key in self.trials if key not in self.stack.keys]
         while waiting or self.stack.keys:
@@ -170,7 +190,7 @@ class _Loop:
             self._validate()
             # A place that became free is taken before the next step, so a resumed run meets the same stack.
             if self.stack.keys and not (waiting and len(self.stack.keys) < self.slots):
-                self._step()
+                self.step()
                 self._save()
         checkpoint.clear(self.folder)
         return self.results
@@ -219,7 +239,8 @@ class _Loop:
         if self.on_result is not None:
             self.on_result(result)
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """One optimizer step of every trial in the stack."""
         started = time.monotonic()
         keys = list(self.stack.keys)
         items, counted = [], []
@@ -230,19 +251,37 @@ class _Loop:
             items += [(slot, row) for row in rows]
             counted.append(sum(len(row.branches[0]) for row in rows))
         label_tokens = torch.tensor(counted, device=self.backbone.device)
-        losses = self._backward(items, label_tokens)
-        tokens = [sum(row.length for at, row in items if at == slot) for slot in range(len(keys))]
-        self._update(keys, losses)
+        sums = self._halving(items, label_tokens)
+        self._update(keys, sums.losses)
         seconds = time.monotonic() - started
         for slot, key in enumerate(keys):
             state = self.states[key]
-            state.seconds += seconds * tokens[slot] / sum(tokens)
-            state.tokens += tokens[slot]
+            state.seconds += seconds * sums.tokens[slot] / sum(sums.tokens)
+            state.tokens += round(sums.tokens[slot])
+            state.padded += round(sums.padded[slot])
 
-    def _backward(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> list[float]:
-        """Gradients of each trial's mean loss per label token; the losses come back, before the update."""
+    def _halving(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
+        """`backward` within the memory there is: where it runs out, with half the token budget from then on."""
+        while True:
+            try:
+                return self.backward(items, label_tokens)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.budget <= max(row.length for _, row in items):
+                    raise
+            self.stack.clear_gradients()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.budget //= 2
+
+    def backward(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
+        """Gradients of each trial's mean loss per label token.
+
+        Args:
+            items: (slot, row) of this step.
+            label_tokens: [N] label tokens of each trial's rows.
+        """
         groups = [[item for _, item in group] for group in micro_batches(items, self.budget)]
-        losses = torch.zeros(len(label_tokens), device=self.backbone.device)
+        losses, tokens, padded = torch.zeros(3, len(label_tokens), device=self.backbone.device)
         prompts = stack.prefix(self.backbone, self.stack.tensors)
         leaves = prompts.leaves() if prompts is not None else None
         for group, weight in self.parallel.share(groups):
@@ -251,12 +290,14 @@ class _Loop:
             loss = -weight * stack.log_probs(self.backbone, batch, self.stack.tensors, leaves) / label_tokens[owner]
             loss.sum().backward()  # type: ignore[no-untyped-call]
             losses.index_add_(0, owner, loss.detach())
+            tokens.index_add_(0, batch.slot, weight * batch.real.sum(1))
+            padded.index_add_(0, batch.slot, torch.full_like(batch.slot, batch.ids.shape[1]) * weight)
             if self.on_tokens is not None:
                 self.on_tokens(batch.tokens)
         if prompts is not None and leaves is not None:
             prompts.backward(leaves)
-        self.parallel.sum([losses, *self.stack.gradients().values()])
-        return losses.tolist()
+        self.parallel.sum([losses, tokens, padded, *self.stack.gradients().values()])
+        return Sums(losses.tolist(), tokens.tolist(), padded.tolist())
 
     def _update(self, keys: list[str], losses: list[float]) -> None:
         configs = [self.trials[key].config for key in keys]

@@ -52,7 +52,7 @@ class TrialSpec(Frozen):
 
 @dataclass
 class TrialOutcome:
-    """What a finished trial leaves behind. Metrics are percent, times seconds, memory MiB."""
+    """What a finished trial leaves behind. Percent, seconds, MiB; padding is padded / real tokens."""
 
     spec: TrialSpec
     adapter_folder: Path
@@ -69,4 +69,5 @@ class TrialOutcome:
     peak_memory_mib: float = 0.0
     trainable: int = 0
     cut_rows: int = 0
+    padding: float = 1.0
     extra: dict[str, Any] = field(default_factory=dict)

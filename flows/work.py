@@ -253,6 +253,7 @@ def _save(shop: Workshop, spec: TrialSpec, trial: Trial, result: Result) -> Tria
         peak_memory_mib=result.peak_memory_mib,
         trainable=spec.adapter.trainable(shop.backbone.d),
         cut_rows=sum(row.cut for row in (*trial.rows, *trial.validation)),
+        padding=state.padded / state.tokens if state.tokens else 1.0,
     )
 
 

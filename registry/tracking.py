@@ -242,7 +242,16 @@ def _curve(key: str, points: Iterable[tuple[int, float]], at: int) -> list[Metri
 def _numbers(outcome: TrialOutcome, at: int) -> list[Metric]:
     cost = {
         name: getattr(outcome, name)
-        for name in ("seconds", "tokens", "tokens_per_second", "peak_memory_mib", "trainable", "cut_rows", "steps_done")
+        for name in (
+            "seconds",
+            "tokens",
+            "tokens_per_second",
+            "peak_memory_mib",
+            "trainable",
+            "cut_rows",
+            "padding",
+            "steps_done",
+        )
     }
     return [
         *_curve("train/loss", outcome.loss_curve, at),

@@ -1,6 +1,7 @@
 """The demo plan, cut down to two minutes, on the real backbone and rows; then the README, word for word."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -50,6 +51,8 @@ def test_the_main_job_on_real_input(demo):
     assert "tweet-polarity" in printed
     (page,) = home.glob("reports/*/report.html")
     assert page.stat().st_size > 50_000
+    trained = [o for o in json.loads((page.parent / "report.json").read_text())["outcomes"] if o["tokens"]]
+    assert sum(o["padding"] * o["tokens"] for o in trained) / sum(o["tokens"] for o in trained) < 1.15
 
 
 def test_a_second_run_trains_nothing_and_says_why(demo):

@@ -1,16 +1,17 @@
 """A stack gives what single runs give; log-probabilities are those of the plain concatenated forward pass."""
 
+import random
+
 import pytest
 import torch
 
 from dept import stack
 from dept.adapter import Adapter
-from dept.batching import encode
+from dept.batching import Row, encode, micro_batches
 from dept.config import AdapterConfig, TrainConfig
 from dept.evaluate import Request, score, score_rows
 from dept.initialise import from_text
-from dept.parallel import Local
-from dept.train import Trial, data_order, train
+from dept.train import Loop, Trial, data_order, train
 
 CONFIG = AdapterConfig(m=4, r=2, s=24)
 WORDS = ("negative", "positive", "very good")
@@ -138,11 +139,10 @@ def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama):
     adapter = random_adapter(tiny_llama, 5)
     rows = [row.only_gold() for row in encode(tiny_llama, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)]
     loop_grads = {}
-    from dept.train import _Loop
 
-    loop = _Loop([Trial("k", adapter, TrainConfig(), rows, ())], tiny_llama, None, None, 1, 12, None, 1e9, Local())
+    loop = Loop([Trial("k", adapter, TrainConfig(), rows, ())], tiny_llama, budget=12)
     loop.stack.join({"k": adapter})
-    loop._backward([(0, row) for row in rows], torch.tensor([sum(len(r.branches[0]) for r in rows)]))
+    loop.backward([(0, row) for row in rows], torch.tensor([sum(len(r.branches[0]) for r in rows)]))
     loop_grads = {name: value[0] for name, value in loop.stack.gradients().items()}
     plain = Adapter(adapter.prompt, adapter.a, adapter.b)
     total = sum(len(r.branches[0]) for r in rows)
@@ -222,3 +222,37 @@ def test_long_text_is_cut_and_marked(tiny):
     assert [row.cut for row in rows] == [True, False]
     tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
     assert all(torch.isfinite(torch.tensor(s)).all() for s in score_rows(tiny, tensors, [(0, row) for row in rows]))
+
+
+def test_micro_batches_keep_every_row_and_the_budget():
+    draw = random.Random(0)
+    items = [(i % 3, Row(tuple(range(draw.randint(1, 60))), ((1,),), 0, 0)) for i in range(200)]
+    groups = list(micro_batches(items, 256))
+    assert sorted(index for group in groups for index, _ in group) == list(range(200))
+    assert all(items[index] is item for group in groups for index, item in group)
+    padded = [len(group) * max(row.length for _, (_, row) in group) for group in groups]
+    assert max(padded) <= 256
+    assert sum(padded) / sum(row.length for _, row in items) < 1.1
+    longest_first = [group[0][1][1].length for group in groups]
+    assert longest_first == sorted(longest_first, reverse=True)
+    (lone,) = micro_batches([(0, Row(tuple(range(60)), ((1,),), 0, 0))], 16)  # longer than the budget: alone
+    assert len(lone) == 1
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
+    trials = trials_of(tiny)
+    undisturbed = train(trials, tiny)
+    real, seen = stack.log_probs, []
+
+    def short_of_memory(backbone, batch, tensors, prompts):
+        seen.append(batch.ids.numel())
+        if batch.ids.numel() > 40 and torch.is_grad_enabled():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return real(backbone, batch, tensors, prompts)
+
+    monkeypatch.setattr(stack, "log_probs", short_of_memory)
+    disturbed = train(trials, tiny)
+    assert max(seen) > 40
+    for key, result in disturbed.items():
+        assert_same(result, undisturbed[key])
+        assert result.state.padded >= result.state.tokens
