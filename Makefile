@@ -41,7 +41,7 @@ format: $(VENV)/.dev ## let ruff lay out the code
 	@$(BIN)/ruff format .
 
 bench: export HF_HUB_OFFLINE := 1
-bench: $(VENV)/.dev ## measure speed (tests/bench); takes minutes and wants a quiet machine
+bench: $(VENV)/.bench ## measure speed against rivals (tests/bench); takes minutes and wants a quiet machine
 	@$(BIN)/python -m pytest tests/bench -s --timeout=0
 
 up: $(VENV)/.runtime ## start Prefect, MLflow and a worker here; PREFECT_PORT=4200 MLFLOW_PORT=5000
@@ -76,6 +76,10 @@ $(VENV)/.runtime: requirements.lock requirements-data.lock pyproject.toml | $(VE
 	@DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation $$(grep '^deepspeed==' requirements.lock)
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@$(PIP) --no-deps --requirement requirements-data.lock
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
+	@$(PIP) --no-deps --requirement requirements-bench.lock
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
