@@ -120,6 +120,14 @@ class Backbone(nn.Module):
                 return value
         return 0
 
+    @property
+    def end_id(self) -> int:
+        """The token that ends a text."""
+        for value in (getattr(self.tokenizer, "eos_token_id", None), getattr(self.config, "eos_token_id", None)):
+            if isinstance(value, int):
+                return value
+        raise InputError(f"backbone {self.name}: it has no end-of-sequence token, so it cannot stop generating")
+
     @cached_property
     def weights_id(self) -> str:
         """sha256 (hex) of weights, config, tokenizer and number type: the backbone's identity in a fingerprint."""
@@ -191,20 +199,21 @@ class Backbone(nn.Module):
         layers: list[Any] = cache.layers
         return [layer.keys for layer in layers], [layer.values for layer in layers], out.last_hidden_state
 
-    def run_text(
-        self, embeddings: Tensor, positions: Tensor, mask: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
-    ) -> Tensor:
-        """Last hidden states [R, T, d] of text behind cached prompts.
+    def cache_of(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Any:
+        """A cache that text can be run behind: keys and values per layer [R, heads, m, width]."""
+        from transformers import DynamicCache
+
+        return DynamicCache(ddp_cache_data=list(zip(keys, values, strict=True)))
+
+    def run_text(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """Last hidden states [R, T, d] of text behind what a cache holds; the cache then holds the text as well.
 
         Args:
             embeddings: [R, T, d].
             positions: [R, T].
-            mask: bool [R, 1, T, m + T], True where a token may look.
-            keys: per layer [R, heads, m, width]; values the same.
+            mask: bool [R, 1, T, held + T], True where a token may look.
+            cache: what `cache_of` made.
         """
-        from transformers import DynamicCache
-
-        cache = DynamicCache(ddp_cache_data=list(zip(keys, values, strict=True)))
         hidden: Tensor = self.model.base_model(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -220,12 +229,10 @@ class Backbone(nn.Module):
         states: Tensor = encode(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state
         return states
 
-    def run_decoder(self, encoded: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
-        """Logits [C, L, vocab] of decoder labels [C, L] (-100 ignored) over encoder states [C, m + T, d]."""
+    def run_decoder(self, encoded: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
+        """Logits [C, L, vocab] behind decoder inputs [C, L] over encoder states [C, m + T, d], mask [C, m + T]."""
         from transformers.modeling_outputs import BaseModelOutput
 
-        inputs = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
-        inputs = inputs.masked_fill(inputs == IGNORE, self.pad_id)
         logits: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             attention_mask=mask.long(),
@@ -233,6 +240,11 @@ class Backbone(nn.Module):
             use_cache=False,
         ).logits
         return logits
+
+    def decoder_inputs(self, targets: Tensor) -> Tensor:
+        """Decoder inputs [C, L] that teach targets [C, L] (-100 ignored): shifted by one behind the start token."""
+        inputs: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
+        return inputs.masked_fill(inputs == IGNORE, self.pad_id)
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, with the special tokens that the tokenizer adds."""

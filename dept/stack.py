@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ class Prefix:
     keys: list[Tensor]
     values: list[Tensor]
     hidden: Tensor
+
+    def cache(self, backbone: Backbone, slot: Tensor) -> Any:
+        """A cache that holds each row's own prompt; `slot` [R] names it."""
+        keys, values = ([t.index_select(0, slot) for t in part] for part in (self.keys, self.values))
+        return backbone.cache_of(keys, values)
 
     def leaves(self) -> Prefix:
         """Detached copies that collect the gradients of all micro-batches of a step."""
@@ -109,21 +114,27 @@ def log_probs(
 def _run_text(
     backbone: Backbone, embeddings: Tensor, rows: Tensor, allowed: Tensor, slot: Tensor, m: int, prompts: Prefix
 ) -> Tensor:
-    sees_prompt = allowed.new_ones(*allowed.shape[:2], m)
-    mask = torch.cat([sees_prompt, allowed], dim=2)[:, None]
-    keys = [k.index_select(0, slot) for k in prompts.keys]
-    values = [v.index_select(0, slot) for v in prompts.values]
-    return backbone.run_text(embeddings, m + rows, mask, keys, values)
+    return backbone.run_text(embeddings, m + rows, see_prompt(allowed, m), prompts.cache(backbone, slot))
+
+
+def see_prompt(allowed: Tensor, m: int) -> Tensor:
+    """Attention mask [R, 1, T, m + T]: text tokens see all m prompt tokens and `allowed` [R, T, T] of the text."""
+    return torch.cat([allowed.new_ones(*allowed.shape[:2], m), allowed], dim=2)[:, None]
 
 
 def _seq2seq_logits(backbone: Backbone, batch: Seq2SeqBatch, embeddings: Tensor, tensors: Tensors) -> Tensor:
-    m = tensors.prompt.shape[1]
-    prompts = tensors.prompt.index_select(0, batch.slot).to(embeddings.dtype)
-    mask = torch.cat([batch.real.new_ones(len(batch.real), m), batch.real], dim=1)
-    encoded = backbone.run_encoder(torch.cat([prompts, embeddings], dim=1), mask)
+    encoded, mask = encode_text(backbone, batch, embeddings, tensors)
+    inputs = backbone.decoder_inputs(batch.targets)
     return backbone.run_decoder(
-        encoded.index_select(0, batch.branch_row), mask.index_select(0, batch.branch_row), batch.targets
+        encoded.index_select(0, batch.branch_row), mask.index_select(0, batch.branch_row), inputs
     )
+
+
+def encode_text(backbone: Backbone, batch: Seq2SeqBatch, embeddings: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
+    """Encoder states [R, m + T, d] of [P; text] and their mask [R, m + T]."""
+    prompts = tensors.prompt.index_select(0, batch.slot).to(embeddings.dtype)
+    mask = torch.cat([batch.real.new_ones(len(batch.real), prompts.shape[1]), batch.real], dim=1)
+    return backbone.run_encoder(torch.cat([prompts, embeddings], dim=1), mask), mask
 
 
 def _sum_target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def seconds(step):
 
 
 def compare(name, ours, theirs, bar, rounds=3, at_most=False, scale=1.0):
-    """Run the two in turn, and keep the median of theirs * scale / ours (or ours / theirs where the bar is a ceiling)."""
+    """Run the two in turn; the median of theirs * scale / ours, or of ours / theirs where the bar is a ceiling."""
     ours(), theirs()  # warm up
     pairs = [(seconds(ours), seconds(theirs) * scale) for _ in range(rounds)]
     ratio = statistics.median(a / b if at_most else b / a for a, b in pairs)

@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 
 from dept.adapter import Adapter
 from dept.backbone import Backbone
+from dept.batching import Row
+from dept.generate import generate_ids
 from dept.optim import AdamW
+from dept.stack import Tensors
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOLDEN, PUBLISHED = SHARED / "golden", SHARED / "published"
@@ -164,6 +167,22 @@ def test_trajectory(golden, prefix, rule, eps, decay, clip, form):
     close(torch.stack(seen), tensors[f"{prefix}steps_loss"], 2e-4)
     for ours, name in zip((adapter.prompt, adapter.a, adapter.b), ("final_prompt", "final_A", "final_B"), strict=True):
         close(ours.detach(), tensors[f"{prefix}{name}"], 2e-4)
+
+
+@pytest.mark.parametrize("golden", ["t5"], indirect=True)
+def test_greedy_generation_of_the_authors(golden):
+    """T5 alone: for causal models the authors' generate() uses other positions than their forward(), and we do not."""
+    info, tensors, backbone = golden
+    rows = [
+        (0, Row(tuple(ids[mask.bool()].tolist()), ((0,),), -1, 0))
+        for ids, mask in zip(tensors["gen.input_ids"], tensors["gen.attention_mask"], strict=True)
+    ]
+    adapter = adapter_of(info, tensors)
+    most = info["generation"]["max_new_tokens"]
+    written = generate_ids(backbone, Tensors.of([adapter], backbone.device), rows, most)
+    for ours, theirs in zip(written, tensors["gen.sequences"][:, 1:].tolist(), strict=True):
+        end = backbone.end_id
+        assert ours == (theirs[: theirs.index(end)] if end in theirs else theirs)
 
 
 @needs_published
