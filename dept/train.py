@@ -266,7 +266,9 @@ class Loop:
             try:
                 return self.backward(items, label_tokens)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.budget <= max(row.length for _, row in items):
+                smallest = self.budget <= max(row.length for _, row in items)
+                # A rank that cut its rows otherwise than the others would wait for them for ever.
+                if not is_out_of_memory(error) or smallest or self.parallel.size > 1:
                     raise
             self.stack.clear_gradients()
             if torch.cuda.is_available():

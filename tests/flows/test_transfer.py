@@ -72,14 +72,16 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
 def test_prefect_knows_the_run_and_its_table(prefect_url, make_plan):
     from prefect.client.orchestration import get_client
 
-    transfer.run(load(make_plan(seeds=[0], inits=["scratch"], sources=[])))
+    name = "seen-by-prefect"  # other tests' runs are on the same server
+    done = transfer.run(load(make_plan(name=name, seeds=[0], inits=["scratch"], sources=[])))
     with get_client(sync_client=True) as client:
-        latest = client.read_flow_runs(limit=100)
-        mine = [run for run in latest if run.state_name == "Completed" and run.name]
-        assert mine
+        mine = [run for run in client.read_flow_runs(limit=200) if run.parameters.get("plan", {}).get("name") == name]
+    assert [run.state_name for run in mine] == ["Completed"]
     from prefect.artifacts import Artifact
 
-    assert "Untrained" in Artifact.get("dept-transfer").data
+    artifact = Artifact.get("dept-transfer")
+    assert name in artifact.data
+    assert done.run_id in artifact.description
 
 
 def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan):

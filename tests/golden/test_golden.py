@@ -16,7 +16,6 @@ from dept.stack import Tensors
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 GOLDEN, PUBLISHED = SHARED / "golden", SHARED / "published"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden (the authors' numbers) is not here")
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="../shared/published is not here")
 NAMES = ("t5", "gpt2", "llama")
 
