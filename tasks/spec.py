@@ -5,72 +5,104 @@ from __future__ import annotations
 import hashlib
 import json
 import string
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import InputError
+from tasks.origins import FileSource, Frozen, HubSource, PackageSource, Threshold
 
-FIELDS = {"classification": ("text",)}  # fields a record of each kind of task has
+__all__ = ["FileSource", "Grid", "HubSource", "PackageSource", "Task", "Threshold"]
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Threshold(_Frozen):
-    """Makes two labels of a number: <= -at is `below`, >= at is `above`; rows between are dropped as neutral."""
-
-    at: float = Field(gt=0, description="distance from 0, in units of the column")
-    below: str
-    above: str
-
-
-class PackageSource(_Frozen):
-    """A file inside an installed wheel. The package is looked up, never imported."""
-
-    kind: Literal["package"]
-    package: str = Field(pattern=r"^[A-Za-z_]\w*$", description="top-level import name")
-    requirement: str = Field(description="what pip installs, pinned")
-    path: str = Field(description="file, relative to the package's folder")
-    reader: Literal["csv", "tsv", "label-first"] = Field(
-        description="csv: with header and quotes; tsv: with header, no quotes; label-first: lines of 'LABEL the text'"
-    )
-    text: str = "text"
-    label: str = "label"
-    id: str | None = Field(None, description="column that names a row; none: the line number")
-    label_until: str | None = Field(None, min_length=1, description="keep the label's part before this mark")
-    threshold: Threshold | None = Field(None, description="the label column holds a number: make labels of it")
-    unescape: bool = Field(False, description="the text holds HTML entities (&amp;): resolve them")
+Kind = Literal["classification", "regression", "qa", "generation"]
+Metric = Literal[
+    "accuracy",
+    "macro_f1",
+    "f1",
+    "matthews",
+    "multirc_f1",
+    "multirc_em",
+    "pearson",
+    "spearman",
+    "squad_em",
+    "squad_f1",
+]
+TEXT_METRICS: tuple[Metric, ...] = ("squad_em", "squad_f1")
+DEFAULT_METRICS: dict[Kind, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "regression": ("pearson", "spearman"),
+    "qa": TEXT_METRICS,
+    "generation": TEXT_METRICS,
+}
+FITTING: dict[Kind, tuple[Metric, ...]] = DEFAULT_METRICS | {
+    "classification": ("accuracy", "macro_f1", "f1", "matthews", "multirc_f1", "multirc_em")
+}
+PROSE = {"description", "license", "citation", "url"}
+MOST_POINTS = 1000  # of a grid: each point is a word that is scored
 
 
-class FileSource(_Frozen):
-    """A user's own file, UTF-8."""
+class Grid(Frozen):
+    """Numbers a regression answers with, as text: low, low + step, ... high."""
 
-    kind: Literal["file"]
-    path: Path
-    format: Literal["csv", "jsonl"] | None = Field(None, description="none: by the file's ending")
-    text: str = Field("text", description="column (csv) or key (jsonl) of the text")
-    label: str = Field("label", description="column or key of the label")
-    delimiter: str = Field(",", min_length=1, max_length=1, description="csv only")
+    low: float
+    high: float
+    step: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
+        if not all(value.is_finite() for value in (low, high, step)) or high <= low:
+            raise ValueError("grid: high must be above low, and both finite")
+        if (high - low) % step or (high - low) / step >= MOST_POINTS:
+            raise ValueError(f"grid: high - low must be a whole number of steps, fewer than {MOST_POINTS}")
+        return self
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The numbers as text, all with as many decimals as low and step need."""
+        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
+        places = max(0, *(-int(value.normalize().as_tuple().exponent) for value in (low, step)))
+        return tuple(f"{low + step * i:.{places}f}" for i in range(int((high - low) / step) + 1))
 
 
-class Task(_Frozen):
-    """One task: rows, template and verbalizer. Raise `version` when a change should count as another task."""
+class Task(Frozen):
+    """One task: rows, template and answers. Raise `version` when a change should count as another task."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
     version: int = Field(1, ge=1)
-    kind: Literal["classification"] = "classification"
+    kind: Kind = Field(
+        "classification",
+        description="classification (of one text or of several), regression: a number of the grid; "
+        "qa: an answer found in the text; generation: free text",
+    )
     description: str = ""
     license: str = ""
     citation: str = ""
     url: str = ""
-    template: str = Field("{text}\nLabel:", description="what the backbone reads; {text} is replaced")
+    template: str = Field("{text}\nLabel:", description="what the backbone reads; {field}s are replaced")
     verbalizer: tuple[tuple[str, str], ...] = Field(
-        description="label in the data -> word the backbone answers with; a mapping, or pairs; order counts"
+        (),
+        description="classification: label in the data -> word the backbone answers with; a mapping, or pairs; "
+        "order counts",
     )
-    source: Annotated[PackageSource | FileSource, Field(discriminator="kind")]
+    grid: Grid | None = Field(None, description="regression: the numbers that may be answered")
+    rule: Literal["hash", "small", "large", "given"] = Field(
+        "hash",
+        description="splits. hash: all rows, cleaned, by their sha256; small: half of the validation split is test; "
+        "large: 1,000 training rows are validation, the validation split is test; given: as the hub has them",
+    )
+    convert: Literal["mark-spans", "multirc", "record"] | None = Field(None, description="see tasks/converters.py")
+    metrics: tuple[Metric, ...] = Field((), description="none: those usual for the kind")
+    max_length: int | None = Field(None, ge=1, le=100_000, description="tokens of the text kept; none: no limit")
+    source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_metrics(cls, data: Any) -> Any:
+        usual = DEFAULT_METRICS.get(data.get("kind", "classification")) if isinstance(data, dict) else None
+        return {**data, "metrics": usual} if usual and not data.get("metrics") else data
 
     @field_validator("verbalizer", mode="before")
     @classmethod
@@ -82,19 +114,58 @@ class Task(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(self.verbalizer) < 2:
+        self._check_answers()
+        _check_template(self.template)
+        if isinstance(self.source, PackageSource):
+            if set(self.fields) != {"text"}:
+                raise ValueError("template: a package source has the one field {text}")
+        else:
+            unused = [field for field, _ in self.source.columns if field not in self.fields]
+            if unused:
+                raise ValueError(f"source.columns: the template does not contain {{{unused[0]}}}")
+        threshold = self.source.threshold if isinstance(self.source, PackageSource) else None
+        if threshold and {threshold.below, threshold.above} != set(self.labels):
+            raise ValueError(f"source.threshold: below and above must be the labels {', '.join(self.labels)}")
+        self._check_rule()
+        return self
+
+    def _check_answers(self) -> None:
+        if self.kind == "classification" and len(self.verbalizer) < 2:
             raise ValueError("verbalizer: a task needs at least two labels")
+        if self.kind != "classification" and self.verbalizer:
+            raise ValueError(f"verbalizer: kind {self.kind} has none; take it out")
+        if (self.kind == "regression") != (self.grid is not None):
+            raise ValueError(
+                "grid: kind regression needs one, for example {low: 0, high: 5, step: 0.2}; others have none"
+            )
         for what, values in (("label", self.labels), ("word", self.words)):
             if "" in values:
                 raise ValueError(f"verbalizer: a {what} is empty; give each label a word")
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"verbalizer: {what} {twice[0]!r} stands there twice; each {what} must differ")
-        _check_template(self.template, FIELDS[self.kind])
-        threshold = self.source.threshold if isinstance(self.source, PackageSource) else None
-        if threshold and {threshold.below, threshold.above} != set(self.labels):
-            raise ValueError(f"source.threshold: below and above must be the labels {', '.join(self.labels)}")
-        return self
+        for metric in self.metrics:
+            if metric not in FITTING[self.kind] or self.metrics.count(metric) > 1:
+                raise ValueError(f"metrics: {metric} twice or not for {self.kind}; use {', '.join(FITTING[self.kind])}")
+            if metric.startswith("multirc") and self.convert != "multirc":
+                raise ValueError(f"metrics: {metric} needs convert: multirc, which says which answers belong together")
+            if metric in ("f1", "multirc_f1", "multirc_em") and len(self.labels) != 2:
+                raise ValueError(f"metrics: {metric} is for two labels; use macro_f1")
+
+    def _check_rule(self) -> None:
+        source = self.source
+        if not isinstance(source, HubSource):
+            if self.rule != "hash" or self.convert:
+                raise ValueError("rule and convert are for hub sources; take them out")
+            return
+        needed = {"hash": (), "small": ("validation",), "large": ("validation",), "given": ("validation", "test")}
+        for role in needed[self.rule]:
+            if getattr(source, role) is None:
+                raise ValueError(f"source.{role}: rule {self.rule} needs the name of this split")
+        if self.rule in ("small", "large") and source.test is not None:
+            raise ValueError(
+                f"source.test: rule {self.rule} makes the test rows itself; take it out or use rule: given"
+            )
 
     @classmethod
     def build(cls, name: object, block: object, where: str) -> Task:
@@ -109,21 +180,70 @@ class Task(_Frozen):
             raise InputError(f"{where}: task {name!r}: {_explain(error)}") from error
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of the template, each once, in its order."""
+        return tuple(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(self.template) if name))
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Field of the template -> column of the source."""
+        source = self.source
+        known = {} if isinstance(source, HubSource) else {"text": source.text}
+        known |= {} if isinstance(source, PackageSource) else dict(source.columns)
+        return {field: known.get(field, field) for field in self.fields}
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """Labels as they stand in the data; a label's place is its class index."""
-        return tuple(label for label, _ in self.verbalizer)
+        """Labels as they stand in the data (regression: the grid); a label's place is its class index."""
+        return self.grid.points if self.grid else tuple(label for label, _ in self.verbalizer)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Words the backbone answers with, in the order of `labels`."""
-        return tuple(word for _, word in self.verbalizer)
+        """Words the backbone answers with, in the order of `labels`; none for qa and generation."""
+        return self.grid.points if self.grid else tuple(word for _, word in self.verbalizer)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the answer is the best-scored of `words`, not generated text."""
+        return self.kind in ("classification", "regression")
+
+    @property
+    def strata(self) -> int:
+        """Classes that shots are balanced over; 1 where there are none."""
+        return len(self.verbalizer) if self.kind == "classification" else 1
+
+    def with_verbalizer(self, kind: Literal["words", "paper"]) -> Task:
+        """The same task answered in its own words, or as the DePT authors train: by the class index as text."""
+        if kind == "words" or self.kind != "classification":
+            return self
+        return self.model_copy(
+            update={"verbalizer": tuple((label, str(index)) for index, label in enumerate(self.labels))}
+        )
 
     def spec_hash(self) -> str:
         """sha256 (hex) of what decides the numbers; prose and the place of a user's file do not."""
-        body = self.model_dump(mode="json", exclude={"description", "license", "citation", "url"})
+        body = self.model_dump(mode="json", exclude=PROSE)
+        # Keys younger than the first ledgers count only where they are used, so that trials done stay done.
+        young: dict[str, Any] = {"grid": None, "rule": "hash", "convert": None, "max_length": None}
+        young["metrics"] = list(DEFAULT_METRICS[self.kind])
+        body = {key: value for key, value in body.items() if key not in young or value != young[key]}
         if isinstance(self.source, FileSource):
             del body["source"]["path"]  # the rows count, not where they lie: Splits.data_hash covers them
+            if not self.source.columns:
+                del body["source"]["columns"]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+    def block(self) -> dict[str, Any]:
+        """The task as its YAML block, without its name and without what is usual."""
+        body = self.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+        if self.verbalizer:
+            body["verbalizer"] = dict(self.verbalizer)
+        for key in ("columns", "where"):
+            if key in body["source"]:
+                body["source"][key] = dict(body["source"][key])
+        if self.metrics == DEFAULT_METRICS[self.kind]:
+            del body["metrics"]
+        return body
 
     def rooted(self, folder: Path) -> Task:
         """The same task with a relative file path read from `folder` (the folder of the plan or YAML file)."""
@@ -146,18 +266,18 @@ def _scalar(value: Any, what: str) -> str:
     return value.strip()
 
 
-def _check_template(template: str, fields: tuple[str, ...]) -> None:
+def _check_template(template: str) -> None:
     try:
         parts = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise ValueError(f"template: {error}; write a literal brace twice: {{{{ or }}}}") from error
-    known = ", ".join(f"{{{field}}}" for field in fields)
     for name, spec, how in parts:
-        if name not in fields or spec or how:
-            raise ValueError(f"template: {{{name}}} is not one of the fields {known}; write a literal brace twice")
-    missing = [field for field in fields if field not in {name for name, _, _ in parts}]
-    if missing:
-        raise ValueError(f"template: {{{missing[0]}}} is missing; the template must contain {known}")
+        if not name.isidentifier() or spec or how:
+            raise ValueError(
+                f"template: {{{name}}} is not one of the fields, as {{text}} is; write a literal brace twice"
+            )
+    if not parts:
+        raise ValueError("template: {text} is missing; the template must contain a field")
 
 
 def _explain(error: ValidationError) -> str:
