@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 
 from tasks.errors import InputError
 from tasks.spec import Task
@@ -10,25 +11,51 @@ from tasks.spec import Task
 
 @dataclass(frozen=True)
 class Record:
-    """One row as it came from its source; `label` as it stands in the data."""
+    """One row as it came from its source.
+
+    label: as it stands in the data; the number as text (regression); the first answer (qa, generation).
+    answers: all right answers (qa, generation).
+    group: rows of one question share it (MultiRC).
+    """
 
     id: str
     fields: dict[str, str]
     label: str
+    answers: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as the backbone reads it: template applied; `label` is the class index."""
+    """One row as the backbone reads it.
+
+    text: template applied.
+    label: class index; regression: index of the nearest number of the grid; qa and generation: 0.
+    target: what is trained on: the label's word, the grid's number, the first answer.
+    answers: all right answers (qa, generation).
+    value: the number itself (regression).
+    group: rows of one question share it (MultiRC).
+    key: digest of the folded fields without the template, by which tasks of different templates find equal rows.
+    """
 
     id: str
     text: str
     label: int
+    target: str = ""
+    answers: tuple[str, ...] = ()
+    value: float | None = None
+    group: str = ""
+    key: str = field(default="", compare=False)
 
 
 def normalise(text: str) -> str:
     """Runs of white space (line breaks too) become one blank; none at the ends."""
     return " ".join(text.split())
+
+
+def fold(text: str) -> str:
+    """The text normalised and without case: rows that are equal then count as the same row."""
+    return normalise(text).casefold()
 
 
 def render(task: Task, fields: dict[str, str]) -> str:
@@ -37,10 +64,25 @@ def render(task: Task, fields: dict[str, str]) -> str:
 
 
 def to_example(task: Task, record: Record) -> Example:
-    """Example of a record. Raises InputError for a label outside the verbalizer."""
+    """Example of a record. Raises InputError for a label outside the verbalizer, a number outside the grid."""
+    text = render(task, record.fields)
+    # The names of the fields do not count, nor does their order: (a, b) of one task may be (b, a) of another.
+    key = hashlib.sha256("\x1f".join(sorted(map(fold, record.fields.values()))).encode()).hexdigest()[:20]
+    if not task.scored:
+        return Example(record.id, text, 0, record.label, record.answers, None, record.group, key)
+    if task.grid:
+        value = float(record.label)
+        if not task.grid.low <= value <= task.grid.high:
+            raise InputError(
+                f"task {task.name}, row {record.id}: the number {record.label} is outside the grid "
+                f"({task.grid.low:g} to {task.grid.high:g}); widen the grid or mend the row"
+            )
+        index = round((value - task.grid.low) / task.grid.step)
+        return Example(record.id, text, index, task.words[index], (), value, record.group, key)
     if record.label not in task.labels:
         raise InputError(
             f"task {task.name}, row {record.id}: label {record.label!r} is not in the verbalizer "
             f"({', '.join(task.labels)}); add it there or mend the row"
         )
-    return Example(record.id, render(task, record.fields), task.labels.index(record.label))
+    index = task.labels.index(record.label)
+    return Example(record.id, text, index, task.words[index], (), None, record.group, key)

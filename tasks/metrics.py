@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from tasks.formatting import Example
+from tasks.spec import Task
 
 INVALID = -1  # a prediction that is no label: always wrong
+
+
+def measure(task: Task, examples: Sequence[Example], predictions: Sequence[int] | Sequence[str]) -> dict[str, float]:
+    """Each of `task.metrics`, and `score`, their mean; percent (correlations times 100).
+
+    Args:
+        predictions: one an example: class index, index in the grid (regression), INVALID, or text (qa, generation).
+
+    Raises ValueError for no rows, unequal lengths, an index out of range or a prediction of the wrong type.
+    """
+    if not len(examples):
+        raise ValueError("no rows to score")
+    if len(predictions) != len(examples):
+        raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
+    found: dict[str, float]
+    if task.scored:
+        indices = [_index(guess, len(task.labels)) for guess in predictions]
+        if task.grid:
+            found = _regression(task, examples, indices)
+        else:
+            found = _classes(examples, indices, len(task.labels), task.metrics)
+    else:
+        texts = [_said(guess) for guess in predictions]
+        pairs = list(zip(texts, examples, strict=True))
+        found = {
+            "squad_em": 100.0 * _mean([_best(exact, text, example.answers) for text, example in pairs]),
+            "squad_f1": 100.0 * _mean([_best(overlap, text, example.answers) for text, example in pairs]),
+        }
+    chosen = {name: found[name] for name in task.metrics}
+    return chosen | {"score": _mean(list(chosen.values()))}
 
 
 def classification(predictions: Sequence[int], labels: Sequence[int], n_labels: int) -> dict[str, float]:
@@ -26,3 +62,90 @@ def classification(predictions: Sequence[int], labels: Sequence[int], n_labels: 
     truth, guesses = list(labels), list(predictions)
     macro = f1_score(truth, guesses, labels=list(range(n_labels)), average="macro", zero_division=0)
     return {"accuracy": 100.0 * float(accuracy_score(truth, guesses)), "macro_f1": 100.0 * float(macro)}
+
+
+def normalise_answer(text: str) -> str:
+    """The text as SQuAD compares it: lower case, no punctuation, no articles, single blanks.
+
+    Source: Rajpurkar et al. (2016), the official evaluation script.
+    """
+    plain = "".join(char for char in text.lower() if char not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def exact(guess: str, answer: str) -> float:
+    """1 where both are the same after `normalise_answer`, else 0."""
+    return float(normalise_answer(guess) == normalise_answer(answer))
+
+
+def overlap(guess: str, answer: str) -> float:
+    """F1 (0..1) of the words of guess and answer after `normalise_answer`; 1 where both are empty."""
+    ours, theirs = normalise_answer(guess).split(), normalise_answer(answer).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    same = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * same / (len(ours) + len(theirs))
+
+
+def _classes(
+    examples: Sequence[Example], guesses: Sequence[int], n_labels: int, wanted: Sequence[str]
+) -> dict[str, float]:
+    truth = [example.label for example in examples]
+    found = classification(guesses, truth, n_labels)
+    if "matthews" in wanted:
+        # INVALID is a class of its own; sklearn gives 0 where one side is constant.
+        found["matthews"] = 100.0 * float(matthews_corrcoef(truth, guesses))
+    if {"f1", "multirc_f1", "multirc_em"} & set(wanted):
+        # An INVALID counts as the other class, so that it is wrong for F1 as well where class 0 is right.
+        known = [1 - gold if guess == INVALID else guess for gold, guess in zip(truth, guesses, strict=True)]
+        found["f1"] = found["multirc_f1"] = 100.0 * float(f1_score(truth, known, zero_division=0))
+        groups: dict[str, list[bool]] = defaultdict(list)
+        for example, guess in zip(examples, known, strict=True):
+            groups[example.group].append(guess == example.label)
+        found["multirc_em"] = 100.0 * _mean([float(all(right)) for right in groups.values()])
+    return found
+
+
+def _regression(task: Task, examples: Sequence[Example], indices: Sequence[int]) -> dict[str, float]:
+    from scipy.stats import pearsonr, spearmanr
+
+    points = [float(word) for word in task.words]
+    truth = [_value(example) for example in examples]
+    low, high = points[0], points[-1]
+    # An INVALID counts as the end of the grid that is further from the right number.
+    ours = [
+        points[index] if index != INVALID else (low if gold - low > high - gold else high)
+        for index, gold in zip(indices, truth, strict=True)
+    ]
+    if len(set(ours)) < 2 or len(set(truth)) < 2:  # no correlation is defined: it says nothing
+        return {"pearson": 0.0, "spearman": 0.0}
+    return {
+        "pearson": 100.0 * float(pearsonr(ours, truth).statistic),
+        "spearman": 100.0 * float(spearmanr(ours, truth).statistic),
+    }
+
+
+def _best(compare: Callable[[str, str], float], guess: str, answers: Sequence[str]) -> float:
+    return max((compare(guess, answer) for answer in answers), default=0.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _value(example: Example) -> float:
+    if example.value is None:
+        raise ValueError(f"example {example.id} has no value to compare with")
+    return example.value
+
+
+def _index(guess: int | str, n: int) -> int:
+    if isinstance(guess, str) or (guess != INVALID and not 0 <= guess < n):
+        raise ValueError(f"a prediction is neither INVALID nor in 0..{n - 1}: {guess!r}")
+    return int(guess)
+
+
+def _said(guess: int | str) -> str:
+    if not isinstance(guess, str):
+        raise ValueError(f"a prediction is not text: {guess!r}")
+    return guess

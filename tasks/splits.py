@@ -1,8 +1,13 @@
 """Cleaning, splits and draws, all decided by sha256 so that every machine and every Python draws the same rows.
 
-Rule of the splits, after cleaning, with n rows left: test n/5, at most 1000, at least 300 where n >= 900; validation
-n/10, at most 500; the rest is the training pool. Each class keeps its share and has at least one row in each split.
+Rule `hash`, after cleaning, with n rows left: test n/5, at most 1000, at least 300 where n >= 900; validation n/10, at
+most 500; the rest is the training pool. Each class keeps its share and has at least one row in each split.
 Rows go by the sha256 of their folded text: the order of the file does not matter.
+
+Rules of the hub's data sets, as the DePT authors split (Shi & Lipani, 2024, appendix on data sets), but by sha256 in
+place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows (a
+fifth, where there are fewer than 5,000) are validation and the validation split is test; `given`: as they are. Rows of
+one question, and equal rows, stay together; training rows that stand among the others are dropped.
 """
 
 from __future__ import annotations
@@ -10,25 +15,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+from tasks.converters import one_per_answer
 from tasks.errors import InputError
-from tasks.formatting import Example, Record, normalise, to_example
+from tasks.formatting import Example, Record, fold, to_example
+from tasks.hub import HubRows, read_hub, stamp
+from tasks.leakage import guard
 from tasks.sources import locate, read_source
-from tasks.spec import Task
+from tasks.spec import HubSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500
+LARGE_VALIDATION = 1000
 
 
 @dataclass(frozen=True)
 class Splits:
     """Disjoint rows of a task. `train` is the pool that shots are drawn from.
 
-    data_hash: sha256 (hex) over id, text, class index and word of each row of each split, so that another row,
-    template, verbalizer or split gives another hash.
-    dropped: rows left out, by cause (neutral, duplicate, conflicting).
+    data_hash: sha256 (hex) over id, text, class index and word (or what else is answered) of each row of each split,
+    so that another row, template, verbalizer or split gives another hash.
+    dropped: rows left out, by cause (neutral, duplicate, conflicting; hub: unlabelled, leaked).
     """
 
     train: tuple[Example, ...]
@@ -41,29 +51,35 @@ class Splits:
 def load_splits(task: Task) -> Splits:
     """Rows of `task`, cleaned and split; cached until the task or its file changes.
 
-    Raises InputError for bad rows (see sources.read_source), a label without rows, or fewer than three rows of one.
+    Raises InputError for bad rows (see sources.read_source, hub.read_hub), a label without rows, or fewer than three
+    rows of one.
     """
+    if isinstance(task.source, HubSource):
+        return _load(task, stamp(task))
     stat = locate(task.source).stat()
     return _load(task, (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=64)
-def _load(task: Task, stamp: tuple[int, int]) -> Splits:
+def _load(task: Task, stamped: tuple[Any, ...]) -> Splits:
+    if isinstance(task.source, HubSource):
+        return make_hub_splits(task, read_hub(task))
     records, neutral = read_source(task)
     return make_splits(task, records, neutral)
 
 
 def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Splits:
-    """Splits of `records` by the module's rule. Raises InputError as `load_splits` does."""
+    """Splits of `records` by the rule `hash`. Raises InputError as `load_splits` does."""
     kept, duplicate, conflicting = _clean(records)
-    pools: list[list[Example]] = [[] for _ in task.labels]
-    for folded in sorted(kept, key=lambda text: _digest("split", text)):
+    pools: list[list[Example]] = [[] for _ in range(task.strata)]
+    for folded in sorted(kept, key=_digester("split")):
         example = to_example(task, kept[folded])
-        pools[example.label].append(example)
-    for label, pool in zip(task.labels, pools, strict=True):
+        pools[example.label if task.strata > 1 else 0].append(example)
+    for stratum, pool in enumerate(pools):
         if len(pool) < 3:
+            what = f"label {task.labels[stratum]!r} has" if task.strata > 1 else "there are"
             raise InputError(
-                f"task {task.name}: label {label!r} has {len(pool) or 'no'} usable rows; it needs at least three, one "
+                f"task {task.name}: {what} {len(pool) or 'no'} usable rows; it needs at least three, one "
                 f"each for training, validation and test ({duplicate} duplicate and {conflicting} conflicting rows "
                 "were dropped)"
             )
@@ -79,43 +95,78 @@ def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Spli
         parts["test"] += pool[:a]
         parts["validation"] += pool[a : a + b]
         parts["train"] += pool[a + b :]
-    mixed = {name: tuple(_shuffled(rows, "mix", name)) for name, rows in parts.items()}
-    dropped = {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting}
-    return Splits(**mixed, data_hash=_data_hash(task, mixed), dropped=dropped)
+    return _mixed(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting})
 
 
-def few_shot(splits: Splits, k: int, seed: int, n_labels: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+def make_hub_splits(task: Task, rows: HubRows) -> Splits:
+    """Splits of the hub's rows by the task's rule. Raises InputError as `load_splits` does."""
+    if task.rule == "hash":
+        made = make_splits(task, [record for part in rows.parts.values() for record in part])
+        return Splits(
+            made.train, made.validation, made.test, made.data_hash, made.dropped | {"unlabelled": rows.unlabelled}
+        )
+    parts = {role: [to_example(task, record) for record in part] for role, part in rows.parts.items()}
+    if task.rule == "small":
+        parts["validation"], parts["test"] = _carve(parts["validation"], len(parts["validation"]) // 2)
+    elif task.rule == "large":
+        parts["test"] = parts["validation"]
+        parts["validation"], parts["train"] = _carve(parts["train"], min(LARGE_VALIDATION, len(parts["train"]) // 5))
+    parts["train"], leaked = guard(parts["train"], parts["validation"] + parts["test"])
+    if task.convert == "record":
+        parts["train"] = list(one_per_answer(parts["train"]))
+    for role in ("train", "validation", "test"):
+        if not parts[role]:
+            raise InputError(f"task {task.name}: rule {task.rule} leaves no {role} rows; it needs more rows")
+    there = {example.label for example in parts["train"]}
+    for index, label in enumerate(task.labels if task.strata > 1 else ()):
+        if index not in there:
+            raise InputError(f"task {task.name}: label {label!r} has no training row; take it out of the verbalizer")
+    return _mixed(task, parts, {"unlabelled": rows.unlabelled, "leaked": leaked})
+
+
+def few_shot(
+    splits: Splits, k: int, seed: int, strata: int, per_class: bool = False
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """k shots and k validation rows, disjoint, both from the training pool: (shots, validation).
 
     Classes are as even as k allows (they differ by at most one row; the seed chooses which get the extra one, other
-    classes in the validation than in the shots where it can). With k < n_labels some classes go without. Shots of the
-    same seed are nested: those of a larger k include those of a smaller.
+    classes in the validation than in the shots where it can). With k < strata some classes go without. Shots of the
+    same seed are nested: those of a larger k include those of a smaller. Rows of equal text are drawn once.
+
+    Args:
+        strata: classes to balance (Task.strata); 1: none, all rows are one pool.
+        per_class: k shots and k validation rows of each class.
+
     Raises InputError for k < 1, a class without rows, and a class with too few for its part of both.
     """
     if k < 1:
         raise InputError(f"shots must be at least 1, not {k}")
-    pools: list[list[Example]] = [[] for _ in range(n_labels)]
-    for example in splits.train:
-        pools[example.label].append(example)
+    pools: list[list[Example]] = [[] for _ in range(strata)]
+    distinct = _distinct(splits.train)
+    for example in distinct:
+        pools[example.label if strata > 1 else 0].append(example)
     empty = [label for label, pool in enumerate(pools) if not pool]
     if empty:
         raise InputError(f"class {empty[0]} has no row in the training pool; give each label some rows")
-    if 2 * k > len(splits.train):
+    total = k * strata if per_class else k
+    most = _largest_k(pools) // (strata if per_class else 1) or 1
+    said = f"k={k} shots" + (" of each class" if per_class else "")
+    if 2 * total > len(distinct):
         raise InputError(
-            f"k={k} shots and as many validation rows need {2 * k} training rows, but there are {len(splits.train)}; "
-            f"use k <= {_largest_k(pools)}"
+            f"{said} and as many validation rows need {2 * total} training rows, but there are {len(distinct)}; "
+            f"use k <= {most}"
         )
-    order = sorted(range(n_labels), key=lambda label: _digest("extra", seed, label))
-    each, extra = divmod(k, n_labels)
+    order = sorted(range(strata), key=lambda label: _digest("extra", seed, label))
+    each, extra = divmod(total, strata)
     shots: list[Example] = []
     validation: list[Example] = []
     for rank, label in enumerate(order):
         a = each + (rank < extra)
-        b = each + ((rank - extra) % n_labels < extra)
+        b = each + ((rank - extra) % strata < extra)
         if a + b > len(pools[label]):
             raise InputError(
-                f"k={k} shots and as many validation rows, balanced over {n_labels} classes, need {a + b} rows of "
-                f"class {label}, but the training pool has {len(pools[label])}; use k <= {_largest_k(pools)}"
+                f"{said} and as many validation rows, balanced over {strata} classes, need {a + b} rows of "
+                f"class {label}, but the training pool has {len(pools[label])}; use k <= {most}"
             )
         pool = _shuffled(pools[label], "shots", seed)
         shots += pool[:a]
@@ -145,10 +196,10 @@ def _clean(records: Iterable[Record]) -> tuple[dict[str, Record], int, int]:
     """Folded text -> record, and the numbers of duplicate and of conflicting rows left out."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        groups["\x1f".join(normalise(value).casefold() for _, value in sorted(record.fields.items()))].append(record)
+        groups["\x1f".join(fold(value) for _, value in sorted(record.fields.items()))].append(record)
     kept, duplicate, conflicting = {}, 0, 0
     for folded, group in groups.items():
-        if len({record.label for record in group}) > 1:
+        if len({(record.label, record.answers) for record in group}) > 1:
             conflicting += len(group)
             continue
         duplicate += len(group) - 1
@@ -179,16 +230,59 @@ def _largest_k(pools: Sequence[Sequence[Example]]) -> int:
     return max(1, len(pools) * (min(len(pool) for pool in pools) // 2))
 
 
+def _distinct(examples: Sequence[Example]) -> Sequence[Example]:
+    """Of rows with equal text one: the first by id, not by place."""
+    chosen: dict[str, Example] = {}
+    for example in examples:
+        key = example.key or fold(example.text)
+        if (other := chosen.get(key)) is None or example.id < other.id:
+            chosen[key] = example
+    return examples if len(chosen) == len(examples) else list(chosen.values())
+
+
+def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Example]]:
+    """About n rows (at least one), and the others. Rows of one question, or of equal text, stay together."""
+    units: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        units[example.group or example.key].append(example)
+    taken: list[Example] = []
+    left: list[Example] = []
+    for unit in sorted(units, key=_digester("carve")):
+        (taken if len(taken) < max(n, 1) else left).extend(units[unit])
+    return taken, left
+
+
+def _mixed(task: Task, parts: dict[str, list[Example]], dropped: dict[str, int]) -> Splits:
+    mixed = {name: tuple(_shuffled(parts[name], "mix", name)) for name in ("train", "validation", "test")}
+    return Splits(**mixed, data_hash=_data_hash(task, mixed), dropped=dropped)
+
+
 def _shuffled(examples: Iterable[Example], *salt: object) -> list[Example]:
-    return sorted(examples, key=lambda example: _digest(*salt, example.id))
+    digest = _digester(*salt)
+    return sorted(examples, key=lambda example: digest(example.id))
 
 
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+def _digest(*parts: object) -> bytes:
+    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).digest()
+
+
+def _digester(*salt: object) -> Callable[[str], bytes]:
+    """`_digest(*salt, text)` as a function of the text, fast enough for a million rows."""
+    start = hashlib.sha256(("[" + "".join(f"{json.dumps(str(part))}, " for part in salt)).encode())
+
+    def digest(text: str) -> bytes:
+        copy = start.copy()
+        copy.update(f"{json.dumps(text)}]".encode())
+        return copy.digest()
+
+    return digest
 
 
 def _data_hash(task: Task, parts: dict[str, tuple[Example, ...]]) -> str:
-    lines = [
-        json.dumps([name, row.id, row.text, row.label, task.words[row.label]]) for name in parts for row in parts[name]
-    ]
+    lines, words = [], task.words
+    for name, rows in parts.items():
+        for row in rows:
+            plain = task.kind == "classification"
+            said: list[Any] = [words[row.label]] if plain else [row.target, row.answers, row.value]
+            lines.append(json.dumps([name, row.id, row.text, row.label, *said, *([row.group] if row.group else [])]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
