@@ -5,8 +5,8 @@ most 500; the rest is the training pool. Each class keeps its share and has at l
 Rows go by the sha256 of their folded text: the order of the file does not matter.
 
 Rules of the hub's data sets, as the DePT authors split (Shi & Lipani, 2024, appendix on data sets), but by sha256 in
-place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows
-(half, where there are fewer than 2,000) are validation and the validation split is test; `given`: as they are. Rows of
+place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows (a
+fifth, where there are fewer than 5,000) are validation and the validation split is test; `given`: as they are. Rows of
 one question, and equal rows, stay together; training rows that stand among the others are dropped.
 """
 
@@ -110,9 +110,7 @@ def make_hub_splits(task: Task, rows: HubRows) -> Splits:
         parts["validation"], parts["test"] = _carve(parts["validation"], len(parts["validation"]) // 2)
     elif task.rule == "large":
         parts["test"] = parts["validation"]
-        parts["validation"], parts["train"] = _carve(
-            parts["train"], min(LARGE_VALIDATION, -(-len(parts["train"]) // 2))
-        )
+        parts["validation"], parts["train"] = _carve(parts["train"], min(LARGE_VALIDATION, len(parts["train"]) // 5))
     parts["train"], leaked = guard(parts["train"], parts["validation"] + parts["test"])
     if task.convert == "record":
         parts["train"] = list(one_per_answer(parts["train"]))
@@ -243,7 +241,7 @@ def _distinct(examples: Sequence[Example]) -> Sequence[Example]:
 
 
 def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Example]]:
-    """n rows (at least one), and the others. Rows of one question, or of equal text, stay together: n is then neared."""
+    """n rows (at least one) and the others. Rows of one question, or of equal text, stay together; n is then neared."""
     units: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         units[example.group or example.key].append(example)
@@ -251,7 +249,7 @@ def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Exa
     left: list[Example] = []
     for name in sorted(units, key=_digester("carve")):
         short = n - len(taken)
-        nearer = short > 0 and abs(short - len(units[name])) < short
+        nearer = short > 0 and abs(short - len(units[name])) <= short
         (taken if nearer or not taken else left).extend(units[name])
     return taken, left
 
