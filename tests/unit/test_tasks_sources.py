@@ -172,3 +172,121 @@ def test_wheel_files_with_a_bad_rating(tmp_path, monkeypatch):
         (folder / "d.tsv").write_text(f"text\tlabel\na\t{value}\n")
         with pytest.raises(InputError, match=f"line 2: '{value}' is not a number"):
             load_records(own)
+
+
+PAIRS = [
+    {"a": f"first {i}", "b": f"second {i}", "kind": i % 2, "score": i % 11 / 2, "gold": [f"first {i}", "both"]}
+    for i in range(30)
+]
+
+
+def own(path, **changes):
+    source = {"kind": "file", "path": str(path), "columns": {"one": "a", "two": "b"}, **changes.pop("source", {})}
+    return Task.model_validate({"name": "p", "template": "{one} / {two} :", "source": source, **changes})
+
+
+def write_rows(path):
+    from pyarrow import Table, parquet
+
+    if path.suffix == ".parquet":
+        parquet.write_table(Table.from_pylist(PAIRS), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    else:
+        lines = [f"{r['a']},{r['b']},{r['kind']},{r['score']},{r['gold'][0]}" for r in PAIRS]
+        path.write_text("\n".join(["a,b,kind,score,gold", *lines]))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_pairs_numbers_and_answers(tmp_path, ending):
+    path = tmp_path / f"rows.{ending}"
+    write_rows(path)
+    pairs = load_splits(own(path, verbalizer={"0": "even", "1": "odd"}, source={"label": "kind"}))
+    assert (len(pairs.train), len(pairs.validation), len(pairs.test)) == (21, 3, 6)
+    assert all(int(r.text.split()[1]) % 2 == r.label and r.target == ("even", "odd")[r.label] for r in pairs.train)
+    grid = {"low": 0, "high": 5, "step": 1}
+    number = load_splits(own(path, kind="regression", grid=grid, source={"label": "score"}))
+    row = next(r for r in (*number.train, *number.validation, *number.test) if r.text == "first 7 / second 7 :")
+    assert (row.value, row.target, row.label) == (3.5, "4", 4)
+    for kind in ("qa", "generation"):
+        said = load_splits(own(path, kind=kind, source={"label": "gold"}))
+        row = next(r for r in (*said.train, *said.validation, *said.test) if r.text == "first 7 / second 7 :")
+        assert row.target == "first 7"
+        assert row.answers == (("first 7",) if ending == "csv" else ("first 7", "both"))
+
+
+def test_data_hash_sees_answers_and_numbers(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    hashes = set()
+    for gold, score in ((["x"], 1), (["x", "y"], 1), (["y", "x"], 1), (["x"], 1.25)):
+        rows = [dict(row) for row in PAIRS]
+        rows[3] |= {"gold": gold, "score": score}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        qa = load_splits(own(path, kind="qa", source={"label": "gold"})).data_hash
+        grid = {"low": 0, "high": 5, "step": 1}
+        number = load_splits(own(path, kind="regression", grid=grid, source={"label": "score"})).data_hash
+        hashes.add((qa, number))
+    assert len(hashes) == 4
+    assert len({qa for qa, _ in hashes}) == 3
+    assert len({number for _, number in hashes}) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "message"),
+    [
+        ({"a": "x"}, {"kind": "qa", "source": {"label": "gold"}}, "line 1: no column 'b'"),
+        ({"a": "x", "b": " ", "gold": "y"}, {"kind": "qa", "source": {"label": "gold"}}, "the text ('b') is empty"),
+        (
+            {"a": "x", "b": "y", "gold": []},
+            {"kind": "qa", "source": {"label": "gold"}},
+            "the answer ('gold') is missing",
+        ),
+        ({"a": "x", "b": "y", "gold": [3]}, {"kind": "qa", "source": {"label": "gold"}}, "neither a string nor a list"),
+        (
+            {"a": "x", "b": "y", "label": "7"},
+            {"kind": "regression", "grid": {"low": 0, "high": 5, "step": 1}},
+            "line 1: '7' ('label') is not a number from 0 to 5",
+        ),
+        (
+            {"a": "x", "b": "y", "label": "much"},
+            {"kind": "regression", "grid": {"low": 0, "high": 5, "step": 1}},
+            "'much' ('label') is not a number",
+        ),
+    ],
+)
+def test_bad_pairs_numbers_and_answers(tmp_path, row, changes, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError) as caught:
+        load_splits(own(path, **changes))
+    assert message in str(caught.value)
+
+
+def test_a_damaged_parquet_file(tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1 cut")
+    with pytest.raises(InputError, match=r"rows\.parquet: not a readable parquet file"):
+        load_splits(task(path))
+    write_rows(path)
+    with pytest.raises(InputError, match=r"rows\.parquet, row 1: no column 'text'; columns there: 'a', 'b'"):
+        load_splits(task(path))
+
+
+def test_folders_of_a_wheel(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for label in "01":
+        folder = tmp_path / "texts_wheel" / "data" / label
+        folder.mkdir(parents=True)
+        (folder / "b.txt").write_text(f"Second\n\nof {label}")
+        (folder / "a.txt").write_bytes(b"costs \xa35")
+    source = {"kind": "package", "package": "texts_wheel", "requirement": "w==1", "path": "data", "reader": "folders"}
+    wheel = Task.model_validate({"name": "w", "verbalizer": {"0": "bad", "1": "good"}, "source": source})
+    assert [(r.id, r.fields["text"], r.label) for r in load_records(wheel)] == [
+        ("0/a", "costs £5", "0"),
+        ("0/b", "Second of 0", "0"),
+        ("1/a", "costs £5", "1"),
+        ("1/b", "Second of 1", "1"),
+    ]
+    narrow = wheel.model_copy(update={"verbalizer": (("0", "bad"), ("2", "good"))})
+    with pytest.raises(InputError, match=r"1/a\.txt: label '1' is not in the verbalizer"):
+        load_records(narrow)

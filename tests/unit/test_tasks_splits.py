@@ -175,3 +175,31 @@ def test_subset_of_real_test_rows_and_bad_sizes():
     for rows, n in ((test, 0), ((), 5)):
         with pytest.raises(InputError, match="cannot take"):
             subset(rows, n, 0)
+
+
+def test_shots_per_class():
+    splits = pool([20, 30, 9])
+    shots, validation = few_shot(splits, 4, 0, 3, per_class=True)
+    assert Counter(row.label for row in shots) == Counter(row.label for row in validation) == {0: 4, 1: 4, 2: 4}
+    assert few_shot(splits, 12, 0, 3) == (shots, validation)
+    with pytest.raises(InputError, match=r"k=5 shots of each class .* use k <= 4"):
+        few_shot(splits, 5, 0, 3, per_class=True)
+    with pytest.raises(InputError, match=r"k=50 shots of each class .* need 300 .* use k <= 4"):
+        few_shot(splits, 50, 0, 3, per_class=True)
+
+
+def test_shots_without_classes():
+    rows = tuple(Example(str(i), f"row {i}", i % 7) for i in range(40))  # a regression: labels are no classes
+    shots, validation = few_shot(Splits(rows, (), (), "", {}), 16, 0, 1)
+    assert len({row.id for row in shots + validation}) == 32
+    with pytest.raises(InputError, match="use k <= 20"):
+        few_shot(Splits(rows, (), (), "", {}), 21, 0, 1)
+
+
+def test_equal_rows_are_drawn_once():
+    rows = tuple(Example(f"{i}", f"row {i // 2}" if i % 2 else f"ROW  {i // 2}", 0) for i in range(16))
+    for seed in range(5):
+        shots, validation = few_shot(Splits(rows, (), (), "", {}), 4, seed, 1)
+        assert len({row.text.casefold().split()[1] for row in shots + validation}) == 8
+    with pytest.raises(InputError, match="there are 8"):
+        few_shot(Splits(rows, (), (), "", {}), 5, 0, 1)
