@@ -6,7 +6,6 @@ LoRA adds a low-rank product B @ A to frozen projections (arXiv 2106.09685); her
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -100,9 +99,5 @@ def save(wrapped: Any, folder: Path, backbone: str) -> None:
     for config in wrapped.peft_config.values():
         config.base_model_name_or_path = backbone
     wrapped.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub
-    _remove(folder / name for name in ("README.md", ".gitattributes"))  # a model card without content
-
-
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
+    for name in ("README.md", ".gitattributes"):  # a model card without content
+        (folder / name).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from tasks.errors import InputError
 
 WORDS = ("negative", "positive", "very good")
 TEXTS = ["the film was good", "bad plot and awful acting", "it was not very happy", "great", "slow service of the food"]
-CONFIG = TrainConfig(steps=6, batch_size=3, lr_prompt=0.02, warmup=0.2, weight_decay=0.01, clip=0.5, eval_every=3)
+CONFIG = TrainConfig(steps=6, batch_size=3, lr_prompt=0.02, warmup=0.2, weight_decay=0.5, clip=0.5, eval_every=3)
 UNTRAINED = CONFIG.model_copy(update={"steps": 0})
 
 
@@ -107,8 +107,10 @@ def test_lora_is_what_peft_does(tiny, rank, budget, monkeypatch):
     fan = tiny.config.model_type == "gpt2"
     wrapped = get_peft_model(model, LoraConfig(r=rank, target_modules=where, fan_in_fan_out=fan)).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
-    rows, before, state = rows_of(tiny), bits(tiny), torch.get_rng_state()
+    rows, before = rows_of(tiny), bits(tiny)
     wanted = by_hand(model, rows, CONFIG, 7, trained)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
     rival = train_rival("lora", tiny, rows, (), CONFIG, seed=7, rank=rank)
     assert torch.equal(state, torch.get_rng_state())
     assert rival.trainable == wrapped.get_nb_trainable_parameters()[0]
@@ -194,7 +196,7 @@ def test_memory_that_runs_out_halves_the_micro_batches(tiny_llama, monkeypatch):
     real = rivals.log_probs
 
     def tight(bare, batch):
-        if len(batch.branch_row) > 6:
+        if len(batch.branch_row) > (2 if torch.is_grad_enabled() else 6):
             raise torch.OutOfMemoryError("out of memory")
         return real(bare, batch)
 
@@ -259,13 +261,18 @@ def test_one_rival_at_a_time(tiny_llama, tmp_path):
         second.score(rows)
     second.close()
 
-    def stop(_):
-        raise KeyboardInterrupt
+    calls = []
+
+    def stop(tokens):
+        calls.append(tokens)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_rival("full", tiny_llama, rows, (), CONFIG, seed=0, on_tokens=stop)
-    before = bits(tiny_llama)
-    assert all(torch.equal(p, before[n]) for n, p in plain_copy(tiny_llama).bare.model.state_dict().items())
+    before, copy = bits(tiny_llama), plain_copy(tiny_llama).bare.model
+    assert all(torch.equal(p, before[n]) for n, p in copy.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in copy.parameters())
 
 
 def test_bad_input_names_the_remedy(tiny_llama, monkeypatch):
