@@ -32,7 +32,7 @@ class Adapter(nn.Module):
 
     Args:
         prompt: P [m, d], placed before the text.
-        a: A [s, r]; row i belongs to text position i.
+        a: A [s, r]; row i belongs to text position i. r = 0 is plain prompt tuning.
         b: B [r, d]; text position i gets scale * (A @ B)[i].
         alpha: scale = alpha / sqrt(r).
         layout: where text and rows sit for causal backbones, "adjacent" or "paper" (see `dept.batching.first_row`).
@@ -45,7 +45,7 @@ class Adapter(nn.Module):
     def __init__(self, prompt: Tensor, a: Tensor, b: Tensor, alpha: float = 8.0, layout: Layout = "adjacent") -> None:
         super().__init__()
         fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
-        if not fit or not all(tensor.numel() for tensor in (prompt, a, b)):
+        if not fit or not prompt.numel() or not len(a):
             raise InputError(
                 f"adapter: shapes do not fit: P {list(prompt.shape)} must be [m, d], A {list(a.shape)} "
                 f"[s, r], B {list(b.shape)} [r, d]"
@@ -81,7 +81,7 @@ class Adapter(nn.Module):
     @property
     def scale(self) -> float:
         """Factor on A @ B."""
-        return self.alpha / math.sqrt(self.a.shape[1])
+        return self.config.scale
 
     def save(self, folder: str | Path, **metadata: Any) -> str:
         """Write `adapter.safetensors` and `adapter.json` durably; the folder appears whole or not at all.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import json
-import threading
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dept import embedded, stack
+from dept import embedded, onednn, stack, tuning
 from dept.batching import IGNORE
-from dept.loading import DTYPES, load_model, load_tokenizer, pick_device, resolve
+from dept.loading import DTYPES, load_model, load_tokenizer, pick_device, resolve, same_bits_twice
+from dept.usable import check_usable
 from tasks.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 Family = Literal["causal", "seq2seq"]
 _WEIGHTS = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")
-# Families whose head is known to be a plain linear map of the last hidden state; others are checked when loaded.
-_PLAIN_HEADS = {"llama", "gpt2", "mistral", "qwen2", "qwen3"}
 
 
 @dataclass
@@ -51,6 +48,8 @@ class Backbone(nn.Module):
         InputError: a model that takes no input embeddings or positions, or has no language-modelling head.
     """
 
+    sharded = False  # whether other processes hold parts of the weights
+
     def __init__(
         self, model: nn.Module, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
     ) -> None:
@@ -64,17 +63,22 @@ class Backbone(nn.Module):
         self.folder = Path(folder) if folder else None
         model.requires_grad_(False)
         model.eval()
-        self._check()
+        check_usable(self)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str, dtype: str | torch.dtype | None = None, device: str | None = None
+        cls,
+        name_or_path: str,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        compile: bool = False,
     ) -> Self:
         """Load a backbone by catalogue name (`smollm2-135m`), local folder or hub id, and freeze it.
 
         Args:
             dtype: "float32", "bfloat16" or "float64"; default float32 on CPU and bfloat16 on CUDA.
             device: "cpu", "cuda", ...; default CUDA where there is one.
+            compile: try torch.compile and keep it where it measures faster; $DEPT_COMPILE=1 asks for it as well.
 
         Raises:
             InputError: unknown name, unreachable hub, damaged files or a model that cannot be used.
@@ -87,9 +91,15 @@ class Backbone(nn.Module):
                 raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
             dtype = DTYPES[dtype]
         folder = resolve(name_or_path)
+        if place.type == "cuda":
+            same_bits_twice()
         model, tokenizer = load_model(folder, dtype), load_tokenizer(folder)
         short = Path(name_or_path).name.lower() if "/" in name_or_path or Path(name_or_path).is_dir() else name_or_path
-        return cls(model.to(place), tokenizer, short, folder if Path(folder).is_dir() else None)
+        made = cls(model.to(place), tokenizer, short, folder if Path(folder).is_dir() else None)
+        onednn.pack(made.model)
+        if compile or os.environ.get("DEPT_COMPILE") == "1":
+            tuning.compile_where_faster(made)
+        return made
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a frozen backbone has no dropout."""
@@ -111,6 +121,16 @@ class Backbone(nn.Module):
         """Type of the weights."""
         found: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return found
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens it was made for; None where it sets no bound."""
+        return getattr(self.config, "n_positions", None) or getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def packs(self) -> bool:
+        """Whether several texts may lie in one row of a batch: positions are explicit and attention only looks back."""
+        return self.family == "causal"
 
     @property
     def pad_id(self) -> int:
@@ -279,54 +299,12 @@ class Backbone(nn.Module):
         Raises:
             InputError: m + s is more than the backbone has positions.
         """
-        limit = getattr(self.config, "n_positions", None) or getattr(self.config, "max_position_embeddings", None)
-        if self.family == "causal" and limit and m + s > limit:
-            raise InputError(f"backbone {self.name} has {limit} positions; m + s = {m + s}. Remedy: a smaller s or m")
+        if self.family == "causal" and self.positions and m + s > self.positions:
+            raise InputError(
+                f"backbone {self.name} has {self.positions} positions; m + s = {m + s}. Remedy: a smaller s or m"
+            )
 
     def _additive(self, allowed: Tensor) -> Tensor:
         return torch.zeros(allowed.shape, dtype=self.dtype, device=allowed.device).masked_fill(
             ~allowed, torch.finfo(self.dtype).min
         )
-
-    def _check(self) -> None:
-        kind = type(self.model).__name__
-        if self.model.get_output_embeddings() is None:
-            raise InputError(
-                f"backbone {self.name}: {kind} has no language-modelling head. Remedy: a model for "
-                "causal or text-to-text generation"
-            )
-        if self.family == "seq2seq":
-            return
-        accepted = inspect.signature(self.model.base_model.forward).parameters
-        missing = [p for p in ("inputs_embeds", "position_ids", "cache") if p not in accepted]
-        if missing:
-            raise InputError(f"backbone {self.name}: {kind} does not accept {', '.join(missing)}, which DePT needs")
-        if (
-            self.config.model_type in _PLAIN_HEADS
-            or self.device.type == "meta"
-            or hasattr(next(self.model.parameters()), "ds_id")
-        ):
-            return
-        with torch.no_grad():
-            ids = torch.arange(3, device=self.device)[None]
-            ours, theirs = self.head(self.model.base_model(ids).last_hidden_state), self.model(ids).logits
-        if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
-            raise InputError(f"backbone {self.name}: the head of {kind} is not a plain linear map; not supported")
-
-
-_load_lock = threading.Lock()
-
-
-def shared_backbone(name: str, dtype: str | None = None, device: str | None = None) -> Backbone:
-    """The process's one backbone of this name, type and device, loaded on first use.
-
-    Raises:
-        InputError: see `Backbone.from_pretrained`.
-    """
-    with _load_lock:  # a server's threads would each load it
-        return _loaded(name, dtype, device)
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(name: str, dtype: str | None, device: str | None) -> Backbone:
-    return Backbone.from_pretrained(name, dtype=dtype, device=device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dept.backbone import Backbone
 
 IGNORE = -100  # label value that no loss counts (the convention of transformers)
+_ATTENTION = 1024  # length, tokens, of a pack in which a token costs twice as much as its matrix products alone
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Row:
 
 @dataclass
 class Batch:
-    """Tensors of one micro-batch of R rows, T tokens wide, with C branches in all.
+    """Tensors of one micro-batch of R packs, T tokens wide, with C branches in all.
 
-    `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `slot[i]` is the row's adapter
-    in the stack, `branch_row[c]` the row of a branch.
+    `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `slot[i]` is the pack's
+    adapter in the stack, `branch_row[c]` the pack of a branch.
     """
 
     ids: Tensor
@@ -74,7 +76,7 @@ class Batch:
 
 @dataclass
 class CausalBatch(Batch):
-    """`allowed` [R, T, T]: which tokens of its row a token sees. A branch's log-probability is the sum over its picks
+    """`allowed` [R, T, T]: which tokens of its pack a token sees. A branch's log-probability is the sum over its picks
     of log p(token | hidden[query]); `query` holds flat positions in R * T.
     """
 
@@ -132,73 +134,130 @@ def encode(
     return rows
 
 
-def micro_batches(items: Sequence[tuple[int, Row]], budget: int) -> Iterator[list[tuple[int, tuple[int, Row]]]]:
-    """Cut (slot, row) items into groups of at most `budget` padded tokens, similar lengths together.
+@dataclass(frozen=True)
+class Pack:
+    """Texts of one adapter that lie one behind the other in one row of a batch; none sees another.
 
-    Of all ways to cut the rows in order of length, the one with the fewest padded tokens, where each group costs as
-    much as budget / 16 tokens more. Yields groups of (index into items, item), longest rows first, so that memory
-    peaks at once.
+    Attributes:
+        slot: the adapter's index in the stack.
+        rows: the texts.
+        indices: where they stood among the items that were cut into micro-batches.
     """
-    order = sorted(range(len(items)), key=lambda i: (-items[i][1].length, items[i][0], i))
-    lengths = [items[i][1].length for i in order]
-    cost, start = [0.0] + [math.inf] * len(order), [0] * (len(order) + 1)
-    for first, length in enumerate(lengths):
-        most = max(1, budget // length)
-        for end in range(first + 1, min(first + most, len(order)) + 1):
-            here = cost[first] + (end - first) * length + budget / 16
+
+    slot: int
+    rows: tuple[Row, ...]
+    indices: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens that enter the backbone."""
+        return sum(row.length for row in self.rows)
+
+
+def micro_batches(items: Sequence[tuple[int, Row]], budget: int, packing: bool) -> list[list[Pack]]:
+    """Cut (slot, row) items into micro-batches of at most `budget` padded tokens, longest packs first.
+
+    With `packing`, texts of one slot share a row of the batch, in packs of about equal length: less padding, fewer
+    micro-batches and fewer copies of the slot's prompt. Several lengths are tried; the cheapest counts, see `_cut`.
+    An encoder with relative positions wants each text right behind its prompt, so there `packing` is off.
+    """
+    if not items:
+        return []
+    longest = max(row.length for _, row in items)
+    widths = [longest * factor for factor in (1, 1.5, 2, 3, 4)] if packing else []
+    tried = [_cut([Pack(slot, (row,), (i,)) for i, (slot, row) in enumerate(items)], budget)]
+    tried += [_cut(_packs(items, width), budget) for width in widths if width <= budget]
+    return min(tried, key=lambda found: found[0])[1]
+
+
+def _packs(items: Sequence[tuple[int, Row]], width: float) -> list[Pack]:
+    """Packs of about `width` tokens: each text, longest first, goes to the shortest pack of its slot."""
+    by_slot: dict[int, list[int]] = {}
+    for index, (slot, _) in enumerate(items):
+        by_slot.setdefault(slot, []).append(index)
+    packs = []
+    for slot, members in by_slot.items():
+        total = sum(items[i][1].length for i in members)
+        heap = [(0, number) for number in range(min(len(members), math.ceil(total / width)))]
+        inside: list[list[int]] = [[] for _ in heap]
+        for index in sorted(members, key=lambda i: (-items[i][1].length, i)):
+            load, number = heapq.heappop(heap)
+            inside[number].append(index)
+            heapq.heappush(heap, (load + items[index][1].length, number))
+        packs += [Pack(slot, tuple(items[i][1] for i in chosen), tuple(chosen)) for chosen in inside]
+    return packs
+
+
+def _cut(packs: list[Pack], budget: int) -> tuple[float, list[list[Pack]]]:
+    """The cheapest way to cut packs, in order of length, into groups, and its cost in tokens.
+
+    A padded token costs 1, and more in long packs, since a token's attention grows with its pack; each group costs
+    budget / 8 more: reading the weights once more, and the start of every operation (measured, see `dept.tuning`).
+    """
+    packs = sorted(packs, key=lambda pack: (-pack.length, pack.slot, pack.indices))
+    cost, start = [0.0] + [math.inf] * len(packs), [0] * (len(packs) + 1)
+    for first, pack in enumerate(packs):
+        length = pack.length
+        for end in range(first + 1, min(first + max(1, budget // length), len(packs)) + 1):
+            here = cost[first] + (end - first) * length * (1 + length / _ATTENTION) + budget / 8
             if here < cost[end]:
                 cost[end], start[end] = here, first
-    cuts = [len(order)]
+    cuts = [len(packs)]
     while cuts[-1]:
         cuts.append(start[cuts[-1]])
-    for first, end in itertools.pairwise(reversed(cuts)):
-        yield [(index, items[index]) for index in order[first:end]]
+    return cost[-1], [packs[first:end] for first, end in itertools.pairwise(reversed(cuts))]
 
 
-def collate(items: Sequence[tuple[int, Row]], backbone: Backbone) -> CausalBatch | Seq2SeqBatch:
-    """Make the tensors of one micro-batch on the backbone's device; branches keep the order of the items."""
+def collate(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch | Seq2SeqBatch:
+    """Make the tensors of one micro-batch on the backbone's device; branches keep the order of the packs' rows."""
     if backbone.family == "causal":
-        return _collate_causal(items, backbone).to(backbone.device)
-    return _collate_seq2seq(items, backbone).to(backbone.device)
+        return _collate_causal(packs, backbone).to(backbone.device)
+    return _collate_seq2seq(packs, backbone).to(backbone.device)
 
 
-def _text(items: Sequence[tuple[int, Row]], pad: int, width: int) -> dict[str, Tensor]:
-    ids = torch.full((len(items), width), pad)
-    real = torch.zeros(len(items), width, dtype=torch.bool)
-    rows = torch.zeros(len(items), width, dtype=torch.long)
-    branch_row = []
-    for i, (_, row) in enumerate(items):
-        n = len(row.source)
-        ids[i, :n] = torch.tensor(row.source)
-        real[i, :n] = True
-        rows[i, :n] = torch.arange(row.first, row.first + n)
-        branch_row += [i] * len(row.branches)
-    slot = torch.tensor([slot for slot, _ in items])
-    return {"ids": ids, "real": real, "rows": rows, "slot": slot, "branch_row": torch.tensor(branch_row)}
+def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Tensor]:
+    return {
+        "ids": torch.full((len(packs), width), pad),
+        "real": torch.zeros(len(packs), width, dtype=torch.bool),
+        "rows": torch.zeros(len(packs), width, dtype=torch.long),
+        "slot": torch.tensor([pack.slot for pack in packs]),
+        "branch_row": torch.tensor([i for i, pack in enumerate(packs) for row in pack.rows for _ in row.branches]),
+    }
 
 
-def _collate_causal(items: Sequence[tuple[int, Row]], backbone: Backbone) -> CausalBatch:
-    width = max(row.length for _, row in items)
-    text = _text(items, backbone.pad_id, width)
-    allowed = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(items), 1, 1)
+def _write(text: dict[str, Tensor], i: int, at: int, tokens: Sequence[int], first: int) -> None:
+    """Put tokens, of which the first has row `first` of A, into row i of a batch from column `at` on."""
+    place = slice(at, at + len(tokens))
+    text["ids"][i, place] = torch.tensor(tokens)
+    text["real"][i, place] = True
+    text["rows"][i, place] = torch.arange(first, first + len(tokens))
+
+
+def _collate_causal(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch:
+    width = max(pack.length for pack in packs)
+    text = _blank(packs, backbone.pad_id, width)
+    allowed = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(packs), 1, 1)
     query: dict[int, int] = {}
     picks: list[tuple[int, int, int]] = []
     branch_index = 0
-    for i, (_, row) in enumerate(items):
-        n = len(row.source)
-        tail = n  # label tokens lie behind the text, one branch after the other, and see only text and own branch
-        for branch in row.branches:
-            inner = len(branch) - 1
-            if inner:
-                text["ids"][i, tail : tail + inner] = torch.tensor(branch[:-1])
-                text["real"][i, tail : tail + inner] = True
-                text["rows"][i, tail : tail + inner] = torch.arange(row.first + n, row.first + n + inner)
-                allowed[i, tail : tail + inner, n:tail] = False
-            for j, token in enumerate(branch):
-                position = i * width + (n - 1 if j == 0 else tail + j - 1)
-                picks.append((query.setdefault(position, len(query)), token, branch_index))
-            tail += inner
-            branch_index += 1
+    for i, pack in enumerate(packs):
+        tail = 0  # where the next text or label word begins
+        for row in pack.rows:
+            begin, end = tail, tail + len(row.source)
+            allowed[i, begin : begin + row.length, :begin] = False
+            _write(text, i, begin, row.source, row.first)
+            tail = end
+            # Label words lie behind their text, one after the other, and see only the text and themselves.
+            for branch in row.branches:
+                inner = len(branch) - 1
+                if inner:
+                    _write(text, i, tail, branch[:-1], row.first + len(row.source))
+                    allowed[i, tail : tail + inner, end:tail] = False
+                for j, token in enumerate(branch):
+                    position = i * width + (end - 1 if j == 0 else tail + j - 1)
+                    picks.append((query.setdefault(position, len(query)), token, branch_index))
+                tail += inner
+                branch_index += 1
     allowed &= text["real"][:, None, :]
     return CausalBatch(**text, allowed=allowed, query=torch.tensor(list(query)), **_columns(picks))
 
@@ -207,9 +266,12 @@ def _columns(picks: list[tuple[int, int, int]]) -> dict[str, Tensor]:
     return dict(zip(("pick_query", "pick_token", "pick_branch"), torch.tensor(picks).T.contiguous(), strict=True))
 
 
-def _collate_seq2seq(items: Sequence[tuple[int, Row]], backbone: Backbone) -> Seq2SeqBatch:
-    text = _text(items, backbone.pad_id, max(len(row.source) for _, row in items))
-    branches = [branch for _, row in items for branch in row.branches]
+def _collate_seq2seq(packs: Sequence[Pack], backbone: Backbone) -> Seq2SeqBatch:
+    rows = [row for pack in packs for row in pack.rows]  # one in each
+    text = _blank(packs, backbone.pad_id, max(len(row.source) for row in rows))
+    for i, row in enumerate(rows):
+        _write(text, i, 0, row.source, row.first)
+    branches = [branch for row in rows for branch in row.branches]
     targets = torch.full((len(branches), max(map(len, branches))), IGNORE)
     for i, branch in enumerate(branches):
         targets[i, : len(branch)] = torch.tensor(branch)

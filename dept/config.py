@@ -20,7 +20,7 @@ class AdapterConfig(Frozen):
     """Shape of one DePT adapter: P [m, d], A [s, r], B [r, d] (paper section 2.3)."""
 
     m: int = Field(10, ge=1, description="soft prompt length, tokens")
-    r: int = Field(4, ge=1, description="rank of the low-rank pair")
+    r: int = Field(4, ge=0, description="rank of the low-rank pair; 0: plain prompt tuning, no pair")
     s: int = Field(96, ge=2, description="longest text, tokens; longer texts are cut")
     alpha: float = Field(8.0, gt=0, description="scale = alpha / sqrt(r), no unit")
     layout: Layout = Field("adjacent", description="where text and rows of A sit for causal backbones")
@@ -28,7 +28,7 @@ class AdapterConfig(Frozen):
     @property
     def scale(self) -> float:
         """Factor on A @ B."""
-        return self.alpha / math.sqrt(self.r)
+        return self.alpha / math.sqrt(self.r) if self.r else 0.0
 
     def trainable(self, d: int) -> int:
         """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r."""
@@ -37,6 +37,10 @@ class AdapterConfig(Frozen):
     def equal_prompt_length(self, d: int) -> float:
         """Length (tokens) of the plain soft prompt that costs as many numbers."""
         return self.trainable(d) / d
+
+    def as_prompt_tuning(self, d: int) -> AdapterConfig:
+        """Plain prompt tuning with as many trainable numbers, to the nearest token (paper section 3.1)."""
+        return self.model_copy(update={"m": round(self.equal_prompt_length(d)), "r": 0})
 
 
 class TrainConfig(Frozen):

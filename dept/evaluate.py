@@ -11,9 +11,11 @@ from dept import stack
 from dept.adapter import Adapter
 from dept.backbone import Backbone
 from dept.batching import Row, collate, encode, micro_batches
+from dept.tuning import token_budget, within_memory
 from tasks import metrics
 
 Progress = Callable[[int], None]
+_WITHOUT_GRADIENTS = 4  # budgets are found in training, which keeps every layer's activations
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,6 @@ class Request:
     text: str
     words: tuple[str, ...]
     adapter: int
-
-
-def token_budget(backbone: Backbone) -> int:
-    """Padded tokens per micro-batch that a device holds comfortably."""
-    return 16384 if backbone.device.type == "cuda" else 512
 
 
 @torch.inference_mode()
@@ -43,19 +40,27 @@ def score_rows(
     The prompts run once for the whole set, a text once for all its label words.
 
     Args:
+        budget: padded tokens per micro-batch of training; evaluation takes four times as many.
         progress: called with the real tokens of each finished micro-batch.
     """
-    scores: list[list[float]] = [[] for _ in items]
     if not items:
-        return scores
+        return []
     prompts = stack.prefix(backbone, tensors)
-    for group in micro_batches(items, budget or token_budget(backbone)):
-        batch = collate([item for _, item in group], backbone)
-        flat = stack.log_probs(backbone, batch, tensors, prompts).tolist()
-        for index, (_, row) in group:
-            scores[index], flat = flat[: len(row.branches)], flat[len(row.branches) :]
-        if progress is not None:
-            progress(batch.tokens)
+    scores: list[list[float]] = [[] for _ in items]
+
+    def attempt(budget: int) -> None:
+        left = [i for i, found in enumerate(scores) if not found]
+        for group in micro_batches([items[i] for i in left], budget, backbone.packs):
+            batch = collate(group, backbone)
+            flat = iter(stack.log_probs(backbone, batch, tensors, prompts).tolist())
+            for pack in group:
+                for index, row in zip(pack.indices, pack.rows, strict=True):
+                    scores[left[index]] = [next(flat) for _ in row.branches]
+            if progress is not None:
+                progress(batch.tokens)
+
+    budget = _WITHOUT_GRADIENTS * (budget or token_budget(backbone))
+    within_memory(backbone, attempt, budget, max(row.length for _, row in items))
     return scores
 
 

@@ -12,7 +12,8 @@ from dept import stack
 from dept.adapter import Adapter
 from dept.backbone import Backbone
 from dept.batching import CausalBatch, Row, Seq2SeqBatch, collate, first_row, micro_batches
-from dept.evaluate import Progress, token_budget
+from dept.evaluate import Progress
+from dept.tuning import token_budget
 from tasks.errors import InputError
 
 
@@ -70,15 +71,15 @@ def generate_ids(
     """New token ids of (adapter index, row) items, in their order, without the end token. See `generate`."""
     prompts = stack.prefix(backbone, tensors)
     written: list[list[int]] = [[] for _ in items]
-    for group in micro_batches(items, budget or token_budget(backbone)):
-        batch = collate([item for _, item in group], backbone)
+    for group in micro_batches(items, budget or token_budget(backbone), packing=False):  # each text will grow
+        batch = collate(group, backbone)
         following = (
             _seq2seq(backbone, batch, tensors)
             if isinstance(batch, Seq2SeqBatch)
             else _causal(backbone, batch, tensors, prompts)
         )
-        for (index, _), ids in zip(group, _greedy(following, backbone.end_id, max_new_tokens), strict=True):
-            written[index] = ids
+        for pack, ids in zip(group, _greedy(following, backbone.end_id, max_new_tokens), strict=True):
+            written[pack.indices[0]] = ids
         if progress is not None:
             progress(batch.tokens)
     return written

@@ -33,6 +33,15 @@ def pick_device(wanted: str | None = None) -> torch.device:
     return device
 
 
+def same_bits_twice() -> None:
+    """Ask torch for CUDA kernels whose sums have one order; it warns where it has none.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def resolve(name_or_path: str) -> str:
     """Folder of a catalogue name or a local path; anything else is taken for a hub id.
 

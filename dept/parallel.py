@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dept.batching import Row
+from dept.batching import Pack
 
 
 class Parallel(Protocol):
@@ -15,7 +15,7 @@ class Parallel(Protocol):
 
     size: int
 
-    def share(self, groups: list[list[tuple[int, Row]]]) -> list[tuple[list[tuple[int, Row]], float]]:
+    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
         """This rank's micro-batches and their weights; every rank gets equally many."""
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
@@ -30,7 +30,7 @@ class Local:
 
     size = 1
 
-    def share(self, groups: list[list[tuple[int, Row]]]) -> list[tuple[list[tuple[int, Row]], float]]:
+    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
         """All of them, each with weight 1."""
         return [(group, 1.0) for group in groups]
 

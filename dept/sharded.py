@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from dept import job
 from dept.backbone import Backbone
-from dept.batching import Row
+from dept.batching import Pack
 from dept.loading import DTYPES, load_model, load_tokenizer, resolve
 from dept.train import Result, train
 
@@ -100,11 +100,19 @@ def engine_config(dtype: torch.dtype) -> dict[str, Any]:
 class ShardedBackbone(Backbone):
     """A backbone of whose weights this rank holds its share; otherwise as `Backbone`, called by all ranks at once."""
 
+    sharded = True
+
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str, dtype: str | torch.dtype | None = None, device: str | None = None
+        cls,
+        name_or_path: str,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        compile: bool = False,
     ) -> Self:
         """Load a backbone sharded: at no time does a rank other than 0 hold it whole.
+
+        `compile` is not tried: weights come and go under DeepSpeed's hooks.
 
         Raises:
             InputError: see `Backbone.from_pretrained`.
@@ -182,8 +190,8 @@ class Ranks:
         self.awaited: list[float] = []  # weights of the micro-batches that this rank has still to train on
         self.told = time.monotonic()
 
-    def share(self, groups: list[list[tuple[int, Row]]]) -> list[tuple[list[tuple[int, Row]], float]]:
-        """Every `size`-th row of each group; where there is none for this rank, a row of another with weight 0."""
+    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
+        """Every `size`-th pack of each group; where there is none for this rank, one of another with weight 0."""
         shared = [(group[self.rank :: self.size] or group[:1], float(len(group) > self.rank)) for group in groups]
         self.awaited = [weight for _, weight in shared]
         return shared

@@ -80,6 +80,8 @@ class Prefix:
 def shift(embeddings: Tensor, rows: Tensor, slot: Tensor, tensors: Tensors) -> Tensor:
     """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]."""
     n, s, r = tensors.a.shape
+    if not r:
+        return embeddings
     # An embedding lookup, since its backward is the same bits every time; plain indexing's is not on CUDA.
     picked = functional.embedding(slot[:, None] * s + rows, tensors.a.reshape(n * s, r))
     delta = torch.bmm(picked * tensors.scale[slot][:, None, None], tensors.b.index_select(0, slot))

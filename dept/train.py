@@ -6,13 +6,10 @@ A trial that is done or has failed leaves the stack at once and the next waiting
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +17,13 @@ from torch import Tensor
 from dept import checkpoint, stack
 from dept.adapter import Adapter
 from dept.backbone import Backbone
-from dept.batching import Row, collate, micro_batches
+from dept.batching import Row
 from dept.config import TrainConfig
-from dept.evaluate import score_rows, summarise, token_budget
+from dept.evaluate import score_rows, summarise
+from dept.gradients import Sums, accumulate
 from dept.optim import rate_factor
 from dept.parallel import Local, Parallel
+from dept.tuning import peak_memory_mib, token_budget, within_memory
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,6 @@ class Result:
         return self.state.failure
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of a device or of this machine (torch says the latter in a plain RuntimeError)."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
-
-
 def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
     """Row indices of one step: a new seeded shuffle each epoch, a function of the step alone, so it can be resumed."""
     chosen: list[int] = []
@@ -95,13 +89,6 @@ def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
             order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
         chosen.append(order[position % rows])
     return chosen
-
-
-def peak_memory_mib() -> float:
-    """Largest resident size of this process so far, MiB; on CUDA the largest allocation."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def train(
@@ -122,7 +109,7 @@ def train(
         on_result: called once per trial as soon as it has left the stack.
         on_tokens: called with the real training and validation tokens of each micro-batch.
         slots: trials in a stack at the same time.
-        budget: padded tokens per micro-batch.
+        budget: padded tokens per micro-batch; found by itself where none is given.
         checkpoint_folder: where a stack saves itself; a killed call with the same trials goes on from there.
         checkpoint_seconds: time between saves.
     """
@@ -143,14 +130,6 @@ def train(
         )
         results |= loop.run()
     return results
-
-
-class Sums(NamedTuple):
-    """Per trial of one step: loss (nats per label token, before the update), real tokens, tokens with padding."""
-
-    losses: list[float]
-    tokens: list[float]
-    padded: list[float]
 
 
 class Loop:
@@ -251,55 +230,28 @@ class Loop:
             items += [(slot, row) for row in rows]
             counted.append(sum(len(row.branches[0]) for row in rows))
         label_tokens = torch.tensor(counted, device=self.backbone.device)
-        sums = self._halving(items, label_tokens)
-        self._update(keys, sums.losses)
+        sums = self._backward(items, label_tokens)
+        losses, tokens, padded = (found.tolist() for found in sums)
+        self._update(keys, losses)
         seconds = time.monotonic() - started
         for slot, key in enumerate(keys):
             state = self.states[key]
-            state.seconds += seconds * sums.tokens[slot] / sum(sums.tokens)
-            state.tokens += round(sums.tokens[slot])
-            state.padded += round(sums.padded[slot])
+            state.seconds += seconds * tokens[slot] / sum(tokens)
+            state.tokens += round(tokens[slot])
+            state.padded += round(padded[slot])
 
-    def _halving(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
-        """`backward` within the memory there is: where it runs out, with half the token budget from then on."""
-        while True:
-            try:
-                return self.backward(items, label_tokens)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                smallest = self.budget <= max(row.length for _, row in items)
-                # A rank that cut its rows otherwise than the others would wait for them for ever.
-                if not is_out_of_memory(error) or smallest or self.parallel.size > 1:
-                    raise
+    def _backward(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
+        """Gradients within the memory there is: where it runs out, with half the token budget from then on."""
+
+        def attempt(budget: int) -> Sums:
             self.stack.clear_gradients()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.budget //= 2
+            return accumulate(
+                self.backbone, self.stack.tensors, items, label_tokens, budget, self.parallel, self.on_tokens
+            )
 
-    def backward(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
-        """Gradients of each trial's mean loss per label token.
-
-        Args:
-            items: (slot, row) of this step.
-            label_tokens: [N] label tokens of each trial's rows.
-        """
-        groups = [[item for _, item in group] for group in micro_batches(items, self.budget)]
-        losses, tokens, padded = torch.zeros(3, len(label_tokens), device=self.backbone.device)
-        prompts = stack.prefix(self.backbone, self.stack.tensors)
-        leaves = prompts.leaves() if prompts is not None else None
-        for group, weight in self.parallel.share(groups):
-            batch = collate(group, self.backbone)
-            owner = batch.slot[batch.branch_row]
-            loss = -weight * stack.log_probs(self.backbone, batch, self.stack.tensors, leaves) / label_tokens[owner]
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            losses.index_add_(0, owner, loss.detach())
-            tokens.index_add_(0, batch.slot, weight * batch.real.sum(1))
-            padded.index_add_(0, batch.slot, torch.full_like(batch.slot, batch.ids.shape[1]) * weight)
-            if self.on_tokens is not None:
-                self.on_tokens(batch.tokens)
-        if prompts is not None and leaves is not None:
-            prompts.backward(leaves)
-        self.parallel.sum([losses, tokens, padded, *self.stack.gradients().values()])
-        return Sums(losses.tolist(), tokens.tolist(), padded.tolist())
+        sums, self.budget = within_memory(self.backbone, attempt, self.budget, max(row.length for _, row in items))
+        self.parallel.sum([sums.losses, sums.tokens, sums.padded, *self.stack.gradients().values()])
+        return sums
 
     def _update(self, keys: list[str], losses: list[float]) -> None:
         configs = [self.trials[key].config for key in keys]

@@ -12,8 +12,8 @@ from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel
 
 from dept.adapter import Adapter
-from dept.backbone import shared_backbone
 from dept.evaluate import Request, score
+from dept.shared import shared_backbone
 from dept.trial import TrialOutcome, TrialSpec
 from flows.quiet import errors_told_by_caller
 from flows.retraining import Retraining

@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import flow
 
-from dept.backbone import shared_backbone
+from dept.shared import shared_backbone
 from flows import steps
 from flows.plan import Plan, check
 from flows.quiet import errors_told_by_caller

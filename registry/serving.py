@@ -21,9 +21,10 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema
 
 from dept.adapter import Adapter
-from dept.backbone import Backbone, shared_backbone
+from dept.backbone import Backbone
 from dept.evaluate import Request, score
 from dept.loading import errors_alone
+from dept.shared import shared_backbone
 from tasks.errors import InputError
 from tasks.formatting import normalise
 

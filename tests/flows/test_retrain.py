@@ -1,6 +1,6 @@
 """Retraining: fresh champions are left alone, stale ones are challenged, the alias moves only by a margin."""
 
-import dept.backbone
+import dept.shared
 from flows import retrain, transfer
 from flows.plan_file import load_plan, validated
 from flows.retraining import Retraining
@@ -59,7 +59,7 @@ def test_another_backbone_retrains_sources_first(prefect_url, make_plan, tmp_pat
     transfer.run(plan)
     before = reigning(plan, "film")
     save_backbone(folder, "llama", seed=1)
-    dept.backbone._loaded.cache_clear()  # a new process would load it anew
+    dept.shared._loaded.cache_clear()  # a new process would load it anew
     done = retrain.run(order(plan, tasks=["film"]))
     assert done["stale"] == {"film": ["backbone changed"]}
     (decision,) = done["decisions"]

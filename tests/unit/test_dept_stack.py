@@ -10,8 +10,9 @@ from dept.adapter import Adapter
 from dept.batching import Row, encode, micro_batches
 from dept.config import AdapterConfig, TrainConfig
 from dept.evaluate import Request, score, score_rows
+from dept.gradients import accumulate
 from dept.initialise import from_text
-from dept.train import Loop, Trial, data_order, train
+from dept.train import Trial, data_order, train
 
 CONFIG = AdapterConfig(m=4, r=2, s=24)
 WORDS = ("negative", "positive", "very good")
@@ -134,16 +135,16 @@ def test_the_update_is_torch_adamw(tiny):
         torch.testing.assert_close(getattr(trained["x"].adapter, name), getattr(adapter, name).data, atol=1e-4, rtol=0)
 
 
-def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama):
-    """Keys and values computed once per step, rows in several micro-batches: exact to 1e-5."""
+@pytest.mark.parametrize("budget", [12, 1000])
+def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama, budget):
+    """Keys and values computed once per step, rows in several micro-batches or in one pack: exact to 1e-5."""
     adapter = random_adapter(tiny_llama, 5)
     rows = [row.only_gold() for row in encode(tiny_llama, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)]
-    loop_grads = {}
-
-    loop = Loop([Trial("k", adapter, TrainConfig(), rows, ())], tiny_llama, budget=12)
-    loop.stack.join({"k": adapter})
-    loop.backward([(0, row) for row in rows], torch.tensor([sum(len(r.branches[0]) for r in rows)]))
-    loop_grads = {name: value[0] for name, value in loop.stack.gradients().items()}
+    tensors = stack.Tensors.of([adapter], tiny_llama.device)
+    ours = {name: getattr(tensors, name).detach().requires_grad_() for name in stack.NAMES}
+    label_tokens = torch.tensor([sum(len(r.branches[0]) for r in rows)])
+    items = [(0, row) for row in rows]
+    accumulate(tiny_llama, stack.Tensors(**ours, scale=tensors.scale), items, label_tokens, budget)
     plain = Adapter(adapter.prompt, adapter.a, adapter.b)
     total = sum(len(r.branches[0]) for r in rows)
     for row in rows:
@@ -156,7 +157,7 @@ def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama):
         nll = -logits[at].log_softmax(-1)[torch.arange(len(branch)), torch.tensor(branch)].sum()
         (nll / total).backward()
     for name in stack.NAMES:
-        torch.testing.assert_close(loop_grads[name], getattr(plain, name).grad, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours[name].grad[0], getattr(plain, name).grad, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("rate", "bound", "reason"), [(1e38, 50, "not finite"), (0.1, 0.5, "above max_loss")])
@@ -224,19 +225,43 @@ def test_long_text_is_cut_and_marked(tiny):
     assert all(torch.isfinite(torch.tensor(s)).all() for s in score_rows(tiny, tensors, [(0, row) for row in rows]))
 
 
-def test_micro_batches_keep_every_row_and_the_budget():
+@pytest.mark.parametrize("packing", [False, True])
+def test_micro_batches_keep_every_row_and_the_budget(packing):
     draw = random.Random(0)
     items = [(i % 3, Row(tuple(range(draw.randint(1, 60))), ((1,),), 0, 0)) for i in range(200)]
-    groups = list(micro_batches(items, 256))
-    assert sorted(index for group in groups for index, _ in group) == list(range(200))
-    assert all(items[index] is item for group in groups for index, item in group)
-    padded = [len(group) * max(row.length for _, (_, row) in group) for group in groups]
+    groups = micro_batches(items, 256, packing)
+    packs = [pack for group in groups for pack in group]
+    assert sorted(index for pack in packs for index in pack.indices) == list(range(200))
+    assert all(items[i] == (pack.slot, row) for pack in packs for i, row in zip(pack.indices, pack.rows, strict=True))
+    assert (max(len(pack.rows) for pack in packs) > 1) == packing
+    padded = [len(group) * max(pack.length for pack in group) for group in groups]
     assert max(padded) <= 256
-    assert sum(padded) / sum(row.length for _, row in items) < 1.1
-    longest_first = [group[0][1][1].length for group in groups]
+    assert sum(padded) / sum(row.length for _, row in items) < (1.05 if packing else 1.15)
+    longest_first = [group[0].length for group in groups]
     assert longest_first == sorted(longest_first, reverse=True)
-    (lone,) = micro_batches([(0, Row(tuple(range(60)), ((1,),), 0, 0))], 16)  # longer than the budget: alone
-    assert len(lone) == 1
+    ((lone,),) = micro_batches([(0, Row(tuple(range(60)), ((1,),), 0, 0))], 16, packing)  # over the budget: alone
+    assert lone.length == 60
+
+
+def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
+    rows = encode(tiny, TEXTS * 8, WORDS, None, CONFIG)
+    tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
+    items = [(0, row) for row in rows]
+    undisturbed = score_rows(tiny, tensors, items, 64)
+    real, sizes = stack.log_probs, []
+
+    def short_of_memory(backbone, batch, *rest):
+        if batch.ids.numel() > 80:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(batch.ids.numel())
+        return real(backbone, batch, *rest)
+
+    monkeypatch.setattr(stack, "log_probs", short_of_memory)
+    torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 64)), torch.tensor(undisturbed))
+    assert max(sizes) <= 80
+    monkeypatch.setattr(tiny, "sharded", True)
+    with pytest.raises(torch.OutOfMemoryError):
+        score_rows(tiny, tensors, items, 64)
 
 
 def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):

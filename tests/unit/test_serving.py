@@ -11,7 +11,8 @@ import torch
 from registry_helpers import TASK, make_spec, new_store, save_tiny_backbone, trained_outcome
 
 from dept.adapter import Adapter
-from dept.backbone import Backbone, shared_backbone
+from dept.backbone import Backbone
+from dept.shared import shared_backbone
 from registry import serving
 from registry.ledger import Ledger
 from registry.promotion import champion, crown
