@@ -20,7 +20,9 @@ def main(which):
     if which == "ours":
         step = setting.loop(backbone, setting.PAPER, [rows]).step
     else:
-        step = rivals.authors(backbone.model, rows, backbone.pad_id, setting.PAPER.m, setting.PAPER.s, setting.PAPER.r)
+        del backbone
+        model = setting.plain_model()
+        step = rivals.authors(model, rows, setting.PAPER.m, setting.PAPER.s, setting.PAPER.r)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
     for _ in range(2):

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 
-def padded(rows, pad, side="right", length=None):
+def padded(rows, device, side="right", length=None):
     """Token ids, mask and labels of rows with their label word behind the text: [R, length] each."""
     whole = [(row.source + row.branches[0], len(row.source)) for row in rows]
     width = length or max(len(ids) for ids, _ in whole)
-    ids = torch.full((len(rows), width), pad)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     labels = torch.full((len(rows), width), -100)
     for i, (tokens, n) in enumerate(whole):
@@ -20,15 +20,16 @@ def padded(rows, pad, side="right", length=None):
         ids[i, at : at + len(tokens)] = torch.tensor(tokens)
         mask[i, at : at + len(tokens)] = 1
         labels[i, at + n : at + len(tokens)] = torch.tensor(tokens[n:])
-    return ids, mask, labels
+    return ids.to(device), mask.to(device), labels.to(device)
 
 
-def authors(model, rows, pad, m, s, r, alpha=8.0):
+def authors(model, rows, m, s, r, alpha=8.0):
     """The authors' way: every text padded to s, the prompt concatenated to each row, logits of all positions."""
     d = model.get_input_embeddings().weight.shape[1]
-    p, a, b = (torch.nn.Parameter(torch.randn(shape) * 0.02) for shape in ((m, d), (s, r), (r, d)))
+    like = {"device": model.device, "dtype": model.dtype}
+    p, a, b = (torch.nn.Parameter(torch.randn(shape, **like) * 0.02) for shape in ((m, d), (s, r), (r, d)))
     optimizer = torch.optim.AdamW([{"params": [p], "lr": 0.01}, {"params": [a, b], "lr": 0.001}])
-    ids, mask, labels = padded(rows, pad, "left", s)
+    ids, mask, labels = padded(rows, model.device, "left", s)
 
     def step():
         embedded = model.get_input_embeddings()(ids) + alpha / math.sqrt(r) * (a @ b)
@@ -42,10 +43,10 @@ def authors(model, rows, pad, m, s, r, alpha=8.0):
     return step
 
 
-def peft_step(model, rows, pad):
+def peft_step(model, rows):
     """One training step of a PEFT model with dynamic padding, as its documentation shows it."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.001)
-    ids, mask, labels = padded(rows, pad)
+    ids, mask, labels = padded(rows, model.device)
 
     def step():
         model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
@@ -63,16 +64,16 @@ def prompt_tuning(model, tokens, name="default"):
     return get_peft_model(model, config, adapter_name=name)
 
 
-def lora(model):
-    """PEFT LoRA r=1 on the query and value projections."""
+def lora(model, where):
+    """PEFT LoRA r=1 on the query and value projections, which are `where`."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    return get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, r=1, target_modules=["q_proj", "v_proj"]))
+    return get_peft_model(model, LoraConfig(task_type=TaskType.CAUSAL_LM, r=1, target_modules=where))
 
 
-def floor(model, rows, pad):
+def floor(model, rows):
     """The bare frozen backbone: forward and backward to the input, label logits alone."""
-    ids, mask, labels = padded(rows, pad)
+    ids, mask, labels = padded(rows, model.device)
     at = functional.pad(labels, (0, 1), value=-100)[:, 1:] != -100
 
     def step():
