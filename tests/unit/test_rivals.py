@@ -19,6 +19,8 @@ from dept.rivals import train_rival
 from dept.train import data_order
 from tasks.errors import InputError
 
+pytest.importorskip("peft", reason="peft is an optional extra: pip install 'dept-transfer[lora]'")
+
 WORDS = ("negative", "positive", "very good")
 TEXTS = ["the film was good", "bad plot and awful acting", "it was not very happy", "great", "slow service of the food"]
 CONFIG = TrainConfig(steps=6, batch_size=3, lr_prompt=0.02, warmup=0.2, weight_decay=0.5, clip=0.5, eval_every=3)
