@@ -9,13 +9,23 @@ from typing import Any, Literal
 
 from dept.config import AdapterConfig, Frozen, TrainConfig
 
-Role = Literal["source", "target"]
-Init = Literal["scratch", "transfer", "untrained"]
-FINGERPRINT_VERSION = 1  # raise when the arithmetic changes, so that old results are not taken for new ones
+Role = Literal["source", "target", "search"]
+Method = Literal["dept", "prompt-tuning", "lora", "full", "in-context"]
+Init = Literal["scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained"]
+STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
+MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
+FINGERPRINT_VERSION = 2  # raise when the arithmetic changes, so that old results are not taken for new ones
 
 
 class TrialSpec(Frozen):
-    """All that decides a trial's numbers, and nothing else. Its fingerprint is the ledger's key."""
+    """All that decides a trial's numbers, and nothing else. Its fingerprint is the ledger's key.
+
+    Attributes:
+        init: how a target's adapter starts; `source_task` and `source_sha256` name the adapter it starts from.
+        members: the sources of a multitask adapter, with the hash of their rows in `data_hash`.
+        per_class: shots are counted per class.
+        role: search trials choose learning rates on validation rows and are never tested.
+    """
 
     backbone: str
     backbone_id: str
@@ -23,12 +33,14 @@ class TrialSpec(Frozen):
     task_version: int
     data_hash: str
     role: Role
-    method: Literal["dept"] = "dept"
+    method: Method = "dept"
     init: Init
     shots: int | None = None
+    per_class: bool = False
     seed: int = 0
     source_task: str | None = None
     source_sha256: str | None = None
+    members: tuple[str, ...] = ()
     prompt_text: str
     adapter: AdapterConfig
     training: TrainConfig
@@ -43,16 +55,32 @@ class TrialSpec(Frozen):
         return hashlib.sha256(f"{FINGERPRINT_VERSION}:{body}".encode()).hexdigest()
 
     @property
+    def variant(self) -> str:
+        """What is compared: the method, and for dept how it starts: `scratch`, `best-source`, `source:NAME`, `lora`."""
+        if self.method != "dept":
+            return self.method
+        return f"source:{self.source_task}" if self.init == "source" else self.init
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the adapter starts from other tasks' adapters."""
+        return self.method == "dept" and self.init not in ("scratch", "untrained")
+
+    @property
     def label(self) -> str:
-        """Short name for people: task, k, seed, start."""
+        """Short name for people: task, k, seed, variant and what it starts from."""
         shots = "all" if self.shots is None else f"k{self.shots}"
-        start = self.init if self.source_task is None else f"{self.init}:{self.source_task}"
-        return f"{self.task}/{shots}/s{self.seed}/{start}"
+        known = self.source_task is None or self.init == "source"
+        return f"{self.task}/{shots}/s{self.seed}/{self.variant if known else f'{self.variant}:{self.source_task}'}"
 
 
 @dataclass
 class TrialOutcome:
-    """What a finished trial leaves behind. Percent, seconds, MiB; padding is padded / real tokens."""
+    """What a finished trial leaves behind. Percent, seconds, MiB; padding is padded / real tokens.
+
+    validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks). extra: `metric`, the
+    name of that metric; `rate`, the peak learning rate of P.
+    """
 
     spec: TrialSpec
     adapter_folder: Path

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dept.config import AdapterConfig, TrainConfig
+from dept.trial import Method
+from flows.leaks import guarded
 from tasks.catalogue import catalogue
 from tasks.errors import InputError
 from tasks.spec import Task
@@ -17,7 +19,16 @@ from tasks.splits import Splits, few_shot, load_splits
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Shots = Annotated[int, Field(ge=1, le=10_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Start = Literal["scratch", "transfer"]
+Strategy = Annotated[
+    str,
+    Field(
+        pattern=r"^(scratch|best-source|similar|mixture|multitask|prompt-only|source:[A-Za-z0-9][A-Za-z0-9._-]*)$",
+        description="scratch: vocabulary text; source:NAME: that source; best-source: each tried for a few steps, the "
+        "best on validation; similar: the one whose prompt is nearest after a few steps; mixture: a convex mixture of "
+        "all; multitask: one adapter trained on all at once; prompt-only: P of the best source, A and B new",
+    ),
+]
+RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
 
@@ -52,11 +63,30 @@ class Plan(BaseModel):
     seeds: list[Seed] = Field(
         default_factory=lambda: [0, 1], min_length=1, max_length=50, description="seeds; each draws its own shots"
     )
-    inits: list[Start] = Field(
-        default_factory=lambda: list(get_args(Start)),
+    per_class: bool = Field(False, description="count the shots per class, not in total")
+    verbalizer: Literal["words", "paper"] = Field(
+        "words", description="words: natural words; paper: class indices as text, as the authors trained"
+    )
+    strategies: list[Strategy] = Field(
+        default_factory=lambda: ["scratch", "best-source"],
         min_length=1,
-        max_length=2,
-        description="how target adapters start: from vocabulary text, or from a source adapter",
+        max_length=20,
+        description="how target adapters start: scratch, source:NAME, best-source, similar, mixture, multitask, "
+        "prompt-only",
+    )
+    methods: list[Method] = Field(
+        default_factory=lambda: ["dept"],
+        min_length=1,
+        max_length=5,
+        description="dept, and rivals on the same rows and budget: prompt-tuning, lora, full, in-context",
+    )
+    rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
+        default_factory=dict,
+        description="peak learning rates of P to choose from, per method (transfer: dept from a source): the best mean "
+        "validation score over all targets, on shots of a seed of their own; none: those of scratch_training",
+    )
+    probe_steps: int = Field(
+        4, ge=0, le=1000, description="steps for which best-source and similar try; 0: sources are tried as they are"
     )
     prompt_text: str = Field(
         PROMPT_TEXT,
@@ -82,11 +112,6 @@ class Plan(BaseModel):
     )
     source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
-    transfer_from: Literal["best"] | dict[str, str] = Field(
-        "best",
-        description="best: the source that scores best, untrained, on the target's k validation rows; "
-        "or a map target: source (targets left out take the best)",
-    )
 
     @field_validator("own_tasks", mode="before")
     @classmethod
@@ -98,7 +123,7 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
-        for field in ("sources", "targets", "shots", "seeds", "inits"):
+        for field in ("sources", "targets", "shots", "seeds", "strategies", "methods"):
             twice = _duplicates(getattr(self, field))
             if twice:
                 raise ValueError(f"{field}: {twice[0]} is listed twice; list it once")
@@ -111,19 +136,18 @@ class Plan(BaseModel):
                 f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
                 "take it out of one of the two lists"
             )
-        if "transfer" in self.inits and not self.sources:
-            raise ValueError("sources: transfer needs at least one source; name one, or set inits to [scratch]")
-        if isinstance(self.transfer_from, dict):
-            for target, source in self.transfer_from.items():
-                if target not in self.targets:
-                    raise ValueError(f"transfer_from: {target} is no target{near(target, self.targets)}")
-                if source not in self.sources:
-                    raise ValueError(f"transfer_from.{target}: {source} is no source{near(source, self.sources)}")
+        if self.transfers and not self.sources:
+            raise ValueError("sources: transfer needs at least one source; name one, or set strategies to [scratch]")
+        for strategy in self.strategies:
+            name = strategy.partition(":")[2]
+            if name and name not in self.sources:
+                raise ValueError(f"strategies: {strategy}: {name} is no source{near(name, self.sources)}")
         return self
 
-    def fixed_source(self, target: str) -> str | None:
-        """Source that the plan prescribes for `target`; None means: the best on validation."""
-        return None if self.transfer_from == "best" else self.transfer_from.get(target)
+    @property
+    def transfers(self) -> bool:
+        """Whether any target starts from a source."""
+        return "dept" in self.methods and any(strategy != "scratch" for strategy in self.strategies)
 
     def resolve_tasks(self) -> dict[str, Task]:
         """Sources, then targets, by name.
@@ -142,7 +166,7 @@ class Plan(BaseModel):
             for name in getattr(self, field):
                 if name not in known:
                     raise InputError(f"{field}: unknown task {name!r}{near(name, known)}")
-        return {name: known[name] for name in [*self.sources, *self.targets]}
+        return {name: known[name].with_verbalizer(self.verbalizer) for name in [*self.sources, *self.targets]}
 
 
 def check(plan: Plan) -> dict[str, Splits]:
@@ -150,6 +174,9 @@ def check(plan: Plan) -> dict[str, Splits]:
 
     Raises:
         InputError: unknown task, unreadable rows, a label without a training row, no test row, k larger than the rows.
+
+    Returns:
+        Rows by task; sources without the rows that a target is tested or validated on.
     """
     splits: dict[str, Splits] = {}
     for name, task in plan.resolve_tasks().items():
@@ -158,11 +185,11 @@ def check(plan: Plan) -> dict[str, Splits]:
             for k in plan.shots:
                 for seed in plan.seeds:
                     try:
-                        few_shot(rows, k, seed, len(task.labels))
+                        few_shot(rows, k, seed, task.strata, plan.per_class)
                     except InputError as error:
                         raise InputError(f"task {name}: {error}") from error
         splits[name] = rows
-    return splits
+    return guarded(plan, splits)
 
 
 def near(name: str, known: Iterable[str], *, list_all: bool = True) -> str:

@@ -16,7 +16,7 @@ INVALID = -1  # a prediction that is no label: always wrong
 
 
 def measure(task: Task, examples: Sequence[Example], predictions: Sequence[int] | Sequence[str]) -> dict[str, float]:
-    """Each of `task.metrics`, and `score`, their mean; percent (correlations times 100).
+    """Each of `task.metrics`, and `score`, the first of them; percent (correlations times 100).
 
     Args:
         predictions: one an example: class index, index in the grid (regression), INVALID, or text (qa, generation).
@@ -42,7 +42,7 @@ def measure(task: Task, examples: Sequence[Example], predictions: Sequence[int] 
             "squad_f1": 100.0 * _mean([_best(overlap, text, example.answers) for text, example in pairs]),
         }
     chosen = {name: found[name] for name in task.metrics}
-    return chosen | {"score": _mean(list(chosen.values()))}
+    return chosen | {"score": chosen[task.metrics[0]]}
 
 
 def classification(predictions: Sequence[int], labels: Sequence[int], n_labels: int) -> dict[str, float]:
