@@ -8,14 +8,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dept.trial import TrialOutcome, TrialSpec
-from flows.summary import STARTS, Row, headline, summary_rows
+from flows.published import compare
+from flows.report_text import columns, lines_of, markdown, mean_lines, number, terminal_table
+from flows.summary import headline, measure_name, score_of, shown, summary_rows
 from tasks.errors import InputError
 
-if TYPE_CHECKING:
-    from rich.table import Table
+__all__ = ["NUMBERS", "PAGE", "load_outcomes", "markdown", "terminal_table", "write_report"]
 
 PAGE, NUMBERS = "report.html", "report.json"
 
@@ -36,7 +37,8 @@ def write_report(
         outcomes: every trial of the run, trained now or taken from the ledger.
         context: all keys optional. run_id (str), started (str), seconds (float, wall clock), reused (fingerprints taken
             from the ledger), champions (mappings with model, version, trial, validation, decision), links (name ->
-            address), versions and machine (name -> value; this process's own if left out).
+            address), leaked (source task -> rows that the leakage guard left out), rates (key of the plan's rates ->
+            chosen rate), versions and machine (name -> value; this process's own if left out).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -44,7 +46,8 @@ def write_report(
     from flows.figures import plots
 
     folder.mkdir(parents=True, exist_ok=True)
-    given = {"run_id": None, "started": None, "seconds": None, "champions": [], "links": {}} | dict(context or {})
+    given: dict[str, Any] = {"run_id": None, "started": None, "seconds": None, "champions": [], "links": {}}
+    given |= {"leaked": {}, "rates": {}} | dict(context or {})
     # A list, not a set: it goes into report.json.
     given["reused"] = sorted(set(given.get("reused") or ()))
     given.setdefault("versions", versions())
@@ -61,13 +64,19 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    environment.filters["number"] = _number
+    environment.filters["number"] = number
+    environment.filters["score"] = lambda found: score_of(found) if found else None
     page = environment.get_template("report.html.j2").render(
         title=title,
         plan=_yaml(plan),
         headline=headline(rows),
         rows=rows,
-        starts=STARTS,
+        columns=columns(rows),
+        lines=[line for row in rows for line in lines_of(row, shown(rows))],
+        means=mean_lines(rows),
+        what=measure_name(rows),
+        compared=compare(outcomes),
+        searched=[outcome for outcome in outcomes if outcome.spec.role == "search"],
         plots=drawn,
         sources=[outcome for outcome in outcomes if outcome.spec.role == "source"],
         costs=_costs(outcomes, given),
@@ -114,71 +123,16 @@ def load_outcomes(folder: Path) -> list[TrialOutcome]:
         ) from error
 
 
-def terminal_table(outcomes: Sequence[TrialOutcome]) -> Table:
-    """The summary as a rich table with the headline below it."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    rows = summary_rows(outcomes)
-    answer = headline(rows)
-    table = Table(
-        title=f"Test accuracy, % (mean ± sample std over {_seeds(rows)})",
-        caption=f"{answer.text} {answer.detail}",
-        caption_justify="left",
-        title_justify="left",
-        box=SIMPLE,  # eight columns have to fit into 80 characters
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("Target", no_wrap=True)
-    table.add_column("k", justify="right")
-    for start in STARTS:
-        table.add_column(start.capitalize(), justify="right", no_wrap=True)
-    table.add_column("Gain", justify="right", no_wrap=True)
-    table.add_column("From", overflow="fold")
-    for row in rows:
-        style = "" if row.gain is None else "green" if row.gain > 0 else "red"
-        table.add_row(
-            row.target,
-            str(row.shots),
-            *(text.split(" (n=")[0] for text in _texts(row)),
-            f"[{style}]{_gain(row)}[/]" if style else _gain(row),
-            ", ".join(row.sources) or "–",
-        )
-    return table
-
-
-def markdown(title: str, outcomes: Sequence[TrialOutcome]) -> str:
-    """The summary as markdown, for the Prefect artifact."""
-    rows = summary_rows(outcomes)
-    answer = headline(rows)
-    lines = [
-        f"# {title}",
-        "",
-        f"**{answer.text}** {answer.detail}",
-        "",
-        "| Target | k | Untrained | Scratch | Transfer | Gain | From |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for row in rows:
-        cells = [row.target, str(row.shots), *_texts(row), _gain(row), ", ".join(row.sources) or "–"]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Test accuracy in percent, mean ± sample standard deviation over n seeds; gain in "
-            "points over scratch on the same shots.",
-        ]
-    )
-
-
 def _costs(outcomes: Sequence[TrialOutcome], context: Mapping[str, Any]) -> list[dict[str, Any]]:
     reused = set(context["reused"])
     costs = []
     for outcome in outcomes:
+        if outcome.spec.role == "search":
+            continue
         shape = outcome.spec.adapter
         # trainable = m*d + (s+d)*r, solved for d: the report needs no backbone
-        d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if outcome.trainable else 0
+        known = outcome.trainable and outcome.spec.method == "dept"
+        d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if known else 0
         costs.append(
             {
                 "outcome": outcome,
@@ -205,23 +159,3 @@ def _yaml(plan: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(json.loads(json.dumps(dict(plan), default=str)), sort_keys=False, allow_unicode=True)
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    numbers = sorted({cell.n for row in rows for start, cell in row.cells.items() if start != "untrained"})
-    if numbers in ([], [1]):
-        return "1 seed"
-    return f"{numbers[0]} to {numbers[-1]} seeds" if len(numbers) > 1 else f"{numbers[0]} seeds"
-
-
-def _texts(row: Row) -> list[str]:
-    return [row.cells[start].accuracy_text if start in row.cells else "–" for start in STARTS]
-
-
-def _gain(row: Row) -> str:
-    return "–" if row.gain is None else f"{row.gain:+.1f}"
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    """Thousands set apart by a thin space; a dash for what was not measured."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")

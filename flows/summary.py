@@ -1,73 +1,132 @@
-"""What a run found: test scores over seeds, per target, k and start, and what transfer was worth."""
+"""What a run found: test scores over seeds, per target, k and variant, and what transfer was worth."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from dept.trial import Init, TrialOutcome
+from dept.trial import TrialOutcome
 
-STARTS: tuple[Init, ...] = ("untrained", "scratch", "transfer")
+TRANSFER = "transfer"  # per seed the strategy with the best validation score
+STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
+SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
+ORDER = ("untrained", "in-context", "scratch", *SINGLE, "source:", TRANSFER, "prompt-tuning", "lora", "full")
+
+
+def score_of(measured: Mapping[str, float]) -> float:
+    """The score that ranks, percent; outcomes of old versions hold accuracy only."""
+    return measured["score"] if "score" in measured else measured["accuracy"]
+
+
+def metric_of(outcome: TrialOutcome) -> str:
+    """Name of the metric that is the score of an outcome's task."""
+    return str(outcome.extra.get("metric", "accuracy"))
+
+
+def rank(variant: str) -> tuple[int, str]:
+    """Sort key of a variant: baselines, scratch, strategies, rivals; sources by name."""
+    kind = "source:" if variant.startswith("source:") else variant
+    return ORDER.index(kind) if kind in ORDER else len(ORDER), variant
+
+
+def zero_shot(outcome: TrialOutcome) -> bool:
+    """Whether it is a source adapter, tried on a target as it is."""
+    return outcome.spec.init == "source" and outcome.spec.training.steps == 0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Test scores (percent) of one target, k and start; one entry per seed, in the order of `seeds`."""
+    """The tested trials of one target, k and variant: one per seed, in the order of seeds. Scores are percent."""
 
-    seeds: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    macro_f1: tuple[float, ...]
+    outcomes: tuple[TrialOutcome, ...]
 
     @property
     def n(self) -> int:
         """Number of seeds."""
-        return len(self.seeds)
+        return len(self.outcomes)
 
     @property
-    def accuracy_mean(self) -> float:
-        """Mean accuracy over seeds."""
-        return statistics.fmean(self.accuracy)
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds, ascending."""
+        return tuple(outcome.spec.seed for outcome in self.outcomes)
 
     @property
-    def accuracy_std(self) -> float | None:
+    def scores(self) -> tuple[float, ...]:
+        """Test scores, one per seed."""
+        return tuple(score_of(outcome.test) for outcome in self.outcomes)
+
+    @property
+    def mean(self) -> float:
+        """Mean score over seeds."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def std(self) -> float | None:
         """Sample standard deviation (n - 1); None for one seed, which has no spread."""
-        return statistics.stdev(self.accuracy) if self.n > 1 else None
+        return statistics.stdev(self.scores) if self.n > 1 else None
 
     @property
-    def accuracy_text(self) -> str:
+    def text(self) -> str:
         """As in `83.7 ± 1.2 (n=2)`."""
-        return _spread(self.accuracy)
+        return _spread(self.scores)
 
     @property
-    def macro_f1_text(self) -> str:
-        """As in `83.7 ± 1.2 (n=2)`."""
-        return _spread(self.macro_f1)
+    def macro_f1_text(self) -> str | None:
+        """As in `83.7 ± 1.2 (n=2)`; None for a task without that metric."""
+        values = [outcome.test["macro_f1"] for outcome in self.outcomes if "macro_f1" in outcome.test]
+        return _spread(values) if len(values) == self.n else None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variant of each seed; they differ where the best strategy was chosen."""
+        return tuple(outcome.spec.variant for outcome in self.outcomes)
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """Task of the adapter that each seed started from."""
+        return tuple(outcome.spec.source_task for outcome in self.outcomes)
+
+    @property
+    def origin(self) -> str:
+        """The tasks it started from, in words."""
+        return ", ".join(dict.fromkeys(source for source in self.sources if source))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One target and k: a cell per start, and what transfer gained on the same shots."""
+    """One target and k: a cell per variant, in the order of `rank`; `transfer` repeats the strategies chosen."""
 
     target: str
     shots: int
-    sources: tuple[str, ...]
-    cells: dict[str, Cell]
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that is the score."""
+        return next((metric_of(cell.outcomes[0]) for cell in self.cells.values()), "accuracy")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Tasks whose adapters the chosen transfer trials started from."""
+        cell = self.cells.get(TRANSFER)
+        return tuple(dict.fromkeys(source for source in cell.sources if source)) if cell else ()
+
+    def gains_of(self, variant: str, over: str = "scratch") -> tuple[float, ...]:
+        """Points of a variant over another on the same shots, one per seed that both have."""
+        if not {variant, over} <= self.cells.keys():
+            return ()
+        base, mine = (dict(zip(self.cells[v].seeds, self.cells[v].scores, strict=True)) for v in (over, variant))
+        return tuple(mine[seed] - base[seed] for seed in base if seed in mine)
 
     @property
     def gains(self) -> tuple[float, ...]:
-        """Accuracy points of transfer over scratch, one per seed that both have."""
-        if not {"scratch", "transfer"} <= self.cells.keys():
-            return ()
-        scratch, transfer = (
-            dict(zip(self.cells[start].seeds, self.cells[start].accuracy, strict=True))
-            for start in ("scratch", "transfer")
-        )
-        return tuple(transfer[seed] - scratch[seed] for seed in scratch if seed in transfer)
+        """Points of transfer over scratch, one per seed that both have."""
+        return self.gains_of(TRANSFER)
 
     @property
     def gain(self) -> float | None:
-        """Mean of `gains`; None where no seed has both starts."""
+        """Mean of `gains`; None where no seed has both."""
         return statistics.fmean(self.gains) if self.gains else None
 
 
@@ -83,69 +142,124 @@ class Headline:
 def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
     """Aggregate tested target trials over seeds, per target and k, in the order in which they come.
 
-    An untrained trial has no shots; it is shown beside every k of its target.
+    An untrained trial has no shots; it is shown beside every k of its target. Trials of a learning-rate search and
+    zero-shot trials take no part.
     """
     unique = {outcome.spec.fingerprint: outcome for outcome in outcomes}
-    tested = [outcome for outcome in unique.values() if outcome.spec.role == "target" and outcome.test]
-    places = dict.fromkeys(
-        (outcome.spec.task, outcome.spec.shots) for outcome in tested if outcome.spec.shots is not None
-    )
-    rows = []
-    for target, shots in places:
-        cells: dict[str, Cell] = {}
-        sources: dict[str, None] = {}
-        for start in STARTS:
-            members = sorted(
-                (
-                    outcome
-                    for outcome in tested
-                    if outcome.spec.task == target
-                    and outcome.spec.init == start
-                    and outcome.spec.shots in (shots, None)
-                ),
-                key=lambda outcome: outcome.spec.seed,
-            )
-            if members:
-                cells[start] = Cell(
-                    tuple(outcome.spec.seed for outcome in members),
-                    tuple(outcome.test["accuracy"] for outcome in members),
-                    tuple(outcome.test["macro_f1"] for outcome in members),
-                )
-            sources |= dict.fromkeys(outcome.spec.source_task for outcome in members if outcome.spec.source_task)
-        rows.append(Row(target, shots, tuple(sources), cells))
-    return rows
+    tested = [o for o in unique.values() if o.spec.role == "target" and o.test and not zero_shot(o)]
+    rows: dict[tuple[str, int], dict[str, list[TrialOutcome]]] = {}
+    for outcome in tested:
+        if outcome.spec.shots is not None:
+            found = rows.setdefault((outcome.spec.task, outcome.spec.shots), {})
+            found.setdefault(outcome.spec.variant, []).append(outcome)
+    for outcome in tested:
+        if outcome.spec.shots is None:
+            for (target, _), found in rows.items():
+                if target == outcome.spec.task:
+                    found.setdefault(outcome.spec.variant, []).append(outcome)
+    made = []
+    for (target, shots), found in rows.items():
+        if chosen := _choose([o for members in found.values() for o in members if o.spec.transfers]):
+            found[TRANSFER] = chosen
+        cells = {v: Cell(tuple(sorted(found[v], key=lambda o: o.spec.seed))) for v in sorted(found, key=rank)}
+        made.append(Row(target, shots, cells))
+    return made
+
+
+def shown(rows: Iterable[Row]) -> list[str]:
+    """The variants to show, in order; where there is one strategy only, `transfer` stands for it."""
+    found = {variant for row in rows for variant in row.cells}
+    strategies = {v for row in rows for cell in row.cells.values() for v in cell.variants if _is_strategy(v)}
+    return sorted(found - strategies if len(strategies) == 1 else found, key=rank)
+
+
+def means(rows: Sequence[Row]) -> dict[int, tuple[int, dict[str, float]]]:
+    """Per k: number of targets, and each shown variant's mean over them, which all variants of that k share."""
+    result = {}
+    variants = shown(rows)
+    for k in sorted({row.shots for row in rows}):
+        here = [row for row in rows if row.shots == k]
+        present = [variant for variant in variants if any(variant in row.cells for row in here)]
+        shared = [row for row in here if row.cells.keys() >= set(present)]
+        if shared:
+            result[k] = len(shared), {v: statistics.fmean(row.cells[v].mean for row in shared) for v in present}
+    return result
+
+
+def measure_name(rows: Iterable[Row]) -> str:
+    """`accuracy` where that is the score of every target, else `score`."""
+    return "accuracy" if all(row.metric == "accuracy" for row in rows) else "score"
 
 
 def headline(rows: Sequence[Row]) -> Headline:
     """What transfer was worth: mean over seeds, then over k, then over targets, each counting the same."""
-    paired = [row for row in rows if row.gain is not None]
+    rival = _against_prompt_tuning(rows)
+    paired = [row for row in rows if row.gains]
     if not paired:
         return Headline(
             "No answer yet: no target has both a scratch and a transfer trial on the same shots.",
-            "Put both into the plan's inits to compare them.",
+            f"Put both into the plan's strategies to compare them.{rival}",
             None,
         )
-    by_target: dict[str, list[float]] = {}
-    for row in paired:
-        by_target.setdefault(row.target, []).append(statistics.fmean(row.gains))
-    means = [statistics.fmean(gains) for gains in by_target.values()]
-    gain = statistics.fmean(means)
+    by_target = _by_target(paired, TRANSFER, "scratch")
+    gain = statistics.fmean(by_target.values())
     single = [value for row in paired for value in row.gains]
     over = f"on average over {_count(len(by_target), 'target')} ({_shots(paired)}, {_seeds(paired)})"
+    what = f"test {measure_name(paired)}"
     if abs(gain) < 0.05:
-        text = f"Transfer made no difference to test accuracy {over}."
+        text = f"Transfer made no difference to {what} {over}."
     elif gain > 0:
-        text = f"Transfer was worth {gain:+.1f} points of test accuracy {over}."
+        text = f"Transfer was worth {gain:+.1f} points of {what} {over}."
     else:
-        text = f"Transfer lost {-gain:.1f} points of test accuracy against scratch {over}."
-    ahead = sum(mean > 0 for mean in means)
-    detail = f"Ahead of scratch on {ahead} of {_count(len(means), 'target')}."
+        text = f"Transfer lost {-gain:.1f} points of {what} against scratch {over}."
+    ahead = sum(mean > 0 for mean in by_target.values())
+    detail = f"Ahead of scratch on {ahead} of {_count(len(by_target), 'target')}."
     if len(single) > 1:
         detail += (
             f" Trained on the same shots, a single pair of trials differs by {min(single):+.1f} "
             f"to {max(single):+.1f} points."
         )
-    return Headline(text, detail, gain)
+    if TRANSFER in (variants := shown(rows)) and any(_is_strategy(variant) for variant in variants):
+        detail += " Transfer is, for each seed, the strategy with the best validation score."
+    return Headline(text, detail + rival, gain)
+
+
+def _choose(transferred: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+    """Per seed the trial that is best on validation (tie: lower loss, then order); the test score plays no part."""
+    best: dict[int, TrialOutcome] = {}
+    for outcome in sorted(transferred, key=lambda o: rank(o.spec.variant)):
+        seed = outcome.spec.seed
+        if seed not in best or _validated(outcome) > _validated(best[seed]):
+            best[seed] = outcome
+    return list(best.values())
+
+
+def _validated(outcome: TrialOutcome) -> tuple[float, float]:
+    found = outcome.validation
+    score = score_of(found) if found.keys() & {"score", "accuracy"} else float("-inf")
+    return score, -found.get("loss", float("inf"))
+
+
+def _is_strategy(variant: str) -> bool:
+    return variant in SINGLE or variant.startswith("source:")
+
+
+def _by_target(rows: Iterable[Row], variant: str, over: str) -> dict[str, float]:
+    """Points per target: mean over seeds, then over k."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if gains := row.gains_of(variant, over):
+            found.setdefault(row.target, []).append(statistics.fmean(gains))
+    return {target: statistics.fmean(values) for target, values in found.items()}
+
+
+def _against_prompt_tuning(rows: Sequence[Row]) -> str:
+    gains = _by_target(rows, "scratch", "prompt-tuning")
+    if not gains:
+        return ""
+    mean = statistics.fmean(gains.values())
+    said = f"{abs(mean):.1f} points {'ahead of' if mean > 0 else 'behind'}" if abs(mean) >= 0.05 else "level with"
+    return f" Both from scratch, DePT is {said} prompt-tuning on average over {_count(len(gains), 'target')}."
 
 
 def _spread(values: Sequence[float]) -> str:

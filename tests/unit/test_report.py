@@ -3,74 +3,18 @@ import re
 import struct
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from report_helpers import outcome, two_targets
 
-from dept.config import AdapterConfig, TrainConfig
-from dept.trial import TrialOutcome, TrialSpec
 from flows.report import load_outcomes, markdown, terminal_table, write_report
 from flows.summary import headline, summary_rows
 from tasks.errors import InputError
 
-SHAPE = AdapterConfig(m=10, r=4, s=64, alpha=8.0)
-D = 576
-
-
-def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, **changes):
-    spec = TrialSpec(
-        backbone="smollm2-135m",
-        backbone_id="b" * 64,
-        task=task,
-        task_version=1,
-        data_hash="d" * 64,
-        role=role,
-        init=init,
-        shots=None if init == "untrained" or role == "source" else k,
-        seed=seed,
-        source_task=source,
-        source_sha256="5" * 64 if source else None,
-        prompt_text="Name the label.",
-        adapter=SHAPE,
-        training=TrainConfig(steps=0 if init == "untrained" else 15),
-        test_rows=200,
-    )
-    steps = 0 if init == "untrained" else 60 if role == "source" else 15
-    fields = {
-        "spec": spec,
-        "adapter_folder": Path("adapters") / spec.fingerprint,
-        "adapter_sha256": spec.fingerprint,
-        "best_step": steps * 2 // 3,
-        "steps_done": steps,
-        "validation": {"accuracy": accuracy - 1, "macro_f1": accuracy},
-        "test": {"accuracy": accuracy, "macro_f1": accuracy - 0.5},
-        "loss_curve": [(step, 0.9 * 0.93**step + 0.02 * (step % 3)) for step in range(1, steps + 1)],
-        "validation_curve": [(step, 55 + (accuracy - 56) * step / steps) for step in range(0, steps + 1, 5) if steps],
-        "seconds": 1.3 * steps,
-        "tokens": 240 * steps,
-        "tokens_per_second": 160.0 * (steps > 0),
-        "peak_memory_mib": 1432.0,
-        "trainable": SHAPE.trainable(D),
-        "cut_rows": 3 if role == "source" else 0,
-    }
-    return TrialOutcome(**(fields | changes))
-
 
 @pytest.fixture
 def outcomes():
-    return [
-        outcome("amazon-polarity", "scratch", 88.0, role="source"),
-        outcome("movie-polarity", "untrained", 54.0),
-        outcome("movie-polarity", "scratch", 75.0, seed=0),
-        outcome("movie-polarity", "transfer", 83.0, seed=0, source="amazon-polarity"),
-        outcome("movie-polarity", "scratch", 71.0, seed=1),
-        outcome("movie-polarity", "transfer", 85.0, seed=1, source="amazon-polarity"),
-        outcome("tweet-polarity", "untrained", 27.0),
-        outcome("tweet-polarity", "scratch", 78.0, seed=0),
-        outcome("tweet-polarity", "transfer", 93.0, seed=0, source="nyt-polarity"),
-        outcome("tweet-polarity", "scratch", 80.0, seed=1),
-        outcome("tweet-polarity", "transfer", 91.0, seed=1, source="amazon-polarity"),
-    ]
+    return two_targets()
 
 
 def test_rows_hold_mean_and_sample_spread_over_seeds(outcomes):
@@ -78,11 +22,11 @@ def test_rows_hold_mean_and_sample_spread_over_seeds(outcomes):
     assert (movie.target, movie.shots) == ("movie-polarity", 16)
     scratch = movie.cells["scratch"]
     assert scratch.n == 2
-    assert scratch.accuracy_mean == pytest.approx(73.0)
-    assert scratch.accuracy_std == pytest.approx(8**0.5)  # sample std of 75, 71: sqrt(2*2^2 / 1)
-    assert scratch.accuracy_text == "73.0 ± 2.8 (n=2)"
-    assert movie.cells["untrained"].accuracy_std is None
-    assert movie.cells["untrained"].accuracy_text == "54.0 (n=1)"
+    assert scratch.mean == pytest.approx(73.0)
+    assert scratch.std == pytest.approx(8**0.5)  # sample std of 75, 71: sqrt(2*2^2 / 1)
+    assert scratch.text == "73.0 ± 2.8 (n=2)"
+    assert movie.cells["untrained"].std is None
+    assert movie.cells["untrained"].text == "54.0 (n=1)"
     assert movie.gains == pytest.approx((8.0, 14.0))
     assert tweet.sources == ("nyt-polarity", "amazon-polarity")
 
@@ -99,7 +43,7 @@ def test_untrained_stands_beside_every_k(outcomes):
         ("tweet-polarity", 16),
         ("movie-polarity", 32),
     ]
-    assert rows[2].cells["untrained"].accuracy == (54.0,)
+    assert rows[2].cells["untrained"].scores == (54.0,)
     assert rows[2].gain is None
 
 
@@ -113,24 +57,24 @@ def test_headline_weighs_targets_alike_and_pairs_by_seed(outcomes):
     lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/scratch"]
     # seed 1 of tweets has no partner now, so its transfer trial must not count: (11 + 15) / 2
     assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
-    lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/transfer:amazon-polarity"]
+    lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/best-source:amazon-polarity"]
     assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
     # more k of one target must not outweigh the other target: movie (11 + 2) / 2, tweet 13
     more = [
         *outcomes,
         outcome("movie-polarity", "scratch", 80.0, k=32),
-        outcome("movie-polarity", "transfer", 82.0, k=32, source="amazon-polarity"),
+        outcome("movie-polarity", "best-source", 82.0, k=32, source="amazon-polarity"),
     ]
     assert headline(summary_rows(more)).gain == pytest.approx((6.5 + 13) / 2)
 
 
 def test_headline_says_when_transfer_lost_or_is_unknown(outcomes):
-    lost = [outcome("movie-polarity", "scratch", 80.0), outcome("movie-polarity", "transfer", 70.5, source="x")]
+    lost = [outcome("movie-polarity", "scratch", 80.0), outcome("movie-polarity", "best-source", 70.5, source="x")]
     answer = headline(summary_rows(lost))
     assert answer.text.startswith("Transfer lost 9.5 points")
     assert "(k = 16, 1 seed)" in answer.text
     assert "0 of 1 target." in answer.detail
-    same = [lost[0], outcome("movie-polarity", "transfer", 80.0, source="x")]
+    same = [lost[0], outcome("movie-polarity", "best-source", 80.0, source="x")]
     assert "no difference" in headline(summary_rows(same)).text
     assert headline(summary_rows(outcomes[:3])).gain is None
     assert headline([]).text.startswith("No answer yet")
@@ -170,7 +114,7 @@ def test_page_is_one_file_that_needs_nothing_else(tmp_path, outcomes):
                     "model": "dept-smollm2-135m-movie-polarity",
                     "version": 1,
                     "validation": 93.75,
-                    "trial": "movie-polarity/k16/s1/transfer:amazon-polarity",
+                    "trial": "movie-polarity/k16/s1/best-source:amazon-polarity",
                     "decision": "first champion",
                 }
             ],
@@ -226,11 +170,11 @@ def test_page_of_a_run_without_tests_or_curves(tmp_path, outcomes):
 
 def test_many_groups_wrap(tmp_path):
     many = [
-        outcome(f"task-{number}", init, 60.0 + number, k=k, seed=seed, source="s" if init == "transfer" else None)
+        outcome(f"task-{number}", init, 60.0 + number, k=k, seed=seed, source="s" if init == "best-source" else None)
         for number in range(4)
         for k in (4, 16)
         for seed in range(5)
-        for init in ("scratch", "transfer")
+        for init in ("scratch", "best-source")
     ]
     write_report(tmp_path, "many", {}, many)
     width, height = struct.unpack(">II", (tmp_path / "accuracy.png").read_bytes()[16:24])

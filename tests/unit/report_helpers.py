@@ -1,0 +1,68 @@
+"""Finished trials with scores of one's choice, as the ledger would hand them to the report."""
+
+from pathlib import Path
+
+from dept.config import AdapterConfig, TrainConfig
+from dept.trial import TrialOutcome, TrialSpec
+
+SHAPE = AdapterConfig(m=10, r=4, s=64, alpha=8.0)
+D = 576
+
+
+def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, method="dept", spec=None, **changes):
+    """A finished trial with the given test score; `spec` changes the spec, `changes` the outcome."""
+    fields = {
+        "backbone": "smollm2-135m",
+        "backbone_id": "b" * 64,
+        "task": task,
+        "task_version": 1,
+        "data_hash": "d" * 64,
+        "role": role,
+        "method": method,
+        "init": init,
+        "shots": None if init == "untrained" or role == "source" else k,
+        "seed": seed,
+        "source_task": source,
+        "source_sha256": "5" * 64 if source else None,
+        "prompt_text": "Name the label.",
+        "adapter": SHAPE,
+        "training": TrainConfig(steps=0 if init == "untrained" else 15),
+        "test_rows": 200,
+    }
+    spec = TrialSpec(**(fields | (spec or {})))
+    steps = 0 if init == "untrained" else 60 if role == "source" else 15
+    fields = {
+        "spec": spec,
+        "adapter_folder": Path("adapters") / spec.fingerprint,
+        "adapter_sha256": spec.fingerprint,
+        "best_step": steps * 2 // 3,
+        "steps_done": steps,
+        "validation": {"accuracy": accuracy - 1, "macro_f1": accuracy},
+        "test": {"accuracy": accuracy, "macro_f1": accuracy - 0.5},
+        "loss_curve": [(step, 0.9 * 0.93**step + 0.02 * (step % 3)) for step in range(1, steps + 1)],
+        "validation_curve": [(step, 55 + (accuracy - 56) * step / steps) for step in range(0, steps + 1, 5) if steps],
+        "seconds": 1.3 * steps,
+        "tokens": 240 * steps,
+        "tokens_per_second": 160.0 * (steps > 0),
+        "peak_memory_mib": 1432.0,
+        "trainable": SHAPE.trainable(D),
+        "cut_rows": 3 if role == "source" else 0,
+    }
+    return TrialOutcome(**(fields | changes))
+
+
+def two_targets():
+    """Two targets, k = 16, two seeds: untrained, scratch and one strategy."""
+    return [
+        outcome("amazon-polarity", "scratch", 88.0, role="source"),
+        outcome("movie-polarity", "untrained", 54.0),
+        outcome("movie-polarity", "scratch", 75.0, seed=0),
+        outcome("movie-polarity", "best-source", 83.0, seed=0, source="amazon-polarity"),
+        outcome("movie-polarity", "scratch", 71.0, seed=1),
+        outcome("movie-polarity", "best-source", 85.0, seed=1, source="amazon-polarity"),
+        outcome("tweet-polarity", "untrained", 27.0),
+        outcome("tweet-polarity", "scratch", 78.0, seed=0),
+        outcome("tweet-polarity", "best-source", 93.0, seed=0, source="nyt-polarity"),
+        outcome("tweet-polarity", "scratch", 80.0, seed=1),
+        outcome("tweet-polarity", "best-source", 91.0, seed=1, source="amazon-polarity"),
+    ]
