@@ -270,6 +270,17 @@ class Backbone(nn.Module):
         """Token ids of texts, with the special tokens that the tokenizer adds."""
         return self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
 
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Token ids of free answers as they follow a text, with the token that ends them."""
+        if not answers:
+            return []
+        if self.family == "seq2seq":
+            return list(self.tokenizer(list(answers), verbose=False)["input_ids"])
+        found = self.tokenizer([f" {answer}" for answer in answers], add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        return [[*ids, self.end_id] for ids in found]
+
     def encode_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         """Token ids of label words as they follow a text; ended where one word begins another.
 

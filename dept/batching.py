@@ -154,6 +154,32 @@ class Pack:
         return sum(row.length for row in self.rows)
 
 
+def encode_answers(
+    backbone: Backbone, texts: Sequence[str], answers: Sequence[str], config: AdapterConfig, longest: int
+) -> list[Row]:
+    """Tokenise texts and the answer that each is trained to be followed by, with the token that ends it.
+
+    `longest` tokens are kept free for an answer, whatever its length, so that generation finds the text where training
+    had it; a longer answer is cut.
+
+    Raises:
+        InputError: an s that leaves no room for text beside an answer.
+    """
+    causal = backbone.family == "causal"
+    room = config.s - longest if causal else config.s
+    if room < 1:
+        raise InputError(f"adapter: s={config.s} leaves no room for text beside an answer of {longest} tokens")
+    ends = backbone.encode_answers(answers)
+    rows = []
+    for ids, end in zip(backbone.encode_texts(texts), ends, strict=True):
+        cut = len(ids) > room or len(end) > longest
+        if len(ids) > room:
+            ids = ids[-room:] if causal else [*ids[: room - 1], ids[-1]]
+        first = first_row(len(ids) + longest, config.s, config.layout) if causal else 0
+        rows.append(Row(tuple(ids), (tuple(end[:longest]),), 0, first, cut))
+    return rows
+
+
 def micro_batches(items: Sequence[tuple[int, Row]], budget: int, packing: bool) -> list[list[Pack]]:
     """Cut (slot, row) items into micro-batches of at most `budget` padded tokens, longest packs first.
 

@@ -16,6 +16,8 @@ from dept.evaluate import Progress
 from dept.tuning import token_budget
 from tasks.errors import InputError
 
+ANSWER_TOKENS = 32  # room for a free answer, in training and generation alike
+
 
 @dataclass(frozen=True)
 class Prompted:

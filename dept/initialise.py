@@ -48,7 +48,8 @@ def from_shots(backbone: Backbone, config: AdapterConfig, shots: Sequence[tuple[
     room = backbone.positions - config.s if backbone.positions else math.inf
     ids: list[int] = []
     for text, answer in reversed(shots):
-        more = backbone.encode_texts([f"{text} {answer}\n\n"])[0]
+        # A long text is cut as the texts to be answered are, so that all shots are of use.
+        more = [*backbone.encode_texts([text])[0][-config.s :], *backbone.encode_texts([f" {answer}\n\n"])[0]]
         if len(ids) + len(more) > room:
             break
         ids = more + ids

@@ -252,7 +252,7 @@ def _is_better(rival: Rival, validation: Sequence[Row], on_tokens: Callable[[int
     found: dict[str, float] = {}
     if validation:
         found = summarise(rival.score(validation, on_tokens), validation)
-        state.validation_curve.append((state.step, found["accuracy"]))
+        state.validation_curve.append((state.step, found["score"]))
     if not found or not state.best or _rank(found) > _rank(state.best):
         state.best, state.best_step, state.worse = found, state.step, 0
         return True

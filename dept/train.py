@@ -189,7 +189,7 @@ class Loop:
             state.seconds += seconds
             if trial.validation:
                 found = summarise(mine, trial.validation)
-                state.validation_curve.append((state.step, found["accuracy"]))
+                state.validation_curve.append((state.step, found["score"]))
                 better = _rank(found) > _rank(state.best) if state.best else True
             else:
                 found, better = {}, True  # nothing to choose by: the last step is kept
@@ -283,4 +283,4 @@ class Loop:
 
 
 def _rank(found: dict[str, float]) -> tuple[float, float]:
-    return found["accuracy"], -found["loss"]
+    return found["score"], -found["loss"]

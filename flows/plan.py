@@ -75,7 +75,7 @@ class Plan(BaseModel):
         "prompt-only",
     )
     methods: list[Method] = Field(
-        default_factory=lambda: ["dept"],
+        default_factory=lambda: list[Method](("dept",)),
         min_length=1,
         max_length=5,
         description="dept, and rivals on the same rows and budget: prompt-tuning, lora, full, in-context",

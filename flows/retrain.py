@@ -12,18 +12,20 @@ from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel
 
 from dept.adapter import Adapter
-from dept.evaluate import Request, score
+from dept.config import TrainConfig
 from dept.shared import shared_backbone
 from dept.trial import TrialOutcome, TrialSpec
+from flows.measure import measured
 from flows.quiet import errors_told_by_caller
 from flows.retraining import Retraining
+from flows.rows import examples_of
 from flows.server import prefect_api
 from flows.steps import opened, workshop
-from flows.work import Engine, Workshop, best_sources, examples_of, work
+from flows.strategies import best_sources
+from flows.work import Engine, Workshop, work
 from registry.ledger import Ledger
 from registry.promotion import Champion, Decision, Scores, challenge, champion, keep, model_name
 from registry.tracking import Tracker
-from tasks import metrics
 from tasks.catalogue import catalogue
 from tasks.errors import InputError
 from tasks.formatting import Example
@@ -118,10 +120,10 @@ def train_challengers(run_id: str, stale: list[Stale]) -> list[str]:
     for name, spec in wanted.items():
         fitting = [s for s in sources if s.spec.adapter == spec.adapter and s.spec.task != name]
         if fitting:
-            best = best_sources(shop, fitting, {name: (shop.tasks[name], examples_of(shop, spec)[1])})[name]
+            best = best_sources(shop, fitting, {name: examples_of(shop, spec)}, TrainConfig(steps=0))[name]
             spec = spec.model_copy(
                 update={
-                    "init": "transfer",
+                    "init": "best-source",
                     "source_task": best.spec.task,
                     "source_sha256": best.adapter_sha256,
                     "training": order_of(run_id).training if spec.role == "target" else spec.training,
@@ -251,15 +253,14 @@ def _today(shop: Workshop, name: str) -> dict[str, Any]:
 
 
 def _scored(shop: Workshop, adapter: Adapter, of: Task, rows: Sequence[Example]) -> Scores:
-    """Accuracy on test rows; NaN where the adapter no longer fits the backbone, so that it cannot win."""
-    digest = hashlib.sha256("\n".join(f"{row.id}\t{row.text}\t{row.label}" for row in rows).encode()).hexdigest()
+    """The task's score on test rows; NaN where the adapter no longer fits the backbone, so that it cannot win."""
+    digest = hashlib.sha256("\n".join(f"{row.id}\t{row.text}\t{row.target}" for row in rows).encode()).hexdigest()
     try:
-        scores = score(shop.backbone, [adapter], [Request(row.text, of.words, 0) for row in rows])
+        adapter.check_fits(shop.backbone.name, shop.backbone.weights_id, shop.backbone.d)
+        (found,) = measured(shop, [adapter], [(of.name, rows)])
     except InputError:
         return Scores(float("nan"), digest, len(rows))
-    best = [max(range(len(line)), key=line.__getitem__) for line in scores]
-    found = metrics.classification(best, [row.label for row in rows], len(of.labels))
-    return Scores(found["accuracy"], digest, len(rows))
+    return Scores(found["score"], digest, len(rows))
 
 
 def _told(decision: Decision) -> dict[str, Any]:

@@ -2,100 +2,207 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from dept.config import TrainConfig
-from dept.trial import TrialSpec
-from flows.plan import Plan
+from dept.config import AdapterConfig, TrainConfig
+from dept.trial import MULTITASK, Init, Method, TrialSpec
+from flows.plan import Plan, RateKey
 from tasks.errors import InputError
 from tasks.spec import Task
 from tasks.splits import Splits
 
-SourceKey = tuple[str, int, int]  # target task, shots k, seed
+
+@dataclass(frozen=True)
+class Cell:
+    """One draw of a target's shots."""
+
+    target: str
+    shots: int
+    seed: int
 
 
-def source_specs(
-    plan: Plan, tasks: Mapping[str, Task], splits: Mapping[str, Splits], backbone_id: str
-) -> list[TrialSpec]:
-    """One trial per source task, with the first seed."""
-    return [
+@dataclass(frozen=True)
+class Origin:
+    """The adapter that a target starts from: the source's name (several: joined by +) and the adapter's sha256."""
+
+    task: str
+    sha256: str
+
+
+Origins = Mapping[tuple[Cell, str], Origin]  # by cell and strategy
+Rates = Mapping[RateKey, float]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What trials stand on: tasks and rows by name, the backbone's weights id and its width d."""
+
+    tasks: Mapping[str, Task]
+    splits: Mapping[str, Splits]
+    backbone_id: str
+    d: int
+
+
+def cells(plan: Plan) -> list[Cell]:
+    """Every draw of shots of a plan."""
+    return [Cell(target, k, seed) for target in plan.targets for k in plan.shots for seed in plan.seeds]
+
+
+def search_cells(plan: Plan) -> list[Cell]:
+    """Draws on which learning rates are chosen: the most shots, and a seed that no other trial uses."""
+    return [Cell(target, max(plan.shots), max(plan.seeds) + 1) for target in plan.targets]
+
+
+def source_specs(plan: Plan, ground: Ground) -> list[TrialSpec]:
+    """One trial per source task, with the first seed; and one on all of them where the plan asks for `multitask`."""
+    specs = [
         TrialSpec(
             role="source",
             init="scratch",
             shots=None,
             seed=plan.seeds[0],
             training=plan.source_training,
-            train_rows=None if plan.source_rows is None else min(plan.source_rows, len(splits[name].train)),
-            validation_rows=min(plan.source_validation_rows, len(splits[name].validation)),
-            **_common(plan, tasks[name], splits[name], backbone_id),
+            train_rows=None if plan.source_rows is None else min(plan.source_rows, len(ground.splits[name].train)),
+            validation_rows=min(plan.source_validation_rows, len(ground.splits[name].validation)),
+            adapter=plan.adapter,
+            **_common(plan, ground, name),
         )
         for name in plan.sources
     ]
-
-
-def target_specs(
-    plan: Plan,
-    tasks: Mapping[str, Task],
-    splits: Mapping[str, Splits],
-    backbone_id: str,
-    sources: Mapping[SourceKey, tuple[str, str]],
-) -> list[TrialSpec]:
-    """Per target: one untrained trial, then shots x seeds x inits.
-
-    Args:
-        plan: what to train.
-        tasks: by name, as `Plan.resolve_tasks` gives them.
-        splits: by name, as `check` gives them.
-        backbone_id: sha256 of the backbone's weights.
-        sources: (target, k, seed) -> (source task, sha256 of its adapter); needed if the plan transfers.
-
-    Raises:
-        InputError: a transfer trial whose source is not given.
-    """
-    specs = []
-    for name in plan.targets:
-        common = _common(plan, tasks[name], splits[name], backbone_id)
-        # Nothing is drawn or trained, so neither shots nor seed may make two trials of it.
-        specs.append(
-            TrialSpec(role="target", init="untrained", shots=None, seed=0, training=TrainConfig(steps=0), **common)
+    if MULTITASK in plan.strategies:
+        hashes = "\n".join(f"{spec.task} {spec.task_version} {spec.data_hash}" for spec in specs)
+        steps = plan.source_training.steps * len(specs)  # as many rows of each source as its own adapter saw
+        together = specs[0].model_copy(
+            update={
+                "task": MULTITASK,
+                "task_version": 1,
+                "members": tuple(plan.sources),
+                "data_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+                "training": plan.source_training.model_copy(update={"steps": steps}),
+                "train_rows": plan.source_rows,
+                "validation_rows": plan.source_validation_rows,
+                "test_rows": 0,
+            }
         )
-        for k in plan.shots:
-            for seed in plan.seeds:
-                for init in plan.inits:
-                    task, sha256 = None, None
-                    if init == "transfer":
-                        if (name, k, seed) not in sources:
-                            raise InputError(
-                                f"target {name}, k={k}, seed={seed}: no source adapter is known; "
-                                "train the sources first"
-                            )
-                        task, sha256 = sources[name, k, seed]
-                    training = plan.transfer_training if init == "transfer" else plan.scratch_training
-                    specs.append(
-                        TrialSpec(
-                            role="target",
-                            init=init,
-                            shots=k,
-                            seed=seed,
-                            training=training,
-                            source_task=task,
-                            source_sha256=sha256,
-                            **common,
-                        )
-                    )
+        specs.append(together)
     return specs
 
 
-def _common(plan: Plan, task: Task, splits: Splits, backbone_id: str) -> dict[str, Any]:
+def search_specs(plan: Plan, ground: Ground, origins: Origins) -> dict[tuple[RateKey, float], list[TrialSpec]]:
+    """Trials that choose learning rates, by key and rate; only where a key has more than one rate to choose from."""
+    found: dict[tuple[RateKey, float], list[TrialSpec]] = {}
+    for key, rates in plan.rates.items():
+        strategy = _searched_strategy(plan) if key == "transfer" else "scratch"
+        if len(rates) < 2 or strategy is None or (key not in plan.methods and key != "transfer"):
+            continue
+        method: Method = "dept" if key == "transfer" else key
+        for rate in rates:
+            found[key, rate] = [
+                _target(plan, ground, cell, method, strategy, origins, {key: rate}).model_copy(
+                    update={"role": "search", "test_rows": 0}
+                )
+                for cell in search_cells(plan)
+            ]
+    return found
+
+
+def target_specs(plan: Plan, ground: Ground, origins: Origins, rates: Rates | None = None) -> list[TrialSpec]:
+    """Per target: one untrained trial, then for each draw of shots every strategy and every rival method.
+
+    Args:
+        origins: for each cell and each strategy but scratch, the adapter that it starts from.
+        rates: peak learning rates of P that were chosen by search.
+
+    Raises:
+        InputError: a strategy whose origin is not given.
+    """
+    specs = []
+    for name in plan.targets:
+        # Nothing is drawn or trained, so neither shots nor seed may make two trials of it.
+        untrained = TrainConfig(steps=0)
+        specs.append(
+            TrialSpec(
+                role="target",
+                init="untrained",
+                shots=None,
+                seed=0,
+                training=untrained,
+                adapter=plan.adapter,
+                **_common(plan, ground, name),
+            )
+        )
+        for cell in (cell for cell in cells(plan) if cell.target == name):
+            for method in plan.methods:
+                for strategy in plan.strategies if method == "dept" else ["scratch"]:
+                    specs.append(_target(plan, ground, cell, method, strategy, origins, rates or {}))
+    return specs
+
+
+def transferring(plan: Plan) -> list[str]:
+    """The strategies of a plan that need a source."""
+    return [strategy for strategy in plan.strategies if strategy != "scratch"] if "dept" in plan.methods else []
+
+
+def _searched_strategy(plan: Plan) -> str | None:
+    wanted: Iterable[str] = transferring(plan)
+    return next((strategy for strategy in ("best-source", *wanted) if strategy in transferring(plan)), None)
+
+
+def _target(
+    plan: Plan, ground: Ground, cell: Cell, method: Method, strategy: str, origins: Origins, rates: Rates
+) -> TrialSpec:
+    origin = None
+    if strategy != "scratch":
+        origin = origins.get((cell, strategy))
+        if origin is None:
+            raise InputError(
+                f"target {cell.target}, k={cell.shots}, seed={cell.seed}: no source adapter is known for {strategy}; "
+                "train the sources first"
+            )
+    key: RateKey | None = "transfer" if origin else None if method == "in-context" else method
+    init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
+    return TrialSpec(
+        role="target",
+        method=method,
+        init=init,
+        shots=cell.shots,
+        per_class=plan.per_class,
+        seed=cell.seed,
+        training=_training(plan, key, rates),
+        source_task=origin.task if origin else None,
+        source_sha256=origin.sha256 if origin else None,
+        adapter=_shape(plan, method, ground.d),
+        **_common(plan, ground, cell.target),
+    )
+
+
+def _shape(plan: Plan, method: Method, d: int) -> AdapterConfig:
+    return plan.adapter.as_prompt_tuning(d) if method == "prompt-tuning" else plan.adapter
+
+
+def _training(plan: Plan, key: RateKey | None, rates: Rates) -> TrainConfig:
+    """The recipe of a method: the chosen rate, or the plan's only one; the pair's rate keeps its share of it."""
+    if key is None:
+        return TrainConfig(steps=0)  # in-context: the shots are read, not learned
+    recipe = plan.transfer_training if key == "transfer" else plan.scratch_training
+    rate = rates.get(key) or next(iter(plan.rates.get(key, [])), None)
+    if rate is None:
+        return recipe
+    share = recipe.lr_low_rank / recipe.lr_prompt if recipe.lr_prompt else 0.0
+    return recipe.model_copy(update={"lr_prompt": rate, "lr_low_rank": rate * share})
+
+
+def _common(plan: Plan, ground: Ground, name: str) -> dict[str, Any]:
     return {
         "backbone": plan.backbone,
-        "backbone_id": backbone_id,
-        "task": task.name,
-        "task_version": task.version,
-        "data_hash": splits.data_hash,
+        "backbone_id": ground.backbone_id,
+        "task": name,
+        "task_version": ground.tasks[name].version,
+        "data_hash": ground.splits[name].data_hash,
         "prompt_text": plan.prompt_text,
-        "adapter": plan.adapter,
         # Asking for more rows than there are is the same trial as asking for all.
-        "test_rows": min(plan.test_rows, len(splits.test)),
+        "test_rows": min(plan.test_rows, len(ground.splits[name].test)),
     }

@@ -11,15 +11,16 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from dept.trial import TrialOutcome
+from dept.trial import STACKED, TrialOutcome
 from flows import report
-from flows.plan import Plan
-from flows.specs import SourceKey, source_specs, target_specs
-from flows.work import Workshop, best_sources, work
+from flows.plan import Plan, RateKey
+from flows.rates import best_rates
+from flows.specs import Cell, Ground, Origin, cells, search_cells, search_specs, source_specs, target_specs
+from flows.strategies import origins_of
+from flows.work import Workshop, work
 from registry.promotion import Decision, crown
 from tasks.errors import InputError
 from tasks.home import home
-from tasks.splits import few_shot
 
 # One flow run lives in one process, and its workshop (backbone, ledger, tracker) never crosses a task boundary:
 # the tasks get the MLflow id of the flow run and look it up here.
@@ -60,46 +61,45 @@ def outcomes_of(shop: Workshop, fingerprints: list[str]) -> list[TrialOutcome]:
 
 @task(name="train-sources")
 def train_sources(run_id: str) -> list[str]:
-    """Train an adapter on each source task; returns fingerprints."""
+    """Train an adapter on each source task, and one on all where the plan asks for it; returns fingerprints."""
     shop = _open[run_id]
-    specs = source_specs(plan_of(run_id), shop.tasks, shop.splits, shop.backbone.weights_id)
-    return [outcome.spec.fingerprint for outcome in work(shop, specs, "sources")]
+    return [outcome.spec.fingerprint for outcome in work(shop, source_specs(plan_of(run_id), ground(shop)), "sources")]
 
 
-@task(name="choose-sources")
-def choose(run_id: str, sources: list[str]) -> list[tuple[SourceKey, tuple[str, str]]]:
-    """Choose the source of each (target, k, seed), as the plan says or on validation; (key, (task, sha256))."""
+@task(name="choose-starts")
+def choose(run_id: str, sources: list[str]) -> list[tuple[Cell, str, Origin]]:
+    """The adapter that each draw of shots starts from, for each strategy; (draw, strategy, origin)."""
     shop, plan = _open[run_id], plan_of(run_id)
-    if "transfer" not in plan.inits:
-        return []
-    finished = {outcome.spec.task: outcome for outcome in outcomes_of(shop, sources)}
-    needed = {plan.fixed_source(target) for target in plan.targets} - {None} or set(finished)
-    if not finished or not needed <= set(finished):
-        raise InputError(f"transfer: source trials failed: {shop.failed}. Remedy: lower the rates of source_training")
-    wanted = {
-        (name, k, seed): (shop.tasks[name], few_shot(shop.splits[name], k, seed, len(shop.tasks[name].labels))[1])
-        for name in plan.targets
-        if plan.fixed_source(name) is None
-        for k in plan.shots
-        for seed in plan.seeds
-    }
-    best = best_sources(shop, list(finished.values()), wanted)
-    best |= {
-        (name, k, seed): finished[fixed]
-        for name in plan.targets
-        if (fixed := plan.fixed_source(name))
-        for k in plan.shots
-        for seed in plan.seeds
-    }
-    return [(key, (outcome.spec.task, outcome.adapter_sha256)) for key, outcome in best.items()]
+    wanted = [*cells(plan), *(search_cells(plan) if len(plan.rates.get("transfer", [])) > 1 else [])]
+    found = origins_of(shop, plan, outcomes_of(shop, sources), wanted)
+    return [(cell, strategy, origin) for (cell, strategy), origin in found.items()]
+
+
+@task(name="choose-rates")
+def choose_rates(run_id: str, starts: list[tuple[Cell, str, Origin]]) -> dict[RateKey, float]:
+    """Learning rates by a small search on validation rows, where the plan names several of a method."""
+    shop = _open[run_id]
+    tried = search_specs(plan_of(run_id), ground(shop), as_origins(starts))
+    outcomes = work(shop, [spec for specs in tried.values() for spec in specs], "rate trials")
+    return best_rates(tried, {outcome.spec.fingerprint: outcome for outcome in outcomes})
 
 
 @task(name="train-targets")
-def train_targets(run_id: str, chosen: list[tuple[SourceKey, tuple[str, str]]]) -> list[str]:
-    """Train and test every target trial in one stack; returns fingerprints."""
+def train_targets(run_id: str, starts: list[tuple[Cell, str, Origin]], rates: dict[RateKey, float]) -> list[str]:
+    """Train and test every target trial, the stacked ones together; returns fingerprints."""
     shop = _open[run_id]
-    specs = target_specs(plan_of(run_id), shop.tasks, shop.splits, shop.backbone.weights_id, dict(chosen))
+    specs = target_specs(plan_of(run_id), ground(shop), as_origins(starts), rates)
     return [outcome.spec.fingerprint for outcome in work(shop, specs, "targets")]
+
+
+def ground(shop: Workshop) -> Ground:
+    """What the trials of a flow run stand on."""
+    return Ground(shop.tasks, shop.splits, shop.backbone.weights_id, shop.backbone.d)
+
+
+def as_origins(starts: list[tuple[Cell, str, Origin]]) -> dict[tuple[Cell, str], Origin]:
+    """What `choose` gave, to be looked up."""
+    return {(cell, strategy): origin for cell, strategy, origin in starts}
 
 
 @task(name="register-champions")
@@ -108,9 +108,9 @@ def register(run_id: str, fingerprints: list[str]) -> list[dict[str, Any]]:
     shop = _open[run_id]
     best: dict[str, TrialOutcome] = {}
     for outcome in outcomes_of(shop, fingerprints):
-        if outcome.validation and _rank(outcome) > (
-            _rank(best[outcome.spec.task]) if outcome.spec.task in best else (-1.0, 0.0)
-        ):
+        if outcome.spec.method not in STACKED or outcome.spec.task not in shop.tasks or not outcome.validation:
+            continue  # a multitask adapter answers for no task of its own; a rival is no adapter that can be served
+        if _rank(outcome) > (_rank(best[outcome.spec.task]) if outcome.spec.task in best else (-1.0, 0.0)):
             best[outcome.spec.task] = outcome
     return [
         _told(crown(shop.tracker, shop.ledger, outcome, shop.tasks[name]), outcome) for name, outcome in best.items()
@@ -118,7 +118,9 @@ def register(run_id: str, fingerprints: list[str]) -> list[dict[str, Any]]:
 
 
 @task(name="write-report")
-def write_report(run_id: str, fingerprints: list[str], champions: list[dict[str, Any]], started: str) -> str:
+def write_report(
+    run_id: str, fingerprints: list[str], champions: list[dict[str, Any]], rates: dict[RateKey, float], started: str
+) -> str:
     """Write report and plots, and a Prefect artifact with the table; returns the path of report.html."""
     shop, plan = _open[run_id], plan_of(run_id)
     outcomes = outcomes_of(shop, fingerprints)
@@ -128,6 +130,8 @@ def write_report(run_id: str, fingerprints: list[str], champions: list[dict[str,
         "started": started,
         "champions": champions,
         "links": links,
+        "rates": rates,
+        "leaked": {name: n for name, splits in shop.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
         "reused": [fp for fp in fingerprints if fp not in shop.trained],
     }
@@ -143,7 +147,7 @@ def plots_beside(page: Path) -> list[Path]:
 
 
 def _rank(outcome: TrialOutcome) -> tuple[float, float]:
-    return outcome.validation["accuracy"], -outcome.validation["loss"]
+    return outcome.validation["score"], -outcome.validation["loss"]
 
 
 def _told(decision: Decision, outcome: TrialOutcome) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,17 +10,21 @@ from typing import Any
 
 from prefect import flow
 
+from dept.lora import need_peft
 from dept.shared import shared_backbone
+from dept.trial import STACKED
 from flows import steps
+from flows.outcome import load_adapter
 from flows.plan import Plan, check
 from flows.quiet import errors_told_by_caller
 from flows.server import prefect_api
-from flows.specs import source_specs
+from flows.specs import Ground, source_specs
 from flows.summary import headline, summary_rows
-from flows.work import Engine, Workshop, load_adapter
+from flows.work import Engine, Workshop
 from registry.ledger import Ledger
 from registry.tracking import Tracker
 from tasks.errors import InputError
+from tasks.spec import Task
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,34 @@ def examine(plan: Plan) -> Workshop:
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:
-            backbone.encode_words(task.words)
+            if task.scored:
+                backbone.encode_words(task.words)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
     ledger = Ledger.open()
-    for spec in source_specs(plan, tasks, splits, backbone.weights_id):
+    check_methods(plan, tasks)
+    for spec in source_specs(plan, Ground(tasks, splits, backbone.weights_id, backbone.d)):
         row = ledger.get(spec.fingerprint)
         if row is not None and row.status == "finished":  # trained by an earlier run: is its adapter still whole?
             load_adapter(backbone, ledger.outcome(spec.fingerprint))
     engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0)
     return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, Tracker())
+
+
+def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
+    """Refuse rivals that cannot be run here, or on these tasks.
+
+    Raises:
+        InputError: peft is missing, or a target is answered by generation, which rivals do not do.
+    """
+    rivals = [method for method in plan.methods if method not in STACKED]
+    if "lora" in rivals:
+        need_peft()
+    written = [name for name in plan.targets if not tasks[name].scored]
+    if rivals and written:
+        raise InputError(
+            f"methods: {rivals[0]} is for tasks whose answers are scored; {written[0]} is answered by generation"
+        )
 
 
 def prepare(plan: Plan) -> Workshop:
@@ -81,10 +104,11 @@ def dept_transfer(plan: Plan) -> dict[str, Any]:
     run_id = shop.parent_run
     with steps.opened(shop):
         sources = steps.train_sources(run_id)
-        chosen = steps.choose(run_id, sources)
-        done = [*sources, *steps.train_targets(run_id, chosen)]
+        starts = steps.choose(run_id, sources)
+        rates = steps.choose_rates(run_id, starts)
+        done = [*sources, *steps.train_targets(run_id, starts, rates)]
         champions = steps.register(run_id, done)
-        page = Path(steps.write_report(run_id, done, champions, started))
+        page = Path(steps.write_report(run_id, done, champions, rates, started))
         totals = {"trained": float(len(shop.trained)), "failed": float(len(shop.failed))}
         gain = headline(summary_rows(steps.outcomes_of(shop, done))).gain
         totals |= {} if gain is None else {"gain_points": gain}

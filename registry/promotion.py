@@ -24,7 +24,7 @@ from tasks.spec import Task
 
 __all__ = ["CHAMPION", "Champion", "Decision", "Scores", "challenge", "champion", "crown", "keep", "model_name"]
 
-SCORE = "accuracy"
+SCORE = "score"
 _MOVED = ("first", "promoted")
 _TOLD = ("decision", "reason", "champion_version", "champion_score", "challenger_score", "rows_hash", "rows", "margin")
 
@@ -199,7 +199,8 @@ def keep(ledger: Ledger, reigning: Champion, task: str, reason: str) -> Decision
 
 
 def _validation(outcome: TrialOutcome) -> float:
-    return float(outcome.validation.get(SCORE, math.nan))
+    older = outcome.validation.get("accuracy", math.nan)  # outcomes of before there were other metrics
+    return float(outcome.validation.get(SCORE, older))
 
 
 def _better(new: float, old: float, margin: float) -> bool:

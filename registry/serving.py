@@ -23,6 +23,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from dept.adapter import Adapter
 from dept.backbone import Backbone
 from dept.evaluate import Request, score
+from dept.generate import ANSWER_TOKENS, Prompted, generate
 from dept.loading import errors_alone
 from dept.shared import shared_backbone
 from tasks.errors import InputError
@@ -80,7 +81,8 @@ class Predictor:
                 the fields of the template.
 
         Returns:
-            One row per text: `label`, and the probability of each label (softmax of the words' log-probabilities).
+            One row per text: `label`, and the probability of each label (softmax of the words' log-probabilities);
+            `label` alone, the answer, where the task is answered by generation.
 
         Raises:
             InputError: a field is missing, or an input is no text.
@@ -89,6 +91,9 @@ class Predictor:
             self.template.format(**{name: normalise(value) for name, value in row.items()})
             for row in _rows(inputs, self.fields)
         ]
+        if not self.words:  # a task that is answered by generation
+            written = generate(self.backbone, [self.adapter], [Prompted(text, 0) for text in texts], ANSWER_TOKENS)
+            return pd.DataFrame({"label": pd.Series([text.strip() for text in written], dtype="str")})
         scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])
         table = torch.tensor(scores, dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
         answers = [self.labels[i] for i in table.argmax(1).tolist()]

@@ -39,7 +39,7 @@ def test_fresh_then_old_then_changed(prefect_url, make_plan, tmp_path):
     assert reigning(plan, "film").version == before["film"]
     challenger = Ledger.open().find(task="film")[-1]
     assert challenger.trial_spec.source_task in ("food", "service")
-    assert challenger.init == "transfer"
+    assert challenger.init == "best-source"
     assert challenger.trial_spec.seed == 1
 
     write_task(tmp_path / "plot.csv", "plot", seed=77, rows=90)
@@ -67,5 +67,5 @@ def test_another_backbone_retrains_sources_first(prefect_url, make_plan, tmp_pat
     after = reigning(plan, "film")
     assert after.fingerprint != before.fingerprint
     spec = Ledger.open().get(after.fingerprint).trial_spec
-    assert spec.init == "transfer"
+    assert spec.init == "best-source"
     assert spec.backbone_id != Ledger.open().get(before.fingerprint).trial_spec.backbone_id

@@ -34,7 +34,7 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == done.run_id]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["fingerprint"] for run in children} == {row.fingerprint for row in rows}
-    transferred = next(run for run in children if run.data.tags["init"] == "transfer")
+    transferred = next(run for run in children if run.data.tags["init"] == "best-source")
     assert {"task", "shots", "seed", "backbone", "fingerprint", "parent_adapter"} <= transferred.data.tags.keys()
     assert {"test/accuracy", "test/macro_f1", "validation/accuracy", "cost/seconds", "cost/peak_memory_mib"} <= (
         transferred.data.metrics.keys()
@@ -73,7 +73,7 @@ def test_prefect_knows_the_run_and_its_table(prefect_url, make_plan):
     from prefect.client.orchestration import get_client
 
     name = "seen-by-prefect"  # other tests' runs are on the same server
-    done = transfer.run(load(make_plan(name=name, seeds=[0], inits=["scratch"], sources=[])))
+    done = transfer.run(load(make_plan(name=name, seeds=[0], strategies=["scratch"], sources=[])))
     with get_client(sync_client=True) as client:
         mine = [run for run in client.read_flow_runs(limit=200) if run.parameters.get("plan", {}).get("name") == name]
     assert [run.state_name for run in mine] == ["Completed"]

@@ -12,6 +12,7 @@ from dept.adapter import MANIFEST, TENSORS, Adapter
 from flows import retrain, transfer
 from flows.plan_file import load_plan
 from flows.specs import source_specs
+from flows.steps import ground
 from registry.ledger import Ledger, owner_id
 from registry.tracking import Tracker
 from tasks.home import home
@@ -128,14 +129,14 @@ def trained(plan):
     path = plan()
     order = load_plan(path)
     shop = transfer.examine(order)
-    (spec,) = source_specs(order, shop.tasks, shop.splits, shop.backbone.weights_id)
+    (spec,) = source_specs(order, ground(shop))
     folder = home() / "adapters" / spec.fingerprint
 
     def put(d=32, **metadata):
         made = Adapter(torch.zeros(4, d), torch.zeros(16, 2), torch.zeros(2, d))
         return made.save(folder, backbone_id=spec.backbone_id, **metadata)
 
-    outcome = make_outcome(spec, folder, validation={"accuracy": 60.0, "loss": 1.0})
+    outcome = make_outcome(spec, folder, validation={"accuracy": 60.0, "score": 60.0, "loss": 1.0})
     outcome.adapter_sha256 = put()
     shop.ledger.add([spec])
     assert shop.ledger.claim(spec.fingerprint, owner_id())

@@ -351,14 +351,14 @@ def test_find_filters_and_limits(ledger):
             make_spec(task=task, role=role, init=init, seed=seed)
             for task, role, init, seed in (
                 ("a", "source", "scratch", 0),
-                ("a", "target", "transfer", 0),
-                ("b", "target", "transfer", 1),
+                ("a", "target", "best-source", 0),
+                ("b", "target", "best-source", 1),
             )
         ]
     )
     assert len(ledger.find()) == 3
     assert {row.task for row in ledger.find(role="target")} == {"a", "b"}
-    assert [row.task for row in ledger.find(init="transfer", task="b")] == ["b"]
+    assert [row.task for row in ledger.find(init="best-source", task="b")] == ["b"]
     assert ledger.find(status="finished") == []
     assert ledger.find(backbone="other") == []
     assert len(ledger.find(backbone="tiny", status="pending", limit=2)) == 2

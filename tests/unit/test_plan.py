@@ -7,8 +7,10 @@ import pytest
 from dept.config import TrainConfig
 from flows.plan import Plan, check
 from flows.plan_file import load_plan, replaced
-from flows.specs import source_specs, target_specs
+from flows.specs import Cell, Ground, Origin, cells, search_cells, search_specs, source_specs, target_specs
 from tasks.errors import InputError
+from tasks.formatting import fold
+from tasks.splits import load_splits
 
 DEMO = Path(__file__).parents[2] / "flows" / "plans" / "demo.yaml"
 BACKBONE_ID = "b" * 64
@@ -47,7 +49,12 @@ def rows(n_good, n_bad):
 def test_demo_is_what_the_product_promises():
     plan = load_plan("demo")
     assert (plan.name, plan.backbone, len(plan.sources), len(plan.targets)) == ("demo", "smollm2-135m", 2, 2)
-    assert (plan.shots, len(plan.seeds), plan.inits, plan.test_rows) == ([16], 2, ["scratch", "transfer"], 200)
+    assert (plan.shots, len(plan.seeds), plan.strategies, plan.methods) == (
+        [16],
+        2,
+        ["scratch", "best-source"],
+        ["dept"],
+    )
     assert load_plan(DEMO) == plan
 
 
@@ -63,7 +70,10 @@ def test_demo_is_what_the_product_promises():
         ("steps: 40", "steps: -40", "source_training.steps: input should be greater than or equal to 0, got -40"),
         ("{m: 10,", "{n: 10,", "adapter.n: unknown key"),
         ("alpha: 8.0", "alpha: 0", "adapter.alpha"),
-        ("inits: [scratch, transfer]", "inits: [scratch, magic]", "inits.1: input should be 'scratch' or 'transfer'"),
+        ("[scratch, best-source]", "[scratch, magic]", "strategies.1: string should match pattern"),
+        ("[scratch, best-source]", "[scratch, scratch]", "strategies: scratch is listed twice"),
+        ("probe_steps: 0", "methods: [dept, lorra]", "methods.1"),
+        ("probe_steps: 0", "rates: {lora: [-1]}", "rates.lora.0"),
         (
             "[movie-polarity, tweet-polarity]",
             "[movie-polarty]",
@@ -71,15 +81,10 @@ def test_demo_is_what_the_product_promises():
         ),
         ("[movie-polarity, tweet-polarity]", "[amazon-polarity]", "amazon-polarity is also a source"),
         ("[amazon-polarity, nyt-polarity]", "[]", "transfer needs at least one source"),
-        (
-            "transfer_from: best",
-            "transfer_from: {movie-polarity: sms-spam}",
-            "transfer_from.movie-polarity: sms-spam is no source",
-        ),
-        ("transfer_from: best", "transfer_from: {sms-spam: nyt-polarity}", "sms-spam is no target"),
-        ("transfer_from: best", "test_rows: 3", "key 'test_rows' appears twice"),
-        ("transfer_from: best", "device: gpu", "device: string should match"),
-        ("transfer_from: best", "engine: horovod", "engine"),
+        ("[scratch, best-source]", '["source:sms-spam"]', "strategies: source:sms-spam: sms-spam is no source"),
+        ("probe_steps: 0", "test_rows: 3", "key 'test_rows' appears twice"),
+        ("probe_steps: 0", "device: gpu", "device: string should match"),
+        ("probe_steps: 0", "engine: horovod", "engine"),
         ("targets:", "- targets:", "not valid YAML"),
     ],
 )
@@ -154,30 +159,35 @@ def test_own_task_faults_name_the_place(tmp_path):
 @pytest.fixture(scope="module")
 def demo():
     plan = replaced(load_plan("demo"), shots=[4, 16], source_rows=100)
-    return plan, plan.resolve_tasks(), check(plan)
+    return plan, Ground(plan.resolve_tasks(), check(plan), BACKBONE_ID, 576)
+
+
+def origins_of(plan):
+    names = {4: "nyt-polarity", 16: "amazon-polarity"}
+    return {
+        (cell, strategy): Origin(names[cell.shots], f"{cell.seed}" * 64)
+        for cell in (*cells(plan), *search_cells(plan))
+        for strategy in plan.strategies
+        if strategy != "scratch"
+    }
 
 
 def test_sources_are_one_trial_each(demo):
-    plan, tasks, splits = demo
-    specs = source_specs(plan, tasks, splits, BACKBONE_ID)
+    plan, ground = demo
+    specs = source_specs(plan, ground)
     assert [spec.task for spec in specs] == plan.sources
     assert {(spec.role, spec.init, spec.shots, spec.seed, spec.train_rows) for spec in specs} == {
         ("source", "scratch", None, plan.seeds[0], 100)
     }
-    assert specs[0].data_hash == splits["amazon-polarity"].data_hash
+    assert specs[0].data_hash == ground.splits["amazon-polarity"].data_hash
     assert specs[0].backbone_id == BACKBONE_ID
     assert specs[0].training == plan.source_training
 
 
-def test_targets_are_shots_by_seeds_by_inits_and_one_untrained(demo):
-    plan, tasks, splits = demo
-    sources = {
-        (target, k, seed): ("nyt-polarity" if k == 4 else "amazon-polarity", f"{seed}" * 64)
-        for target in plan.targets
-        for k in plan.shots
-        for seed in plan.seeds
-    }
-    specs = target_specs(plan, tasks, splits, BACKBONE_ID, sources)
+def test_targets_are_shots_by_seeds_by_strategies_and_one_untrained(demo):
+    plan, ground = demo
+    origins = origins_of(plan)
+    specs = target_specs(plan, ground, origins)
     assert len(specs) == 2 * (1 + 2 * 2 * 2)
     assert len({spec.fingerprint for spec in specs}) == len(specs)
     assert {spec.role for spec in specs} == {"target"}
@@ -185,8 +195,9 @@ def test_targets_are_shots_by_seeds_by_inits_and_one_untrained(demo):
     assert [spec.task for spec in untrained] == plan.targets
     assert {(spec.training.steps, spec.shots, spec.seed) for spec in untrained} == {(0, None, 0)}
     for spec in specs:
-        if spec.init == "transfer":
-            assert (spec.source_task, spec.source_sha256) == sources[spec.task, spec.shots, spec.seed]
+        if spec.init == "best-source":
+            origin = origins[Cell(spec.task, spec.shots, spec.seed), "best-source"]
+            assert (spec.source_task, spec.source_sha256) == (origin.task, origin.sha256)
             assert spec.training == plan.transfer_training
         else:
             assert spec.source_task is None
@@ -194,44 +205,79 @@ def test_targets_are_shots_by_seeds_by_inits_and_one_untrained(demo):
         if spec.init == "scratch":
             assert spec.training == plan.scratch_training
     with pytest.raises(InputError, match="no source adapter is known"):
-        target_specs(plan, tasks, splits, BACKBONE_ID, {})
+        target_specs(plan, ground, {})
 
 
 def test_untrained_does_not_depend_on_the_recipe(demo):
-    plan, tasks, splits = demo
-    other = replaced(plan, inits=["scratch"], scratch_training=TrainConfig(steps=3), seeds=[5])
+    plan, ground = demo
+    other = replaced(plan, strategies=["scratch"], scratch_training=TrainConfig(steps=3), seeds=[5])
     first, second = (
-        next(
-            s
-            for s in target_specs(
-                p,
-                tasks,
-                splits,
-                BACKBONE_ID,
-                {(t, k, s): ("x", "y") for t in p.targets for k in p.shots for s in p.seeds},
-            )
-            if s.init == "untrained"
-        )
-        for p in (plan, other)
+        next(s for s in target_specs(p, ground, origins_of(p)) if s.init == "untrained") for p in (plan, other)
     )
     assert first.fingerprint == second.fingerprint
 
 
 def test_more_test_rows_than_there_are_is_all_of_them(demo):
-    plan, tasks, splits = demo
+    plan, ground = demo
     for asked in (10**5, 10**6):
-        spec = source_specs(replaced(plan, test_rows=asked), tasks, splits, BACKBONE_ID)[0]
-        assert spec.test_rows == len(splits["amazon-polarity"].test)
+        spec = source_specs(replaced(plan, test_rows=asked), ground)[0]
+        assert spec.test_rows == len(ground.splits["amazon-polarity"].test)
 
 
-def test_replaced_checks_again_and_sources_can_be_fixed():
-    plan = load_plan("demo")
+def test_rivals_have_the_budget_of_scratch(demo):
+    plan, ground = demo
+    methods = ["dept", "prompt-tuning", "lora", "full", "in-context"]
+    plan = replaced(plan, methods=methods, strategies=["scratch"], shots=[4], seeds=[0])
+    by_method = {s.method: s for s in target_specs(plan, ground, {}) if s.task == "movie-polarity" and s.shots}
+    assert list(by_method) == methods
+    for method in methods[:-1]:
+        assert by_method[method].training == plan.scratch_training
+    assert by_method["in-context"].training.steps == 0
+    tuned = by_method["prompt-tuning"].adapter
+    assert tuned.r == 0
+    assert abs(tuned.trainable(576) - plan.adapter.trainable(576)) <= 576 / 2
+    assert {s.data_hash for s in by_method.values()} == {ground.splits["movie-polarity"].data_hash}
+
+
+def test_rates_are_searched_on_shots_of_their_own(demo):
+    plan, ground = demo
+    plan = replaced(plan, rates={"dept": [1e-3, 1e-2], "transfer": [1e-3, 3e-3], "prompt-tuning": [0.1]})
+    plan = replaced(plan, methods=["dept", "prompt-tuning"])
+    tried = search_specs(plan, ground, origins_of(plan))
+    assert list(tried) == [("dept", 1e-3), ("dept", 1e-2), ("transfer", 1e-3), ("transfer", 3e-3)]
+    for (key, rate), specs in tried.items():
+        assert [spec.task for spec in specs] == plan.targets
+        assert {(s.role, s.test_rows, s.shots, s.seed, s.transfers) for s in specs} == {
+            ("search", 0, 16, 2, key == "transfer")
+        }
+        assert {(s.training.lr_prompt, round(s.training.lr_low_rank / rate, 9)) for s in specs} == {(rate, 0.1)}
+    specs = target_specs(plan, ground, origins_of(plan), {"dept": 1e-2, "transfer": 3e-3})
+    rates = {(s.variant, s.training.lr_prompt) for s in specs if s.init != "untrained"}
+    assert rates == {("scratch", 1e-2), ("best-source", 3e-3), ("prompt-tuning", 0.1)}
+
+
+def test_one_adapter_for_all_sources(demo):
+    plan, ground = demo
+    *single, together = source_specs(replaced(plan, strategies=["scratch", "multitask"]), ground)
+    assert together.members == tuple(plan.sources)
+    assert together.test_rows == 0
+    assert together.training.steps == sum(spec.training.steps for spec in single)
+    assert together.data_hash not in {spec.data_hash for spec in single}
+
+
+def test_held_out_rows_are_kept_out_of_the_sources():
+    plan = Plan(name="leak", sources=["trec-coarse"], targets=["trec-fine"], shots=[4], seeds=[0])
+    splits = check(plan)
+    held = {fold(row.text) for row in (*splits["trec-fine"].test, *splits["trec-fine"].validation)}
+    source = splits["trec-coarse"]
+    assert source.dropped["leaked"] > 100
+    assert not held & {fold(row.text) for row in (*source.train, *source.validation)}
+    assert source.data_hash != load_splits(plan.resolve_tasks()["trec-coarse"]).data_hash
+
+
+def test_replaced_checks_again():
     with pytest.raises(InputError, match="device"):
-        replaced(plan, device="abacus")
-    fixed = replaced(plan, transfer_from={"movie-polarity": "nyt-polarity"})
-    assert fixed.fixed_source("movie-polarity") == "nyt-polarity"
-    assert fixed.fixed_source("tweet-polarity") is None
-    assert plan.fixed_source("movie-polarity") is None
+        replaced(load_plan("demo"), device="abacus")
 
 
 def test_every_field_is_described_for_the_form():

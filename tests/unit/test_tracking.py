@@ -84,7 +84,7 @@ def local():
 
 
 def test_a_trial_is_written_in_full(tracker, tmp_path):
-    spec = make_spec(init="transfer", source_task="amazon-polarity", source_sha256="c" * 64)
+    spec = make_spec(init="best-source", source_task="amazon-polarity", source_sha256="c" * 64)
     outcome = trained_outcome(
         tmp_path,
         spec,
@@ -100,7 +100,7 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
         "task": "movie-polarity",
         "shots": "16",
         "seed": "0",
-        "init": "transfer",
+        "init": "best-source",
         "backbone": "tiny",
         "fingerprint": spec.fingerprint,
         "parent_adapter": "c" * 64,
