@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from flows import task_commands
+from flows.terminal import plain_table, say, show
 from tasks.errors import InputError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -29,13 +28,13 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            _say(f"[bold red]Error:[/] {escape(' '.join(str(error).split()))}")
+            say(f"[bold red]Error:[/] {escape(' '.join(str(error).split()))}")
             raise typer.Exit(USAGE) from None
         except WorkerDiedError as error:
-            _say(f"[bold red]Error:[/] {escape(str(error).splitlines()[0])}. The same command goes on from here.")
+            say(f"[bold red]Error:[/] {escape(str(error).splitlines()[0])}. The same command goes on from here.")
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
-            _say("Interrupted. What was finished is kept: the same command goes on from here.")
+            say("Interrupted. What was finished is kept: the same command goes on from here.")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -47,8 +46,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Few-shot text classification by DePT adapters that start from adapters of other tasks.",
+    help="Few-shot learning of text tasks by DePT adapters that start from adapters of other tasks.",
 )
+app.add_typer(task_commands.app, name="tasks")
 
 
 @app.command()
@@ -56,6 +56,9 @@ def run(
     plan: Annotated[str, typer.Argument(help="Name of a shipped plan (demo), or path of a .yaml file.")],
     device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or cuda:N; default: the plan's.")] = None,
     engine: Annotated[str | None, typer.Option(help="local or deepspeed; default: the plan's.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and what it costs.")
+    ] = False,
 ) -> None:
     """Train and compare what PLAN names. Trials that the ledger already holds are not trained again."""
     from flows.plan_file import load_plan, replaced
@@ -63,6 +66,15 @@ def run(
     loaded = load_plan(plan)
     changes = {name: value for name, value in (("device", device), ("engine", engine)) if value is not None}
     loaded = replaced(loaded, **changes) if changes else loaded
+    if dry_run:
+        from flows.dry_run import estimate
+        from flows.dry_run_table import table
+
+        found = estimate(loaded)
+        show(table(found))
+        for note in found.notes:
+            typer.echo(note)
+        return
 
     from flows import transfer  # after the plan: a slip in it should not wait for torch and Prefect
     from flows.report import load_outcomes
@@ -70,46 +82,16 @@ def run(
     summary = transfer.run(loaded)
     _show(load_outcomes(summary.report.parent), summary.report)
     if summary.trained:
-        _print(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
+        show(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
     elif not summary.failed:
-        _print(
+        show(
             f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "
             "(same backbone, data, recipe and seeds)."
         )
     for label, reason in summary.failed.items():
-        _say(f"[bold red]Failed:[/] {escape(label)}: {escape(reason)}")
+        say(f"[bold red]Failed:[/] {escape(label)}: {escape(reason)}")
     if summary.failed:
         raise typer.Exit(FAILED)
-
-
-@app.command()
-def tasks(name: Annotated[str | None, typer.Argument(help="Show this task in full.")] = None) -> None:
-    """List the tasks of the catalogue, or show one with examples."""
-    from tasks.catalogue import catalogue, get_task
-    from tasks.splits import load_splits
-
-    if name is not None:
-        _show_task(get_task(name))
-        return
-    table = Table(title="Tasks", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("Task", "Train", "Valid.", "Test", "Version"):
-        table.add_column(column, justify="left" if column == "Task" else "right", no_wrap=True)
-    table.add_column("Answers")
-    table.add_column("License")
-    for task in catalogue().values():
-        try:
-            splits = load_splits(task)
-            rows = [f"{len(part):,}" for part in (splits.train, splits.validation, splits.test)]
-        except InputError:  # its wheel is missing: `dept tasks NAME` and `dept doctor` say what to do
-            rows = ["–", "–", "–"]
-        table.add_row(
-            task.name,
-            *rows,
-            str(task.version),
-            escape(", ".join(task.words)),
-            escape(re.split(r" \(|;", task.license)[0]),
-        )  # in full: dept tasks NAME
-    _print(table)
 
 
 @app.command()
@@ -125,28 +107,20 @@ def trials(
         raise InputError(f"trials: unknown status {status!r}; known: {', '.join(STATUSES)}")
     rows = Ledger.open().find(task=task, status=status)
     if not rows:
-        _print("No trial yet: `dept run demo` trains some." if task is None and status is None else "No trial fits.")
+        show("No trial yet: `dept run demo` trains some." if task is None and status is None else "No trial fits.")
         return
     table = Table(title=f"{len(rows)} trials", title_justify="left")
-    for column in ("Fingerprint", "Trial", "Status", "Valid.", "Test"):
-        table.add_column(
-            column,
-            justify="right" if column in ("Valid.", "Test") else "left",
-            overflow="fold" if column == "Trial" else "ellipsis",
-        )
+    for column in ("Fingerprint", "Trial", "Variant", "Status", "Valid.", "Test"):
+        right, folds = column in ("Valid.", "Test"), column in ("Trial", "Variant")
+        table.add_column(column, justify="right" if right else "left", overflow="fold" if folds else "ellipsis")
     for row in rows:
-        numbers = row.outcome or {}
-        table.add_row(
-            row.fingerprint[:12],
-            escape(row.trial_spec.label),
-            row.status,
-            _percent(numbers.get("validation")),
-            _percent(numbers.get("test")),
-        )
-    _print(table)
+        spec, numbers = row.trial_spec, row.outcome or {}
+        scores = [_percent(numbers.get(part)) for part in ("validation", "test")]
+        table.add_row(row.fingerprint[:12], escape(spec.label), escape(spec.variant), row.status, *scores)
+    show(table)
     for row in rows:
         if row.error:
-            _print(f"[red]{row.fingerprint[:12]}[/] {escape(row.error)}")
+            show(f"[red]{row.fingerprint[:12]}[/] {escape(row.error)}")
 
 
 @app.command()
@@ -191,20 +165,18 @@ def doctor() -> None:
     from flows.doctor import examine
 
     findings = examine()
-    table = Table(title="dept doctor", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("State", no_wrap=True)
-    table.add_column("What", no_wrap=True)
-    table.add_column("Found, and what to do", overflow="fold")
+    table = plain_table("dept doctor", ("State", "What", "Found, and what to do"))
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[bold red]missing[/]"}
     for finding in findings:
         text = finding.text + (f". Remedy: {finding.remedy}" if finding.remedy else "")
         table.add_row(marks[finding.state], escape(finding.what), escape(text))
-    _print(table)
+    show(table)
     missing = [finding.what for finding in findings if finding.state == "missing"]
     if missing:
-        _say(f"[bold red]Missing:[/] {escape(', '.join(missing))}")
+        say(f"[bold red]Missing:[/] {escape(', '.join(missing))}")
         raise typer.Exit(1)
-    _print("Nothing that is needed is missing.")
+    show("Nothing that is needed is missing.")
 
 
 @app.command()
@@ -263,26 +235,8 @@ def main() -> None:
 def _show(outcomes: list[TrialOutcome], page: Path) -> None:
     from flows.report import terminal_table
 
-    _print(terminal_table(outcomes))
+    show(terminal_table(outcomes))
     typer.echo(f"Report: {page}")  # not through rich, which would break a long path
-
-
-def _show_task(task: Any) -> None:
-    import yaml
-
-    from tasks.splits import load_splits
-
-    block = task.model_dump(mode="json", exclude_defaults=True) | {"verbalizer": dict(task.verbalizer)}
-    name = block.pop("name")
-    typer.echo(yaml.safe_dump({name: block}, sort_keys=False, allow_unicode=True, width=100))
-    splits = load_splits(task)
-    dropped = ", ".join(f"{number:,} {cause}" for cause, number in splits.dropped.items() if number)
-    typer.echo(
-        f"Rows: {len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test"
-        f" ({dropped or 'none'} left out)"
-    )
-    for example in splits.train[:3]:
-        typer.echo(f"\n--- {task.labels[example.label]} (answer: {task.words[example.label]!r})\n{example.text}")
 
 
 def _last_report(root: Path) -> Path:
@@ -306,7 +260,8 @@ def _named_report(root: Path, run_id: str) -> Path:
 
 
 def _percent(scores: dict[str, float] | None) -> str:
-    return f"{scores['accuracy']:.1f}" if scores and "accuracy" in scores else "–"
+    score = (scores or {}).get("score", (scores or {}).get("accuracy"))  # outcomes of old versions hold no score
+    return "–" if score is None else f"{score:.1f}"
 
 
 def _standard_input() -> list[str]:
@@ -316,14 +271,6 @@ def _standard_input() -> list[str]:
         return sys.stdin.readlines()
     except UnicodeDecodeError as error:
         raise InputError("predict: standard input is not UTF-8") from error
-
-
-def _print(what: Any) -> None:
-    Console().print(what)  # made anew each time: it must follow redirected streams
-
-
-def _say(line: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
 if __name__ == "__main__":
