@@ -55,7 +55,7 @@ DIM = BRIGHT | {
     "transfer": "#5c9bf5",
     "full": "#9184e0",
 }
-SOURCES = ("#63b3e6", "#14907a", "#cc79a7", "#c0566a", "#9a9330", "#7f6fd6")  # source:NAME, by its place among them
+SOURCES = ("#4f9d3a", "#a0603c", "#7f6fd6", "#c0566a", "#58a5a0", "#b39b2e")  # source:NAME, by its place among them
 HATCHES = {"in-context": "..", "prompt-tuning": "///", "lora": "\\\\\\", "full": "xxx"}
 
 

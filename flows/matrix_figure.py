@@ -128,7 +128,7 @@ def _heat(
                 axis.text(column, row, "–", ha="center", va="center", color=theme.muted)
                 continue
             share = (score - limits[0]) / (limits[1] - limits[0])
-            ink = "#000000" if share > 0.5 else "#ffffff"  # cividis runs from dark blue to bright yellow
+            ink = "#000000" if share > 0.45 else "#ffffff"  # cividis runs from dark blue to bright yellow
             text = f"{score:.1f}{_points(panel, (source, target))}".replace(" (", "\n(")
             axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
     axis.set_xticks(range(len(targets)), list(targets), rotation=30, ha="right", rotation_mode="anchor")

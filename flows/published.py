@@ -22,7 +22,7 @@ class Line:
     """One task, or the mean over a group's tasks, at one k. All numbers are percent.
 
     Attributes:
-        name: the task, or as in `mean of GLUE (2 of 8 tasks)`.
+        name: the task, or as in `GLUE mean, 2 of 8`.
         paper: what is published, over the same tasks; None where no task of the group was run.
         group: the published average over all tasks of the group; None in the line of a task.
         shots: k; None for a trial on all training rows.
@@ -81,9 +81,9 @@ def compare(outcomes: Sequence[TrialOutcome]) -> Comparison | None:
             lines.append(_line(task, k, cells[task, k]))
         for k in sorted({k for _, k in members}, key=lambda k: float("inf") if k is None else k):
             lines.append(_mean(about, [task for task, at in members if at == k], k, cells))
-        if not members:
-            everywhere = f"mean of {about['name']} ({about['tasks']} tasks)"
-            lines.append(Line(everywhere, "first metrics", None, about["average"], None, {}, known["cites"]["tables"]))
+        if not members and any(_is_papers(backbone) for backbone in backbones):
+            everywhere = f"{about['name']} mean, 0 of {about['tasks']}"
+            lines.append(Line(everywhere, "–", None, about["average"], None, {}, known["cites"]["tables"]))
     return Comparison(tuple(lines), _note(mine, backbones), tuple(dict.fromkeys(line.cite for line in lines)))
 
 
@@ -122,8 +122,8 @@ def _mean(about: dict[str, Any], tasks: Sequence[str], shots: int | None, cells:
         if all(start in cells[task, shots] for task in tasks)
     }
     value = statistics.fmean(known["tasks"][task]["value"] for task in tasks)
-    name = f"mean of {about['name']} ({len(tasks)} of {about['tasks']} tasks)"
-    return Line(name, "first metrics", value, about["average"], shots, ours, known["cites"][about["cite"]])
+    name = f"{about['name']} mean, {len(tasks)} of {about['tasks']}"
+    return Line(name, "–", value, about["average"], shots, ours, known["cites"][about["cite"]])
 
 
 def _note(mine: Sequence[TrialOutcome], backbones: Iterable[str]) -> str:

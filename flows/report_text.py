@@ -41,21 +41,24 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> RenderableType:
             texts = (text.split(" (n=")[0] for text in _texts(row, beside))
             table.add_row(row.target, str(row.shots), *texts, _styled(row.gain), ", ".join(row.sources) or "–")
     else:
+        variants = shown(rows)
+        longest = max(len(row.target) for row in rows) + max(map(len, variants))
+        fits = longest <= 40  # what the numbers and a narrow last column leave of 80
         for heading in ("Target", "k", "Variant", "Score", "Gain", "From"):
             numeric = heading in ("k", "Score", "Gain")
-            table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
-        variants = shown(rows)
+            whole = numeric or (fits and heading != "From")
+            table.add_column(heading, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
         for row in rows:
-            for first, line in enumerate(lines_of(row, variants)):
-                place = ("", "") if first else (row.target, str(row.shots))
-                last = first == len(row.cells.keys() & set(variants)) - 1
-                table.add_row(
-                    *place, line["variant"], line["text"], _styled(line["gain"]), line["origin"], end_section=last
-                )
+            lines = lines_of(row, variants)
+            for line in lines:
+                place = (row.target, str(row.shots)) if line is lines[0] else ("", "")
+                cells = (line["variant"], line["text"], _styled(line["gain"]), line["origin"])
+                table.add_row(*place, *cells, end_section=line is lines[-1])
+        before = None
         for line in mean_lines(rows):
-            table.add_row(
-                line["name"], str(line["k"]), line["variant"], f"{line['mean']:.1f}", _styled(line["gain"]), ""
-            )
+            place = (line["name"], str(line["k"])) if line["k"] != before else ("", "")
+            table.add_row(*place, line["variant"], f"{line['mean']:.1f}", _styled(line["gain"]), "–")
+            before = line["k"]
     compared = compare(outcomes)
     return Group(table, "", _beside_published(compared)) if compared else table
 
@@ -106,7 +109,7 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome]) -> str:
             for line in compared.lines
         ]
         lines += ["", "## Beside the published numbers", ""]
-        lines += _markdown_table(["Task", "Metric", "Paper", "k", "Scratch", "Transfer", "Paper's group"], body)
+        lines += _markdown_table(["Task", "Metric", "Paper", "k", "Scratch", "Transfer", "Paper, all"], body)
         lines += ["", compared.note, "", f"Published numbers: {'; '.join(compared.cites)}."]
     return "\n".join(lines)
 
@@ -126,7 +129,9 @@ def _table(title: str, caption: str) -> Table:
 
 
 def _beside_published(compared: Comparison) -> Table:
-    table = _table("Beside the published numbers, %", f"{compared.note} Numbers: {'; '.join(compared.cites)}.")
+    table = _table(
+        "Beside the published numbers, %", f"{compared.note} Published numbers: {'; '.join(compared.cites)}."
+    )
     for heading in ("Task", "Metric", "Paper", "k", "Scratch", "Transfer"):
         numeric = heading not in ("Task", "Metric")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=heading in ("Paper", "k"))
@@ -137,7 +142,7 @@ def _beside_published(compared: Comparison) -> Table:
 
 
 def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    numbers = {"k", "Score", "Gain", "Paper", "Paper's group", *(start.capitalize() for start in STARTS)}
+    numbers = {"k", "Score", "Gain", "Paper", "Paper, all", *(start.capitalize() for start in STARTS)}
     rule = ["---:" if heading in numbers else "---" for heading in headings]
     escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in body)
     return ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *escaped)]
@@ -169,7 +174,7 @@ def mean_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
     lines = []
     for k, (targets, found) in means(rows).items():
         for variant, mean in found.items():
-            name = f"mean of {targets} targets" if targets > 1 else "mean of 1 target"
+            name = f"mean, {targets} target{'s' if targets > 1 else ''}"
             known = "scratch" in found and variant not in ("scratch", "untrained")
             gain = mean - found["scratch"] if known else None
             lines.append({"name": name, "k": k, "variant": variant, "mean": mean, "gain": gain})
