@@ -10,14 +10,18 @@ from dept.backbone import Backbone
 from dept.batching import Row
 from dept.train import State
 from dept.trial import TrialOutcome, TrialSpec
+from flows.rows import Piece
 from tasks.errors import InputError
 
 if TYPE_CHECKING:
     from flows.work import Workshop
 
 
-def manifest(shop: Workshop, spec: TrialSpec) -> dict[str, Any]:
-    """What an adapter's file says beside its numbers. A multitask adapter answers for no task of its own."""
+def manifest(shop: Workshop, spec: TrialSpec, shots: Sequence[Piece], validation: Sequence[Piece]) -> dict[str, Any]:
+    """What an adapter's file says beside its numbers; of few-shot trials also the ids of the drawn rows.
+
+    A multitask adapter answers for no task of its own.
+    """
     task = shop.tasks.get(spec.task)
     answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words)} if task else {}
     return {
@@ -29,9 +33,15 @@ def manifest(shop: Workshop, spec: TrialSpec) -> dict[str, Any]:
         "task": spec.task,
         "task_version": spec.task_version,
         **answers,
+        "shots": spec.shots,
+        "drawn": None if spec.shots is None else {"shots": _ids(shots), "validation": _ids(validation)},
         "source_task": spec.source_task,
         "source_sha256": spec.source_sha256,
     }
+
+
+def _ids(pieces: Sequence[Piece]) -> list[str]:
+    return [example.id for _, example in pieces]
 
 
 def outcome_of(shop: Workshop, spec: TrialSpec, rows: Sequence[Row], state: State, sha256: str) -> TrialOutcome:

@@ -85,6 +85,9 @@ class Plan(BaseModel):
         description="peak learning rates of P to choose from, per method (transfer: dept from a source): the best mean "
         "validation score over all targets, on shots of a seed of their own; none: those of scratch_training",
     )
+    zero_shot: bool = Field(
+        False, description="also test the sources of the strategies source:NAME on every target as they are"
+    )
     probe_steps: int = Field(
         4, ge=0, le=1000, description="steps for which best-source and similar try; 0: sources are tried as they are"
     )
@@ -136,6 +139,8 @@ class Plan(BaseModel):
                 f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
                 "take it out of one of the two lists"
             )
+        if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
+            raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self.transfers and not self.sources:
             raise ValueError("sources: transfer needs at least one source; name one, or set strategies to [scratch]")
         for strategy in self.strategies:

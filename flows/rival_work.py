@@ -36,7 +36,7 @@ def _work(shop: Workshop, spec: TrialSpec, owner: str) -> None:
         if rival.state.failure is not None:
             shop.ledger.fail(spec.fingerprint, rival.state.failure, owner)
             return
-        sha256 = rival.save(shop.adapters / spec.fingerprint, **manifest(shop, spec))
+        sha256 = rival.save(shop.adapters / spec.fingerprint, **manifest(shop, spec, *pieces))
         outcome = outcome_of(shop, spec, (*training, *validation), rival.state, sha256)
         outcome.peak_memory_mib, outcome.trainable = peak_memory_mib(), rival.trainable
         shop.ledger.trained(spec.fingerprint, outcome, owner)

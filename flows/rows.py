@@ -23,7 +23,7 @@ def examples_of(shop: Workshop, spec: TrialSpec) -> tuple[list[Piece], list[Piec
 
     A multitask adapter takes as many rows of each of its sources, so that none outvotes the others.
     """
-    if spec.init == "untrained":
+    if spec.shots is None and not spec.training.steps:  # an untrained adapter, or a source's tested as it is
         return [], []
     if spec.shots is not None:
         strata = shop.tasks[spec.task].strata

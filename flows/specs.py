@@ -134,11 +134,28 @@ def target_specs(plan: Plan, ground: Ground, origins: Origins, rates: Rates | No
                 **_common(plan, ground, name),
             )
         )
+        for source, origin in zero_shot_origins(plan, origins, name).items():
+            specs.append(
+                specs[-1].model_copy(
+                    update={"init": "source", "source_task": source, "source_sha256": origin.sha256, "seed": 0}
+                )
+            )
         for cell in (cell for cell in cells(plan) if cell.target == name):
             for method in plan.methods:
                 for strategy in plan.strategies if method == "dept" else ["scratch"]:
                     specs.append(_target(plan, ground, cell, method, strategy, origins, rates or {}))
     return specs
+
+
+def zero_shot_origins(plan: Plan, origins: Origins, target: str) -> dict[str, Origin]:
+    """The sources that are tested on a target as they are, by name, where the plan asks for it."""
+    fixed = [strategy for strategy in plan.strategies if strategy.startswith("source:")] if plan.zero_shot else []
+    first = cells(plan)[0]
+    return {
+        origins[cell, strategy].task: origins[cell, strategy]
+        for strategy in fixed
+        for cell in [Cell(target, first.shots, first.seed)]
+    }
 
 
 def transferring(plan: Plan) -> list[str]:

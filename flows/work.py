@@ -141,9 +141,9 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
     by_key = {spec.fingerprint: spec for spec in specs}
     trials, expected = [], {}
     for spec in specs:
-        shots, held = examples_of(shop, spec)
-        training, validation = rows_of(shop, shots, spec.adapter), rows_of(shop, held, spec.adapter)
-        start = _start(shop, spec, shots)
+        pieces = examples_of(shop, spec)
+        training, validation = (rows_of(shop, part, spec.adapter) for part in pieces)
+        start = _start(shop, spec, pieces[0])
         trials.append(Trial(spec.fingerprint, start, spec.training, training, validation, spec.seed))
         expected[spec.fingerprint] = _expected_tokens(trials[-1])
 
@@ -154,7 +154,8 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
         if result.failure is not None:
             shop.ledger.fail(result.key, result.failure, owner)
             return
-        sha256 = result.adapter.save(shop.adapters / spec.fingerprint, **manifest(shop, spec))
+        told = manifest(shop, spec, *examples_of(shop, spec))
+        sha256 = result.adapter.save(shop.adapters / spec.fingerprint, **told)
         outcome = outcome_of(shop, spec, (*trial.rows, *trial.validation), result.state, sha256)
         outcome.peak_memory_mib = result.peak_memory_mib
         outcome.trainable = spec.adapter.trainable(shop.backbone.d) if spec.training.steps else 0
