@@ -28,7 +28,7 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     held_out = []
     for name in plan.targets:
         held_out += [*splits[name].test, *splits[name].validation]
-        for k in plan.shots:
+        for k in filter(None, plan.counted):
             for seed in plan.seeds:
                 held_out += few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)[1]
     clean = dict(splits)

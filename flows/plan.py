@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import Method
@@ -17,7 +18,10 @@ from tasks.spec import Task
 from tasks.splits import Splits, few_shot, load_splits
 
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Shots = Annotated[int, Field(ge=1, le=10_000)]
+Shots = Annotated[
+    Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
+    Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
+]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Strategy = Annotated[
     str,
@@ -31,6 +35,26 @@ Strategy = Annotated[
 RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a target's adapter is made: its shape, and its training from scratch and from a source."""
+
+    adapter: AdapterConfig
+    scratch_training: TrainConfig
+    transfer_training: TrainConfig
+
+
+class Group(BaseModel):
+    """What differs for some targets. Keys that are not named are those of the plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    targets: list[Name] = Field(min_length=1, description="targets of this group")
+    adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout that differ")
+    scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
+    transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
 
 
 class Plan(BaseModel):
@@ -55,10 +79,11 @@ class Plan(BaseModel):
     sources: list[Name] = Field(default_factory=list, max_length=100, description="tasks with many rows, trained first")
     targets: list[Name] = Field(min_length=1, max_length=100, description="tasks to be learned from k shots per trial")
     shots: list[Shots] = Field(
-        default_factory=lambda: [16],
+        default=[16],
         min_length=1,
         max_length=20,
-        description="numbers k of training rows; as many more rows validate",
+        description="numbers k of training rows; as many more rows validate. all: every training row, and the "
+        "validation rows",
     )
     seeds: list[Seed] = Field(
         default_factory=lambda: [0, 1], min_length=1, max_length=50, description="seeds; each draws its own shots"
@@ -85,6 +110,15 @@ class Plan(BaseModel):
         description="peak learning rates of P to choose from, per method (transfer: dept from a source): the best mean "
         "validation score over all targets, on shots of a seed of their own; none: those of scratch_training",
     )
+    low_rank_rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
+        default_factory=dict,
+        description="peak learning rates of A and B to choose from, each with each of `rates`; none: the share that "
+        "the training recipe gives them",
+    )
+    rates_per: Literal["method", "target"] = Field(
+        "method", description="one choice of rates for all targets, or one for each"
+    )
+    groups: list[Group] = Field(default_factory=list, max_length=50, description="targets whose recipe differs")
     zero_shot: bool = Field(
         False, description="also test the sources of the strategies source:NAME on every target as they are"
     )
@@ -139,6 +173,7 @@ class Plan(BaseModel):
                 f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
                 "take it out of one of the two lists"
             )
+        self._check_groups()
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self.transfers and not self.sources:
@@ -148,6 +183,38 @@ class Plan(BaseModel):
             if name and name not in self.sources:
                 raise ValueError(f"strategies: {strategy}: {name} is no source{near(name, self.sources)}")
         return self
+
+    def _check_groups(self) -> None:
+        grouped = [name for group in self.groups for name in group.targets]
+        if twice := _duplicates(grouped):
+            raise ValueError(f"groups: {twice[0]} is in two groups; put it into one")
+        for name in grouped:
+            if name not in self.targets:
+                raise ValueError(f"groups: {name} is no target{near(name, self.targets)}")
+            self.recipe(name)
+        if any(self.recipe(name).adapter != self.adapter for name in grouped) and self.transfers:
+            raise ValueError("groups: an adapter of another shape cannot start from the plan's sources")
+
+    def recipe(self, target: str) -> Recipe:
+        """Shape and training of a target's adapter: the plan's, or those of its group.
+
+        Raises:
+            ValueError: a group names an unknown key or a value out of bounds.
+        """
+        recipe = Recipe(self.adapter, self.scratch_training, self.transfer_training)
+        for group in self.groups:
+            if target in group.targets:
+                changed = {
+                    name: type(part).model_validate(part.model_dump() | getattr(group, name))
+                    for name, part in vars(recipe).items()
+                }
+                recipe = Recipe(**changed)
+        return recipe
+
+    @property
+    def counted(self) -> list[int | None]:
+        """The shots as trials name them: k, or None for all rows."""
+        return [None if k == "all" else k for k in self.shots]
 
     @property
     def transfers(self) -> bool:
@@ -187,7 +254,7 @@ def check(plan: Plan) -> dict[str, Splits]:
     for name, task in plan.resolve_tasks().items():
         rows = load_splits(task)  # finds labels without rows and empty or damaged files
         if name in plan.targets:
-            for k in plan.shots:
+            for k in filter(None, plan.counted):
                 for seed in plan.seeds:
                     try:
                         few_shot(rows, k, seed, task.strata, plan.per_class)

@@ -7,29 +7,47 @@ from collections.abc import Mapping, Sequence
 
 from dept.trial import TrialOutcome, TrialSpec
 from flows.plan import RateKey
+from flows.specs import Rate
 from tasks.errors import InputError
 
 
 def best_rates(
-    tried: Mapping[tuple[RateKey, float], Sequence[TrialSpec]], outcomes: Mapping[str, TrialOutcome]
-) -> dict[RateKey, float]:
-    """Per method the rate with the best mean validation score over all targets, of equals the lower mean loss.
+    tried: Mapping[tuple[RateKey, Rate], Sequence[TrialSpec]],
+    outcomes: Mapping[str, TrialOutcome],
+    per_target: bool = False,
+) -> dict[tuple[RateKey, str], Rate]:
+    """Per method the rates with the best mean validation score over all targets, of equals the lower mean loss.
 
     Args:
-        tried: the search trials of each method and rate.
-        outcomes: by fingerprint; a trial that failed (diverged) is not there and rules its rate out.
+        tried: the search trials of each method and rates.
+        outcomes: by fingerprint; a trial that failed (diverged) is not there and rules its rates out.
+        per_target: choose for each target by itself.
+
+    Returns:
+        Rates by method and target; the target is "" where one choice is for all.
 
     Raises:
-        InputError: every rate of a method has a failed trial.
+        InputError: every choice of a method has a failed trial.
     """
-    ranks: dict[RateKey, dict[float, tuple[float, float]]] = {}
+    ranks: dict[tuple[RateKey, str], dict[Rate, tuple[float, float]]] = {}
     for (key, rate), specs in tried.items():
-        found = [outcomes[spec.fingerprint].validation for spec in specs if spec.fingerprint in outcomes]
-        ranks.setdefault(key, {})
-        if len(found) == len(specs):
-            score, loss = (statistics.fmean(scores[name] for scores in found) for name in ("score", "loss"))
-            ranks[key][rate] = (score, -loss)
-    for key, by_rate in ranks.items():
+        for target, members in _parts(specs, per_target).items():
+            found = [outcomes[spec.fingerprint].validation for spec in members if spec.fingerprint in outcomes]
+            by_rate = ranks.setdefault((key, target), {})
+            if len(found) == len(members):
+                score, loss = (statistics.fmean(scores[name] for scores in found) for name in ("score", "loss"))
+                by_rate[rate] = (score, -loss)
+    for (key, target), by_rate in ranks.items():
         if not by_rate:
-            raise InputError(f"rates.{key}: a trial failed at every rate. Remedy: lower rates")
-    return {key: max(by_rate, key=by_rate.__getitem__) for key, by_rate in ranks.items()}
+            where = f" of {target}" if target else ""
+            raise InputError(f"rates.{key}: a trial{where} failed at every rate. Remedy: lower rates")
+    return {place: max(by_rate, key=by_rate.__getitem__) for place, by_rate in ranks.items()}
+
+
+def _parts(specs: Sequence[TrialSpec], per_target: bool) -> dict[str, list[TrialSpec]]:
+    if not per_target:
+        return {"": list(specs)}
+    parts: dict[str, list[TrialSpec]] = {}
+    for spec in specs:
+        parts.setdefault(spec.task, []).append(spec)
+    return parts

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dept.config import AdapterConfig, TrainConfig
+from dept.config import TrainConfig
 from dept.trial import MULTITASK, Init, Method, TrialSpec
 from flows.plan import Plan, RateKey
 from tasks.errors import InputError
@@ -17,10 +17,10 @@ from tasks.splits import Splits
 
 @dataclass(frozen=True)
 class Cell:
-    """One draw of a target's shots."""
+    """One draw of a target's shots; shots None: all training rows."""
 
     target: str
-    shots: int
+    shots: int | None
     seed: int
 
 
@@ -33,7 +33,9 @@ class Origin:
 
 
 Origins = Mapping[tuple[Cell, str], Origin]  # by cell and strategy
-Rates = Mapping[RateKey, float]
+SEARCH_SEED = 2**31  # above those that a plan may name
+Rate = tuple[float, float]  # peak learning rates of P, and of A and B
+Rates = Mapping[tuple[RateKey, str], Rate]  # by method and target; the target is "" where one choice is for all
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class Ground:
 
 def cells(plan: Plan) -> list[Cell]:
     """Every draw of shots of a plan."""
-    return [Cell(target, k, seed) for target in plan.targets for k in plan.shots for seed in plan.seeds]
+    return [Cell(target, k, seed) for target in plan.targets for k in plan.counted for seed in plan.seeds]
 
 
 def search_cells(plan: Plan) -> list[Cell]:
     """Draws on which learning rates are chosen: the most shots, and a seed that no other trial uses."""
-    return [Cell(target, max(plan.shots), max(plan.seeds) + 1) for target in plan.targets]
+    most = None if None in plan.counted else max(filter(None, plan.counted))
+    return [Cell(target, most, SEARCH_SEED) for target in plan.targets]
 
 
 def source_specs(plan: Plan, ground: Ground) -> list[TrialSpec]:
@@ -91,17 +94,28 @@ def source_specs(plan: Plan, ground: Ground) -> list[TrialSpec]:
     return specs
 
 
-def search_specs(plan: Plan, ground: Ground, origins: Origins) -> dict[tuple[RateKey, float], list[TrialSpec]]:
-    """Trials that choose learning rates, by key and rate; only where a key has more than one rate to choose from."""
-    found: dict[tuple[RateKey, float], list[TrialSpec]] = {}
-    for key, rates in plan.rates.items():
+def grid(plan: Plan, key: RateKey, recipe: TrainConfig) -> list[Rate]:
+    """The rates of a method that a plan chooses from; those of its recipe where it names none."""
+    share = recipe.lr_low_rank / recipe.lr_prompt if recipe.lr_prompt else 0.0
+    prompts = plan.rates.get(key) or [recipe.lr_prompt]
+    pairs = plan.low_rank_rates.get(key)
+    if pairs:
+        return [(prompt, pair) for prompt in prompts for pair in pairs]
+    return [(prompt, prompt * share) for prompt in prompts] if key in plan.rates else [_rates_of(recipe)]
+
+
+def search_specs(plan: Plan, ground: Ground, origins: Origins) -> dict[tuple[RateKey, Rate], list[TrialSpec]]:
+    """Trials that choose learning rates, by method and rates; only where a method has several to choose from."""
+    found: dict[tuple[RateKey, Rate], list[TrialSpec]] = {}
+    for key in dict.fromkeys((*plan.rates, *plan.low_rank_rates)):
         strategy = _searched_strategy(plan) if key == "transfer" else "scratch"
+        rates = grid(plan, key, plan.transfer_training if key == "transfer" else plan.scratch_training)
         if len(rates) < 2 or strategy is None or (key not in plan.methods and key != "transfer"):
             continue
         method: Method = "dept" if key == "transfer" else key
         for rate in rates:
             found[key, rate] = [
-                _target(plan, ground, cell, method, strategy, origins, {key: rate}).model_copy(
+                _target(plan, ground, cell, method, strategy, origins, {(key, ""): rate}).model_copy(
                     update={"role": "search", "test_rows": 0}
                 )
                 for cell in search_cells(plan)
@@ -114,7 +128,7 @@ def target_specs(plan: Plan, ground: Ground, origins: Origins, rates: Rates | No
 
     Args:
         origins: for each cell and each strategy but scratch, the adapter that it starts from.
-        rates: peak learning rates of P that were chosen by search.
+        rates: peak learning rates that were chosen by search.
 
     Raises:
         InputError: a strategy whose origin is not given.
@@ -130,7 +144,7 @@ def target_specs(plan: Plan, ground: Ground, origins: Origins, rates: Rates | No
                 shots=None,
                 seed=0,
                 training=untrained,
-                adapter=plan.adapter,
+                adapter=plan.recipe(name).adapter,
                 **_common(plan, ground, name),
             )
         )
@@ -181,6 +195,8 @@ def _target(
             )
     key: RateKey | None = "transfer" if origin else None if method == "in-context" else method
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
+    shape = plan.recipe(cell.target).adapter
+    every = cell.shots is None
     return TrialSpec(
         role="target",
         method=method,
@@ -188,28 +204,27 @@ def _target(
         shots=cell.shots,
         per_class=plan.per_class,
         seed=cell.seed,
-        training=_training(plan, key, rates),
+        training=_training(plan, key, cell.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=_shape(plan, method, ground.d),
+        adapter=shape.as_prompt_tuning(ground.d) if method == "prompt-tuning" else shape,
+        validation_rows=min(plan.source_validation_rows, len(ground.splits[cell.target].validation)) if every else None,
         **_common(plan, ground, cell.target),
     )
 
 
-def _shape(plan: Plan, method: Method, d: int) -> AdapterConfig:
-    return plan.adapter.as_prompt_tuning(d) if method == "prompt-tuning" else plan.adapter
-
-
-def _training(plan: Plan, key: RateKey | None, rates: Rates) -> TrainConfig:
-    """The recipe of a method: the chosen rate, or the plan's only one; the pair's rate keeps its share of it."""
+def _training(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> TrainConfig:
+    """The recipe of a method with the rates chosen for it, or the plan's only ones."""
     if key is None:
         return TrainConfig(steps=0)  # in-context: the shots are read, not learned
-    recipe = plan.transfer_training if key == "transfer" else plan.scratch_training
-    rate = rates.get(key) or next(iter(plan.rates.get(key, [])), None)
-    if rate is None:
-        return recipe
-    share = recipe.lr_low_rank / recipe.lr_prompt if recipe.lr_prompt else 0.0
-    return recipe.model_copy(update={"lr_prompt": rate, "lr_low_rank": rate * share})
+    recipe = plan.recipe(target)
+    training = recipe.transfer_training if key == "transfer" else recipe.scratch_training
+    chosen = rates.get((key, target)) or rates.get((key, "")) or grid(plan, key, training)[0]
+    return training.model_copy(update={"lr_prompt": chosen[0], "lr_low_rank": chosen[1]})
+
+
+def _rates_of(recipe: TrainConfig) -> Rate:
+    return recipe.lr_prompt, recipe.lr_low_rank
 
 
 def _common(plan: Plan, ground: Ground, name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dept.trial import STACKED, TrialOutcome
 from flows import report
 from flows.plan import Plan, RateKey
 from flows.rates import best_rates
-from flows.specs import Cell, Ground, Origin, cells, search_cells, search_specs, source_specs, target_specs
+from flows.specs import Cell, Ground, Origin, Rate, cells, search_cells, search_specs, source_specs, target_specs
 from flows.strategies import origins_of
 from flows.work import Workshop, work
 from registry.promotion import Decision, crown
@@ -76,19 +76,24 @@ def choose(run_id: str, sources: list[str]) -> list[tuple[Cell, str, Origin]]:
 
 
 @task(name="choose-rates")
-def choose_rates(run_id: str, starts: list[tuple[Cell, str, Origin]]) -> dict[RateKey, float]:
+def choose_rates(run_id: str, starts: list[tuple[Cell, str, Origin]]) -> list[tuple[RateKey, str, Rate]]:
     """Learning rates by a small search on validation rows, where the plan names several of a method."""
-    shop = _open[run_id]
-    tried = search_specs(plan_of(run_id), ground(shop), as_origins(starts))
+    shop, plan = _open[run_id], plan_of(run_id)
+    tried = search_specs(plan, ground(shop), as_origins(starts))
     outcomes = work(shop, [spec for specs in tried.values() for spec in specs], "rate trials")
-    return best_rates(tried, {outcome.spec.fingerprint: outcome for outcome in outcomes})
+    by_fingerprint = {outcome.spec.fingerprint: outcome for outcome in outcomes}
+    best = best_rates(tried, by_fingerprint, plan.rates_per == "target")
+    return [(key, target, rate) for (key, target), rate in best.items()]
 
 
 @task(name="train-targets")
-def train_targets(run_id: str, starts: list[tuple[Cell, str, Origin]], rates: dict[RateKey, float]) -> list[str]:
+def train_targets(
+    run_id: str, starts: list[tuple[Cell, str, Origin]], rates: list[tuple[RateKey, str, Rate]]
+) -> list[str]:
     """Train and test every target trial, the stacked ones together; returns fingerprints."""
     shop = _open[run_id]
-    specs = target_specs(plan_of(run_id), ground(shop), as_origins(starts), rates)
+    chosen = {(key, target): rate for key, target, rate in rates}
+    specs = target_specs(plan_of(run_id), ground(shop), as_origins(starts), chosen)
     return [outcome.spec.fingerprint for outcome in work(shop, specs, "targets")]
 
 
@@ -119,7 +124,11 @@ def register(run_id: str, fingerprints: list[str]) -> list[dict[str, Any]]:
 
 @task(name="write-report")
 def write_report(
-    run_id: str, fingerprints: list[str], champions: list[dict[str, Any]], rates: dict[RateKey, float], started: str
+    run_id: str,
+    fingerprints: list[str],
+    champions: list[dict[str, Any]],
+    rates: list[tuple[RateKey, str, Rate]],
+    started: str,
 ) -> str:
     """Write report and plots, and a Prefect artifact with the table; returns the path of report.html."""
     shop, plan = _open[run_id], plan_of(run_id)
@@ -130,7 +139,7 @@ def write_report(
         "started": started,
         "champions": champions,
         "links": links,
-        "rates": rates,
+        "rates": {f"{key} on {target}" if target else key: rate[0] for key, target, rate in rates},
         "leaked": {name: n for name, splits in shop.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
         "reused": [fp for fp in fingerprints if fp not in shop.trained],

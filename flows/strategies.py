@@ -28,7 +28,7 @@ from flows.specs import Cell, Origin, transferring
 from flows.work import Workshop
 from tasks.errors import InputError
 from tasks.home import home
-from tasks.splits import few_shot
+from tasks.splits import few_shot, subset
 
 Key = TypeVar("Key")
 Draw = tuple[list[Piece], list[Piece]]  # shots and validation rows
@@ -62,9 +62,13 @@ def origins_of(
     return found
 
 
-def draw_of(shop: Workshop, cell: Cell, per_class: bool) -> Draw:
+def draw_of(shop: Workshop, cell: Cell, plan: Plan) -> Draw:
     """Shots and validation rows of a draw."""
-    drawn = few_shot(shop.splits[cell.target], cell.shots, cell.seed, shop.tasks[cell.target].strata, per_class)
+    splits, strata = shop.splits[cell.target], shop.tasks[cell.target].strata
+    if cell.shots is None:
+        drawn = splits.train, subset(splits.validation, plan.source_validation_rows, cell.seed)
+    else:
+        drawn = few_shot(splits, cell.shots, cell.seed, strata, plan.per_class)
     shots, validation = ([(cell.target, example) for example in part] for part in drawn)
     return shots, validation
 
@@ -100,7 +104,7 @@ def best_sources(
 
 def _best(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted: Sequence[Cell]) -> dict[Cell, Origin]:
     probe = _probe(plan.transfer_training, plan.probe_steps)
-    draws = {cell: draw_of(shop, cell, plan.per_class) for cell in wanted}
+    draws = {cell: draw_of(shop, cell, plan) for cell in wanted}
     return {cell: _origin(outcome) for cell, outcome in best_sources(shop, sources, draws, probe).items()}
 
 
@@ -112,7 +116,7 @@ def _similar(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted
     trials = []
     for i, cell in enumerate(wanted):
         start = from_text(shop.backbone, plan.adapter, plan.prompt_text, cell.seed)
-        shots = rows_of(shop, draw_of(shop, cell, plan.per_class)[0], plan.adapter)
+        shots = rows_of(shop, draw_of(shop, cell, plan)[0], plan.adapter)
         trials.append(Trial(str(i), start, _probe(plan.scratch_training, max(1, plan.probe_steps)), shots, ()))
     results = _tried(shop, "Probing targets", trials)
     theirs = torch.stack([load_adapter(shop.backbone, outcome).prompt.detach().mean(0) for outcome in sources])
@@ -126,8 +130,7 @@ def _similar(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted
 def _mixture(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted: Sequence[Cell]) -> dict[Cell, Origin]:
     adapters = [load_adapter(shop.backbone, outcome) for outcome in sources]
     rows = {
-        cell: [row.only_gold() for row in rows_of(shop, draw_of(shop, cell, plan.per_class)[0], plan.adapter)]
-        for cell in wanted
+        cell: [row.only_gold() for row in rows_of(shop, draw_of(shop, cell, plan)[0], plan.adapter)] for cell in wanted
     }
     steps = max(1, plan.transfer_training.steps)
     tokens = steps * sum(row.length for part in rows.values() for row in part)

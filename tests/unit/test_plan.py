@@ -63,7 +63,7 @@ def test_demo_is_what_the_product_promises():
     [
         ("test_rows: 200", "test_rowz: 200", "test_rowz: unknown key; did you mean test_rows?"),
         ("test_rows: 200", "test_rows: -200", "test_rows: input should be greater than or equal to 1, got -200"),
-        ("shots: [16]", "shots: [16, -4]", "shots.1: input should be greater than or equal to 1, got -4"),
+        ("shots: [16]", "shots: [16, -4]", "shots.1.k: input should be greater than or equal to 1, got -4"),
         ("shots: [16]", "shots: []", "shots: list should have at least 1 item"),
         ("shots: [16]", "shots: [16, 16]", "shots: 16 is listed twice"),
         ("seeds: [0, 1]", "seeds: [-1]", "seeds.0"),
@@ -244,16 +244,51 @@ def test_rates_are_searched_on_shots_of_their_own(demo):
     plan = replaced(plan, rates={"dept": [1e-3, 1e-2], "transfer": [1e-3, 3e-3], "prompt-tuning": [0.1]})
     plan = replaced(plan, methods=["dept", "prompt-tuning"])
     tried = search_specs(plan, ground, origins_of(plan))
-    assert list(tried) == [("dept", 1e-3), ("dept", 1e-2), ("transfer", 1e-3), ("transfer", 3e-3)]
-    for (key, rate), specs in tried.items():
+    assert [(key, rate) for key, (rate, _) in tried] == [
+        ("dept", 1e-3),
+        ("dept", 1e-2),
+        ("transfer", 1e-3),
+        ("transfer", 3e-3),
+    ]
+    for (key, (rate, _)), specs in tried.items():
         assert [spec.task for spec in specs] == plan.targets
         assert {(s.role, s.test_rows, s.shots, s.seed, s.transfers) for s in specs} == {
-            ("search", 0, 16, 2, key == "transfer")
+            ("search", 0, 16, 2**31, key == "transfer")
         }
         assert {(s.training.lr_prompt, round(s.training.lr_low_rank / rate, 9)) for s in specs} == {(rate, 0.1)}
-    specs = target_specs(plan, ground, origins_of(plan), {"dept": 1e-2, "transfer": 3e-3})
+    specs = target_specs(plan, ground, origins_of(plan), {("dept", ""): (1e-2, 1e-3), ("transfer", ""): (3e-3, 3e-4)})
     rates = {(s.variant, s.training.lr_prompt) for s in specs if s.init != "untrained"}
     assert rates == {("scratch", 1e-2), ("best-source", 3e-3), ("prompt-tuning", 0.1)}
+
+
+def test_groups_grids_and_all_rows(demo):
+    plan, ground = demo
+    plan = replaced(
+        plan,
+        strategies=["scratch"],
+        shots=["all"],
+        seeds=[0],
+        rates={"dept": [0.3, 0.5]},
+        low_rank_rates={"dept": [1e-4, 1e-3]},
+        rates_per="target",
+        groups=[{"targets": ["tweet-polarity"], "adapter": {"s": 32}, "scratch_training": {"steps": 7}}],
+    )
+    tried = search_specs(plan, ground, {})
+    assert [rate for _, rate in tried] == [(0.3, 1e-4), (0.3, 1e-3), (0.5, 1e-4), (0.5, 1e-3)]
+    chosen = {("dept", "movie-polarity"): (0.3, 1e-3), ("dept", "tweet-polarity"): (0.5, 1e-4)}
+    movie, tweet = (spec for spec in target_specs(plan, ground, {}, chosen) if spec.init == "scratch")
+    assert (movie.shots, movie.training.steps, movie.adapter.s) == (None, plan.scratch_training.steps, 64)
+    assert (tweet.training.steps, tweet.adapter.s, tweet.training.batch_size) == (7, 32, movie.training.batch_size)
+    assert (movie.training.lr_prompt, movie.training.lr_low_rank) == (0.3, 1e-3)
+    assert (tweet.training.lr_prompt, tweet.training.lr_low_rank) == (0.5, 1e-4)
+    assert movie.validation_rows == plan.source_validation_rows
+    for wrong, said in (
+        ([{"targets": ["sms-spam"]}], "sms-spam is no target"),
+        ([{"targets": ["movie-polarity"], "adapter": {"q": 1}}], "q"),
+        ([{"targets": ["movie-polarity", "movie-polarity"]}], "in two groups"),
+    ):
+        with pytest.raises(InputError, match=said):
+            replaced(plan, groups=wrong)
 
 
 def test_one_adapter_for_all_sources(demo):
