@@ -192,18 +192,17 @@ def estimate(plan: Plan) -> Estimate:
         training, (mean, bound) = spec.training, _mean(spec, means)
         drawn = _drawn(spec, tasks[spec.task].strata) if spec.task in tasks else None
         batch = training.batch_size if drawn is None else min(training.batch_size, drawn)
-        checked = (spec.validation_rows or 0) if drawn is None else drawn
-        checks = (
-            0
-            if spec.init == "untrained" or spec.method == "in-context"
-            else 1 + -(-training.steps // training.eval_every)
-        )
+        most = drawn if spec.validation_rows is None else spec.validation_rows
+        checked = len(splits[spec.task].validation) if most is None else most
+        learns = spec.init != "untrained" and spec.method != "in-context"
+        checks = 1 + -(-training.steps // training.eval_every) if learns else 0
         read = 1 + (drawn or 0) if spec.method == "in-context" else 1  # the shots stand before every text
         line.trials += 1
         line.steps += training.steps
         line.numbers.append(backbone.numbers(spec))
         line.trained += training.steps * batch * mean
-        line.evaluated += mean * (checks * checked + spec.test_rows * read)
+        if away.isdisjoint(spec.members or (spec.task,)):  # else it is not known how many rows there are
+            line.evaluated += mean * (checks * checked + spec.test_rows * read)
         line.bound |= bound
 
     for spec in source_specs(plan, ground):
@@ -291,5 +290,7 @@ def _notes(plan: Plan, backbone: _Backbone, away: list[str], lines: Iterable[Lin
         notes.append(f"Rows that are not on this machine: {', '.join(away)}.")
     if any(line.bound for line in lines):
         notes.append("Tokens marked ≤ are an upper bound: every text as long as the adapter's s allows.")
+    if away:
+        notes.append("Of tasks whose rows are not here, validation and test are not counted.")
     notes.append("Patience may end trials earlier. Trials that the ledger holds are not trained again.")
     return notes

@@ -10,7 +10,9 @@ from flows.terminal import plain_table
 
 def table(found: Estimate) -> Any:
     """The estimate as a rich table."""
-    made = plain_table("Dry run", ("Stage", "Variant"), ("Trials", "Steps", "Numbers each", "in all", "Tokens", "Time"))
+    made = plain_table("Dry run", ("Stage", "Variant"), ("Trials", "Steps", "Numbers", "In all", "Tokens", "Time"))
+    for column in made.columns:
+        column.no_wrap = True
     for line in found.lines:
         made.add_row(line.stage, line.variant, *_cells(line, found))
     total = Line("all", "")
@@ -29,10 +31,15 @@ def table(found: Estimate) -> Any:
 def _cells(line: Line, found: Estimate) -> list[str]:
     known = [number for number in line.numbers if number is not None]
     whole = len(known) == len(line.numbers)
-    each = "unknown" if not whole else f"{min(known):,}" + (f"–{max(known):,}" if min(known) < max(known) else "")
-    tokens = f"{'≤ ' if line.bound else ''}{_short(line.trained + line.evaluated)}"
-    time = _span(found.seconds(line))
-    return [f"{line.trials:,}", f"{line.steps:,}", each, f"{sum(known):,}" if whole else "unknown", tokens, time]
+    each = f"{'≤ ' if min(known) < max(known) else ''}{max(known):,}" if whole else "unknown"
+    spent = line.trained + line.evaluated
+    tokens = f"{'≤ ' if line.bound else ''}{_short(spent)}" if spent else "–"
+    counts = [f"{line.trials:,}", _count(line.steps), each, _count(sum(known)) if whole else "unknown"]
+    return [*counts, tokens, _span(found.seconds(line))]
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 1e6 else _short(number)
 
 
 def _short(number: float) -> str:

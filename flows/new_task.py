@@ -94,7 +94,7 @@ def new_block(
 def guess_columns(data: Data, texts: Sequence[str], label: str | None, kind: Kind | None) -> Guess:
     """What a user did not say, guessed. Raises InputError where nothing fits, naming the option that helps."""
     columns = {name: data.column(name) for name in data.names}
-    for name in (*texts, *([label] if label else [])):
+    for name in (*texts, *filter(None, [label])):
         data.column(name)
     if label in texts:
         raise InputError(f"tasks new: column {label!r} cannot be both --text and --label")
@@ -145,6 +145,8 @@ def _kind(answer: Column, texts: Sequence[Column]) -> tuple[Kind, str]:
         kind: Kind = "qa" if inside >= FOUND else "generation"
         return kind, f"column {name} holds lists; {100 * inside:.0f} % of the answers stand in the text"
     numbers = answer.numbers
+    if len(texts) > 1 and numbers is None and inside >= FOUND:  # question and context, however few the answers
+        return "qa", f"{100 * inside:.0f} % of the answers in column {name} stand in the text"
     few = answer.distinct <= min(MOST_LABELS, max(2, n // ROWS_PER_LABEL))
     if numbers and not (all(x.is_integer() for x in numbers) and answer.distinct <= MOST_INTEGERS and few):
         return (
@@ -271,11 +273,10 @@ def _file_source(path: Path, out: Path | None, delimiter: str) -> dict[str, Any]
 
 
 def _damages(data: Data, guess: Guess) -> list[str]:
-    told = []
-    for name in (*guess.texts, guess.label):
-        if missing := data.column(name).missing:
-            told.append(f"{missing:,} rows have nothing in column {name}: fill them in or take them out")
-    return told
+    missing = {name: data.column(name).missing for name in (*guess.texts, guess.label)}
+    return [
+        f"{n:,} rows have nothing in column {name}: fill them in or take them out" for name, n in missing.items() if n
+    ]
 
 
 def _written(name: str, block: dict[str, Any], comments: dict[str, str], damages: list[str]) -> str:

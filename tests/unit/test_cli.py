@@ -112,7 +112,8 @@ def test_no_traceback_in_a_real_process(tmp_path):
         env=os.environ | {"DEPT_HOME": str(tmp_path)},
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.strip() == "Error: plan nothing.yaml: no such file. Shipped plans: demo"
+    assert result.stderr.startswith("Error: plan nothing.yaml: no such file. Shipped plans: demo, ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_usage_errors_exit_with_2():

@@ -39,8 +39,9 @@ def plan(tmp_path, tiny_folders):
     """Write a plan on own files and a tiny backbone; keyword arguments replace its keys."""
 
     def write(rows=f"text,label\n{GOOD}{BAD}", **changes):
-        for name in ("mine", "other"):
-            (tmp_path / f"{name}.csv").write_bytes(rows.encode() if isinstance(rows, str) else rows)
+        raw = rows.encode() if isinstance(rows, str) else rows
+        (tmp_path / "mine.csv").write_bytes(raw)
+        (tmp_path / "other.csv").write_bytes(raw.replace(b"thing", b"day"))  # equal rows would be leaks
         task = {"template": "{text} Mood:", "verbalizer": {"good": "great", "bad": "awful"}}
         body = {
             "backbone": str(tiny_folders["llama"]),
