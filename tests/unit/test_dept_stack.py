@@ -247,7 +247,7 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
     rows = encode(tiny, TEXTS * 8, WORDS, None, CONFIG)
     tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
     items = [(0, row) for row in rows]
-    undisturbed = score_rows(tiny, tensors, items, 64)
+    undisturbed = score_rows(tiny, tensors, items, 200)
     real, sizes = stack.log_probs, []
 
     def short_of_memory(backbone, batch, *rest):
@@ -257,11 +257,11 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
         return real(backbone, batch, *rest)
 
     monkeypatch.setattr(stack, "log_probs", short_of_memory)
-    torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 64)), torch.tensor(undisturbed))
+    torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 200)), torch.tensor(undisturbed))
     assert max(sizes) <= 80
     monkeypatch.setattr(tiny, "sharded", True)
     with pytest.raises(torch.OutOfMemoryError):
-        score_rows(tiny, tensors, items, 64)
+        score_rows(tiny, tensors, items, 200)
 
 
 def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
