@@ -17,6 +17,7 @@ from tasks.errors import InputError, WorkerDiedError
 
 if TYPE_CHECKING:
     from dept.trial import TrialOutcome
+    from flows.plan import Plan
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -59,6 +60,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained, and what it costs.")
     ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for PLAN.json and PLAN.png: scores with spread, commit, versions.")
+    ] = None,
 ) -> None:
     """Train and compare what PLAN names. Trials that the ledger already holds are not trained again."""
     from flows.plan_file import load_plan, replaced
@@ -76,10 +80,34 @@ def run(
             typer.echo(note)
         return
 
+    page = _run(loaded)
+    if results is not None:
+        from flows.results import write_results
+
+        for path in write_results(results, loaded, page):
+            typer.echo(f"Results: {path}")
+
+
+@app.command("transfer-matrix")
+def transfer_matrix(
+    plan: Annotated[str, typer.Argument(help="Plan with sources and targets: a shipped name or a .yaml file.")],
+    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or cuda:N; default: the plan's.")] = None,
+) -> None:
+    """Start every target of PLAN from every source, and test each source as it is; draw both as a heat map."""
+    from flows.matrix import draw, matrix_plan
+    from flows.plan_file import load_plan, replaced
+
+    loaded = matrix_plan(load_plan(plan))
+    page = _run(replaced(loaded, device=device) if device else loaded)
+    typer.echo(f"Heat map: {draw(page)}")
+
+
+def _run(plan: Plan) -> Path:
+    """Run a plan and say what it did; the report's page."""
     from flows import transfer  # after the plan: a slip in it should not wait for torch and Prefect
     from flows.report import load_outcomes
 
-    summary = transfer.run(loaded)
+    summary = transfer.run(plan)
     _show(load_outcomes(summary.report.parent), summary.report)
     if summary.trained:
         show(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
@@ -92,6 +120,7 @@ def run(
         say(f"[bold red]Failed:[/] {escape(label)}: {escape(reason)}")
     if summary.failed:
         raise typer.Exit(FAILED)
+    return summary.report
 
 
 @app.command()
