@@ -14,13 +14,16 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_PORT MLFLOW_PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint format bench up down status clean
+.PHONY: help setup setup-dev demo test lint format bench study up down status clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.runtime ## create .venv and install the locked packages
+setstudy: $(VENV)/.dev ## run the offline suite (an hour and a half on 2 cores; resumable) into flows/studies
+	@$(BIN)/dept run offline-suite --results flows/studies
+
+up: $(VENV)/.runtime ## create .venv and install the locked packages
 setup-dev: $(VENV)/.dev
 
 demo: $(VENV)/.runtime ## the main job: sources, transfer, few-shot targets, registered adapters, report
@@ -41,8 +44,11 @@ format: $(VENV)/.dev ## let ruff lay out the code
 	@$(BIN)/ruff format .
 
 bench: export HF_HUB_OFFLINE := 1
-bench: $(VENV)/.bench ## measure speed against rivals (tests/bench); takes minutes and wants a quiet machine
+bench: $(VENV)/.dev ## measure speed against rivals (tests/bench); takes minutes and wants a quiet machine
 	@$(BIN)/python -m pytest tests/bench -s --timeout=0
+
+study: $(VENV)/.dev ## run the offline suite (an hour and a half on 2 cores; resumable) into flows/studies
+	@$(BIN)/dept run offline-suite --results flows/studies
 
 up: $(VENV)/.runtime ## start Prefect, MLflow and a worker here; PREFECT_PORT=4200 MLFLOW_PORT=5000
 	@$(BIN)/dept up
@@ -76,10 +82,6 @@ $(VENV)/.runtime: requirements.lock requirements-data.lock pyproject.toml | $(VE
 	@DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation $$(grep '^deepspeed==' requirements.lock)
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@$(PIP) --no-deps --requirement requirements-data.lock
-	@touch $@
-
-$(VENV)/.bench: requirements-bench.lock $(VENV)/.dev
-	@$(PIP) --no-deps --requirement requirements-bench.lock
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

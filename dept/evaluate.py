@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from dept.tuning import token_budget, within_memory
 from tasks import metrics
 
 Progress = Callable[[int], None]
-_WITHOUT_GRADIENTS = 2  # budgets are found in training, which keeps every layer's activations; 4 is no faster
+WITHOUT_GRADIENTS = 2  # budgets are found in training, which keeps every layer's activations; 4 is no faster
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def score_rows(
             if progress is not None:
                 progress(batch.tokens)
 
-    budget = _WITHOUT_GRADIENTS * (budget or token_budget(backbone))
+    budget = WITHOUT_GRADIENTS * (budget or token_budget(backbone))
     within_memory(backbone, attempt, budget, max(row.length for _, row in items))
     return scores
 
@@ -134,6 +134,11 @@ def _answers(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str
     loss = sum(each) / len(each)
     likelihood = 100 * math.exp(-loss) if math.isfinite(loss) else 0.0
     return {"likelihood": likelihood, "score": likelihood, "loss": loss}
+
+
+def goodness(found: Mapping[str, float]) -> tuple[float, float]:
+    """What a step, a source or an adapter is chosen by: the score, of equals the lower loss."""
+    return found["score"], -found["loss"]
 
 
 def predictions(scores: Sequence[Sequence[float]]) -> list[int]:

@@ -31,7 +31,7 @@ def need_peft() -> None:
     except ValueError:  # an entry without a spec in sys.modules
         found = False
     if not found:
-        raise InputError('method lora needs peft, which is not installed. Remedy: pip install "dept-transfer[lora]"')
+        raise InputError('method lora needs peft, which is not installed. Remedy: pip install "peft>=0.17"')
 
 
 def targets(model: nn.Module) -> list[str]:

@@ -25,17 +25,16 @@ from dept import lora
 from dept.backbone import Backbone
 from dept.batching import Row, collate, micro_batches
 from dept.config import TrainConfig
-from dept.evaluate import summarise
+from dept.evaluate import WITHOUT_GRADIENTS, goodness, summarise
 from dept.optim import rate_factor
 from dept.plain import PlainCopy, items_of, log_probs, plain_copy
-from dept.train import State, _rank, data_order
+from dept.train import State, data_order
 from dept.tuning import token_budget, within_memory
 from tasks.errors import InputError
 
 Method = Literal["lora", "full"]
 MANIFEST = "rival.json"
 FORMAT = 1
-_WITHOUT_GRADIENTS = 4  # evaluation keeps no activations, see `dept.evaluate`
 
 
 class Rival:
@@ -87,7 +86,7 @@ class Rival:
                     progress(batch.tokens)
 
         if rows:
-            within_memory(bare, attempt, _WITHOUT_GRADIENTS * self._budget, max(row.length for row in rows))
+            within_memory(bare, attempt, WITHOUT_GRADIENTS * self._budget, max(row.length for row in rows))
         return scores
 
     def save(self, folder: str | Path, *, keep_weights: bool = False, **metadata: Any) -> str:
@@ -253,7 +252,7 @@ def _is_better(rival: Rival, validation: Sequence[Row], on_tokens: Callable[[int
     if validation:
         found = summarise(rival.score(validation, on_tokens), validation)
         state.validation_curve.append((state.step, found["score"]))
-    if not found or not state.best or _rank(found) > _rank(state.best):
+    if not found or not state.best or goodness(found) > goodness(state.best):
         state.best, state.best_step, state.worse = found, state.step, 0
         return True
     state.worse += 1

@@ -19,7 +19,7 @@ from dept.adapter import Adapter
 from dept.backbone import Backbone
 from dept.batching import Row
 from dept.config import TrainConfig
-from dept.evaluate import score_rows, summarise
+from dept.evaluate import goodness, score_rows, summarise
 from dept.gradients import Sums, accumulate
 from dept.optim import rate_factor
 from dept.parallel import Local, Parallel
@@ -190,7 +190,7 @@ class Loop:
             if trial.validation:
                 found = summarise(mine, trial.validation)
                 state.validation_curve.append((state.step, found["score"]))
-                better = _rank(found) > _rank(state.best) if state.best else True
+                better = goodness(found) > goodness(state.best) if state.best else True
             else:
                 found, better = {}, True  # nothing to choose by: the last step is kept
             if better:
@@ -280,7 +280,3 @@ class Loop:
         if self.folder is not None:
             for key, state in checkpoint.restore(self.folder, self.stack, set(self.trials)).items():
                 self.states[key] = State(**state)
-
-
-def _rank(found: dict[str, float]) -> tuple[float, float]:
-    return found["score"], -found["loss"]

@@ -11,6 +11,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
+from dept.evaluate import goodness
 from dept.trial import STACKED, TrialOutcome
 from flows import report
 from flows.plan import Plan, RateKey
@@ -115,7 +116,8 @@ def register(run_id: str, fingerprints: list[str]) -> list[dict[str, Any]]:
     for outcome in outcomes_of(shop, fingerprints):
         if outcome.spec.method not in STACKED or outcome.spec.task not in shop.tasks or not outcome.validation:
             continue  # a multitask adapter answers for no task of its own; a rival is no adapter that can be served
-        if _rank(outcome) > (_rank(best[outcome.spec.task]) if outcome.spec.task in best else (-1.0, 0.0)):
+        reigning = best.get(outcome.spec.task)
+        if reigning is None or goodness(outcome.validation) > goodness(reigning.validation):
             best[outcome.spec.task] = outcome
     return [
         _told(crown(shop.tracker, shop.ledger, outcome, shop.tasks[name]), outcome) for name, outcome in best.items()
@@ -153,10 +155,6 @@ def write_report(
 def plots_beside(page: Path) -> list[Path]:
     """The report and its plots, to be kept with the run in MLflow."""
     return [page, *sorted(page.parent.glob("*.png"))]
-
-
-def _rank(outcome: TrialOutcome) -> tuple[float, float]:
-    return outcome.validation["score"], -outcome.validation["loss"]
 
 
 def _told(decision: Decision, outcome: TrialOutcome) -> dict[str, Any]:

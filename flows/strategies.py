@@ -16,6 +16,7 @@ import torch
 
 from dept.adapter import Adapter
 from dept.config import TrainConfig
+from dept.evaluate import goodness
 from dept.initialise import from_mixture, from_source, from_text
 from dept.mixture import learn_weights
 from dept.train import Result, Trial, train
@@ -197,7 +198,7 @@ def _probe(recipe: TrainConfig, steps: int) -> TrainConfig:
 def _rank(result: Result) -> tuple[float, float]:
     if result.failure is not None or not result.state.best:
         return float("-inf"), 0.0
-    return result.state.best["score"], -result.state.best["loss"]
+    return goodness(result.state.best)
 
 
 def _origin(outcome: TrialOutcome) -> Origin:
