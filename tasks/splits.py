@@ -165,11 +165,12 @@ def few_shot(
         )
     order = sorted(range(strata), key=lambda label: _digest("extra", seed, label))
     each, extra = divmod(total, strata)
+    if any(sum(_parts(rank, each, extra, strata)) > len(pools[label]) for rank, label in enumerate(order)):
+        order.sort(key=lambda label: -len(pools[label]))  # the rarest class is the last to give both a shot and a check
     shots: list[Example] = []
     validation: list[Example] = []
     for rank, label in enumerate(order):
-        a = each + (rank < extra)
-        b = each + ((rank - extra) % strata < extra)
+        a, b = _parts(rank, each, extra, strata)
         if a + b > len(pools[label]):
             raise InputError(
                 f"{said} and as many validation rows, balanced over {strata} classes, need {a + b} rows of "
@@ -179,6 +180,11 @@ def few_shot(
         shots += pool[:a]
         validation += pool[len(pool) - b :]
     return tuple(_shuffled(shots, "shots", seed)), tuple(_shuffled(validation, "shots", seed))
+
+
+def _parts(rank: int, each: int, extra: int, strata: int) -> tuple[int, int]:
+    """Shots and validation rows of the class that stands at `rank` in the order of the extra rows."""
+    return each + (rank < extra), each + ((rank - extra) % strata < extra)
 
 
 def subset(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...]:

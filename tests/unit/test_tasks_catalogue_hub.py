@@ -172,7 +172,7 @@ def test_offline_tasks(name, rows, classes, data_hash):
         assert set(Counter(row.label for row in part)) == set(range(classes))
     assert splits.data_hash[:8] == data_hash
     for seed in range(5):
-        for k in (4, 16):
+        for k in (4, 16, 32):
             shots, validation = few_shot(splits, k, seed, task.strata)
             assert len(shots) == len(validation) == k
 
