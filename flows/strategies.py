@@ -55,7 +55,7 @@ def origins_of(
         else:
             if len(single) < len(plan.sources):
                 failed = ", ".join(sorted(set(plan.sources) - set(single)))
-                raise InputError(f"transfer: trials failed: {failed}. Remedy: lower the rates of source_training")
+                raise InputError(f"transfer: source trials failed: {failed}. Remedy: lower source_training's rates")
             # prompt-only takes P of the best source.
             choose = {"similar": _similar, "mixture": _mixture}.get(kind, _best)
             chosen = _remembered(shop, plan, choose, list(single.values()), wanted)
