@@ -97,9 +97,10 @@ def test_readme_python(demo):
 
 def test_readme_own_task(demo, tmp_path):
     from flows.plan import check
-    from flows.plan_file import load_plan
+    from flows.plan_file import load_plan, replaced
 
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    block, keys = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    replaced(load_plan("demo"), **yaml.safe_load(keys))
     (tmp_path / "mine.yaml").write_text(block, encoding="utf-8")
     rows = [f"the server number {i} is {'down' if i % 2 else 'fine'},{i % 2}" for i in range(60)]
     (tmp_path / "tickets.csv").write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
