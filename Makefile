@@ -20,10 +20,7 @@ export PREFECT_PORT MLFLOW_PORT
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setstudy: $(VENV)/.dev ## run the offline suite (an hour and a half on 2 cores; resumable) into flows/studies
-	@$(BIN)/dept run offline-suite --results flows/studies
-
-up: $(VENV)/.runtime ## create .venv and install the locked packages
+setup: $(VENV)/.runtime ## create .venv and install the locked packages
 setup-dev: $(VENV)/.dev
 
 demo: $(VENV)/.runtime ## the main job: sources, transfer, few-shot targets, registered adapters, report

@@ -19,7 +19,7 @@ from dept.rivals import train_rival
 from dept.train import data_order
 from tasks.errors import InputError
 
-pytest.importorskip("peft", reason="peft is an optional extra: pip install 'dept-transfer[lora]'")
+pytest.importorskip("peft", reason="peft is an optional extra: pip install 'peft>=0.17'")
 
 WORDS = ("negative", "positive", "very good")
 TEXTS = ["the film was good", "bad plot and awful acting", "it was not very happy", "great", "slow service of the food"]
@@ -289,6 +289,6 @@ def test_bad_input_names_the_remedy(tiny_llama, monkeypatch):
     for module in [name for name in sys.modules if name == "peft" or name.startswith("peft.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "peft", None)  # what Python itself does for a module that must not be imported
-    with pytest.raises(InputError, match=r'Remedy: pip install "dept-transfer\[lora\]"'):
+    with pytest.raises(InputError, match=r'Remedy: pip install "peft>=0.17"'):
         train_rival("lora", tiny_llama, rows, (), CONFIG, seed=0)
     assert train_rival("full", tiny_llama, rows, (), CONFIG, seed=0).state.failure is None
