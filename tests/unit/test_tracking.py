@@ -95,7 +95,7 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
     run_id = tracker.log_trial(parent, outcome, {"registered_model": "m"})
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "movie-polarity/k16/s0/transfer:amazon-polarity"
+    assert run.info.run_name == "movie-polarity/k16/s0/best-source:amazon-polarity"
     wanted = {
         "task": "movie-polarity",
         "shots": "16",
