@@ -26,9 +26,7 @@ def examples_of(shop: Workshop, spec: TrialSpec) -> tuple[list[Piece], list[Piec
     if spec.shots is None and not spec.training.steps:  # an untrained adapter, or a source's tested as it is
         return [], []
     if spec.shots is not None:
-        strata = shop.tasks[spec.task].strata
-        shots, validation = few_shot(shop.splits[spec.task], spec.shots, spec.seed, strata, spec.per_class)
-        return of_task(spec.task, shots), of_task(spec.task, validation)
+        return drawn(shop, spec.task, spec.shots, spec.seed, spec.per_class)
     members = spec.members or (spec.task,)
     parts = {name: shop.splits[name] for name in members}
     most, check = spec.train_rows, spec.validation_rows
@@ -41,6 +39,12 @@ def examples_of(shop: Workshop, spec: TrialSpec) -> tuple[list[Piece], list[Piec
         training += of_task(name, part.train if most is None else subset(part.train, most, spec.seed))
         validating += of_task(name, part.validation if check is None else subset(part.validation, check, spec.seed))
     return training, validating
+
+
+def drawn(shop: Workshop, name: str, k: int, seed: int, per_class: bool) -> tuple[list[Piece], list[Piece]]:
+    """k shots of a task and as many validation rows."""
+    shots, validation = few_shot(shop.splits[name], k, seed, shop.tasks[name].strata, per_class)
+    return of_task(name, shots), of_task(name, validation)
 
 
 def rows_of(shop: Workshop, pieces: Sequence[Piece], shape: AdapterConfig) -> list[Row]:

@@ -24,12 +24,12 @@ from dept.trial import MULTITASK, TrialOutcome
 from flows.outcome import load_adapter
 from flows.plan import Plan
 from flows.progress import bar
-from flows.rows import Piece, rows_of
+from flows.rows import Piece, drawn, of_task, rows_of
 from flows.specs import Cell, Origin, transferring
 from flows.work import Workshop
 from tasks.errors import InputError
 from tasks.home import home
-from tasks.splits import few_shot, subset
+from tasks.splits import subset
 
 Key = TypeVar("Key")
 Draw = tuple[list[Piece], list[Piece]]  # shots and validation rows
@@ -65,13 +65,11 @@ def origins_of(
 
 def draw_of(shop: Workshop, cell: Cell, plan: Plan) -> Draw:
     """Shots and validation rows of a draw."""
-    splits, strata = shop.splits[cell.target], shop.tasks[cell.target].strata
-    if cell.shots is None:
-        drawn = splits.train, subset(splits.validation, plan.source_validation_rows, cell.seed)
-    else:
-        drawn = few_shot(splits, cell.shots, cell.seed, strata, plan.per_class)
-    shots, validation = ([(cell.target, example) for example in part] for part in drawn)
-    return shots, validation
+    if cell.shots is not None:
+        return drawn(shop, cell.target, cell.shots, cell.seed, plan.per_class)
+    splits = shop.splits[cell.target]
+    checked = subset(splits.validation, plan.source_validation_rows, cell.seed)
+    return of_task(cell.target, splits.train), of_task(cell.target, checked)
 
 
 def best_sources(
