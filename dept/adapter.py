@@ -117,13 +117,13 @@ class Adapter(nn.Module):
             try:
                 _write_synced(temporary / TENSORS, payload)
                 _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-                _sync_folder(temporary)
+                sync(temporary)
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            _sync_folder(folder.parent)
+            sync(folder.parent)
         except OSError as error:
             raise InputError(
                 f"adapter: cannot write {folder} ({error}). Remedy: free space or choose another "
@@ -246,8 +246,9 @@ def _write_synced(file: Path, payload: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -10,7 +10,6 @@ import glob
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dept import lora
+from dept.adapter import sync
 from dept.backbone import Backbone
 from dept.batching import Row, collate, micro_batches
 from dept.config import TrainConfig
@@ -123,12 +123,12 @@ class Rival:
                 payload = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
                 (temporary / MANIFEST).write_bytes(payload)
                 for path in (*temporary.iterdir(), temporary):
-                    _sync(path)
+                    sync(path)
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            _sync(folder.parent)
+            sync(folder.parent)
         except OSError as error:
             raise InputError(
                 f"rival: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME; the next "
@@ -289,17 +289,4 @@ def _update(state: State, optimizer: torch.optim.Optimizer, config: TrainConfig,
     for group in optimizer.param_groups:
         group["lr"] = config.lr_prompt * rate_factor(state.step, config.steps, config.warmup)
     optimizer.step()
-    state.loss_curve.append((state.step, loss))
-    state.step += 1
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        state.failure = f"loss {loss}, gradient norm {norm} at step {state.step}: not finite. Lower the rates"
-    elif loss > config.max_loss:
-        state.failure = f"loss {loss:.2f} at step {state.step} is above max_loss={config.max_loss}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    state.stepped(loss, norm, config.max_loss)

@@ -63,6 +63,15 @@ class State:
     padded: int = 0
     failure: str | None = None
 
+    def stepped(self, loss: float, norm: float, max_loss: float) -> None:
+        """Note a step, with its loss and gradient norm; a step that diverged is a failure."""
+        self.loss_curve.append((self.step, loss))
+        self.step += 1
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.failure = f"loss {loss}, gradient norm {norm} at step {self.step}: not finite. Lower the rates"
+        elif loss > max_loss:
+            self.failure = f"loss {loss:.2f} at step {self.step} is above max_loss={max_loss}"
+
 
 @dataclass
 class Result:
@@ -263,13 +272,7 @@ class Loop:
             [math.inf if c.clip is None else c.clip for c in configs],
         ).tolist()
         for key, config, loss, norm in zip(keys, configs, losses, norms, strict=True):
-            state = self.states[key]
-            state.loss_curve.append((state.step, loss))
-            state.step += 1
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                state.failure = f"loss {loss}, gradient norm {norm} at step {state.step}: not finite. Lower the rates"
-            elif loss > config.max_loss:
-                state.failure = f"loss {loss:.2f} at step {state.step} is above max_loss={config.max_loss}"
+            self.states[key].stepped(loss, norm, config.max_loss)
 
     def _save(self) -> None:
         if self.folder is not None and time.monotonic() - self.saved >= self.checkpoint_seconds:

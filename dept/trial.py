@@ -11,7 +11,9 @@ from dept.config import AdapterConfig, Frozen, TrainConfig
 
 Role = Literal["source", "target", "search"]
 Method = Literal["dept", "prompt-tuning", "lora", "full", "in-context"]
-Init = Literal["scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained"]
+Init = Literal[
+    "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
+]
 STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 FINGERPRINT_VERSION = 2  # raise when the arithmetic changes, so that old results are not taken for new ones
@@ -22,6 +24,7 @@ class TrialSpec(Frozen):
 
     Attributes:
         init: how a target's adapter starts; `source_task` and `source_sha256` name the adapter it starts from.
+            `transfer` stands in ledgers from before strategies had names.
         members: the sources of a multitask adapter, with the hash of their rows in `data_hash`.
         per_class: shots are counted per class.
         role: search trials choose learning rates on validation rows and are never tested.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dept.config import TrainConfig
+from dept.trial import TrialSpec
 from flows.plan import Plan, check
 from flows.plan_file import load_plan, replaced
 from flows.specs import Cell, Ground, Origin, cells, search_cells, search_specs, source_specs, target_specs
@@ -330,3 +331,14 @@ def test_importing_the_plan_pulls_in_neither_torch_nor_prefect():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=DEMO.parents[2]
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_trials_of_before_strategies_had_names_are_still_read(demo):
+    """A ledger keeps specs as JSON; one of an earlier version must not end `dept trials`."""
+    plan, ground = demo
+    old = source_specs(plan, ground)[0].model_dump() | {"role": "target", "init": "transfer", "source_task": "x"}
+    for key in ("per_class", "members"):
+        del old[key]
+    spec = TrialSpec.model_validate(old)
+    assert spec.transfers
+    assert spec.label.endswith("/transfer:x")
