@@ -75,9 +75,10 @@ def draw_of(shop: Workshop, cell: Cell, plan: Plan) -> Draw:
 def best_sources(
     shop: Workshop, sources: Sequence[TrialOutcome], wanted: Mapping[Key, Draw], probe: TrainConfig
 ) -> dict[Key, TrialOutcome]:
-    """Per draw the source whose adapter scores best on its validation rows after the steps of `probe`; true few-shot.
+    """Per draw the source of the lowest loss on its validation rows after the steps of `probe`; true few-shot.
 
-    Those rows belong to the k-shot budget of the target. No step at all (0) tries the sources as they are.
+    Those rows belong to the k-shot budget of the target; so few are right or wrong alike under several sources, but not
+    at one loss. No step at all (0) tries the sources as they are.
 
     Raises:
         InputError: a damaged adapter, or one of another backbone.
@@ -156,7 +157,7 @@ def _remembered(
 ) -> dict[Cell, Origin]:
     """What `choose` gave for each draw, from the home where it was chosen before under the same conditions."""
     about = [choose.__name__, plan.probe_steps, plan.transfer_training.model_dump(), plan.scratch_training.model_dump()]
-    about += [plan.prompt_text, plan.per_class, [outcome.adapter_sha256 for outcome in sources]]
+    about += ["by loss", plan.prompt_text, plan.per_class, [outcome.adapter_sha256 for outcome in sources]]
     file = home() / "choices" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.json"
     known = _read(file)
     names = {cell: f"{cell.target} {shop.splits[cell.target].data_hash} {cell.shots} {cell.seed}" for cell in wanted}
@@ -196,7 +197,8 @@ def _probe(recipe: TrainConfig, steps: int) -> TrainConfig:
 def _rank(result: Result) -> tuple[float, float]:
     if result.failure is not None or not result.state.best:
         return float("-inf"), 0.0
-    return goodness(result.state.best)
+    score, low_loss = goodness(result.state.best)
+    return low_loss, score
 
 
 def _origin(outcome: TrialOutcome) -> Origin:
