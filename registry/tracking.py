@@ -132,13 +132,6 @@ class Tracker:
         self.ask("set_terminated", run_id, status="FINISHED")
         return run_id
 
-    def find_trial(self, fingerprint: str) -> str | None:
-        """Id of the finished run of a trial."""
-        for run in self._search(f"tags.fingerprint = '{fingerprint}'"):
-            if run.info.status == "FINISHED":
-                return str(run.info.run_id)
-        return None
-
     def set_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         """Add or replace tags of a run."""
         self._log(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])

@@ -10,18 +10,10 @@ from pathlib import Path
 from tasks.cells import Row, label, text, to_record
 from tasks.errors import InputError
 from tasks.formatting import Record, normalise
-from tasks.hub import read_hub
 from tasks.readers import Lines, read_csv, read_folders, read_jsonl, read_label_first, read_parquet, read_tsv
 from tasks.spec import FileSource, HubSource, PackageSource, Task, Threshold
 
 ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-
-
-def load_records(task: Task) -> list[Record]:
-    """All usable rows of a task, in the order of the file (hub: split by split). Raises InputError as `read_source`."""
-    if isinstance(task.source, HubSource):
-        return [record for part in read_hub(task).parts.values() for record in part]
-    return read_source(task)[0]
 
 
 def read_source(task: Task) -> tuple[list[Record], int]:

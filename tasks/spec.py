@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import string
 from decimal import Decimal
 from pathlib import Path
@@ -39,7 +37,6 @@ DEFAULT_METRICS: dict[Kind, tuple[Metric, ...]] = {
 FITTING: dict[Kind, tuple[Metric, ...]] = DEFAULT_METRICS | {
     "classification": ("accuracy", "macro_f1", "f1", "matthews", "multirc_f1", "multirc_em")
 }
-PROSE = {"description", "license", "citation", "url"}
 MOST_POINTS = 1000  # of a grid: each point is a word that is scored
 
 
@@ -219,19 +216,6 @@ class Task(Frozen):
         return self.model_copy(
             update={"verbalizer": tuple((label, str(index)) for index, label in enumerate(self.labels))}
         )
-
-    def spec_hash(self) -> str:
-        """sha256 (hex) of what decides the numbers; prose and the place of a user's file do not."""
-        body = self.model_dump(mode="json", exclude=PROSE)
-        # Keys younger than the first ledgers count only where they are used, so that trials done stay done.
-        young: dict[str, Any] = {"grid": None, "rule": "hash", "convert": None, "max_length": None}
-        young["metrics"] = list(DEFAULT_METRICS[self.kind])
-        body = {key: value for key, value in body.items() if key not in young or value != young[key]}
-        if isinstance(self.source, FileSource):
-            del body["source"]["path"]  # the rows count, not where they lie: Splits.data_hash covers them
-            if not self.source.columns:
-                del body["source"]["columns"]
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
     def block(self) -> dict[str, Any]:
         """The task as its YAML block, without its name and without what is usual."""

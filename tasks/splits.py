@@ -26,7 +26,7 @@ from tasks.formatting import Example, Record, fold, to_example
 from tasks.hub import HubRows, read_hub, stamp
 from tasks.leakage import guard
 from tasks.sources import locate, read_source
-from tasks.spec import HubSource, Task
+from tasks.spec import DEFAULT_METRICS, HubSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500
 LARGE_VALIDATION = 1000
@@ -37,7 +37,7 @@ class Splits:
     """Disjoint rows of a task. `train` is the pool that shots are drawn from.
 
     data_hash: sha256 (hex) over id, text, class index and word (or what else is answered) of each row of each split,
-    so that another row, template, verbalizer or split gives another hash.
+    and over the metrics, so that another row, template, verbalizer, metric or split gives another hash.
     dropped: rows left out, by cause (neutral, duplicate, conflicting; hub: unlabelled, leaked).
     """
 
@@ -300,4 +300,9 @@ def _data_hash(task: Task, parts: dict[str, tuple[Example, ...]]) -> str:
             plain = task.kind == "classification"
             said: list[Any] = [words[row.label]] if plain else [row.target, row.answers, row.value]
             lines.append(json.dumps([name, row.id, row.text, row.label, *said, *([row.group] if row.group else [])]))
+    # How answers are judged decides numbers too: what it adds to the rows, so that trials done stay done.
+    metrics = task.metrics if task.metrics != DEFAULT_METRICS[task.kind] else ()
+    unseen = set(words) - {row.target for rows in parts.values() for row in rows}
+    if metrics or unseen:
+        lines.append(json.dumps(["judged by", *metrics, *sorted(unseen)]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

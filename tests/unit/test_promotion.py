@@ -67,7 +67,7 @@ def test_the_first_becomes_champion(tracker, ledger, finished):
     found = champion(tracker, NAME)
     assert isinstance(found, Champion)
     assert (found.version, found.fingerprint, found.validation) == ("1", outcome.spec.fingerprint, 75.0)
-    assert found.run_id == tracker.find_trial(outcome.spec.fingerprint)
+    assert found.run_id == ledger.get(outcome.spec.fingerprint).mlflow_run_id
     assert Adapter.load(found.adapter_folder).sha256 == outcome.adapter_sha256
     version = tracker.client.get_model_version(NAME, "1")
     assert version.tags["decision.decision"] == "first"

@@ -10,7 +10,7 @@ import pytest
 from tasks.catalogue import catalogue, get_task, read_tasks
 from tasks.errors import InputError
 from tasks.home import home
-from tasks.sources import load_records
+from tasks.sources import read_source
 from tasks.spec import FileSource, PackageSource, Task
 from tasks.splits import few_shot, load_splits
 
@@ -53,25 +53,25 @@ def test_real_rows(name):
 
 
 def test_labels_agree_with_the_ratings_in_the_file():
-    by_id = {record.id: record for record in load_records(get_task("amazon-polarity"))}
+    by_id = {record.id: record for record in read_source(get_task("amazon-polarity"))[0]}
     assert by_id["309_8"].label == "negative"  # rated -2.75 in the file
     assert by_id["309_8"].fields["text"].endswith("i'm out $ 300 for their piece of junk.")
     assert "1_1" not in by_id  # rated -0.9: neutral
-    trec = load_records(get_task("trec-coarse"))[0]
+    trec = read_source(get_task("trec-coarse"))[0][0]
     assert trec.label == "DESC"
     assert trec.fields["text"] == "How did serfdom develop in and then leave Russia ?"
-    sms = {record.id: record for record in load_records(get_task("sms-spam"))}
+    sms = {record.id: record for record in read_source(get_task("sms-spam"))[0]}
     assert sms["2"].label == "1"
     assert sms["2"].fields["text"].startswith("Free entry in 2 a wkly comp")
 
 
 def test_twice_escaped_entities_are_resolved():
-    texts = {record.id: record.fields["text"] for record in load_records(get_task("nyt-polarity"))}
+    texts = {record.id: record.fields["text"] for record in read_source(get_task("nyt-polarity"))[0]}
     assert texts["15_1"].startswith("Skadden, Arps, Slate, Meagher & Flom")
 
 
 def test_neutral_rows_are_counted():
-    records = load_records(get_task("tweet-polarity"))
+    records = read_source(get_task("tweet-polarity"))[0]
     assert len(records) + load_splits(get_task("tweet-polarity")).dropped["neutral"] == 4200
 
 

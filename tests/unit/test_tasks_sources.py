@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tasks.errors import InputError
-from tasks.sources import load_records
+from tasks.sources import read_source
 from tasks.spec import Task
 from tasks.splits import load_splits
 
@@ -39,17 +39,17 @@ def as_jsonl(rows):
 def test_good_files(tmp_path, ending, write, newline, bom):
     path = tmp_path / f"rows.{ending}"
     path.write_bytes(bom + write(ROWS).replace("\n", newline).encode())
-    records = load_records(task(path))
+    records = read_source(task(path))[0]
     assert [(record.fields["text"], record.label) for record in records] == [(" ".join(t.split()), k) for t, k in ROWS]
 
 
 def test_format_delimiter_and_column_names(tmp_path):
     path = tmp_path / "rows.txt"
     path.write_text("n;body;grade\n1;a, b;0\n\n2;c;1\n")
-    records = load_records(task(path, format="csv", delimiter=";", text="body", label="grade"))
+    records = read_source(task(path, format="csv", delimiter=";", text="body", label="grade"))[0]
     assert [(record.fields["text"], record.label) for record in records] == [("a, b", "0"), ("c", "1")]
     with pytest.raises(InputError, match=r"ending '\.txt'; set format"):
-        load_records(task(path))
+        read_source(task(path))[0]
 
 
 def test_json_may_hold_line_separators_and_booleans(tmp_path):
@@ -62,7 +62,7 @@ def test_json_may_hold_line_separators_and_booleans(tmp_path):
             "source": {"kind": "file", "path": str(path)},
         }
     )
-    assert [(r.fields["text"], r.label) for r in load_records(own)] == [("a b", "true"), ("c", "false")]
+    assert [(r.fields["text"], r.label) for r in read_source(own)[0]] == [("a b", "true"), ("c", "false")]
 
 
 def test_order_of_the_file_does_not_matter(tmp_path):
@@ -167,11 +167,11 @@ def test_wheel_files_with_a_bad_rating(tmp_path, monkeypatch):
     source["threshold"] = {"at": 1, "below": "0", "above": "1"}
     own = Task.model_validate({"name": "w", "verbalizer": {"0": "bad", "1": "good"}, "source": source})
     (folder / "d.tsv").write_bytes(b'text\tlabel\r\na "film\t1\r\nb\t-1\r\nc\t0.99\r\n')
-    assert [(r.id, r.fields["text"], r.label) for r in load_records(own)] == [("2", 'a "film', "1"), ("3", "b", "0")]
+    assert [(r.id, r.fields["text"], r.label) for r in read_source(own)[0]] == [("2", 'a "film', "1"), ("3", "b", "0")]
     for value in ("nan", "much"):
         (folder / "d.tsv").write_text(f"text\tlabel\na\t{value}\n")
         with pytest.raises(InputError, match=f"line 2: '{value}' is not a number"):
-            load_records(own)
+            read_source(own)[0]
 
 
 PAIRS = [
@@ -229,6 +229,8 @@ def test_data_hash_sees_answers_and_numbers(tmp_path):
     assert len(hashes) == 4
     assert len({qa for qa, _ in hashes}) == 3
     assert len({number for _, number in hashes}) == 2
+    wider = load_splits(own(path, kind="regression", grid=grid | {"high": 6}, source={"label": "score"})).data_hash
+    assert wider != number  # one more number to answer with
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_folders_of_a_wheel(tmp_path, monkeypatch):
         (folder / "a.txt").write_bytes(b"costs \xa35")
     source = {"kind": "package", "package": "texts_wheel", "requirement": "w==1", "path": "data", "reader": "folders"}
     wheel = Task.model_validate({"name": "w", "verbalizer": {"0": "bad", "1": "good"}, "source": source})
-    assert [(r.id, r.fields["text"], r.label) for r in load_records(wheel)] == [
+    assert [(r.id, r.fields["text"], r.label) for r in read_source(wheel)[0]] == [
         ("0/a", "costs £5", "0"),
         ("0/b", "Second of 0", "0"),
         ("1/a", "costs £5", "1"),
@@ -289,4 +291,4 @@ def test_folders_of_a_wheel(tmp_path, monkeypatch):
     ]
     narrow = wheel.model_copy(update={"verbalizer": (("0", "bad"), ("2", "good"))})
     with pytest.raises(InputError, match=r"1/a\.txt: label '1' is not in the verbalizer"):
-        load_records(narrow)
+        read_source(narrow)[0]

@@ -82,8 +82,9 @@ def test_data_hash_sees_every_change():
     words = task(2).model_copy(update={"verbalizer": (("c0", "word0"), ("c1", "other"))})
     template = task(2).model_copy(update={"template": "T: {text}"})
     hashes = [make_splits(task(2), changed).data_hash for changed in (renamed, relabelled, reworded, rows[1:])]
-    hashes += [make_splits(changed, rows).data_hash for changed in (words, template)]
-    assert len({base, *hashes}) == 7
+    metric = task(2).model_copy(update={"metrics": ("macro_f1", "accuracy")})  # ranks by another one
+    hashes += [make_splits(changed, rows).data_hash for changed in (words, template, metric)]
+    assert len({base, *hashes}) == 8
 
 
 @settings(max_examples=150, deadline=None)
