@@ -77,14 +77,20 @@ def choose(run_id: str, sources: list[str]) -> list[tuple[Cell, str, Origin]]:
 
 
 @task(name="choose-rates")
-def choose_rates(run_id: str, starts: list[tuple[Cell, str, Origin]]) -> list[tuple[RateKey, str, Rate]]:
-    """Learning rates by a small search on validation rows, where the plan names several of a method."""
+def choose_rates(
+    run_id: str, starts: list[tuple[Cell, str, Origin]]
+) -> tuple[list[tuple[RateKey, str, Rate]], list[str]]:
+    """Learning rates by a small search on validation rows, where the plan names several of a method.
+
+    Returns:
+        (method, target, rates) of each choice, and the fingerprints of the trials that it cost.
+    """
     shop, plan = _open[run_id], plan_of(run_id)
     tried = search_specs(plan, ground(shop), as_origins(starts))
     outcomes = work(shop, [spec for specs in tried.values() for spec in specs], "rate trials")
     by_fingerprint = {outcome.spec.fingerprint: outcome for outcome in outcomes}
     best = best_rates(tried, by_fingerprint, plan.rates_per == "target")
-    return [(key, target, rate) for (key, target), rate in best.items()]
+    return [(key, target, rate) for (key, target), rate in best.items()], list(by_fingerprint)
 
 
 @task(name="train-targets")

@@ -105,10 +105,10 @@ def dept_transfer(plan: Plan) -> dict[str, Any]:
     with steps.opened(shop):
         sources = steps.train_sources(run_id)
         starts = steps.choose(run_id, sources)
-        rates = steps.choose_rates(run_id, starts)
+        rates, tried = steps.choose_rates(run_id, starts)
         done = [*sources, *steps.train_targets(run_id, starts, rates)]
         champions = steps.register(run_id, done)
-        page = Path(steps.write_report(run_id, done, champions, rates, started))
+        page = Path(steps.write_report(run_id, [*done, *tried], champions, rates, started))
         totals = {"trained": float(len(shop.trained)), "failed": float(len(shop.failed))}
         gain = headline(summary_rows(steps.outcomes_of(shop, done))).gain
         totals |= {} if gain is None else {"gain_points": gain}
