@@ -107,8 +107,8 @@ class Plan(BaseModel):
     )
     rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
-        description="peak learning rates of P to choose from, per method (transfer: dept from a source): the best mean "
-        "validation score over all targets, on shots of a seed of their own; none: those of scratch_training",
+        description="peak learning rates of P to choose from, per method (transfer: dept from a source): the lowest "
+        "mean validation loss over all targets, on shots of a seed of their own; none: those of scratch_training",
     )
     low_rank_rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
