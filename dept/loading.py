@@ -109,7 +109,7 @@ def load_tokenizer(source: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # what transformers raises for damaged files differs by file and version
+    except Exception as error:  # ValueError, KeyError, OSError or a decoder's error, by what is damaged
         raise _cannot_load(source, error) from error
 
 
