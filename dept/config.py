@@ -54,5 +54,5 @@ class TrainConfig(Frozen):
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay per unit of learning rate")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm over P, A and B; none: no clipping")
     eval_every: int = Field(20, ge=1, description="steps between validations")
-    patience: int = Field(5, ge=1, description="validations without a better score before the trial stops")
+    patience: int = Field(5, ge=1, description="validations without a lower loss before the trial stops")
     max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,11 +134,6 @@ def _answers(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str
     loss = sum(each) / len(each)
     likelihood = 100 * math.exp(-loss) if math.isfinite(loss) else 0.0
     return {"likelihood": likelihood, "score": likelihood, "loss": loss}
-
-
-def goodness(found: Mapping[str, float]) -> tuple[float, float]:
-    """What a step, a source or an adapter is chosen by: the score, of equals the lower loss."""
-    return found["score"], -found["loss"]
 
 
 def predictions(scores: Sequence[Sequence[float]]) -> list[int]:

@@ -25,10 +25,11 @@ from dept.adapter import sync
 from dept.backbone import Backbone
 from dept.batching import Row, collate, micro_batches
 from dept.config import TrainConfig
-from dept.evaluate import WITHOUT_GRADIENTS, goodness, summarise
+from dept.evaluate import WITHOUT_GRADIENTS, summarise
 from dept.optim import rate_factor
 from dept.plain import PlainCopy, items_of, log_probs, plain_copy
 from dept.train import State, data_order
+from dept.trial import goodness
 from dept.tuning import token_budget, within_memory
 from tasks.errors import InputError
 

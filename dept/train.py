@@ -19,10 +19,11 @@ from dept.adapter import Adapter
 from dept.backbone import Backbone
 from dept.batching import Row
 from dept.config import TrainConfig
-from dept.evaluate import goodness, score_rows, summarise
+from dept.evaluate import score_rows, summarise
 from dept.gradients import Sums, accumulate
 from dept.optim import rate_factor
 from dept.parallel import Local, Parallel
+from dept.trial import goodness
 from dept.tuning import peak_memory_mib, token_budget, within_memory
 
 
@@ -75,7 +76,7 @@ class State:
 
 @dataclass
 class Result:
-    """A trained trial: the adapter of the step that scored best on validation, or the reason of its failure."""
+    """A trained trial: the adapter of the step with the lowest validation loss, or the reason of its failure."""
 
     key: str
     adapter: Adapter

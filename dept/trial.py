@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ Init = Literal[
 ]
 STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
-FINGERPRINT_VERSION = 2  # raise when the arithmetic changes, so that old results are not taken for new ones
+FINGERPRINT_VERSION = 3  # raise when the arithmetic changes, so that old results are not taken for new ones
 
 
 class TrialSpec(Frozen):
@@ -102,3 +104,13 @@ class TrialOutcome:
     cut_rows: int = 0
     padding: float = 1.0
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def goodness(found: Mapping[str, float]) -> tuple[float, float]:
+    """What a step, a source or a strategy is chosen by: the lower validation loss, of equals the better score.
+
+    On the few rows of a draw the share of right answers has a handful of values; the loss tells more apart. One that is
+    missing (ledgers of old versions) or not finite counts as the worst.
+    """
+    loss = found.get("loss", math.inf)
+    return (-loss if math.isfinite(loss) else -math.inf), found.get("score", found.get("accuracy", -math.inf))

@@ -89,13 +89,13 @@ class _Backbone:
     def __init__(self, plan: Plan) -> None:
         self.name = plan.backbone
         self.folder = local_folder(plan.backbone)
-        self.device = plan.device
+        self.device, self.dtype = plan.device, plan.dtype
 
     @cached_property
     def loaded(self) -> Any:
         from dept.shared import shared_backbone
 
-        return shared_backbone(self.folder, device=self.device) if self.folder else None
+        return shared_backbone(self.folder, self.dtype, self.device) if self.folder else None
 
     @property
     def d(self) -> int | None:

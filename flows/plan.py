@@ -32,6 +32,7 @@ Strategy = Annotated[
         "all; multitask: one adapter trained on all at once; prompt-only: P of the best source, A and B new",
     ),
 ]
+Dtype = Literal["float32", "bfloat16"]
 RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
@@ -68,6 +69,9 @@ class Plan(BaseModel):
     )
     device: str | None = Field(
         None, pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:N; empty: the best there is"
+    )
+    dtype: Dtype | None = Field(
+        None, description="type of the frozen weights; empty: bfloat16 on CUDA, else float32. Adapters stay float32"
     )
     engine: Literal["local", "deepspeed"] = Field(
         "local", description="local: train in this process; deepspeed: ZeRO-3 over several ranks"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import TrialOutcome, TrialSpec, goodness
 from flows.plan import RateKey
 from flows.specs import Rate
 from tasks.errors import InputError
@@ -37,8 +37,8 @@ def best_rates(
             found = [outcomes[spec.fingerprint].validation for spec in members if spec.fingerprint in outcomes]
             by_rate = ranks.setdefault((key, target), {})
             if len(found) == len(members):
-                score, loss = (statistics.fmean(scores[name] for scores in found) for name in ("score", "loss"))
-                by_rate[rate] = (-loss, score)
+                means = {name: statistics.fmean(scores[name] for scores in found) for name in ("score", "loss")}
+                by_rate[rate] = goodness(means)
     for (key, target), by_rate in ranks.items():
         if not by_rate:
             where = f" of {target}" if target else ""

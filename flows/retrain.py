@@ -55,7 +55,7 @@ def examine(order: Retraining) -> Workshop:
     ledger, tracker = Ledger.open(), Tracker()
     trained = dict.fromkeys(row.task for row in ledger.find(status="finished", backbone=order.backbone))
     tasks = {name: known[name] for name in trained if name in known and name in (order.tasks or trained)}
-    backbone = shared_backbone(order.backbone, device=order.device)
+    backbone = shared_backbone(order.backbone, order.dtype, order.device)
     return Workshop(
         order,
         order.backbone,

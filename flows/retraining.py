@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from dept.config import TrainConfig
-from flows.plan import TRANSFER_TRAINING
+from flows.plan import TRANSFER_TRAINING, Dtype
 from tasks.spec import Task
 
 
@@ -25,3 +25,4 @@ class Retraining(BaseModel):
         description="how a challenger that starts from a source is trained",
     )
     device: str | None = Field(None, description="cpu, cuda, ...; empty: the best there is")
+    dtype: Dtype | None = Field(None, description="type of the frozen weights, as in the plan of the champions")

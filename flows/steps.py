@@ -11,7 +11,6 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from dept.evaluate import goodness
 from dept.trial import STACKED, TrialOutcome
 from flows import report
 from flows.plan import Plan, RateKey
@@ -123,7 +122,7 @@ def register(run_id: str, fingerprints: list[str]) -> list[dict[str, Any]]:
         if outcome.spec.method not in STACKED or outcome.spec.task not in shop.tasks or not outcome.validation:
             continue  # a multitask adapter answers for no task of its own; a rival is no adapter that can be served
         reigning = best.get(outcome.spec.task)
-        if reigning is None or goodness(outcome.validation) > goodness(reigning.validation):
+        if reigning is None or _by_score(outcome) > _by_score(reigning):
             best[outcome.spec.task] = outcome
     return [
         _told(crown(shop.tracker, shop.ledger, outcome, shop.tasks[name]), outcome) for name, outcome in best.items()
@@ -161,6 +160,11 @@ def write_report(
 def plots_beside(page: Path) -> list[Path]:
     """The report and its plots, to be kept with the run in MLflow."""
     return [page, *sorted(page.parent.glob("*.png"))]
+
+
+def _by_score(outcome: TrialOutcome) -> tuple[float, float]:
+    """A champion is judged by what people read, as `registry.promotion` does; of equals, by the lower loss."""
+    return outcome.validation["score"], -outcome.validation["loss"]
 
 
 def _told(decision: Decision, outcome: TrialOutcome) -> dict[str, Any]:

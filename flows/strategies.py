@@ -16,11 +16,10 @@ import torch
 
 from dept.adapter import Adapter
 from dept.config import TrainConfig
-from dept.evaluate import goodness
 from dept.initialise import from_mixture, from_source, from_text
 from dept.mixture import learn_weights
 from dept.train import Result, Trial, train
-from dept.trial import MULTITASK, TrialOutcome
+from dept.trial import MULTITASK, TrialOutcome, goodness
 from flows.outcome import load_adapter
 from flows.plan import Plan
 from flows.progress import bar
@@ -195,10 +194,7 @@ def _probe(recipe: TrainConfig, steps: int) -> TrainConfig:
 
 
 def _rank(result: Result) -> tuple[float, float]:
-    if result.failure is not None or not result.state.best:
-        return float("-inf"), 0.0
-    score, low_loss = goodness(result.state.best)
-    return low_loss, score
+    return goodness({} if result.failure is not None else result.state.best)
 
 
 def _origin(outcome: TrialOutcome) -> Origin:

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dept.trial import TrialOutcome
+from dept.trial import TrialOutcome, goodness
 
-TRANSFER = "transfer"  # per seed the strategy with the best validation score
+TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
 STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
 SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
 ORDER = ("untrained", "in-context", "scratch", *SINGLE, "source:", TRANSFER, "prompt-tuning", "lora", "full")
@@ -220,24 +220,18 @@ def headline(rows: Sequence[Row]) -> Headline:
             f"to {max(single):+.1f} points."
         )
     if TRANSFER in (variants := shown(rows)) and any(_is_strategy(variant) for variant in variants):
-        detail += " Transfer is, for each seed, the strategy with the best validation score."
+        detail += " Transfer is, for each seed, the strategy with the lowest validation loss."
     return Headline(text, detail + rival, gain)
 
 
 def _choose(transferred: Sequence[TrialOutcome]) -> list[TrialOutcome]:
-    """Per seed the trial that is best on validation (tie: lower loss, then order); the test score plays no part."""
+    """Per seed the trial of lowest validation loss (tie: better score, then order); the test score plays no part."""
     best: dict[int, TrialOutcome] = {}
     for outcome in sorted(transferred, key=lambda o: rank(o.spec.variant)):
         seed = outcome.spec.seed
-        if seed not in best or _validated(outcome) > _validated(best[seed]):
+        if seed not in best or goodness(outcome.validation) > goodness(best[seed].validation):
             best[seed] = outcome
     return list(best.values())
-
-
-def _validated(outcome: TrialOutcome) -> tuple[float, float]:
-    found = outcome.validation
-    score = score_of(found) if found.keys() & {"score", "accuracy"} else float("-inf")
-    return score, -found.get("loss", float("inf"))
 
 
 def _is_strategy(variant: str) -> bool:

@@ -47,7 +47,7 @@ def examine(plan: Plan) -> Workshop:
         InputError: see `flows.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `load_adapter` and `Tracker`.
     """
     tasks, splits = plan.resolve_tasks(), check(plan)
-    backbone = shared_backbone(plan.backbone, device=plan.device)
+    backbone = shared_backbone(plan.backbone, plan.dtype, plan.device)
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:
@@ -61,7 +61,7 @@ def examine(plan: Plan) -> Workshop:
         row = ledger.get(spec.fingerprint)
         if row is not None and row.status == "finished":  # trained by an earlier run: is its adapter still whole?
             load_adapter(backbone, ledger.outcome(spec.fingerprint))
-    engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0)
+    engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0, plan.dtype)
     return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, Tracker())
 
 

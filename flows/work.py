@@ -37,9 +37,10 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Engine:
-    """How trials are trained: in this process (0 ranks) or by DeepSpeed over ranks."""
+    """How trials are trained: in this process (0 ranks) or by DeepSpeed over ranks, which load weights of `dtype`."""
 
     ranks: int = 0
+    dtype: str | None = None
 
 
 @dataclass
@@ -171,6 +172,7 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
                 trials,
                 shop.name,
                 ranks=shop.engine.ranks,
+                dtype=shop.engine.dtype,
                 on_result=record,
                 on_tokens=shown.advance,
                 checkpoint_folder=checkpoints,
