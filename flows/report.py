@@ -38,7 +38,8 @@ def write_report(
         context: all keys optional. run_id (str), started (str), seconds (float, wall clock), reused (fingerprints taken
             from the ledger), champions (mappings with model, version, trial, validation, decision), links (name ->
             address), leaked (source task -> rows that the leakage guard left out), rates (key of the plan's rates ->
-            chosen rate), versions and machine (name -> value; this process's own if left out).
+            chosen rates: of P, and of A and B where they have one), versions and machine (name -> value; this process's
+            own if left out).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

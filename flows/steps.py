@@ -146,7 +146,11 @@ def write_report(
         "started": started,
         "champions": champions,
         "links": links,
-        "rates": {f"{key} on {target}" if target else key: rate[0] for key, target, rate in rates},
+        # Only DePT has a second rate, that of A and B.
+        "rates": {
+            f"{key} on {target}" if target else key: rate[: 2 if key in ("dept", "transfer") else 1]
+            for key, target, rate in rates
+        },
         "leaked": {name: n for name, splits in shop.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
         "reused": [fp for fp in fingerprints if fp not in shop.trained],

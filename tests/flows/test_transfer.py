@@ -6,6 +6,7 @@ import torch
 from mlflow import MlflowClient
 
 from dept.adapter import Adapter
+from dept.launch import train_sharded
 from flows import transfer
 from registry.ledger import Ledger
 from registry.promotion import champion, model_name
@@ -94,12 +95,29 @@ def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan):
     assert statuses.count("finished") == len(statuses) - 2
 
 
+def test_the_dtype_of_the_plan_is_that_of_the_weights(prefect_url, make_plan):
+    asked = {"seeds": [0], "strategies": ["scratch"], "sources": [], "targets": ["film"]}
+    for dtype in (None, "bfloat16"):
+        assert not transfer.run(load(make_plan(dtype=dtype, **asked))).failed
+    folders = {row.trial_spec.backbone_id: row.outcome["adapter_folder"] for row in Ledger.open().find()}
+    assert len(folders) == 2  # other weights: trials of one type are none of the other
+    assert {Adapter.load(folder).metadata["dtype"] for folder in folders.values()} == {"float32", "bfloat16"}
+    assert {Adapter.load(folder).prompt.dtype for folder in folders.values()} == {torch.float32}
+
+
 def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, tmp_path):
-    found = {}
+    found, asked = {}, []
+
+    def sharded(*args, **options):
+        asked.append(options["dtype"])
+        return train_sharded(*args, **options)
+
+    monkeypatch.setattr("dept.launch.train_sharded", sharded)
     for engine in ("local", "deepspeed"):
         monkeypatch.setenv("DEPT_HOME", str(tmp_path / engine))
-        done = transfer.run(load(make_plan(engine=engine, seeds=[0], sources=["food"])))
+        done = transfer.run(load(make_plan(engine=engine, dtype="float32", seeds=[0], sources=["food"])))
         assert not done.failed
+        assert set(asked) == ({"float32"} if engine == "deepspeed" else set())
         # By label: a transfer trial's fingerprint holds the bits of its source, which ranks round differently.
         found[engine] = {row.trial_spec.label: row for row in Ledger.open().find()}
     assert found["local"].keys() == found["deepspeed"].keys()

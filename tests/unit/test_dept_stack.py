@@ -172,6 +172,19 @@ def test_a_diverging_trial_fails_alone(tiny_llama, rate, bound, reason):
         assert_same(results[trial.key], train([trial], tiny_llama)[trial.key])
 
 
+def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
+    """Of equals the better score; a loss that is not finite is the worst."""
+    script = [(50.0, 1.0), (90.0, 1.1), (40.0, 0.8), (60.0, 0.8), (99.0, float("nan")), (99.0, 0.9)]
+    validations = iter({"score": score, "loss": loss} for score, loss in script)
+    monkeypatch.setattr("dept.train.summarise", lambda *_: next(validations))
+    first = trials_of(tiny_llama, 1)[0]
+    config = TrainConfig(steps=10, eval_every=2, patience=9)
+    trial = Trial("one", first.start, config, first.rows, first.validation)
+    state = train([trial], tiny_llama)["one"].state
+    assert (state.best_step, state.best) == (6, {"score": 60.0, "loss": 0.8})
+    assert state.validation_curve == [(2 * i, score) for i, (score, _) in enumerate(script)]
+
+
 @pytest.mark.parametrize("at", [5, 12, 18, 23])
 def test_same_bits_twice_and_after_a_kill(tiny, tmp_path, at):
     trials = trials_of(tiny)

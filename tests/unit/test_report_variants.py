@@ -52,13 +52,14 @@ def study(tasks=("movie-polarity", "tweet-polarity"), ks=(4, 16)):
 def test_strategy_is_chosen_on_validation_never_on_test():
     trials = [
         trial("scratch", 60.0),
-        trial("best-source", 90.0, validation=70.0),  # best on test, must not be taken
-        trial("multitask", 65.0, validation=80.0),
+        trial("best-source", 90.0, validation=90.0, loss=0.5),  # best on test and by score, must not be taken
+        trial("multitask", 65.0, validation=80.0, loss=0.4),
         trial("scratch", 60.0, seed=1),
-        trial("best-source", 70.0, validation=80.0, loss=0.4, seed=1),
-        trial("multitask", 88.0, validation=80.0, loss=0.5, seed=1),  # a tie: the lower loss wins
+        trial("best-source", 70.0, validation=80.0, loss=0.5, seed=1),
+        trial("multitask", 88.0, validation=70.0, loss=0.5, seed=1),  # a tie: the better score wins
         trial("scratch", 60.0, seed=2),
         trial("best-source", 61.0, validation=75.0, seed=2),
+        trial("multitask", 95.0, validation=99.0, loss=float("nan"), seed=2),
         trial("lora", 99.0, validation=99.0, seed=2),  # a rival transfers nothing
     ]
     for order in (trials, trials[::-1]):
@@ -66,7 +67,7 @@ def test_strategy_is_chosen_on_validation_never_on_test():
         assert row.cells["transfer"].variants == ("multitask", "best-source", "best-source")
         assert row.cells["transfer"].scores == (65.0, 70.0, 61.0)
         assert row.gains == (5.0, 10.0, 1.0)
-        assert "best validation score" in headline([row]).detail
+        assert "lowest validation loss" in headline([row]).detail
 
 
 def test_a_tie_in_all_goes_to_the_first_strategy():
@@ -183,14 +184,14 @@ def test_search_trials_are_counted_and_nowhere_else(tmp_path):
 
 
 def test_page_of_a_study(tmp_path):
-    context = {"leaked": {"trec-coarse": 1234, "nyt-polarity": 1}, "rates": {"lora": 2e-4, "dept": 0.3}}
+    context = {"leaked": {"trec-coarse": 1234, "nyt-polarity": 1}, "rates": {"lora": [2e-4], "dept": [0.3, 5e-4]}}
     page = write_report(tmp_path, "study", {}, study(), context)
     said = Page(page.read_text(encoding="utf-8")).text
     assert "lora 67.0 ± 1.4 (n=2)" in said
     assert "trec-coarse 1 234 rows" in said
     assert "nyt-polarity 1 row " in said
     assert "lora 0.0002" in said
-    assert "dept 0.3" in said
+    assert "dept 0.3, A and B 0.0005" in said
     assert "movie-polarity k=4: untrained 50.0 (n=1), in-context" in page.read_text(encoding="utf-8")
     width, height = struct.unpack(">II", (tmp_path / "accuracy.png").read_bytes()[16:24])
     assert 600 < width < 2400

@@ -166,6 +166,17 @@ def test_the_best_step_of_validation_is_kept(tiny_llama, method):
     assert state.seconds > 0
 
 
+def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
+    """As for adapters: of equals the better score; a loss that is not finite is the worst."""
+    script = [(50.0, 1.0), (90.0, 1.1), (40.0, 0.8), (60.0, 0.8), (99.0, float("nan")), (99.0, 0.9)]
+    validations = iter({"score": score, "loss": loss} for score, loss in script)
+    monkeypatch.setattr("dept.rivals.summarise", lambda *_: next(validations))
+    rows = rows_of(tiny_llama)
+    config = TrainConfig(steps=10, batch_size=2, lr_prompt=1e-3, eval_every=2, patience=9)
+    state = train_rival("lora", tiny_llama, rows, rows, config, seed=0).state
+    assert (state.best_step, state.best) == (6, {"score": 60.0, "loss": 0.8})
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize(("rate", "bound", "reason"), [(1e38, 50, "not finite"), (0.1, 0.5, "above max_loss")])
 def test_a_diverging_rival_fails_and_the_next_one_does_not(tiny_llama, method, rate, bound, reason):
