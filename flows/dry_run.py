@@ -18,8 +18,7 @@ from flows.specs import (
     Cell,
     Ground,
     Origin,
-    cells,
-    search_cells,
+    cells_to_start,
     search_specs,
     source_specs,
     target_specs,
@@ -207,8 +206,7 @@ def estimate(plan: Plan) -> Estimate:
 
     for spec in source_specs(plan, ground):
         add("sources", "multitask" if spec.members else "each", spec)
-    searched = len(plan.rates.get("transfer", ())) > 1
-    for kind, spec in _choices(plan, ground, origins, searched):
+    for kind, spec in _choices(plan, ground, origins):
         add("choice", kind, spec)
     for specs in search_specs(plan, ground, origins).values():
         for spec in specs:
@@ -218,16 +216,14 @@ def estimate(plan: Plan) -> Estimate:
     return Estimate(list(lines.values()), backbone.speed(), _notes(plan, backbone, sorted(away), lines.values()))
 
 
-def _choices(
-    plan: Plan, ground: Ground, origins: Mapping[tuple[Cell, str], Origin], searched: bool
-) -> Iterable[tuple[str, TrialSpec]]:
+def _choices(plan: Plan, ground: Ground, origins: Mapping[tuple[Cell, str], Origin]) -> Iterable[tuple[str, TrialSpec]]:
     """What strategies try before a target is trained, as trials of that cost, with their strategy."""
     kinds = {strategy.partition(":")[0] for strategy in transferring(plan)}
     if "best-source" in kinds:
         kinds.discard("prompt-only")  # it asks the same question
     specs = [spec for spec in target_specs(plan, ground, origins) if spec.method == "dept"]
     shapes: dict[tuple[str, str], TrialSpec] = {(spec.task, spec.init): spec for spec in specs}
-    for cell in [*cells(plan), *(search_cells(plan) if searched else [])]:
+    for cell in cells_to_start(plan):
         for kind in sorted(kinds & {"best-source", "prompt-only", "similar", "mixture"}):
             steps = {"similar": max(1, plan.probe_steps), "mixture": max(1, plan.transfer_training.steps)}
             recipe = plan.transfer_training.model_copy(

@@ -53,6 +53,12 @@ def cells(plan: Plan) -> list[Cell]:
     return [Cell(target, k, seed) for target in plan.targets for k in plan.counted for seed in plan.seeds]
 
 
+def cells_to_start(plan: Plan) -> list[Cell]:
+    """Draws for which a start has to be chosen: those of the targets, and of the search where it is transfer's too."""
+    searched = len(grid(plan, "transfer", plan.transfer_training)) > 1
+    return [*cells(plan), *(search_cells(plan) if searched else [])]
+
+
 def search_cells(plan: Plan) -> list[Cell]:
     """Draws on which learning rates are chosen: the most shots, and a seed that no other trial uses."""
     most = None if None in plan.counted else max(filter(None, plan.counted))

@@ -15,7 +15,7 @@ from dept.trial import STACKED, TrialOutcome
 from flows import report
 from flows.plan import Plan, RateKey
 from flows.rates import best_rates
-from flows.specs import Cell, Ground, Origin, Rate, cells, search_cells, search_specs, source_specs, target_specs
+from flows.specs import Cell, Ground, Origin, Rate, cells_to_start, search_specs, source_specs, target_specs
 from flows.strategies import origins_of
 from flows.work import Workshop, work
 from registry.promotion import Decision, crown
@@ -70,8 +70,7 @@ def train_sources(run_id: str) -> list[str]:
 def choose(run_id: str, sources: list[str]) -> list[tuple[Cell, str, Origin]]:
     """The adapter that each draw of shots starts from, for each strategy; (draw, strategy, origin)."""
     shop, plan = _open[run_id], plan_of(run_id)
-    wanted = [*cells(plan), *(search_cells(plan) if len(plan.rates.get("transfer", [])) > 1 else [])]
-    found = origins_of(shop, plan, outcomes_of(shop, sources), wanted)
+    found = origins_of(shop, plan, outcomes_of(shop, sources), cells_to_start(plan))
     return [(cell, strategy, origin) for (cell, strategy), origin in found.items()]
 
 

@@ -99,10 +99,12 @@ def test_the_dtype_of_the_plan_is_that_of_the_weights(prefect_url, make_plan):
     asked = {"seeds": [0], "strategies": ["scratch"], "sources": [], "targets": ["film"]}
     for dtype in (None, "bfloat16"):
         assert not transfer.run(load(make_plan(dtype=dtype, **asked))).failed
-    folders = {row.trial_spec.backbone_id: row.outcome["adapter_folder"] for row in Ledger.open().find()}
-    assert len(folders) == 2  # other weights: trials of one type are none of the other
-    assert {Adapter.load(folder).metadata["dtype"] for folder in folders.values()} == {"float32", "bfloat16"}
-    assert {Adapter.load(folder).prompt.dtype for folder in folders.values()} == {torch.float32}
+    ledger = Ledger.open()
+    outcomes = {row.trial_spec.backbone_id: ledger.outcome(row.fingerprint) for row in ledger.find()}
+    assert len(outcomes) == 2  # other weights: trials of one type are none of the other
+    adapters = [Adapter.load(outcome.adapter_folder) for outcome in outcomes.values()]
+    assert {adapter.metadata["dtype"] for adapter in adapters} == {"float32", "bfloat16"}
+    assert {adapter.prompt.dtype for adapter in adapters} == {torch.float32}
 
 
 def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, tmp_path):

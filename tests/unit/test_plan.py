@@ -8,7 +8,17 @@ from dept.config import TrainConfig
 from dept.trial import TrialSpec
 from flows.plan import Plan, check
 from flows.plan_file import load_plan, replaced
-from flows.specs import Cell, Ground, Origin, cells, search_cells, search_specs, source_specs, target_specs
+from flows.specs import (
+    Cell,
+    Ground,
+    Origin,
+    cells,
+    cells_to_start,
+    search_cells,
+    search_specs,
+    source_specs,
+    target_specs,
+)
 from tasks.errors import InputError
 from tasks.formatting import fold
 from tasks.splits import load_splits
@@ -260,6 +270,18 @@ def test_rates_are_searched_on_shots_of_their_own(demo):
     specs = target_specs(plan, ground, origins_of(plan), {("dept", ""): (1e-2, 1e-3), ("transfer", ""): (3e-3, 3e-4)})
     rates = {(s.variant, s.training.lr_prompt) for s in specs if s.init != "untrained"}
     assert rates == {("scratch", 1e-2), ("best-source", 3e-3), ("prompt-tuning", 0.1)}
+
+
+@pytest.mark.parametrize(
+    "searched", [{}, {"rates": {"transfer": [0.1, 0.2]}}, {"low_rank_rates": {"transfer": [1, 2]}}]
+)
+def test_a_search_of_transfer_needs_starts_for_its_draws(demo, searched):
+    plan, ground = demo
+    plan = replaced(plan, **searched)
+    tried = [spec for specs in search_specs(plan, ground, origins_of(plan)).values() for spec in specs]
+    started = {(cell.target, cell.shots, cell.seed) for cell in cells_to_start(plan)}
+    assert started >= {(spec.task, spec.shots, spec.seed) for spec in tried}
+    assert len(started) == len(cells(plan)) + (len(plan.targets) if searched else 0)
 
 
 def test_groups_grids_and_all_rows(demo):
