@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from flows.plan import Plan
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+Device = Annotated[str | None, typer.Option(help="cpu, mps, cuda or cuda:N; default: the plan's.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the plan; may be given again."),
+]
 
 
 class _Commands(TyperGroup):
@@ -55,7 +60,8 @@ app.add_typer(task_commands.app, name="tasks")
 @app.command()
 def run(
     plan: Annotated[str, typer.Argument(help="Name of a shipped plan (demo), or path of a .yaml file.")],
-    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or cuda:N; default: the plan's.")] = None,
+    settings: Settings = None,
+    device: Device = None,
     engine: Annotated[str | None, typer.Option(help="local or deepspeed; default: the plan's.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained, and what it costs.")
@@ -65,9 +71,9 @@ def run(
     ] = None,
 ) -> None:
     """Train and compare what PLAN names. Trials that the ledger already holds are not trained again."""
-    from flows.plan_file import load_plan, replaced
+    from flows.plan_file import load_plan, replaced, with_settings
 
-    loaded = load_plan(plan)
+    loaded = with_settings(load_plan(plan), settings or [])
     changes = {name: value for name, value in (("device", device), ("engine", engine)) if value is not None}
     loaded = replaced(loaded, **changes) if changes else loaded
     if dry_run:
@@ -91,13 +97,14 @@ def run(
 @app.command("transfer-matrix")
 def transfer_matrix(
     plan: Annotated[str, typer.Argument(help="Plan with sources and targets: a shipped name or a .yaml file.")],
-    device: Annotated[str | None, typer.Option(help="cpu, mps, cuda or cuda:N; default: the plan's.")] = None,
+    settings: Settings = None,
+    device: Device = None,
 ) -> None:
     """Start every target of PLAN from every source, and test each source as it is; draw both as a heat map."""
     from flows.matrix import draw, matrix_plan
-    from flows.plan_file import load_plan, replaced
+    from flows.plan_file import load_plan, replaced, with_settings
 
-    loaded = matrix_plan(load_plan(plan))
+    loaded = matrix_plan(with_settings(load_plan(plan), settings or []))
     page = _run(replaced(loaded, device=device) if device else loaded)
     typer.echo(f"Heat map: {draw(page)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,33 @@ def replaced(plan: Plan, **changes: Any) -> Plan:
         InputError: the change makes the plan invalid.
     """
     return validated(Plan, f"plan {plan.name}", **(plan.model_dump() | changes))
+
+
+def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
+    """The plan with keys set as on a command line: `shots=[4, 16]`, `scratch_training.steps=30`; values are YAML.
+
+    Raises:
+        InputError: no KEY=VALUE, an unknown key, or a value that makes the plan invalid.
+    """
+    body = plan.model_dump()
+    for setting in settings:
+        place, equals, text = setting.partition("=")
+        keys = place.strip().split(".")
+        try:
+            value = yaml.load(text, Loader=_UniqueKeys)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not equals or not all(keys):
+            raise InputError(f"--set {setting}: expected KEY=VALUE, such as shots=[4,16]")
+        inside = body
+        for key in keys[:-1]:
+            if not isinstance(inside.get(key), dict):
+                raise InputError(f"--set {setting}: there are no keys within {key}; set it as a whole")
+            inside = inside[key]
+        inside[keys[-1]] = value
+    changed = validated(Plan, f"plan {plan.name}", **body)
+    changed.resolve_tasks()
+    return changed
 
 
 def validated(kind: type[M], what: str, **values: Any) -> M:

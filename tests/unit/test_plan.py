@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from dept.config import TrainConfig
 from dept.trial import TrialSpec
 from flows.plan import Plan, check
-from flows.plan_file import load_plan, replaced
+from flows.plan_file import load_plan, replaced, with_settings
 from flows.specs import (
     Cell,
     Ground,
@@ -270,6 +271,38 @@ def test_rates_are_searched_on_shots_of_their_own(demo):
     specs = target_specs(plan, ground, origins_of(plan), {("dept", ""): (1e-2, 1e-3), ("transfer", ""): (3e-3, 3e-4)})
     rates = {(s.variant, s.training.lr_prompt) for s in specs if s.init != "untrained"}
     assert rates == {("scratch", 1e-2), ("best-source", 3e-3), ("prompt-tuning", 0.1)}
+
+
+def test_keys_are_set_on_the_command_line():
+    plan = load_plan("demo")
+    changed = with_settings(plan, ["shots=[4, 8]", "scratch_training.steps=3", "rates.dept=[0.1]", "dtype=bfloat16"])
+    assert changed == replaced(
+        plan,
+        shots=[4, 8],
+        scratch_training=plan.scratch_training.model_dump() | {"steps": 3},
+        rates={"dept": [0.1]},
+        dtype="bfloat16",
+    )
+    assert with_settings(plan, []) == plan
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("shots", "expected KEY=VALUE"),
+        ("=4", "expected KEY=VALUE"),
+        ("shots.=4", "expected KEY=VALUE"),
+        ("shots=[4", "not valid YAML"),
+        ("shots=4", "shots: input should be a valid list"),
+        ("shos=[4]", "shos: unknown key; did you mean shots"),
+        ("scratch_training.stepz=4", "scratch_training.stepz: unknown key; did you mean steps"),
+        ("shots.first=4", "no keys within shots; set it as a whole"),
+        ("targets=[movie-polaritie]", "did you mean movie-polarity"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        with_settings(load_plan("demo"), [setting])
 
 
 @pytest.mark.parametrize(
