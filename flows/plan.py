@@ -112,7 +112,7 @@ class Plan(BaseModel):
     rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
         description="peak learning rates of P to choose from, per method (transfer: dept from a source): the lowest "
-        "mean validation loss over all targets, on shots of a seed of their own; none: those of scratch_training",
+        "mean validation loss over all targets, on shots of seeds of their own; none: those of scratch_training",
     )
     low_rank_rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
@@ -121,6 +121,9 @@ class Plan(BaseModel):
     )
     rates_per: Literal["method", "target"] = Field(
         "method", description="one choice of rates for all targets, or one for each"
+    )
+    search_draws: int = Field(
+        1, ge=1, le=100, description="draws of shots per target on which rates are chosen; more tell close ones apart"
     )
     groups: list[Group] = Field(default_factory=list, max_length=50, description="targets whose recipe differs")
     zero_shot: bool = Field(

@@ -33,7 +33,7 @@ class Origin:
 
 
 Origins = Mapping[tuple[Cell, str], Origin]  # by cell and strategy
-SEARCH_SEED = 2**31  # above those that a plan may name
+SEARCH_SEED = 2**31  # the first; above those that a plan may name
 Rate = tuple[float, float]  # peak learning rates of P, and of A and B
 Rates = Mapping[tuple[RateKey, str], Rate]  # by method and target; the target is "" where one choice is for all
 
@@ -60,9 +60,9 @@ def cells_to_start(plan: Plan) -> list[Cell]:
 
 
 def search_cells(plan: Plan) -> list[Cell]:
-    """Draws on which learning rates are chosen: the most shots, and a seed that no other trial uses."""
+    """Draws on which learning rates are chosen: the most shots, and seeds that no other trial uses."""
     most = None if None in plan.counted else max(filter(None, plan.counted))
-    return [Cell(target, most, SEARCH_SEED) for target in plan.targets]
+    return [Cell(target, most, SEARCH_SEED + i) for target in plan.targets for i in range(plan.search_draws)]
 
 
 def source_specs(plan: Plan, ground: Ground) -> list[TrialSpec]:

@@ -84,8 +84,10 @@ def test_every_stage_is_counted(plan):
 
 def test_all_strategies_and_a_search(plan):
     strategies = ["scratch", "source:one", "best-source", "similar", "mixture", "multitask", "prompt-only"]
-    counted, _ = lines(plan(strategies=strategies, rates={"dept": [0.1, 0.2], "transfer": [0.1, 0.2, 0.3]}))
-    draws, searched = 2 * 3, 2
+    counted, _ = lines(
+        plan(strategies=strategies, rates={"dept": [0.1, 0.2], "transfer": [0.1, 0.2, 0.3]}, search_draws=2)
+    )
+    draws, searched = 2 * 3, 2 * 2
     assert counted["sources", "multitask"].trials == 1
     assert counted["sources", "multitask"].steps == 20
     assert counted["search", "scratch"].trials == 2 * searched

@@ -273,6 +273,18 @@ def test_rates_are_searched_on_shots_of_their_own(demo):
     assert rates == {("scratch", 1e-2), ("best-source", 3e-3), ("prompt-tuning", 0.1)}
 
 
+def test_rates_may_be_searched_on_several_draws(demo):
+    plan, ground = demo
+    plan = replaced(plan, rates={"dept": [1e-3, 1e-2], "transfer": [1e-3, 3e-3]}, search_draws=3)
+    draws = {(name, 2**31 + i) for name in plan.targets for i in range(3)}
+    for specs in search_specs(plan, ground, origins_of(plan)).values():
+        assert len(specs) == len(draws)
+        assert {(spec.task, spec.seed) for spec in specs} == draws
+    assert len(cells_to_start(plan)) == len(cells(plan)) + len(draws)
+    with pytest.raises(InputError, match="search_draws: input should be greater"):
+        with_settings(plan, ["search_draws=0"])
+
+
 def test_keys_are_set_on_the_command_line():
     plan = load_plan("demo")
     changed = with_settings(plan, ["shots=[4, 8]", "scratch_training.steps=3", "rates.dept=[0.1]", "dtype=bfloat16"])
