@@ -11,23 +11,23 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel
 
-from dept.adapter import Adapter
+from dept.adapters.adapter import Adapter
+from dept.backbones.shared import shared_backbone
 from dept.config import TrainConfig
-from dept.shared import shared_backbone
 from dept.trial import TrialOutcome, TrialSpec
-from flows.measure import measured
-from flows.quiet import errors_told_by_caller
-from flows.retraining import Retraining
-from flows.rows import examples_of
-from flows.server import prefect_api
-from flows.steps import opened, workshop
-from flows.strategies import best_sources
-from flows.work import Engine, Workshop, work
-from registry.ledger import Ledger
-from registry.promotion import Champion, Decision, Scores, challenge, champion, keep, model_name
+from flows.execution.measure import measured
+from flows.execution.rows import examples_of
+from flows.execution.steps import opened, workshop
+from flows.execution.strategies import best_sources
+from flows.execution.work import Engine, Workshop, work
+from flows.planning.retraining import Retraining
+from infra.errors import InputError
+from infra.quiet import errors_told_by_caller
+from infra.temporary_server import prefect_api
+from registry.ledger.ledger import Ledger
+from registry.promotion.champion import Champion, Decision, Scores, challenge, champion, keep, model_name
 from registry.tracking import Tracker
 from tasks.catalogue import catalogue
-from tasks.errors import InputError
 from tasks.formatting import Example
 from tasks.spec import Task
 from tasks.splits import load_splits, subset

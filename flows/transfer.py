@@ -10,20 +10,20 @@ from typing import Any
 
 from prefect import flow
 
-from dept.lora import need_peft
-from dept.shared import shared_backbone
+from dept.backbones.shared import shared_backbone
+from dept.baselines.lora import need_peft
 from dept.trial import STACKED
-from flows import steps
-from flows.outcome import load_adapter
-from flows.plan import Plan, check
-from flows.quiet import errors_told_by_caller
-from flows.server import prefect_api
-from flows.specs import Ground, source_specs
-from flows.summary import headline, summary_rows
-from flows.work import Engine, Workshop
-from registry.ledger import Ledger
+from flows.execution import steps
+from flows.execution.record import load_adapter
+from flows.execution.work import Engine, Workshop
+from flows.planning.plan import Plan, check
+from flows.planning.trials import Ground, source_specs
+from flows.reporting.summary import headline, summary_rows
+from infra.errors import InputError
+from infra.quiet import errors_told_by_caller
+from infra.temporary_server import prefect_api
+from registry.ledger.ledger import Ledger
 from registry.tracking import Tracker
-from tasks.errors import InputError
 from tasks.spec import Task
 
 
@@ -44,7 +44,7 @@ def examine(plan: Plan) -> Workshop:
     A second time in the same process it costs little: rows and backbone are kept.
 
     Raises:
-        InputError: see `flows.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `load_adapter` and `Tracker`.
+        InputError: see `flows.planning.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `load_adapter`, `Tracker`.
     """
     tasks, splits = plan.resolve_tasks(), check(plan)
     backbone = shared_backbone(plan.backbone, plan.dtype, plan.device)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from infra.errors import InputError
 from infra.processes import Record
-from tasks.errors import InputError
-from tasks.home import home
+from infra.settings import home
 
 TOML_HEAD = "# Written by `make up`, removed by `make down`: the Prefect CLI finds the server from this folder.\n"
 Say = Callable[[str], None]

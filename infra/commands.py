@@ -8,8 +8,8 @@ import socket
 import sqlite3
 import sys
 
-from tasks.errors import InputError
-from tasks.home import home
+from infra.errors import InputError
+from infra.settings import home
 
 HOST = "127.0.0.1"
 

@@ -15,9 +15,9 @@ import yaml
 from infra import prefect_api
 from infra.book import Book, Say, forget_toml, locked, path, write_toml
 from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command
+from infra.errors import InputError
 from infra.processes import Record, leader, spawn, stop, tail
-from tasks.errors import InputError
-from tasks.home import home
+from infra.settings import home
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"  # in the order in which they start

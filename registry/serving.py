@@ -20,13 +20,13 @@ from mlflow.pyfunc import save_model
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema
 
-from dept.adapter import Adapter
-from dept.backbone import Backbone
-from dept.evaluate import Request, score
-from dept.generate import ANSWER_TOKENS, Prompted, generate
-from dept.loading import errors_alone
-from dept.shared import shared_backbone
-from tasks.errors import InputError
+from dept.adapters.adapter import Adapter
+from dept.backbones.backbone import Backbone
+from dept.backbones.loading import errors_alone
+from dept.backbones.shared import shared_backbone
+from dept.engine.evaluate import Request, score
+from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
+from infra.errors import InputError
 from tasks.formatting import normalise
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def load_champion(task: str, backbone: str, tracker: Tracker | None = None) -> P
     Raises:
         InputError: no champion, or a damaged adapter.
     """
-    from registry.promotion import champion
+    from registry.promotion.champion import champion
     from registry.tracking import Tracker
 
     name = model_name(backbone, task)

@@ -22,9 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from dept.trial import TrialOutcome, TrialSpec
-from registry.owner import is_gone, owner_id
-from tasks.errors import InputError
-from tasks.home import home
+from infra.errors import InputError
+from infra.identity import is_gone, owner_id
+from infra.settings import home
 
 ATTEMPTS = 4
 _BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request

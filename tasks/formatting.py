@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from tasks.errors import InputError
+from infra.errors import InputError
 from tasks.spec import Task
 
 

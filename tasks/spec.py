@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tasks.errors import InputError
+from infra.errors import InputError
 from tasks.origins import FileSource, Frozen, HubSource, PackageSource, Threshold
 
 __all__ = ["FileSource", "Grid", "HubSource", "PackageSource", "Task", "Threshold"]

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from tasks.converters import one_per_answer
-from tasks.errors import InputError
+from infra.errors import InputError
 from tasks.formatting import Example, Record, fold, to_example
-from tasks.hub import HubRows, read_hub, stamp
 from tasks.leakage import guard
-from tasks.sources import locate, read_source
+from tasks.sources.converters import one_per_answer
+from tasks.sources.hub import HubRows, read_hub, stamp
+from tasks.sources.read import locate, read_source
 from tasks.spec import DEFAULT_METRICS, HubSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500

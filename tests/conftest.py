@@ -30,13 +30,13 @@ def tiny_folders(tmp_path_factory):
 
 @pytest.fixture(params=["t5", "gpt2", "llama"])
 def tiny(request, tiny_folders):
-    from dept.backbone import Backbone
+    from dept.backbones.backbone import Backbone
 
     return Backbone.from_pretrained(str(tiny_folders[request.param]), device="cpu")
 
 
 @pytest.fixture
 def tiny_llama(tiny_folders):
-    from dept.backbone import Backbone
+    from dept.backbones.backbone import Backbone
 
     return Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")

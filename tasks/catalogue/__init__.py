@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tasks.errors import InputError
+from infra.errors import InputError
 from tasks.spec import Task
 
 

@@ -8,12 +8,12 @@ import random
 
 import torch
 
-from dept.adapter import Adapter
-from dept.backbone import Backbone
-from dept.batching import Row, encode
+from dept.adapters.adapter import Adapter
+from dept.backbones.backbone import Backbone
+from dept.backbones.loading import load_model, resolve
+from dept.batches.batching import Row, encode
 from dept.config import AdapterConfig, TrainConfig
-from dept.loading import load_model, resolve
-from dept.train import Loop, Trial
+from dept.engine.train import Loop, Trial
 from tasks.catalogue import get_task
 from tasks.splits import load_splits
 

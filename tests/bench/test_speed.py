@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dept import stack
-from dept.evaluate import score_rows
+from dept.engine import forward as stack
+from dept.engine.evaluate import score_rows
 from tests.bench import rivals, setting
 
 ROWS: list[dict] = []

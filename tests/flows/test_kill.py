@@ -13,8 +13,8 @@ import psutil
 import pytest
 import torch
 
-from dept.adapter import Adapter
-from registry.ledger import Ledger
+from dept.adapters.adapter import Adapter
+from registry.ledger.ledger import Ledger
 from registry.tracking import Tracker
 
 KILLS = 10

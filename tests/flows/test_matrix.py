@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from typer.testing import CliRunner
 
-from flows import cli
-from registry.ledger import Ledger
+from flows.cli import main as cli
+from registry.ledger.ledger import Ledger
 
 
 def test_every_source_against_every_target(prefect_url, make_plan):

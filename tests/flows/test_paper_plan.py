@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from flows import transfer
-from flows.plan_file import load_plan, replaced
-from registry.ledger import Ledger
+from flows.planning.plan_file import load_plan, replaced
+from registry.ledger.ledger import Ledger
 
-ROWS = Path(__file__).parents[1] / "unit" / "hub_rows"
+ROWS = Path(__file__).parents[1] / "tasks" / "hub_rows"
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Retraining: fresh champions are left alone, stale ones are challenged, the alias moves only by a margin."""
 
-import dept.shared
+import dept.backbones.shared
 from flows import retrain, transfer
-from flows.plan_file import load_plan, validated
-from flows.retraining import Retraining
-from registry.ledger import Ledger
-from registry.promotion import champion, model_name
+from flows.planning.plan_file import load_plan, validated
+from flows.planning.retraining import Retraining
+from registry.ledger.ledger import Ledger
+from registry.promotion.champion import champion, model_name
 from registry.tracking import Tracker
 from tests.flows.conftest import write_task
 from tests.tiny import save_backbone
@@ -59,7 +59,7 @@ def test_another_backbone_retrains_sources_first(prefect_url, make_plan, tmp_pat
     transfer.run(plan)
     before = reigning(plan, "film")
     save_backbone(folder, "llama", seed=1)
-    dept.shared._loaded.cache_clear()  # a new process would load it anew
+    dept.backbones.shared._loaded.cache_clear()  # a new process would load it anew
     done = retrain.run(order(plan, tasks=["film"]))
     assert done["stale"] == {"film": ["backbone changed"]}
     (decision,) = done["decisions"]

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from dept.adapter import Adapter
-from flows import strategies, transfer
-from flows.plan_file import load_plan
-from registry.ledger import Ledger
-from tasks.home import home
+from dept.adapters.adapter import Adapter
+from flows import transfer
+from flows.execution import strategies
+from flows.planning.plan_file import load_plan
+from infra.settings import home
+from registry.ledger.ledger import Ledger
 
 STRATEGIES = ["scratch", "source:food", "best-source", "similar", "mixture", "multitask", "prompt-only"]
 METHODS = ["dept", "prompt-tuning", "lora", "full", "in-context"]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from dept.adapter import Adapter
-from dept.launch import train_sharded
+from dept.adapters.adapter import Adapter
+from dept.distributed.launch import train_sharded
 from flows import transfer
-from registry.ledger import Ledger
-from registry.promotion import champion, model_name
+from registry.ledger.ledger import Ledger
+from registry.promotion.champion import champion, model_name
 from registry.serving import load_champion
 from registry.tracking import Tracker
 
@@ -17,7 +17,7 @@ TRIALS = 2 + 2 * (1 + 2 * 2)  # sources, then per target: untrained, and two sta
 
 
 def load(path):
-    from flows.plan_file import load_plan
+    from flows.planning.plan_file import load_plan
 
     return load_plan(path)
 
@@ -114,7 +114,7 @@ def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, t
         asked.append(options["dtype"])
         return train_sharded(*args, **options)
 
-    monkeypatch.setattr("dept.launch.train_sharded", sharded)
+    monkeypatch.setattr("dept.distributed.launch.train_sharded", sharded)
     for engine in ("local", "deepspeed"):
         monkeypatch.setenv("DEPT_HOME", str(tmp_path / engine))
         done = transfer.run(load(make_plan(engine=engine, dtype="float32", seeds=[0], sources=["food"])))

@@ -1,0 +1,255 @@
+"""One DePT adapter: soft prompt P, low-rank pair A and B, and their files."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import torch
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor, nn
+
+from dept.config import AdapterConfig, Layout
+from infra.errors import InputError
+
+FORMAT = 1
+TENSORS = "adapter.safetensors"
+MANIFEST = "adapter.json"
+_PICKLE = (b"\x80", b"PK\x03\x04")
+
+
+class Adapter(nn.Module):
+    """Three trainable tensors that adapt a frozen backbone at its input (paper section 2.3, arXiv 2309.05173).
+
+    Args:
+        prompt: P [m, d], placed before the text.
+        a: A [s, r]; row i belongs to text position i. r = 0 is plain prompt tuning.
+        b: B [r, d]; text position i gets scale * (A @ B)[i].
+        alpha: scale = alpha / sqrt(r).
+        layout: where text and rows sit for causal backbones, "adjacent" or "paper" (`dept.batches.batching.first_row`).
+
+    Raises:
+        InputError: shapes that do not fit together or are empty, an unknown layout, an alpha that is not positive,
+            numbers that are not finite or no floating-point numbers.
+    """
+
+    def __init__(self, prompt: Tensor, a: Tensor, b: Tensor, alpha: float = 8.0, layout: Layout = "adjacent") -> None:
+        super().__init__()
+        fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
+        if not fit or not prompt.numel() or not len(a):
+            raise InputError(
+                f"adapter: shapes do not fit: P {list(prompt.shape)} must be [m, d], A {list(a.shape)} "
+                f"[s, r], B {list(b.shape)} [r, d]"
+            )
+        if layout not in get_args(Layout):
+            raise InputError(f"adapter: unknown layout {layout!r}; known: {', '.join(get_args(Layout))}")
+        if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+            raise InputError(f"adapter: alpha must be a positive number, got {alpha!r}")
+        for name, tensor in (("P", prompt), ("A", a), ("B", b)):
+            if not tensor.is_floating_point():
+                raise InputError(f"adapter: {name} must hold floating-point numbers, not {tensor.dtype}")
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"adapter: {name} holds NaN or infinite numbers")
+        self.prompt = nn.Parameter(prompt.detach().clone().float())
+        self.a = nn.Parameter(a.detach().clone().float())
+        self.b = nn.Parameter(b.detach().clone().float())
+        self.alpha = float(alpha)
+        self.layout: Layout = layout
+        self.metadata: dict[str, Any] = {}
+        self.sha256: str | None = None
+
+    @property
+    def config(self) -> AdapterConfig:
+        """Shape of this adapter."""
+        m, (s, r) = self.prompt.shape[0], self.a.shape
+        return AdapterConfig(m=m, r=r, s=s, alpha=self.alpha, layout=self.layout)
+
+    @property
+    def d(self) -> int:
+        """Width of the backbone it fits."""
+        return self.prompt.shape[1]
+
+    @property
+    def scale(self) -> float:
+        """Factor on A @ B."""
+        return self.config.scale
+
+    def save(self, folder: str | Path, **metadata: Any) -> str:
+        """Write `adapter.safetensors` and `adapter.json` durably; the folder appears whole or not at all.
+
+        Returns:
+            sha256 (hex) of the tensor file.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+        """
+        folder = Path(folder)
+        payload = save_bytes(
+            {
+                "prompt": self.prompt.detach().cpu().contiguous(),
+                "a": self.a.detach().cpu().contiguous(),
+                "b": self.b.detach().cpu().contiguous(),
+            }
+        )
+        digest = hashlib.sha256(payload).hexdigest()
+        manifest = {
+            "format": FORMAT,
+            **self.config.model_dump(),
+            "d": self.d,
+            "sha256": digest,
+            "metadata": {**self.metadata, **metadata},
+        }
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"):  # of a killed process
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            temporary.chmod(0o755)
+            try:
+                _write_synced(temporary / TENSORS, payload)
+                _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+                sync(temporary)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            sync(folder.parent)
+        except OSError as error:
+            raise InputError(
+                f"adapter: cannot write {folder} ({error}). Remedy: free space or choose another "
+                "DEPT_HOME; the next run goes on from here"
+            ) from error
+        self.metadata, self.sha256 = manifest["metadata"], digest
+        return digest
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read an adapter that `save` wrote.
+
+        Raises:
+            InputError: not there, cut short, altered (sha256), a pickle, or of another format.
+        """
+        folder = Path(folder)
+        tensors, manifest_file = folder / TENSORS, folder / MANIFEST
+        if not tensors.is_file() or not manifest_file.is_file():
+            raise InputError(
+                f"adapter {folder}: {TENSORS} and {MANIFEST} are expected there. Remedy: give the folder "
+                "of a saved adapter (a published one is read by Adapter.from_published)"
+            )
+        try:
+            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+            expected, alpha, layout = manifest["sha256"], manifest["alpha"], manifest["layout"]
+            sizes, metadata = {size: manifest[size] for size in ("m", "s", "r", "d")}, dict(manifest["metadata"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"adapter {folder}: {MANIFEST} is damaged ({error})") from error
+        if manifest.get("format") != FORMAT:
+            raise InputError(
+                f"adapter {folder}: format {manifest.get('format')} is not {FORMAT}, the one this version reads"
+            )
+        payload = tensors.read_bytes()
+        if payload.startswith(_PICKLE):
+            raise InputError(
+                f"adapter {folder}: {TENSORS} is a pickle, which can run code and is never loaded. "
+                "Remedy: convert it with Adapter.from_published and save it again"
+            )
+        if hashlib.sha256(payload).hexdigest() != expected:
+            raise InputError(
+                f"adapter {folder}: {TENSORS} does not match its sha256: cut short or altered. Remedy: "
+                "restore the file, or delete the folder and train the trial again"
+            )
+        try:
+            stored = load_bytes(payload)
+            adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha=alpha, layout=layout)
+        except InputError:
+            raise
+        except Exception as error:  # safetensors raises its own unrelated types
+            raise InputError(f"adapter {folder}: {TENSORS} cannot be read ({error})") from error
+        found = {**dict(zip("msr", (adapter.prompt.shape[0], *adapter.a.shape), strict=True)), "d": adapter.d}
+        if found != sizes:
+            raise InputError(f"adapter {folder}: {MANIFEST} says {sizes}, but {TENSORS} holds {found}")
+        adapter.metadata, adapter.sha256 = metadata, expected
+        return adapter
+
+    @classmethod
+    def from_published(cls, folder: str | Path) -> Self:
+        """Read an adapter in the authors' format (https://github.com/ZhengxiangShi/DePT).
+
+        `adapter_model.bin` holds `prompt_embeddings`, `lora_embedding_A` and `lora_embedding_B`. Where the pair is
+        missing the adapter has A = B = 0 and a warning says so.
+
+        Raises:
+            InputError: files missing or not of that format.
+        """
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            stored = torch.load(folder / "adapter_model.bin", weights_only=True, map_location="cpu")
+        except FileNotFoundError as error:
+            raise InputError(f"published adapter {folder}: {error.filename} is missing") from error
+        except Exception as error:  # torch.load raises pickle, zip and runtime errors alike
+            raise InputError(f"published adapter {folder}: cannot be read ({error})") from error
+        found = {
+            part: value
+            for part in ("prompt_embeddings", "lora_embedding_A", "lora_embedding_B")
+            for key, value in stored.items()
+            if part in key
+        }
+        if "prompt_embeddings" not in found:
+            raise InputError(f"published adapter {folder}: no prompt_embeddings among {sorted(stored)}")
+        prompt, rank = found["prompt_embeddings"], int(config["r"])
+        if len(found) < 3:
+            warnings.warn(
+                f"published adapter {folder}: it holds the soft prompt only; A and B are set to 0, so it "
+                "will not reproduce the published score",
+                stacklevel=2,
+            )
+            a, b = torch.zeros(int(config["max_length"]), rank), torch.zeros(rank, prompt.shape[1])
+        else:
+            a, b = found["lora_embedding_A"], found["lora_embedding_B"]
+        adapter = cls(prompt, a, b, alpha=config["lora_alpha"], layout="paper")
+        adapter.metadata = {"published": config, "backbone": config.get("base_model_name_or_path")}
+        return adapter
+
+    def check_fits(self, backbone_name: str, backbone_id: str, d: int) -> None:
+        """Refuse a backbone that this adapter was not trained on.
+
+        Raises:
+            InputError: another width or other weights.
+        """
+        if self.d != d:
+            raise InputError(
+                f"adapter of width {self.d} does not fit backbone {backbone_name} of width {d}. Remedy: "
+                f"use the backbone it was trained on ({self.metadata.get('backbone', 'unknown')})"
+            )
+        trained_on = self.metadata.get("backbone_id")
+        if trained_on is not None and trained_on != backbone_id:
+            raise InputError(
+                f"adapter was trained on other weights ({self.metadata.get('backbone')}, "
+                f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]})"
+            )
+
+
+def _write_synced(file: Path, payload: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(payload)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,140 @@
+"""How an adapter starts: P from vocabulary text, from sources or from the shots; A kaiming-uniform, B zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dept.adapters.adapter import Adapter
+from dept.backbones.backbone import Backbone
+from dept.config import AdapterConfig
+from infra.errors import InputError
+
+
+def from_text(backbone: Backbone, config: AdapterConfig, text: str, seed: int) -> Adapter:
+    """Adapter whose prompt is the embeddings of `text`, repeated or cut to m tokens (the authors' TEXT start).
+
+    A ~ kaiming_uniform(a=sqrt(5)), drawn from `seed` on the CPU, so that every device starts alike; B = 0, so the
+    low-rank pair starts at zero.
+
+    Raises:
+        InputError: a text without a token.
+    """
+    ids = backbone.encode_texts([text])[0]
+    if not ids:
+        raise InputError("prompt_text: holds no token. Remedy: a few words that name the task")
+    ids = (ids * math.ceil(config.m / len(ids)))[: config.m]
+    return _with_new_pair(_embedded(backbone, ids), config, seed)
+
+
+def from_shots(backbone: Backbone, config: AdapterConfig, shots: Sequence[tuple[str, str]]) -> Adapter:
+    """In-context learning as an adapter: P holds the embeddings of the solved examples, the pair is empty.
+
+    Nothing is trained. Since P is a prefix like any other, the engine runs the shots once for the whole test set.
+    Examples that leave no room for a text of s tokens are left out, the first ones first.
+
+    Args:
+        shots: (text with the template applied, answer), in the order in which they are to be read.
+
+    Raises:
+        InputError: an encoder-decoder, or not one example fits into the backbone's positions.
+    """
+    if backbone.family != "causal":
+        raise InputError("in-context: for causal backbones only; an encoder-decoder was not trained to continue shots")
+    room = backbone.positions - config.s if backbone.positions else math.inf
+    ids: list[int] = []
+    for text, answer in reversed(shots):
+        # A long text is cut as the texts to be answered are, so that all shots are of use.
+        more = [*backbone.encode_texts([text])[0][-config.s :], *backbone.encode_texts([f" {answer}\n\n"])[0]]
+        if len(ids) + len(more) > room:
+            break
+        ids = more + ids
+    if not ids:
+        raise InputError(
+            f"in-context: no shot fits beside s={config.s}; {backbone.name} has {backbone.positions} positions"
+        )
+    config = config.model_copy(update={"m": len(ids), "r": 0})
+    return _with_new_pair(_embedded(backbone, ids), config, 0)
+
+
+def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
+    """Adapter that starts as a copy of a source adapter (paper section 3.4).
+
+    Raises:
+        InputError: the source has another shape or layout than the target asks for.
+    """
+    if source.config != config:
+        raise InputError(
+            f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
+            "alpha and layout for both"
+        )
+    copy = Adapter(source.prompt, source.a, source.b, alpha=source.alpha, layout=source.layout)
+    copy.metadata = {"source_sha256": source.sha256}
+    return copy
+
+
+def from_prompt(source: Adapter, config: AdapterConfig, seed: int) -> Adapter:
+    """Adapter that takes P from a source; A and B are new (the pair is what a text's positions need).
+
+    Raises:
+        InputError: the source has another m than the target asks for.
+    """
+    if source.config.m != config.m:
+        raise InputError(
+            f"source adapter has m={source.config.m}, the target asks for m={config.m}; use one m for both"
+        )
+    copy = _with_new_pair(source.prompt, config, seed)
+    copy.metadata = {"source_sha256": source.sha256}
+    return copy
+
+
+def from_mixture(sources: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
+    """One adapter out of several: convex combination of P and of the products A @ B, re-factored to rank r.
+
+    ATTEMPT (https://arxiv.org/abs/2205.11961) mixes soft prompts by attention weights; here the weights are fixed
+    numbers, so that what comes out is an adapter like any other. The best rank-r product in the least-squares sense
+    is the truncated singular value decomposition; its singular values are split evenly between A and B.
+
+    Args:
+        sources: of one shape.
+        weights: one per source, not negative, sum 1.
+
+    Raises:
+        InputError: sources of different shapes, or weights that are no convex combination.
+    """
+    first = sources[0]
+    if len({source.config for source in sources}) > 1:
+        raise InputError("mixture: the sources have different shapes; train them with one m, r, s, alpha and layout")
+    if len(weights) != len(sources) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-3:
+        raise InputError(f"mixture: weights {list(weights)} must be one per source, not negative, with sum 1")
+    with torch.no_grad():
+        pairs = list(zip(sources, weights, strict=True))
+        prompt = torch.stack([w * source.prompt for source, w in pairs]).sum(0)
+        a, b = factored(torch.stack([w * source.a @ source.b for source, w in pairs]).sum(0), first.config.r)
+    mixed = Adapter(prompt, a, b, alpha=first.alpha, layout=first.layout)
+    mixed.metadata = {"mixture": [{"sha256": source.sha256, "weight": w} for source, w in pairs]}
+    return mixed
+
+
+def factored(product: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """A [s, r] and B [r, d] whose product is the nearest to `product` [s, d] of all of rank r (Eckart-Young)."""
+    u, singular, v = torch.linalg.svd(product.double(), full_matrices=False)
+    root, missing = singular[:r].sqrt(), max(0, r - len(singular))
+    a, b = (u[:, :r] * root).float(), (root[:, None] * v[:r]).float()
+    return functional.pad(a, (0, missing)), functional.pad(b, (0, 0, 0, missing))
+
+
+def _embedded(backbone: Backbone, ids: Sequence[int]) -> Tensor:
+    with torch.no_grad():
+        return backbone.embed(torch.tensor(ids, device=backbone.device)).float().cpu()
+
+
+def _with_new_pair(prompt: Tensor, config: AdapterConfig, seed: int) -> Adapter:
+    bound = 1 / math.sqrt(config.r) if config.r else 0.0  # kaiming_uniform with a=sqrt(5) on [s, r]: fan_in = r
+    a = torch.empty(config.s, config.r).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+    b = torch.zeros(config.r, prompt.shape[1])
+    return Adapter(prompt, a, b, alpha=config.alpha, layout=config.layout)

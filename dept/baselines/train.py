@@ -1,0 +1,293 @@
+"""Rival methods, one trial after the other: LoRA and full fine-tuning of a plain copy of the backbone.
+
+Rows, data order, batch size, rate schedule, clipping, validations, patience and the step that is kept are those of
+`dept.engine.train`, so that methods are compared at one budget. The peak learning rate of both is `config.lr_prompt`.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dept.adapters.adapter import sync
+from dept.adapters.optimizer import rate_factor
+from dept.backbones.backbone import Backbone
+from dept.baselines import lora
+from dept.baselines.plain import PlainCopy, items_of, log_probs, plain_copy
+from dept.batches.batching import Row, collate, micro_batches
+from dept.config import TrainConfig
+from dept.engine.evaluate import WITHOUT_GRADIENTS, summarise
+from dept.engine.memory import token_budget, within_memory
+from dept.engine.train import State, data_order
+from dept.trial import goodness
+from infra.errors import InputError
+
+Method = Literal["lora", "full"]
+MANIFEST = "rival.json"
+FORMAT = 1
+
+
+class Rival:
+    """A trained rival. It lives until `close`, or until the next rival of its backbone is trained.
+
+    Attributes:
+        state: what training reached; `state.failure` says why it failed, or None.
+        trainable: numbers trained.
+    """
+
+    def __init__(self, method: Method, backbone: Backbone, rank: int, seed: int) -> None:
+        self.method, self.backbone, self.rank, self.seed = method, backbone, rank, seed
+        self.state = State()
+        self._copy = plain_copy(backbone)
+        self._parameters = self._copy.begin(backbone, method, rank, seed)
+        self._turn = self._copy.turn
+        self.trainable = sum(parameter.numel() for parameter in self._parameters)
+        self._budget = token_budget(backbone)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @torch.inference_mode()
+    def score(self, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> list[list[float]]:
+        """Log-probability (nats) of every branch of each row, in their order.
+
+        Args:
+            progress: called with the real tokens of each finished micro-batch.
+
+        Raises:
+            RuntimeError: the rival is closed.
+        """
+        bare = self._live().bare
+        items = items_of(rows)
+        scores: list[list[float]] = [[] for _ in rows]
+
+        def attempt(budget: int) -> None:
+            left = [i for i, found in enumerate(scores) if not found]
+            for group in micro_batches([items[i] for i in left], budget, bare.packs):
+                batch = collate(group, bare)
+                flat = iter(log_probs(bare, batch).tolist())
+                for pack in group:
+                    for index, row in zip(pack.indices, pack.rows, strict=True):
+                        scores[left[index]] = [next(flat) for _ in row.branches]
+                if progress is not None:
+                    progress(batch.tokens)
+
+        if rows:
+            within_memory(bare, attempt, WITHOUT_GRADIENTS * self._budget, max(row.length for row in rows))
+        return scores
+
+    def save(self, folder: str | Path, *, keep_weights: bool = False, **metadata: Any) -> str:
+        """Write the rival durably; the folder appears whole or not at all.
+
+        LoRA: peft's own files and a manifest, `rival.json`. Full fine-tuning: the manifest alone, which says that the
+        weights are not kept; with `keep_weights` the whole model, which `from_pretrained` reads.
+
+        Args:
+            metadata: goes into the manifest.
+
+        Returns:
+            sha256 (hex) of the manifest, which holds the sha256 of each file.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written.
+            RuntimeError: the rival is closed.
+        """
+        copy, folder = self._live(), Path(folder)
+        kept = keep_weights or self.method == "lora"
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for stale in folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"):  # of a killed process
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            temporary.chmod(0o755)
+            try:
+                if copy.wrapped is not None:
+                    lora.save(copy.wrapped, temporary, self.backbone.name)
+                elif keep_weights:
+                    copy.bare.model.save_pretrained(temporary)
+                files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in temporary.iterdir()}
+                manifest = self._manifest(kept) | {"files": dict(sorted(files.items())), "metadata": metadata}
+                payload = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+                (temporary / MANIFEST).write_bytes(payload)
+                for path in (*temporary.iterdir(), temporary):
+                    sync(path)
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            sync(folder.parent)
+        except OSError as error:
+            raise InputError(
+                f"rival: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME; the next "
+                "run goes on from here"
+            ) from error
+        return hashlib.sha256(payload).hexdigest()
+
+    def close(self) -> None:
+        """Drop what was trained; the copy stays for the next rival (`dept.baselines.plain.release` drops it too)."""
+        self._parameters = []
+        if self._copy.turn == self._turn:
+            self._copy.end(self.backbone)
+
+    def _live(self) -> PlainCopy:
+        if self._copy.turn != self._turn:
+            raise RuntimeError("this rival is closed: score and save it before the next one is trained")
+        return self._copy
+
+    def _manifest(self, kept: bool) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "method": self.method,
+            "rank": self.rank if self.method == "lora" else None,
+            "seed": self.seed,
+            "backbone": self.backbone.name,
+            "backbone_id": self.backbone.weights_id,
+            "trainable": self.trainable,
+            "best_step": self.state.best_step,
+            "validation": self.state.best,
+            "failure": self.state.failure,
+            "weights": "kept" if kept else "not kept: as large as the backbone; train again with keep_weights=True",
+        }
+
+
+def train_rival(
+    method: str,
+    backbone: Backbone,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    config: TrainConfig,
+    seed: int,
+    *,
+    rank: int = 1,
+    on_tokens: Callable[[int], None] | None = None,
+) -> Rival:
+    """Train one rival from the backbone's weights; the backbone itself stays as it is. Dropout is off, as in dept.
+
+    Args:
+        method: "lora" (query and value projections, see `dept.baselines.lora`) or "full" (every weight).
+        rows, validation: as of a `dept.engine.train.Trial`; without validation rows the last step is kept.
+        config: `lr_prompt` is the peak learning rate; `lr_low_rank` is not used.
+        seed: of the data order and of LoRA's A.
+        rank: of LoRA.
+        on_tokens: called with the real training and validation tokens of each micro-batch.
+
+    Returns:
+        The rival with the weights of its best step. Training the next one closes it.
+
+    Raises:
+        InputError: an unknown method, a sharded backbone, no rows, peft missing or projections unknown to `lora`.
+    """
+    if method not in get_args(Method):
+        raise InputError(f"rival: unknown method {method!r}; known: {', '.join(get_args(Method))}")
+    if backbone.sharded:
+        raise InputError(f"method {method} needs the whole backbone in one process. Remedy: run it without DeepSpeed")
+    if not rows:
+        raise InputError(f"method {method}: there are no rows to train on")
+    if method == "lora":
+        lora.need_peft()
+    rival = Rival("lora" if method == "lora" else "full", backbone, rank, seed)
+    try:
+        _fit(rival, rows, validation, config, on_tokens)
+    except BaseException:
+        rival.close()
+        raise
+    return rival
+
+
+class _Sums(NamedTuple):
+    loss: float
+    tokens: int
+    padded: int
+
+
+def _fit(
+    rival: Rival,
+    rows: Sequence[Row],
+    validation: Sequence[Row],
+    config: TrainConfig,
+    on_tokens: Callable[[int], None] | None,
+) -> None:
+    """The loop of `dept.engine.train.Loop` for one trial, with torch.optim.AdamW."""
+    state, parameters = rival.state, rival._parameters
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr_prompt, weight_decay=config.weight_decay, fused=True)
+    kept: list[Tensor] = []
+    batch = min(config.batch_size, len(rows))
+    while True:
+        began = time.monotonic()
+        due = state.failure is None and (state.step % config.eval_every == 0 or state.step >= config.steps)
+        if due and _is_better(rival, validation, on_tokens):
+            kept = [parameter.detach().clone() for parameter in parameters]
+        done = bool(state.failure) or state.step >= config.steps or state.worse > config.patience
+        if not done:
+            chosen = [rows[i].only_gold() for i in data_order(len(rows), batch, state.step, rival.seed)]
+            sums = _backward(rival, chosen, on_tokens)
+            _update(state, optimizer, config, sums.loss)
+            state.tokens += sums.tokens
+            state.padded += sums.padded
+        state.seconds += time.monotonic() - began
+        if done:
+            break
+    with torch.no_grad():
+        for parameter, best in zip(parameters, kept, strict=True):
+            parameter.copy_(best)
+            parameter.grad = None
+
+
+def _is_better(rival: Rival, validation: Sequence[Row], on_tokens: Callable[[int], None] | None) -> bool:
+    state = rival.state
+    found: dict[str, float] = {}
+    if validation:
+        found = summarise(rival.score(validation, on_tokens), validation)
+        state.validation_curve.append((state.step, found["score"]))
+    if not found or not state.best or goodness(found) > goodness(state.best):
+        state.best, state.best_step, state.worse = found, state.step, 0
+        return True
+    state.worse += 1
+    return False
+
+
+def _backward(rival: Rival, rows: Sequence[Row], on_tokens: Callable[[int], None] | None) -> _Sums:
+    """Gradients of the mean loss per label token (nats) of one step's rows, within the memory there is."""
+    bare = rival._copy.bare
+    label_tokens = sum(len(row.branches[0]) for row in rows)
+
+    def attempt(budget: int) -> _Sums:
+        for parameter in rival._parameters:
+            parameter.grad = None
+        loss, tokens, padded = torch.zeros((), device=bare.device), 0, 0
+        for group in micro_batches(items_of(rows), budget, bare.packs):
+            batch = collate(group, bare)
+            part = -log_probs(bare, batch).sum() / label_tokens
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+            tokens += batch.tokens
+            padded += batch.ids.numel()
+            if on_tokens is not None:
+                on_tokens(batch.tokens)
+        return _Sums(float(loss), tokens, padded)
+
+    sums, rival._budget = within_memory(bare, attempt, rival._budget, max(row.length for row in rows))
+    return sums
+
+
+def _update(state: State, optimizer: torch.optim.Optimizer, config: TrainConfig, loss: float) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, math.inf if config.clip is None else config.clip))
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr_prompt * rate_factor(state.step, config.steps, config.warmup)
+    optimizer.step()
+    state.stepped(loss, norm, config.max_loss)

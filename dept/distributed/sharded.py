@@ -1,0 +1,262 @@
+"""The same loop under DeepSpeed: ZeRO-3 shards the frozen backbone over ranks, each rank holds all adapters.
+
+Runs inside a rank (`worker.py`); the flow's side is `launch.py`. ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054.
+The adapters are inputs of the backbone, not parameters of it, so the engine needs no optimizer: its hooks gather a
+module's weights before it runs, forward and backward, and drop them after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import deepspeed
+import torch
+import torch._dynamo  # imported lazily by transformers; inside zero.Init, which patches new classes, that would fail
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from torch import Tensor
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+from dept.backbones.backbone import Backbone
+from dept.backbones.loading import DTYPES, load_model, load_tokenizer, resolve
+from dept.batches.batching import Pack
+from dept.distributed import job
+from dept.engine.train import Result, train
+
+PROGRESS_SECONDS = 0.2
+COLLECTIVE_MINUTES = 30
+
+
+def run_rank(folder: Path, settings: job.Settings) -> None:
+    """Train a job's trials as one rank of several; rank 0 alone writes adapters, checkpoints and progress.
+
+    Raises:
+        InputError: a backbone that cannot be loaded, a full disk.
+        RuntimeError: this rank holds more or less than its share of the backbone, or another rank is gone.
+    """
+    rank, place = join_ranks()
+    backbone = ShardedBackbone.from_pretrained(settings.backbone, settings.dtype, place)
+    report = {"rank": rank, "pid": os.getpid(), **check_shares(backbone, settings.ranks)}
+    job.write_json(folder / "ranks" / f"{rank}.json", report)
+    trials = job.read_trials(folder)
+    index = {trial.key: i for i, trial in enumerate(trials)}
+    ranks = Ranks(backbone, rank, settings.ranks, folder)
+
+    def write(result: Result) -> None:
+        job.write_result(folder, index[result.key], result)
+
+    checkpoints = Path(settings.checkpoint_folder) if settings.checkpoint_folder else None
+    train(
+        trials,
+        backbone,
+        on_result=write if rank == 0 else None,
+        on_tokens=ranks.count,
+        slots=settings.slots,
+        budget=settings.budget,
+        checkpoint_folder=checkpoints,
+        parallel=ranks,
+        checkpoint_seconds=settings.checkpoint_seconds if rank == 0 else math.inf,
+    )  # all restore, one saves
+    ranks.tell(at_once=True)
+    job.write_json(folder / "ranks" / f"{rank}.json", {**report, "left_gathered": ranks.left_gathered})
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def join_ranks() -> tuple[int, str]:
+    """Meet the other ranks; this rank's number and device. gloo between CPUs, NCCL between CUDA devices."""
+    # DeepSpeed would fill this table by running compilers, and compile what it finds; no operator of it is used here.
+    vars(deepspeed.ops)["__compatible_ops__"] = {}
+    cuda = torch.cuda.is_available()
+    place = f"cuda:{os.environ['LOCAL_RANK']}" if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(place)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if cuda else "gloo", verbose=False, timeout=datetime.timedelta(minutes=COLLECTIVE_MINUTES)
+    )
+    return torch.distributed.get_rank(), place
+
+
+def engine_config(dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's settings: every weight is sharded, however small, and none is fetched ahead of its use."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": 0,
+            "stage3_max_reuse_distance": 0,
+        },
+    }
+
+
+class ShardedBackbone(Backbone):
+    """A backbone of whose weights this rank holds its share; otherwise as `Backbone`, called by all ranks at once."""
+
+    sharded = True
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        compile: bool = False,
+    ) -> Self:
+        """Load a backbone sharded: at no time does a rank other than 0 hold it whole.
+
+        `compile` is not tried: weights come and go under DeepSpeed's hooks.
+
+        Raises:
+            InputError: see `Backbone.from_pretrained`.
+        """
+        kind = DTYPES[dtype] if isinstance(dtype, str) else dtype or torch.float32
+        folder = resolve(name_or_path)
+        _import_classes(folder)
+        config = engine_config(kind)
+        held = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]  # while it lives, transformers creates models inside deepspeed.zero.Init
+        try:
+            model = load_model(folder, kind)
+        finally:
+            del held
+            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+        backbone = cls(
+            model.to(device),
+            load_tokenizer(folder),
+            Path(name_or_path).name,
+            Path(folder) if Path(folder).is_dir() else None,
+        )
+        backbone.attach(config)
+        return backbone
+
+    def attach(self, config: dict[str, Any]) -> None:
+        """Give the model to a DeepSpeed engine, whose hooks gather weights where they are needed."""
+        engine, *_ = deepspeed.initialize(model=self.model, config=config)
+        object.__setattr__(self, "engine", engine)  # not a submodule: it holds this model itself
+        self.offload = engine.optimizer
+        # Prompts, texts and validations run the modules in ever new orders, so the engine must not learn one: it learns
+        # where its root module starts, and without this hook it never does.
+        self.offload.fwd_pre_hook.remove()
+
+    @property
+    def d(self) -> int:
+        """Width of the input embeddings; the weight itself is empty while it is not in use."""
+        return int(self.model.get_input_embeddings().weight.ds_shape[1])
+
+    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """As `Backbone.run_prefix`, with a backward pass that may come after those of other forward passes."""
+        keys, values, hidden = super().run_prefix(prompts)
+        if not hidden.requires_grad:
+            return keys, values, hidden
+        *tensors, hidden = _Resume.apply(self, *keys, *values, hidden)  # type: ignore[no-untyped-call]
+        return list(tensors[: len(keys)]), list(tensors[len(keys) :]), hidden
+
+
+class _Resume(torch.autograd.Function):
+    """The identity; its backward brings the engine's bookkeeping back to where the forward pass left it.
+
+    DeepSpeed counts a module's inputs that await a gradient, drops its weights when the count reaches 0, and counts
+    anew at each forward pass. The texts run between the prompts' forward and backward passes: as they leave it, the
+    count misses 0 and the whole backbone stays gathered. The last hidden states get a gradient of zeros, since
+    DeepSpeed expects one at the output of every module.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, backbone: ShardedBackbone, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.awaited = {m: m.ds_grads_remaining for m in backbone.model.modules() if hasattr(m, "ds_grads_remaining")}
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        for module, count in ctx.awaited.items():
+            module.ds_grads_remaining = count
+        return (None, *gradients)
+
+
+class Ranks:
+    """How ranks share a step: each takes part of the rows of every micro-batch. See `dept.engine.train.Parallel`."""
+
+    def __init__(self, backbone: ShardedBackbone, rank: int, size: int, folder: Path) -> None:
+        self.backbone, self.rank, self.size, self.folder = backbone, rank, size, folder
+        self.left_gathered = 0
+        self.tokens, self.mine = 0, 0
+        self.awaited: list[float] = []  # weights of the micro-batches that this rank has still to train on
+        self.told = time.monotonic()
+
+    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
+        """Every `size`-th pack of each group; where there is none for this rank, one of another with weight 0."""
+        shared = [(group[self.rank :: self.size] or group[:1], float(len(group) > self.rank)) for group in groups]
+        self.awaited = [weight for _, weight in shared]
+        return shared
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Add up tensors over the ranks, in place, at the end of a step."""
+        self.left_gathered = max(self.left_gathered, gathered(self.backbone))
+        self.backbone.offload.release_backward_leftovers()
+        trained = torch.tensor(self.mine, device=self.backbone.device)
+        for tensor in (*tensors, trained):
+            torch.distributed.all_reduce(tensor)
+        self.mine = 0
+        self.tokens += int(trained)
+        self.tell()
+
+    def agree(self, scores: list[list[float]]) -> list[list[float]]:
+        """Rank 0's scores: what is decided by them must be the same on every rank, to the last bit."""
+        flat = torch.tensor([s for row in scores for s in row], dtype=torch.float64, device=self.backbone.device)
+        torch.distributed.broadcast(flat, src=0)
+        values = iter(flat.tolist())
+        return [[next(values) for _ in row] for row in scores]
+
+    def count(self, tokens: int) -> None:
+        """Count the tokens of a micro-batch: each rank trains on its own, all validate on the same."""
+        if self.awaited:
+            self.mine += tokens if self.awaited.pop(0) else 0
+        else:
+            self.tokens += tokens
+            self.tell()
+
+    def tell(self, at_once: bool = False) -> None:
+        """Write how many tokens are done, for the flow's progress bar."""
+        if self.rank == 0 and (at_once or time.monotonic() - self.told >= PROGRESS_SECONDS):
+            job.write_json(self.folder / job.PROGRESS, {"tokens": self.tokens})
+            self.told = time.monotonic()
+
+
+def gathered(backbone: Backbone) -> int:
+    """Numbers of the backbone that are not sharded right now."""
+    return sum(p.ds_numel for p in backbone.model.parameters() if p.ds_status != ZeroParamStatus.NOT_AVAILABLE)
+
+
+def check_shares(backbone: Backbone, size: int) -> dict[str, int]:
+    """Make sure that this rank holds 1/size of the backbone's numbers, rounded up for each weight, and no more.
+
+    Returns:
+        held: numbers in this rank's memory; total: numbers of the backbone.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    weights = list(backbone.model.parameters())
+    total = sum(p.ds_numel for p in weights)
+    held = sum(p.ds_tensor.numel() + p.numel() for p in weights)
+    if gathered(backbone) or not total <= held * size <= total + len(weights) * size:
+        raise RuntimeError(f"this rank holds {held} of the backbone's {total} numbers; 1 in {size} was expected")
+    return {"held": held, "total": total}
+
+
+def _import_classes(folder: str) -> None:
+    """Make transformers import a model's classes now, by an empty model: inside zero.Init these imports fail."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    # What cannot be read here cannot be loaded either, and load_model then says why.
+    with contextlib.suppress(Exception), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder)
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        auto.from_config(config)

@@ -1,0 +1,1 @@
+"""The work on a stack: forward pass, training, scoring, generation, checkpoints, memory."""

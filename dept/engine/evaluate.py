@@ -1,0 +1,144 @@
+"""Label scoring: log-probabilities of the verbalizer's words, rows of many tasks and adapters in one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dept.adapters.adapter import Adapter
+from dept.backbones.backbone import Backbone
+from dept.batches.batching import Row, collate, encode, micro_batches
+from dept.engine import forward as stack
+from dept.engine.memory import token_budget, within_memory
+from tasks import metrics
+
+Progress = Callable[[int], None]
+WITHOUT_GRADIENTS = 2  # budgets are found in training, which keeps every layer's activations; 4 is no faster
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text whose label words are to be scored under one of several adapters."""
+
+    text: str
+    words: tuple[str, ...]
+    adapter: int
+
+
+@torch.inference_mode()
+def score_rows(
+    backbone: Backbone,
+    tensors: stack.Tensors,
+    items: Sequence[tuple[int, Row]],
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[float]]:
+    """Log-probabilities (nats) of every branch of (adapter index, row) items, in their order.
+
+    The prompts run once for the whole set, a text once for all its label words.
+
+    Args:
+        budget: padded tokens per micro-batch of training; evaluation takes twice as many.
+        progress: called with the real tokens of each finished micro-batch.
+    """
+    if not items:
+        return []
+    prompts = stack.prefix(backbone, tensors)
+    scores: list[list[float]] = [[] for _ in items]
+
+    def attempt(budget: int) -> None:
+        left = [i for i, found in enumerate(scores) if not found]
+        for group in micro_batches([items[i] for i in left], budget, backbone.packs):
+            batch = collate(group, backbone)
+            flat = iter(stack.log_probs(backbone, batch, tensors, prompts).tolist())
+            for pack in group:
+                for index, row in zip(pack.indices, pack.rows, strict=True):
+                    scores[left[index]] = [next(flat) for _ in row.branches]
+            if progress is not None:
+                progress(batch.tokens)
+
+    budget = WITHOUT_GRADIENTS * (budget or token_budget(backbone))
+    within_memory(backbone, attempt, budget, max(row.length for _, row in items))
+    return scores
+
+
+def score(
+    backbone: Backbone, adapters: Sequence[Adapter], requests: Sequence[Request], progress: Progress | None = None
+) -> list[list[float]]:
+    """Log-probability (nats) of each label word of each request; adapters may differ in shape and task.
+
+    Raises:
+        InputError: an adapter of another backbone, or words that the tokenizer cannot tell apart.
+    """
+    for adapter in adapters:
+        adapter.check_fits(backbone.name, backbone.weights_id if "backbone_id" in adapter.metadata else "", backbone.d)
+    rows: list[Row | None] = [None] * len(requests)
+    by_kind: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for index, request in enumerate(requests):
+        by_kind.setdefault((request.adapter, request.words), []).append(index)
+    for (which, words), members in by_kind.items():
+        encoded = encode(backbone, [requests[i].text for i in members], words, None, adapters[which].config)
+        for index, made in zip(members, encoded, strict=True):
+            rows[index] = made
+    results: list[list[float]] = [[] for _ in requests]
+    for shape in {tuple(a.prompt.shape + a.a.shape) for a in adapters}:
+        same = [i for i, a in enumerate(adapters) if tuple(a.prompt.shape + a.a.shape) == shape]
+        tensors = stack.Tensors.of([adapters[i] for i in same], backbone.device)
+        members = [i for i, request in enumerate(requests) if request.adapter in same]
+        items = [(same.index(requests[i].adapter), row) for i in members if (row := rows[i]) is not None]
+        for index, scored in zip(members, score_rows(backbone, tensors, items, progress=progress), strict=True):
+            results[index] = scored
+    return results
+
+
+def summarise(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
+    """How good scored rows are, percent, and their loss.
+
+    Rows of several words: `accuracy` of the best-scored word, `macro_f1` where all rows have as many words, and the
+    loss (nats) over the words alone. Rows of one answer each: `likelihood`, 100 * exp(-loss), and the loss in nats per
+    token of the answer. `score` is accuracy or likelihood; where both kinds meet, their mean over the rows.
+    """
+    by_words: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_words.setdefault(len(row.branches), []).append(index)
+    found: dict[str, float] = {}
+    parts = []
+    for words, members in by_words.items():
+        part = _answers if words == 1 else _words
+        parts.append(part([scores[i] for i in members], [rows[i] for i in members]))
+    if len(parts) == 1:
+        found = parts[0]
+    elif 1 not in by_words:
+        found["accuracy"] = _mean_over_rows(parts, by_words, "score")
+    return found | {name: _mean_over_rows(parts, by_words, name) for name in ("score", "loss")}
+
+
+def _mean_over_rows(parts: list[dict[str, float]], groups: dict[int, list[int]], name: str) -> float:
+    sizes = [len(members) for members in groups.values()]
+    return sum(part[name] * size for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
+
+
+def _words(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
+    table = torch.tensor([list(s) for s in scores], dtype=torch.float64)
+    gold = torch.tensor([row.gold for row in rows])
+    found = metrics.classification(predictions(scores), gold.tolist(), table.shape[1])
+    loss = float(-table.log_softmax(1)[torch.arange(len(gold)), gold].mean())
+    return found | {"score": found["accuracy"], "loss": loss}
+
+
+def _answers(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
+    each = [-line[0] / len(row.branches[0]) for line, row in zip(scores, rows, strict=True)]
+    loss = sum(each) / len(each)
+    likelihood = 100 * math.exp(-loss) if math.isfinite(loss) else 0.0
+    return {"likelihood": likelihood, "score": likelihood, "loss": loss}
+
+
+def predictions(scores: Sequence[Sequence[float]]) -> list[int]:
+    """Index of the best-scored word of each row; INVALID where a score is not finite."""
+    return [
+        max(range(len(line)), key=line.__getitem__) if all(map(math.isfinite, line)) else metrics.INVALID
+        for line in scores
+    ]

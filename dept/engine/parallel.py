@@ -1,0 +1,42 @@
+"""How the ranks of a sharded run share a step; one process alone needs nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from dept.batches.batching import Pack
+
+
+class Parallel(Protocol):
+    """How ranks share a step. The local one does nothing."""
+
+    size: int
+
+    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
+        """This rank's micro-batches and their weights; every rank gets equally many."""
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Add up tensors over the ranks, in place."""
+
+    def agree(self, scores: list[list[float]]) -> list[list[float]]:
+        """The first rank's scores, so that all ranks decide alike."""
+
+
+class Local:
+    """One process: every micro-batch is ours."""
+
+    size = 1
+
+    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
+        """All of them, each with weight 1."""
+        return [(group, 1.0) for group in groups]
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing to add."""
+
+    def agree(self, scores: list[list[float]]) -> list[list[float]]:
+        """Our own."""
+        return scores

@@ -1,0 +1,186 @@
+"""`dept tasks`: list, show, check and write tasks. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from flows.cli.terminal import plain_table, show, width
+from infra.errors import InputError
+
+if TYPE_CHECKING:
+    from tasks.spec import Task
+    from tasks.splits import Splits
+
+MOST_ANSWERS = 6  # named in the list; `dept tasks NAME` names all
+EXAMPLES = 3
+WIDE, FIXED = 120, 66  # characters: from where all columns are shown; of those that are never cut
+LONGEST = 1200  # characters of an example's text that are shown
+
+
+class _NamesToo(TyperGroup):
+    """`dept tasks NAME` is short for `dept tasks show NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=_NamesToo, rich_markup_mode="rich", invoke_without_command=True)
+
+
+@app.callback(invoke_without_command=True)
+def overview(ctx: typer.Context) -> None:
+    """List the tasks of the catalogue; `dept tasks NAME` shows one with examples."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from tasks.catalogue import catalogue
+    from tasks.splits import load_splits
+
+    table = plain_table("Tasks", ("Task", "Kind"), ("Train", "Valid.", "Test"))
+    for column in table.columns:
+        column.no_wrap = True
+    wide = width() >= WIDE
+    names = ("Metric", "Rows from", "Answers", "License") if wide else ("Metric", "Rows from")
+    for name in names:  # what is cut or left out, `dept tasks NAME` shows
+        table.add_column(name, no_wrap=True, overflow="ellipsis", width=(width() - FIXED) // len(names))
+    away = False
+    for task in catalogue().values():
+        rows = ["–", "–", "–"]
+        if in_reach(task):
+            splits = load_splits(task)
+            rows = [f"{len(part):,}" for part in (splits.train, splits.validation, splits.test)]
+        else:
+            away = True
+        license_ = re.split(r" \(|;", task.license)[0]  # in full: dept tasks NAME
+        about = (", ".join(task.metrics), _origin(task), _answers(task), license_)[: len(names)]
+        table.add_row(task.name, task.kind, *rows, *map(escape, about))
+    show(table)
+    if away:
+        show("–: rows that are not on this machine; `dept tasks NAME` says how to reach them.")
+
+
+@app.command("show")
+def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]) -> None:
+    """Show one task: its block, the sizes of its splits, three examples. Short: dept tasks NAME."""
+    import yaml
+
+    from tasks.catalogue import get_task
+    from tasks.spec import HubSource
+    from tasks.splits import load_splits
+
+    task = get_task(name)
+    typer.echo(yaml.safe_dump({task.name: task.block()}, sort_keys=False, allow_unicode=True, width=100))
+    try:
+        splits = load_splits(task)
+    except InputError as error:
+        if not isinstance(task.source, HubSource) or in_reach(task):
+            raise
+        typer.echo(f"Rows: not in reach. {error}")
+        return
+    dropped = ", ".join(f"{number:,} {cause}" for cause, number in splits.dropped.items() if number)
+    typer.echo(f"Rows: {sizes(splits)} ({dropped or 'none'} left out)")
+    show_examples(task, splits)
+
+
+@app.command()
+def check(
+    what: Annotated[str, typer.Argument(help="NAME of the catalogue, FILE.yaml of tasks or own_tasks, or PLAN:NAME.")],
+    tokens: Annotated[int | None, typer.Option(min=2, help="Longest text; default: the task's max_length.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
+) -> None:
+    """Hold a task against its real rows, and show three examples as the backbone will read them."""
+    from flows.planning.check_task import check_task, named
+
+    for task in named(what):
+        found = check_task(task, tokens, backbone)
+        typer.echo(f"{task.name}: {task.kind}, {', '.join(task.metrics)}, rows from {_origin(task)}")
+        for line in found.lines:
+            typer.echo(f"  {line}")
+        for line in found.warnings:
+            typer.echo(f"  note: {line}")
+        show_examples(task, found.splits)
+        typer.echo(f"\n{task.name}: good to use.")
+
+
+@app.command()
+def new(
+    source: Annotated[str, typer.Argument(help="A csv, jsonl or parquet file, or owner/name of a hub data set.")],
+    text: Annotated[list[str] | None, typer.Option(help="Column of the text (again for a second one).")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label, number or answer.")] = None,
+    kind: Annotated[
+        Literal["classification", "regression", "qa", "generation"] | None, typer.Option(help="Default: guessed.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the task; default: of the file.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of the hub data set.")] = None,
+    revision: Annotated[str, typer.Option(help="Revision of the hub data set.")] = "main",
+    out: Annotated[Path | None, typer.Option(help="Write the block here, not to standard output.")] = None,
+) -> None:
+    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan."""
+    from flows.planning.new_task import new_block
+
+    block = new_block(source, tuple(text or ()), label, kind, name, config, revision, out)
+    if out is None:
+        typer.echo(block, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            stream.write(block)
+    except FileExistsError as error:
+        raise InputError(f"tasks new: {out} is already there; take it away, or give --out another name") from error
+    except OSError as error:
+        raise InputError(f"tasks new: {out} cannot be written ({error.strerror})") from error
+    typer.echo(f"Written: {out}. Look it over, then: dept tasks check {out}")
+
+
+def in_reach(task: Task) -> bool:
+    """Whether a task's rows are on this machine: an installed wheel, a file, or a local copy of a hub data set."""
+    from tasks.sources.hub import local_copy
+    from tasks.sources.read import locate
+    from tasks.spec import HubSource
+
+    try:
+        if isinstance(task.source, HubSource):
+            return local_copy(task, task.source.train) is not None
+        return bool(locate(task.source))
+    except InputError:
+        return False
+
+
+def sizes(splits: Splits) -> str:
+    """Rows of the three splits, in words."""
+    return f"{len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test"
+
+
+def show_examples(task: Task, splits: Splits) -> None:
+    """Three training rows, of different classes where there are some: text, label, target."""
+    first = {row.label: row for row in reversed(splits.train)}
+    picked = [*first.values()][:EXAMPLES] if task.strata > 1 else []
+    picked += [row for row in splits.train if row not in picked][: EXAMPLES - len(picked)]
+    for row in picked:
+        label = f"{task.labels[row.label]} " if task.strata > 1 else ""
+        text = row.text if len(row.text) <= LONGEST else f"{row.text[: LONGEST // 2]} […] {row.text[-LONGEST // 2 :]}"
+        typer.echo(f"\n--- {label}(answer: {row.target!r})\n{text}")
+
+
+def _answers(task: Task) -> str:
+    if not task.scored:
+        return "text"
+    words = task.words
+    if task.grid:
+        return f"{words[0]} to {words[-1]}"
+    more = f", … {len(words)} in all" if len(words) > MOST_ANSWERS else ""
+    return ", ".join(words[: MOST_ANSWERS if more else None]) + more
+
+
+def _origin(task: Task) -> str:
+    source = task.source
+    if source.kind == "hub":
+        return f"hub {source.repo}" + (f" {source.config}" if source.config else "")
+    return f"package {source.package}" if source.kind == "package" else f"file {source.path}"

@@ -1,0 +1,1 @@
+"""What is to be done: plan, trials, rates, cost. No model is loaded here."""

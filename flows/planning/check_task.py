@@ -1,0 +1,168 @@
+"""Hold a task against its real rows: what a user should know before training on it."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from flows.planning.plan import near
+from flows.planning.plan_file import _UniqueKeys, load_plan
+from infra.errors import InputError
+from tasks.catalogue import get_task, read_tasks
+from tasks.formatting import Example
+from tasks.leakage import guard
+from tasks.spec import Task
+from tasks.splits import Splits, load_splits
+
+MEASURED = 20_000  # rows whose length is counted at most, evenly over the splits
+FEW = 16  # training rows of a label below which few-shot draws soon run out
+
+
+@dataclass
+class Findings:
+    """What was found: the rows, facts in words, and what the user may want to mend."""
+
+    splits: Splits
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def named(what: str) -> list[Task]:
+    """Tasks that a user means by NAME (catalogue), FILE.yaml (blocks, or `own_tasks:`) or PLAN:NAME.
+
+    Raises:
+        InputError: no such task, plan or file; a block that is no task.
+    """
+    if Path(what).suffix in (".yaml", ".yml"):
+        return _of_file(Path(what).expanduser())
+    plan_name, colon, name = what.rpartition(":")
+    if not colon:
+        return [get_task(what)]
+    plan = load_plan(plan_name)
+    own = {task.name: task.with_verbalizer(plan.verbalizer) for task in plan.own_tasks}
+    known = own | plan.resolve_tasks()
+    if name not in known:
+        raise InputError(f"plan {plan.name}: no task {name!r}{near(name, known)}")
+    return [known[name]]
+
+
+def check_task(task: Task, tokens: int | None = None, backbone: str | None = None) -> Findings:
+    """Read a task's rows and look at sizes, labels, repeated rows, leaks and lengths.
+
+    Args:
+        tokens: longest text; None: the task's max_length.
+        backbone: whose tokenizer counts tokens; None: words are counted, of which each is at least one token.
+
+    Raises:
+        InputError: rows that cannot be used, with file and line (see `tasks.splits.load_splits`); a backbone whose
+            tokenizer cannot be loaded.
+    """
+    splits = load_splits(task)
+    found = Findings(splits)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows = [row for part in parts.values() for row in part]
+    found.lines.append("rows: " + ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))
+    _repeats(splits, rows, found)
+    if task.strata > 1:
+        _labels(task, parts, found)
+    elif task.grid:
+        values = [row.value for row in rows if row.value is not None]
+        low, high = min(values), max(values)
+        found.lines.append(f"numbers: {low:g} to {high:g}, mean {statistics.fmean(values):g}; grid {_ends(task)}")
+    else:
+        _answers(task, rows, found)
+    _lengths(task, parts, tokens, backbone, found)
+    return found
+
+
+def _of_file(path: Path) -> list[Task]:
+    try:
+        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        body = None  # read_tasks says what is wrong
+    if not isinstance(body, dict) or "own_tasks" not in body:
+        return list(read_tasks(path).values())
+    blocks = body["own_tasks"]
+    if isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks):
+        blocks = {block.get("name"): {k: v for k, v in block.items() if k != "name"} for block in blocks}
+    if not isinstance(blocks, dict) or not blocks:
+        raise InputError(f"{path}: own_tasks holds no task; write blocks of `task-name:` below it")
+    return [Task.build(name, block, str(path)).rooted(path.parent) for name, block in blocks.items()]
+
+
+def _repeats(splits: Splits, rows: Sequence[Example], found: Findings) -> None:
+    dropped = ", ".join(f"{number:,} {cause}" for cause, number in splits.dropped.items() if number)
+    found.lines.append(f"left out: {dropped or 'none'}")
+    again = len(rows) - len({(row.key, row.label, row.target) for row in rows})
+    if again:
+        found.warnings.append(f"{again:,} rows stand there more than once; shots are drawn from distinct rows")
+    _, shared = guard(splits.validation, splits.test)
+    if shared:
+        found.warnings.append(f"{shared:,} validation rows also stand in the test split, as the data set has them")
+
+
+def _labels(task: Task, parts: dict[str, tuple[Example, ...]], found: Findings) -> None:
+    counts = {name: Counter(row.label for row in part) for name, part in parts.items()}
+    for index, (label, word) in enumerate(task.verbalizer):
+        numbers = ", ".join(f"{count[index]:,} {name}" for name, count in counts.items())
+        found.lines.append(f"label {label!r} (answer {word!r}): {numbers}")
+    rare = [label for index, label in enumerate(task.labels) if counts["train"][index] < FEW]
+    if rare:
+        found.warnings.append(f"fewer than {FEW} training rows: {', '.join(map(repr, rare))}")
+
+
+def _answers(task: Task, rows: Sequence[Example], found: Findings) -> None:
+    several = sum(len(row.answers) > 1 for row in rows)
+    words = statistics.median(len(row.target.split()) for row in rows)
+    line = f"answers: {words:g} words in the median, {several:,} rows with several right ones"
+    if task.kind == "qa":
+        inside = sum(any(answer.casefold() in row.text.casefold() for answer in row.answers) for row in rows)
+        line += f", {100 * inside / len(rows):.0f} % found in the text"
+    found.lines.append(line)
+
+
+def _lengths(
+    task: Task,
+    parts: dict[str, tuple[Example, ...]],
+    tokens: int | None,
+    backbone: str | None,
+    found: Findings,
+) -> None:
+    each = max(1, MEASURED // len(parts))
+    picked = [row for part in parts.values() for row in part[:each]]  # a split's rows stand in no order
+    count, unit = (_counter(backbone), "tokens") if backbone else (_words, "words")
+    lengths = sorted(count([row.text for row in picked]))
+    middle, most = lengths[len(lengths) // 2], lengths[-1]
+    of = "" if len(picked) == sum(map(len, parts.values())) else f" (of {len(picked):,} rows looked at)"
+    found.lines.append(f"length: {middle} {unit} in the median, {most} at most{of}")
+    limit = tokens or task.max_length
+    if limit is None:
+        return
+    long = sum(length > limit for length in lengths)
+    least = "" if backbone else "at least "
+    found.lines.append(f"longer than {limit} tokens: {least}{long:,} rows ({100 * long / len(lengths):.1f} %)")
+    if long:
+        remedy = "their beginning (encoder-decoder) or end (causal) is kept; a larger s keeps more"
+        found.warnings.append(f"{long:,} rows will be cut: {remedy}")
+    if not backbone:
+        found.lines.append("each word is at least one token; --backbone NAME counts tokens")
+
+
+def _words(texts: Sequence[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def _counter(backbone: str) -> Callable[[Sequence[str]], list[int]]:
+    from dept.backbones.loading import load_tokenizer, resolve
+
+    tokenizer = load_tokenizer(resolve(backbone))
+    return lambda texts: [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+
+
+def _ends(task: Task) -> str:
+    return f"{task.words[0]} to {task.words[-1]}, {len(task.words)} points"

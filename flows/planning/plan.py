@@ -1,0 +1,286 @@
+"""The plan: what is trained on what. Pure: it knows tasks, not Prefect, not torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from dept.config import AdapterConfig, TrainConfig
+from dept.trial import Method
+from flows.planning.leakage import guarded
+from infra.errors import InputError
+from tasks.catalogue import catalogue
+from tasks.spec import Task
+from tasks.splits import Splits, few_shot, load_splits
+
+Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Shots = Annotated[
+    Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
+    Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
+]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Strategy = Annotated[
+    str,
+    Field(
+        pattern=r"^(scratch|best-source|similar|mixture|multitask|prompt-only|source:[A-Za-z0-9][A-Za-z0-9._-]*)$",
+        description="scratch: vocabulary text; source:NAME: that source; best-source: each tried for a few steps, the "
+        "best on validation; similar: the one whose prompt is nearest after a few steps; mixture: a convex mixture of "
+        "all; multitask: one adapter trained on all at once; prompt-only: P of the best source, A and B new",
+    ),
+]
+Dtype = Literal["float32", "bfloat16"]
+RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
+TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
+PROMPT_TEXT = "Read the text and name the label that fits it best."
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a target's adapter is made: its shape, and its training from scratch and from a source."""
+
+    adapter: AdapterConfig
+    scratch_training: TrainConfig
+    transfer_training: TrainConfig
+
+
+class Group(BaseModel):
+    """What differs for some targets. Keys that are not named are those of the plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    targets: list[Name] = Field(min_length=1, description="targets of this group")
+    adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout that differ")
+    scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
+    transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
+
+
+class Plan(BaseModel):
+    """One experiment: adapters learned on source tasks start the adapters of few-shot target tasks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field(description="short name of the plan; appears in run names and in the report")
+    backbone: str = Field(
+        "smollm2-135m", min_length=1, max_length=500, description="frozen model: catalogue name, hub id or local folder"
+    )
+    device: str | None = Field(
+        None, pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:N; empty: the best there is"
+    )
+    dtype: Dtype | None = Field(
+        None, description="type of the frozen weights; empty: bfloat16 on CUDA, else float32. Adapters stay float32"
+    )
+    engine: Literal["local", "deepspeed"] = Field(
+        "local", description="local: train in this process; deepspeed: ZeRO-3 over several ranks"
+    )
+    ranks: int = Field(2, ge=1, le=64, description="processes that share the backbone (engine deepspeed only)")
+    own_tasks: list[Task] = Field(
+        default_factory=list, max_length=100, description="your own tasks, each a block as in the catalogue"
+    )
+    sources: list[Name] = Field(default_factory=list, max_length=100, description="tasks with many rows, trained first")
+    targets: list[Name] = Field(min_length=1, max_length=100, description="tasks to be learned from k shots per trial")
+    shots: list[Shots] = Field(
+        default=[16],
+        min_length=1,
+        max_length=20,
+        description="numbers k of training rows; as many more rows validate. all: every training row, and the "
+        "validation rows",
+    )
+    seeds: list[Seed] = Field(
+        default_factory=lambda: [0, 1], min_length=1, max_length=50, description="seeds; each draws its own shots"
+    )
+    per_class: bool = Field(False, description="count the shots per class, not in total")
+    verbalizer: Literal["words", "paper"] = Field(
+        "words", description="words: natural words; paper: class indices as text, as the authors trained"
+    )
+    strategies: list[Strategy] = Field(
+        default_factory=lambda: ["scratch", "best-source"],
+        min_length=1,
+        max_length=20,
+        description="how target adapters start: scratch, source:NAME, best-source, similar, mixture, multitask, "
+        "prompt-only",
+    )
+    methods: list[Method] = Field(
+        default_factory=lambda: list[Method](("dept",)),
+        min_length=1,
+        max_length=5,
+        description="dept, and rivals on the same rows and budget: prompt-tuning, lora, full, in-context",
+    )
+    rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
+        default_factory=dict,
+        description="peak learning rates of P to choose from, per method (transfer: dept from a source): the lowest "
+        "mean validation loss over all targets, on shots of seeds of their own; none: those of scratch_training",
+    )
+    low_rank_rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
+        default_factory=dict,
+        description="peak learning rates of A and B to choose from, each with each of `rates`; none: the share that "
+        "the training recipe gives them",
+    )
+    rates_per: Literal["method", "target"] = Field(
+        "method", description="one choice of rates for all targets, or one for each"
+    )
+    search_draws: int = Field(
+        1, ge=1, le=100, description="draws of shots per target on which rates are chosen; more tell close ones apart"
+    )
+    groups: list[Group] = Field(default_factory=list, max_length=50, description="targets whose recipe differs")
+    zero_shot: bool = Field(
+        False, description="also test the sources of the strategies source:NAME on every target as they are"
+    )
+    probe_steps: int = Field(
+        4, ge=0, le=1000, description="steps for which best-source and similar try; 0: sources are tried as they are"
+    )
+    prompt_text: str = Field(
+        PROMPT_TEXT,
+        min_length=1,
+        max_length=2000,
+        description="text whose token embeddings start the soft prompt of scratch trials",
+    )
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="shape of every adapter of this plan")
+    source_training: TrainConfig = Field(
+        default_factory=lambda: TrainConfig(steps=60, lr_prompt=1e-2, lr_low_rank=1e-3),
+        description="how source adapters are trained",
+    )
+    scratch_training: TrainConfig = Field(
+        default_factory=lambda: TrainConfig(steps=15, lr_prompt=1e-2, lr_low_rank=1e-3, eval_every=5),
+        description="how target adapters that start from scratch are trained",
+    )
+    transfer_training: TrainConfig = Field(
+        TRANSFER_TRAINING,
+        description="how target adapters that start from a source are trained; high rates destroy what it brought",
+    )
+    source_rows: int | None = Field(
+        None, ge=1, le=10_000_000, description="training rows per source at most; empty: all"
+    )
+    source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
+    test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
+
+    @field_validator("own_tasks", mode="before")
+    @classmethod
+    def _as_in_catalogue(cls, value: Any) -> Any:
+        """The catalogue writes `name: block`; so may a plan."""
+        if isinstance(value, dict) and all(isinstance(block, dict) for block in value.values()):
+            return [{"name": name, **block} for name, block in value.items()]
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        for field in ("sources", "targets", "shots", "seeds", "strategies", "methods"):
+            twice = _duplicates(getattr(self, field))
+            if twice:
+                raise ValueError(f"{field}: {twice[0]} is listed twice; list it once")
+        twice = _duplicates(task.name for task in self.own_tasks)
+        if twice:
+            raise ValueError(f"own_tasks: two tasks are called {twice[0]}; give each its own name")
+        leaks = [name for name in self.targets if name in self.sources]
+        if leaks:
+            raise ValueError(
+                f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
+                "take it out of one of the two lists"
+            )
+        self._check_groups()
+        if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
+            raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
+        if self.transfers and not self.sources:
+            raise ValueError("sources: transfer needs at least one source; name one, or set strategies to [scratch]")
+        for strategy in self.strategies:
+            name = strategy.partition(":")[2]
+            if name and name not in self.sources:
+                raise ValueError(f"strategies: {strategy}: {name} is no source{near(name, self.sources)}")
+        return self
+
+    def _check_groups(self) -> None:
+        grouped = [name for group in self.groups for name in group.targets]
+        if twice := _duplicates(grouped):
+            raise ValueError(f"groups: {twice[0]} is in two groups; put it into one")
+        for name in grouped:
+            if name not in self.targets:
+                raise ValueError(f"groups: {name} is no target{near(name, self.targets)}")
+            self.recipe(name)
+        if any(self.recipe(name).adapter != self.adapter for name in grouped) and self.transfers:
+            raise ValueError("groups: an adapter of another shape cannot start from the plan's sources")
+
+    def recipe(self, target: str) -> Recipe:
+        """Shape and training of a target's adapter: the plan's, or those of its group.
+
+        Raises:
+            ValueError: a group names an unknown key or a value out of bounds.
+        """
+        recipe = Recipe(self.adapter, self.scratch_training, self.transfer_training)
+        for group in self.groups:
+            if target in group.targets:
+                changed = {
+                    name: type(part).model_validate(part.model_dump() | getattr(group, name))
+                    for name, part in vars(recipe).items()
+                }
+                recipe = Recipe(**changed)
+        return recipe
+
+    @property
+    def counted(self) -> list[int | None]:
+        """The shots as trials name them: k, or None for all rows."""
+        return [None if k == "all" else k for k in self.shots]
+
+    @property
+    def transfers(self) -> bool:
+        """Whether any target starts from a source."""
+        return "dept" in self.methods and any(strategy != "scratch" for strategy in self.strategies)
+
+    def resolve_tasks(self) -> dict[str, Task]:
+        """Sources, then targets, by name.
+
+        Raises:
+            InputError: a name that neither the catalogue nor own_tasks holds, or an own task named as one of the
+                catalogue.
+        """
+        shipped = catalogue()
+        own = {task.name: task for task in self.own_tasks}
+        taken = [name for name in own if name in shipped]
+        if taken:
+            raise InputError(f"own_tasks: the catalogue already has a task {taken[0]}; choose another name")
+        known = shipped | own
+        for field in ("sources", "targets"):
+            for name in getattr(self, field):
+                if name not in known:
+                    raise InputError(f"{field}: unknown task {name!r}{near(name, known)}")
+        return {name: known[name].with_verbalizer(self.verbalizer) for name in [*self.sources, *self.targets]}
+
+
+def check(plan: Plan) -> dict[str, Splits]:
+    """Load the rows of every task and find, before any training, all that can be wrong with them.
+
+    Raises:
+        InputError: unknown task, unreadable rows, a label without a training row, no test row, k larger than the rows.
+
+    Returns:
+        Rows by task; sources without the rows that a target is tested or validated on.
+    """
+    splits: dict[str, Splits] = {}
+    for name, task in plan.resolve_tasks().items():
+        rows = load_splits(task)  # finds labels without rows and empty or damaged files
+        if name in plan.targets:
+            for k in filter(None, plan.counted):
+                for seed in plan.seeds:
+                    try:
+                        few_shot(rows, k, seed, task.strata, plan.per_class)
+                    except InputError as error:
+                        raise InputError(f"task {name}: {error}") from error
+        splits[name] = rows
+    return guarded(plan, splits)
+
+
+def near(name: str, known: Iterable[str], *, list_all: bool = True) -> str:
+    """What to say after a wrong name: the nearest right one, and all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    if not list_all:
+        return hint
+    return f"{hint} Known: {', '.join(names)}" if hint else f"; known: {', '.join(names)}"
+
+
+def _duplicates(values: Iterable[Any]) -> list[Any]:
+    listed = list(values)
+    return [value for index, value in enumerate(listed) if value in listed[:index]]

@@ -1,0 +1,167 @@
+"""Read a plan from a YAML file, and say in one line what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dept.config import AdapterConfig, TrainConfig
+from flows.planning.plan import Plan, near
+from infra.errors import InputError
+from tasks.spec import Task
+
+SHIPPED = Path(__file__).parents[1] / "plans"
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_plan(name_or_path: str | Path) -> Plan:
+    """Read a plan: a shipped name (`demo`) or the path of a YAML file.
+
+    Raises:
+        InputError: no such plan, not UTF-8, not YAML, an unknown key, a value out of bounds, an unknown task.
+    """
+    path = _find(str(name_or_path))
+    try:
+        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except UnicodeDecodeError as error:
+        raise InputError(f"plan {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"plan {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise InputError(f"plan {path}: cannot be read ({error.strerror})") from error
+    if not isinstance(body, dict):
+        raise InputError(f"plan {path}: expected keys and values such as 'targets: [movie-polarity]'")
+    body.setdefault("name", path.stem)
+    try:
+        plan = Plan.model_validate(body)
+        # A path in a plan counts from the plan's folder, wherever the command is started.
+        plan = plan.model_copy(update={"own_tasks": [task.rooted(path.parent) for task in plan.own_tasks]})
+        plan.resolve_tasks()
+    except ValidationError as error:
+        raise InputError(f"plan {path.name}: {_one_line(error)}") from error
+    except InputError as error:
+        raise InputError(f"plan {path.name}: {error}") from error
+    return plan
+
+
+def replaced(plan: Plan, **changes: Any) -> Plan:
+    """The plan with some fields replaced and all checks run again (`model_copy` runs none).
+
+    Raises:
+        InputError: the change makes the plan invalid.
+    """
+    return validated(Plan, f"plan {plan.name}", **(plan.model_dump() | changes))
+
+
+def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
+    """The plan with keys set as on a command line: `shots=[4, 16]`, `scratch_training.steps=30`; values are YAML.
+
+    Raises:
+        InputError: no KEY=VALUE, an unknown key, or a value that makes the plan invalid.
+    """
+    body = plan.model_dump()
+    for setting in settings:
+        place, equals, text = setting.partition("=")
+        keys = place.strip().split(".")
+        try:
+            value = yaml.load(text, Loader=_UniqueKeys)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not equals or not all(keys):
+            raise InputError(f"--set {setting}: expected KEY=VALUE, such as shots=[4,16]")
+        inside = body
+        for key in keys[:-1]:
+            if not isinstance(inside.get(key), dict):
+                raise InputError(f"--set {setting}: there are no keys within {key}; set it as a whole")
+            inside = inside[key]
+        inside[keys[-1]] = value
+    changed = validated(Plan, f"plan {plan.name}", **body)
+    changed.resolve_tasks()
+    return changed
+
+
+def validated(kind: type[M], what: str, **values: Any) -> M:
+    """Make a plan or another order of a user's values.
+
+    Raises:
+        InputError: one line that names the field and what is allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{what}: {_one_line(error)}") from error
+
+
+def shipped_plans() -> list[str]:
+    """Names of the plans that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def _find(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        what = "is a folder; give the path of a file" if path.is_dir() else "no such file"
+        raise InputError(f"plan {name}: {what}. Shipped plans: {', '.join(shipped_plans())}")
+    if name in shipped_plans():
+        return SHIPPED / f"{name}.yaml"
+    hint = " (a plan file must end in .yaml)." if path.exists() else near(name, shipped_plans(), list_all=False)
+    raise InputError(
+        f"plan {name}: unknown{hint or '.'} Shipped plans: {', '.join(shipped_plans())}; "
+        "or give the path of a .yaml file"
+    )
+
+
+def _one_line(error: ValidationError) -> str:
+    """Each fault as `field.path: what is wrong`, at most three."""
+    faults = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            allowed = _allowed(fault["loc"])
+            message = f"unknown key{near(str(fault['loc'][-1]), allowed)}" if allowed else "unknown key"
+        elif fault["type"] == "missing":
+            message = "missing; it must be given"
+        elif fault["type"] != "value_error":
+            message = f"{message[0].lower()}{message[1:]}, got {_short(fault['input'])}"
+        faults.append(f"{place}: {message}" if place else message)
+    more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+    return "; ".join(" ".join(fault.split()) for fault in faults[:3]) + more
+
+
+def _allowed(place: tuple[int | str, ...]) -> list[str]:
+    """Keys that may stand where the unknown key at `place` stands."""
+    if len(place) == 1:
+        return list(Plan.model_fields)
+    models: dict[int | str, type[BaseModel]] = {
+        "adapter": AdapterConfig,
+        "source_training": TrainConfig,
+        "own_tasks": Task,
+        "scratch_training": TrainConfig,
+        "transfer_training": TrainConfig,
+    }
+    # a fault in an own task stands at own_tasks.0.key
+    depth = 3 if place[0] == "own_tasks" else 2
+    return list(models[place[0]].model_fields) if place[0] in models and len(place) == depth else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML silently keeps the last of two equal keys; a plan should not lose a line that way."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for index, key in enumerate(keys) if isinstance(key, str) and key in keys[:index]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} appears twice", node.start_mark)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,39 @@
+"""The results of a run as files to commit, with what they stand on: commit, chosen rates, rows left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from flows.planning.plan import Plan
+from flows.reporting.html import NUMBERS, load_outcomes
+from flows.reporting.study_table import write_study
+
+
+def write_results(folder: Path, plan: Plan, report: Path) -> tuple[Path, Path]:
+    """Write <plan name>.json and <plan name>.png of a report; returns their paths.
+
+    Raises:
+        InputError: the report cannot be read, or holds no tested target.
+    """
+    outcomes = load_outcomes(report.parent)
+    context = json.loads((report.parent / NUMBERS).read_text(encoding="utf-8"))["context"]
+    facts = {"commit": commit(), "rates": context.get("rates"), "left_out_of_sources": context.get("leaked")}
+    return write_study(folder, plan, outcomes, facts)
+
+
+def commit() -> str | None:
+    """The commit of the code at work, with + where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

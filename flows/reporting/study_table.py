@@ -1,0 +1,157 @@
+"""The result of a study as files to commit: a table (JSON) and a figure (PNG)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dept.trial import TrialOutcome
+from flows.planning.plan import Plan
+from flows.reporting.figures import LEGEND_COLUMNS, LIGHT, Theme, png
+from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
+from infra.errors import InputError
+
+PANELS_PER_ROW = 3
+MARKERS = "osD^vPX<>h*p"
+
+
+def write_study(
+    folder: Path, plan: Plan, outcomes: Sequence[TrialOutcome], facts: Mapping[str, Any]
+) -> tuple[Path, Path]:
+    """Write <plan name>.json and <plan name>.png; returns their paths. Files of an earlier study are replaced.
+
+    The JSON holds `headline`, `rows` (target, k, variant, metric, n, mean, std, scores and seeds, started_from and, for
+    transfer, chosen: one a seed), `means` over targets per k, and the facts. The figure shows mean and sample standard
+    deviation per target, k and variant.
+
+    Args:
+        facts: commit, and whatever else should be told; versions, machine and date are this process's own if left out.
+
+    Raises:
+        InputError: no target trial was tested.
+    """
+    from flows.cli.findings import machine, versions
+
+    rows = summary_rows(outcomes)
+    if not rows:
+        raise InputError(
+            f"study {plan.name}: no target trial was tested, so there is nothing to tell; run the plan first"
+        )
+    variants = shown(rows)
+    answer = headline(rows)
+    told = {"commit": None, "date": date.today().isoformat()} | dict(facts)
+    body = {
+        "plan_name": plan.name,
+        "headline": {"text": answer.text, "detail": answer.detail, "gain_points": answer.gain},
+        **told,
+        "versions": told.get("versions") or versions(),
+        "machine": told.get("machine") or machine(),
+        "trials": sum(outcome.spec.role != "search" for outcome in outcomes),
+        "search_trials": sum(outcome.spec.role == "search" for outcome in outcomes),
+        "rows": [_entry(row, variant) for row in rows for variant in variants if variant in row.cells],
+        "means": [
+            {"k": k, "targets": targets, "variant": variant, "mean": round(mean, 3)}
+            for k, (targets, found) in means(rows).items()
+            for variant, mean in found.items()
+        ],
+        "plan": plan.model_dump(mode="json"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    table, figure = (folder / f"{plan.name}.{kind}" for kind in ("json", "png"))
+    _write(table, (json.dumps(body, indent=1, ensure_ascii=False, default=str) + "\n").encode())
+    _write(figure, png(lambda theme: _figure(rows, variants, theme), LIGHT))
+    return table, figure
+
+
+def _entry(row: Row, variant: str) -> dict[str, Any]:
+    cell = row.cells[variant]
+    gains = row.gains_of(variant) if variant not in ("scratch", "untrained") else ()
+    entry: dict[str, Any] = {
+        "target": row.target,
+        "k": row.shots,
+        "variant": variant,
+        "metric": row.metric,
+        "n": cell.n,
+        "mean": round(cell.mean, 3),
+        "std": None if cell.std is None else round(cell.std, 3),
+        "scores": [round(score, 3) for score in cell.scores],
+        "seeds": list(cell.seeds),
+        "trainable": sorted({outcome.trainable for outcome in cell.outcomes}),
+    }
+    if gains:
+        entry["gain_over_scratch"] = round(sum(gains) / len(gains), 3)
+    if any(cell.sources):
+        entry["started_from"] = list(cell.sources)
+    if set(cell.variants) != {variant}:
+        entry["chosen"] = list(cell.variants)
+    return entry
+
+
+def _figure(rows: Sequence[Row], variants: Sequence[str], theme: Theme) -> Figure:
+    targets = list(dict.fromkeys(row.target for row in rows))
+    shots = sorted({row.shots for row in rows})
+    across = min(PANELS_PER_ROW, len(targets))
+    down = -(-len(targets) // across)
+    wide = max(3.4, 0.4 + len(shots) * (0.16 * len(variants) + 0.3))
+    entries = -(-len(variants) // LEGEND_COLUMNS)
+    figure = Figure(figsize=(max(7.2, wide * across), 0.3 + 0.22 * entries + 3.0 * down), layout="constrained")
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for spare in axes[len(targets) :]:
+        spare.set_axis_off()
+    legend: dict[str, Any] = {}
+    for axis, target in zip(axes, targets, strict=False):
+        found = {row.shots: row for row in rows if row.target == target}
+        _panel(axis, found, shots, variants, theme, legend)
+        axis.set_title(target)
+        metric = next(iter(found.values())).metric
+        axis.set_ylabel(f"test {metric}, %" if measure_name(rows) == "score" else "test accuracy, %")
+    names = [variant for variant in variants if variant in legend]
+    figure.legend([legend[name] for name in names], names, loc="outside upper left", ncols=LEGEND_COLUMNS)
+    return figure
+
+
+def _panel(
+    axis: Axes,
+    found: Mapping[int, Row],
+    shots: Sequence[int],
+    variants: Sequence[str],
+    theme: Theme,
+    legend: dict[str, Any],
+) -> None:
+    step = 0.8 / len(variants)
+    for order, variant in enumerate(variants):
+        drawn = [
+            (place + (order - (len(variants) - 1) / 2) * step, found[k].cells[variant])
+            for place, k in enumerate(shots)
+            if k in found and variant in found[k].cells
+        ]
+        if drawn:
+            legend.setdefault(
+                variant,
+                axis.errorbar(
+                    [x for x, _ in drawn],
+                    [cell.mean for _, cell in drawn],
+                    [cell.std or 0.0 for _, cell in drawn],
+                    fmt=MARKERS[order % len(MARKERS)],
+                    color=theme.of(variant, variants),
+                    markersize=5.5,
+                    elinewidth=1.3,
+                    capsize=2.5,
+                ),
+            )
+    axis.set_xticks(range(len(shots)), [f"k = {k}" for k in shots])
+    axis.set_xlim(-0.55, len(shots) - 0.45)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write under another name, then rename: a killed run leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Reading rows: wheels, files, hub data sets."""

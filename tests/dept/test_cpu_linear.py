@@ -1,0 +1,77 @@
+"""Packed linear layers give the numbers of the layers they replace, forward and backward."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from dept.adapters.initialise import from_text
+from dept.backbones import cpu_linear as onednn
+from dept.backbones.backbone import Backbone
+from dept.batches.batching import Pack, collate, encode
+from dept.config import AdapterConfig
+from dept.engine import forward as stack
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+
+
+@pytest.fixture
+def always_faster(monkeypatch):
+    monkeypatch.setattr(onednn, "remembered", lambda *_: True)
+
+
+def losses_and_gradients(backbone):
+    config = AdapterConfig(m=3, r=2, s=16)
+    rows = encode(backbone, ["the film was good", "bad plot"], ("negative", "positive"), [1, 0], config)
+    start = stack.Tensors.of([from_text(backbone, config, "a good film", 0)], backbone.device)
+    parts = [part.detach().requires_grad_() for part in (start.prompt, start.a, torch.full_like(start.b, 0.1))]
+    tensors = stack.Tensors(*parts, start.scale)
+    batch = collate([Pack(0, (row,), (i,)) for i, row in enumerate(rows)], backbone)
+    found = stack.log_probs(backbone, batch, tensors, stack.prefix(backbone, tensors))
+    found.sum().backward()
+    return found.detach(), *(part.grad for part in parts)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(24, 40), nn.Linear(24, 40, bias=False), Conv1D(40, 24)])
+@pytest.mark.parametrize("shape", [(1, 24), (7, 24), (3, 300, 24)])
+def test_a_packed_layer_gives_the_same(layer, shape):
+    torch.manual_seed(0)
+    layer.requires_grad_(False)
+    packed = onednn.PackedLinear(layer)
+    found = []
+    for which in (layer, packed):
+        x = torch.linspace(-1, 1, 24).expand(shape).clone().requires_grad_()
+        y = which(x)
+        y.pow(2).sum().backward()
+        found.append((y.detach(), x.grad))
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2", "llama"])
+def test_a_packed_backbone_gives_the_same(tiny_folders, family, always_faster, monkeypatch):
+    packed = Backbone.from_pretrained(str(tiny_folders[family]), device="cpu")
+    monkeypatch.setattr(onednn, "remembered", lambda *_: False)
+    plain = Backbone.from_pretrained(str(tiny_folders[family]), device="cpu")
+    kinds = [{type(m) for m in b.modules()} for b in (plain, packed)]
+    assert onednn.PackedLinear not in kinds[0]
+    assert onednn.PackedLinear in kinds[1]
+    assert type(packed.model.get_output_embeddings()) is nn.Linear  # its weight is the embedding's too
+    for theirs, ours in zip(losses_and_gradients(plain), losses_and_gradients(packed), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert packed.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("why", ["bfloat16", "slower", "no memory"])
+def test_left_alone_where_it_does_not_fit(tiny_folders, why, always_faster, monkeypatch):
+    if why == "slower":
+        monkeypatch.setattr(onednn, "remembered", lambda *_: False)
+    if why == "no memory":
+        monkeypatch.setattr(onednn.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    dtype = "bfloat16" if why == "bfloat16" else "float32"
+    backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), dtype=dtype, device="cpu")
+    assert not any(isinstance(m, onednn.PackedLinear) for m in backbone.modules())
+
+
+def test_the_choice_is_measured():
+    assert onednn._is_faster(nn.Linear(64, 64).requires_grad_(False)) in (True, False)

@@ -1,0 +1,296 @@
+"""A stack gives what single runs give; log-probabilities are those of the plain concatenated forward pass."""
+
+import random
+
+import pytest
+import torch
+
+from dept.adapters.adapter import Adapter
+from dept.adapters.initialise import from_text
+from dept.batches.batching import Row, encode, micro_batches
+from dept.config import AdapterConfig, TrainConfig
+from dept.engine import forward as stack
+from dept.engine.evaluate import Request, score, score_rows
+from dept.engine.gradients import accumulate
+from dept.engine.train import Trial, data_order, train
+
+CONFIG = AdapterConfig(m=4, r=2, s=24)
+WORDS = ("negative", "positive", "very good")
+TEXTS = ["the film was good", "bad plot and awful acting", "it was not very happy", "great", "slow service of the food"]
+
+
+def random_adapter(backbone, seed, config=CONFIG):
+    torch.manual_seed(seed)
+    return Adapter(
+        torch.randn(config.m, backbone.d),
+        torch.randn(config.s, config.r),
+        torch.randn(config.r, backbone.d),
+        alpha=config.alpha,
+        layout=config.layout,
+    )
+
+
+@pytest.mark.parametrize("layout", ["adjacent", "paper"])
+def test_scores_equal_the_public_forward_pass(tiny, layout):
+    """Every label word alone, as one padded batch of the public API, gives the packed scores."""
+    config = CONFIG.model_copy(update={"layout": layout})
+    adapter = random_adapter(tiny, 0, config)
+    scores = score(tiny, [adapter], [Request(text, WORDS, 0) for text in TEXTS])
+    longest = max(map(len, tiny.encode_words(WORDS)))
+    for text, found in zip(TEXTS, scores, strict=True):
+        source = tiny.encode_texts([text])[0]
+        for branch, ours in zip(tiny.encode_words(WORDS), found, strict=True):
+            if tiny.family == "seq2seq":
+                ids, labels = torch.tensor([source]), torch.tensor([list(branch)])
+            else:
+                pad = 0 if layout == "adjacent" else longest - len(branch)  # the longest word sets the rows
+                ids = torch.tensor([source + list(branch) + [0] * pad])
+                labels = torch.tensor([[-100] * len(source) + list(branch) + [-100] * pad])
+            loss = tiny(adapter, ids, None, labels).loss.detach()
+            assert ours == pytest.approx(-float(loss) * len(branch), abs=1e-4)
+
+
+def trials_of(backbone, n=4):
+    rows = encode(backbone, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)
+    return [
+        Trial(
+            f"t{i}",
+            random_adapter(backbone, i) if i % 2 else from_text(backbone, CONFIG, "good or bad?", i),
+            TrainConfig(
+                steps=6 + 2 * i,
+                batch_size=2 + i % 2,
+                lr_prompt=0.05 * (i + 1),
+                lr_low_rank=0.01,
+                warmup=0.2,
+                eval_every=3,
+                clip=None if i % 3 else 0.5,
+                weight_decay=0.01 * i,
+                patience=50,
+            ),
+            rows[i % 2 :],
+            rows[:3],
+            seed=i,
+        )
+        for i in range(n)
+    ]
+
+
+def assert_same(one, other, tolerance=1e-4):
+    for name in stack.NAMES:
+        torch.testing.assert_close(getattr(one.adapter, name), getattr(other.adapter, name), atol=tolerance, rtol=0)
+    assert one.state.best_step == other.state.best_step
+    ours, theirs = (torch.tensor([loss for _, loss in r.state.loss_curve]) for r in (one, other))
+    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("slots", "budget", "turned"), [(4, 512, False), (2, 512, False), (4, 16, True), (3, 40, True)]
+)
+def test_a_stack_gives_what_single_runs_give(tiny, slots, budget, turned):
+    """Any order, any token budget, and with trials that join and leave half-way (slots < trials)."""
+    trials = trials_of(tiny)
+    alone = {t.key: train([t], tiny)[t.key] for t in trials}
+    together = train(trials[::-1] if turned else trials, tiny, slots=slots, budget=budget)
+    for key, result in together.items():
+        assert_same(result, alone[key])
+
+
+def test_the_update_is_torch_adamw(tiny):
+    """One trial against torch.optim.AdamW on the public API's loss."""
+    trial = trials_of(tiny, 1)[0]
+    config = trial.config.model_copy(update={"clip": None, "weight_decay": 0.01, "eval_every": 100})
+    trial = Trial("x", trial.start, config, trial.rows, trial.rows[:1], seed=3)
+    adapter = Adapter(trial.start.prompt, trial.start.a, trial.start.b)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [adapter.prompt], "lr": config.lr_prompt},
+            {"params": [adapter.a, adapter.b], "lr": config.lr_low_rank},
+        ],
+        weight_decay=0.01,
+    )
+    from dept.adapters.optimizer import rate_factor
+
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    for step in range(config.steps):
+        rows = [trial.rows[i].only_gold() for i in data_order(len(trial.rows), config.batch_size, step, 3)]
+        optimizer.zero_grad()
+        total = sum(len(r.branches[0]) for r in rows)
+        for row in rows:
+            branch = row.branches[0]
+            ids = row.source if tiny.family == "seq2seq" else row.source + branch
+            labels = branch if tiny.family == "seq2seq" else (-100,) * len(row.source) + branch
+            out = tiny(adapter, torch.tensor([ids]), None, torch.tensor([labels]))
+            (out.loss * len(branch) / total).backward()
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate_factor(step, config.steps, config.warmup)
+        optimizer.step()
+    trained = {}
+
+    def grab(result):
+        trained[result.key] = result
+
+    trial_last = Trial("x", trial.start, config, trial.rows, (), seed=3)  # no validation: the last step is kept
+    train([trial_last], tiny, on_result=grab)
+    for name in stack.NAMES:
+        torch.testing.assert_close(getattr(trained["x"].adapter, name), getattr(adapter, name).data, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("budget", [12, 1000])
+def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama, budget):
+    """Keys and values computed once per step, rows in several micro-batches or in one pack: exact to 1e-5."""
+    adapter = random_adapter(tiny_llama, 5)
+    rows = [row.only_gold() for row in encode(tiny_llama, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)]
+    tensors = stack.Tensors.of([adapter], tiny_llama.device)
+    ours = {name: getattr(tensors, name).detach().requires_grad_() for name in stack.NAMES}
+    label_tokens = torch.tensor([sum(len(r.branches[0]) for r in rows)])
+    items = [(0, row) for row in rows]
+    accumulate(tiny_llama, stack.Tensors(**ours, scale=tensors.scale), items, label_tokens, budget)
+    plain = Adapter(adapter.prompt, adapter.a, adapter.b)
+    total = sum(len(r.branches[0]) for r in rows)
+    for row in rows:
+        branch = row.branches[0]
+        tokens = torch.tensor([row.source + branch])
+        embedded = tiny_llama.embed(tokens)[0] + plain.scale * (plain.a @ plain.b)[: tokens.shape[1]]
+        whole = torch.cat([plain.prompt, embedded])[None]
+        logits = tiny_llama.model(inputs_embeds=whole).logits[0]
+        at = torch.arange(len(branch)) + CONFIG.m + len(row.source) - 1
+        nll = -logits[at].log_softmax(-1)[torch.arange(len(branch)), torch.tensor(branch)].sum()
+        (nll / total).backward()
+    for name in stack.NAMES:
+        torch.testing.assert_close(ours[name].grad[0], getattr(plain, name).grad, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("rate", "bound", "reason"), [(1e38, 50, "not finite"), (0.1, 0.5, "above max_loss")])
+def test_a_diverging_trial_fails_alone(tiny_llama, rate, bound, reason):
+    trials = trials_of(tiny_llama, 3)
+    config = TrainConfig(steps=30, lr_prompt=rate, lr_low_rank=rate, max_loss=bound, clip=None)
+    wild = Trial("wild", trials[0].start, config, trials[0].rows, trials[0].validation)
+    results = train([trials[1], wild, trials[2]], tiny_llama)
+    assert reason in results["wild"].failure
+    for trial in trials[1:]:
+        assert results[trial.key].failure is None
+        assert_same(results[trial.key], train([trial], tiny_llama)[trial.key])
+
+
+def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
+    """Of equals the better score; a loss that is not finite is the worst."""
+    script = [(50.0, 1.0), (90.0, 1.1), (40.0, 0.8), (60.0, 0.8), (99.0, float("nan")), (99.0, 0.9)]
+    validations = iter({"score": score, "loss": loss} for score, loss in script)
+    monkeypatch.setattr("dept.engine.train.summarise", lambda *_: next(validations))
+    first = trials_of(tiny_llama, 1)[0]
+    config = TrainConfig(steps=10, eval_every=2, patience=9)
+    trial = Trial("one", first.start, config, first.rows, first.validation)
+    state = train([trial], tiny_llama)["one"].state
+    assert (state.best_step, state.best) == (6, {"score": 60.0, "loss": 0.8})
+    assert state.validation_curve == [(2 * i, score) for i, (score, _) in enumerate(script)]
+
+
+@pytest.mark.parametrize("at", [5, 12, 18, 23])
+def test_same_bits_twice_and_after_a_kill(tiny, tmp_path, at):
+    trials = trials_of(tiny)
+    whole = train(trials, tiny, slots=2)
+    again = train(trials, tiny, slots=2)
+
+    class KilledError(Exception):
+        pass
+
+    calls = 0
+
+    def die(_tokens):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KilledError
+
+    done = {}
+    with pytest.raises(KilledError):
+        train(
+            trials,
+            tiny,
+            slots=2,
+            checkpoint_folder=tmp_path,
+            checkpoint_seconds=0,
+            on_tokens=die,
+            on_result=lambda result: done.setdefault(result.key, result),
+        )
+    resumed = done | train([t for t in trials if t.key not in done], tiny, slots=2, checkpoint_folder=tmp_path)
+    for key, result in whole.items():
+        for name in stack.NAMES:
+            assert torch.equal(getattr(result.adapter, name), getattr(again[key].adapter, name))
+            assert torch.equal(getattr(result.adapter, name), getattr(resumed[key].adapter, name))
+    assert not any(tmp_path.iterdir())
+
+
+def test_score_mixes_shapes_and_tasks(tiny):
+    other = AdapterConfig(m=7, r=3, s=30)
+    adapters = [random_adapter(tiny, 0), random_adapter(tiny, 1, other), random_adapter(tiny, 2)]
+    requests = [Request(t, WORDS if i % 2 else ("red", "blue"), i % 3) for i, t in enumerate(TEXTS)]
+    mixed = score(tiny, adapters, requests)
+    for request, found in zip(requests, mixed, strict=True):
+        alone = score(tiny, [adapters[request.adapter]], [Request(request.text, request.words, 0)])[0]
+        assert found == pytest.approx(alone, abs=1e-4)
+
+
+def test_long_text_is_cut_and_marked(tiny):
+    rows = encode(tiny, ["good " * 60, "good"], WORDS, None, CONFIG)
+    assert [row.cut for row in rows] == [True, False]
+    tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
+    assert all(torch.isfinite(torch.tensor(s)).all() for s in score_rows(tiny, tensors, [(0, row) for row in rows]))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_micro_batches_keep_every_row_and_the_budget(packing):
+    draw = random.Random(0)
+    items = [(i % 3, Row(tuple(range(draw.randint(1, 60))), ((1,),), 0, 0)) for i in range(200)]
+    groups = micro_batches(items, 256, packing)
+    packs = [pack for group in groups for pack in group]
+    assert sorted(index for pack in packs for index in pack.indices) == list(range(200))
+    assert all(items[i] == (pack.slot, row) for pack in packs for i, row in zip(pack.indices, pack.rows, strict=True))
+    assert (max(len(pack.rows) for pack in packs) > 1) == packing
+    padded = [len(group) * max(pack.length for pack in group) for group in groups]
+    assert max(padded) <= 256
+    assert sum(padded) / sum(row.length for _, row in items) < (1.05 if packing else 1.15)
+    longest_first = [group[0].length for group in groups]
+    assert longest_first == sorted(longest_first, reverse=True)
+    ((lone,),) = micro_batches([(0, Row(tuple(range(60)), ((1,),), 0, 0))], 16, packing)  # over the budget: alone
+    assert lone.length == 60
+
+
+def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
+    rows = encode(tiny, TEXTS * 8, WORDS, None, CONFIG)
+    tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
+    items = [(0, row) for row in rows]
+    undisturbed = score_rows(tiny, tensors, items, 200)
+    real, sizes = stack.log_probs, []
+
+    def short_of_memory(backbone, batch, *rest):
+        if batch.ids.numel() > 80:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(batch.ids.numel())
+        return real(backbone, batch, *rest)
+
+    monkeypatch.setattr(stack, "log_probs", short_of_memory)
+    torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 200)), torch.tensor(undisturbed))
+    assert max(sizes) <= 80
+    monkeypatch.setattr(tiny, "sharded", True)
+    with pytest.raises(torch.OutOfMemoryError):
+        score_rows(tiny, tensors, items, 200)
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
+    trials = trials_of(tiny)
+    undisturbed = train(trials, tiny)
+    real, seen = stack.log_probs, []
+
+    def short_of_memory(backbone, batch, tensors, prompts):
+        seen.append(batch.ids.numel())
+        if batch.ids.numel() > 40 and torch.is_grad_enabled():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return real(backbone, batch, tensors, prompts)
+
+    monkeypatch.setattr(stack, "log_probs", short_of_memory)
+    disturbed = train(trials, tiny)
+    assert max(seen) > 40
+    for key, result in disturbed.items():
+        assert_same(result, undisturbed[key])
+        assert result.state.padded >= result.state.tokens

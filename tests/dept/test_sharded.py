@@ -1,0 +1,204 @@
+"""Training under DeepSpeed ZeRO-3 on two CPU ranks gives what one process gives, and no rank outlives its job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors import safe_open
+
+from dept.backbones.backbone import Backbone
+from dept.distributed import job
+from dept.distributed.launch import RankDiedError, train_sharded
+from dept.engine.train import train
+from infra.errors import InputError
+from tests.dept.test_dept_stack import assert_same, trials_of
+
+ROOT = Path(__file__).parents[2]
+SECONDS_TO_END = 10
+FLOW = """
+import sys
+from pathlib import Path
+from dept.distributed import job
+from dept.distributed.launch import train_sharded
+train_sharded(job.read_trials(Path(sys.argv[1])), sys.argv[2], folder=Path(sys.argv[3]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def processes_of(folder):
+    """torchrun and ranks of a job that are alive."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        named = str(folder) in (process.info["cmdline"] or [])
+        if named and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def seconds_until(condition, limit):
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < limit, "waited in vain"
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+def long_trials(backbone, steps):
+    """Trials of which the last two go on for `steps` steps, so that there is time to kill."""
+    trials = trials_of(backbone)
+    return [*trials[:2], *(replace(t, config=t.config.model_copy(update={"steps": steps})) for t in trials[2:])]
+
+
+def reports(folder):
+    return [json.loads(file.read_text()) for file in sorted((folder / "ranks").glob("*.json"))]
+
+
+def assert_shared(folder, backbone):
+    """Two ranks, each with half of the backbone's numbers, which none gathers beyond the pass that needs them."""
+    total = sum(p.numel() for p in backbone.parameters())
+    ranks = reports(folder)
+    assert [rank["total"] for rank in ranks] == [total, total]
+    assert all(total / 2 <= rank["held"] <= total * 0.51 for rank in ranks)
+    assert [rank["left_gathered"] for rank in ranks] == [0, 0]
+    assert len({rank["pid"] for rank in ranks}) == 2
+
+
+def test_two_ranks_give_what_one_process_gives(tiny_folders, tmp_path):
+    """Encoder-decoder; trials join and leave; nothing stays behind."""
+    folder, seen, single, sharded = tmp_path / "job", [], [], []
+    backbone = Backbone.from_pretrained(str(tiny_folders["t5"]), device="cpu")
+    trials = trials_of(backbone)
+    expected = train(trials, backbone, slots=2, budget=40, on_tokens=single.append)
+    results = train_sharded(
+        trials,
+        str(tiny_folders["t5"]),
+        slots=2,
+        budget=40,
+        folder=folder,
+        on_result=lambda r: seen.append(r.key),
+        on_tokens=sharded.append,
+    )
+    assert sorted(seen) == sorted(results) == sorted(expected)
+    for key, result in results.items():
+        assert_same(result, expected[key])
+        assert result.state.validation_curve == expected[key].state.validation_curve
+        assert result.state.tokens == expected[key].state.tokens
+    assert sum(sharded) == sum(single)
+    assert_shared(folder, backbone)
+    assert sorted(file.name for file in folder.iterdir()) == ["ranks", "ranks.log"]
+    assert not processes_of(folder)
+
+
+def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp_path):
+    """Causal; kill -9 of a rank after the first result; the rest goes on from the checkpoint to the same numbers."""
+    backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
+    trials, folder, done, killed = long_trials(backbone, 30), tmp_path / "job", {}, []
+
+    def kill(result):
+        done[result.key] = result
+        if not killed:
+            killed.append(time.monotonic())
+            os.kill(json.loads((folder / "ranks" / "1.json").read_text())["pid"], signal.SIGKILL)
+
+    options = {"slots": 2, "checkpoint_folder": tmp_path / "checkpoint", "checkpoint_seconds": 0}
+    with pytest.raises(RankDiedError, match="exitcode"):
+        train_sharded(trials, str(tiny_folders["llama"]), folder=folder, on_result=kill, **options)
+    assert time.monotonic() - killed[0] < SECONDS_TO_END
+    assert not processes_of(folder)
+    assert not any(psutil.pid_exists(rank["pid"]) for rank in reports(folder))
+    left = [trial for trial in trials if trial.key not in done]
+    assert left
+    saved = list((tmp_path / "checkpoint").rglob("*.safetensors"))
+    assert saved
+    with safe_open(saved[0], framework="pt") as file:
+        reached = {key: state["step"] for key, state in json.loads(file.metadata()["state"])["states"].items()}
+    assert any(reached.values())
+    tokens = []
+    second = train_sharded(
+        left, str(tiny_folders["llama"]), folder=tmp_path / "second", on_tokens=tokens.append, **options
+    )
+    whole = []
+    expected = train(trials, backbone, slots=2)
+    for key, result in (done | second).items():
+        assert_same(result, expected[key])
+    train(left, backbone, slots=2, on_tokens=whole.append)
+    assert sum(tokens) < sum(whole), "it began anew"
+    assert_shared(tmp_path / "second", backbone)
+    assert not any((tmp_path / "checkpoint").rglob("*.safetensors"))
+
+
+def test_ranks_end_when_the_flow_is_killed(tiny_folders, tmp_path):
+    backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
+    settings = job.Settings("", "float32", 2, 64, None, None, 30, os.getpid(), 0.0)
+    job.write(tmp_path / "trials", settings, long_trials(backbone, 10**6))
+    folder = tmp_path / "job"
+    flow = subprocess.Popen([sys.executable, "-c", FLOW, tmp_path / "trials", tiny_folders["llama"], folder], cwd=ROOT)
+    try:
+        seconds_until(lambda: len(list((folder / "ranks").glob("[01].json"))) == 2 or flow.poll() is not None, 90)
+        assert len(processes_of(folder)) >= 4, "flow, torchrun and two ranks"
+    finally:
+        flow.kill()
+        flow.wait()
+    try:
+        seconds_until(lambda: not processes_of(folder), SECONDS_TO_END)
+    finally:
+        for process in processes_of(folder):
+            process.kill()
+
+
+def test_a_backbone_that_cannot_be_loaded_is_bad_input(tiny_folders, tmp_path):
+    """Before any process starts where that can be seen, else by way of the rank that finds it out."""
+    backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
+    trials = trials_of(backbone, 1)
+    with pytest.raises(InputError, match="no such folder"):
+        train_sharded(trials, "/nowhere", folder=tmp_path / "none")
+    for change, message in (({"ranks": 0}, "at least 1"), ({"dtype": "float64"}, "cannot be sharded")):
+        with pytest.raises(InputError, match=message):
+            train_sharded(trials, str(tiny_folders["llama"]), folder=tmp_path / "none", **change)
+    assert not (tmp_path / "none").exists()
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in tiny_folders["llama"].iterdir():
+        body = file.read_bytes()
+        (damaged / file.name).write_bytes(body[: len(body) // 2] if file.suffix == ".safetensors" else body)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        train_sharded(trials, str(damaged), ranks=1, folder=tmp_path / "job")
+    assert not processes_of(tmp_path / "job")
+
+
+def test_a_job_says_what_was_given(tiny_llama, tmp_path):
+    trials = long_trials(tiny_llama, 7)
+    job.write(tmp_path, job.Settings("x", "float32", 2, 3, None, None, 1.5, 1, 2.0), trials)
+    for ours, theirs in zip(job.read_trials(tmp_path), trials, strict=True):
+        assert (ours.key, ours.config, ours.seed) == (theirs.key, theirs.config, theirs.seed)
+        assert (list(ours.rows), list(ours.validation)) == (list(theirs.rows), list(theirs.validation))
+        for name in ("prompt", "a", "b"):
+            assert torch.equal(getattr(ours.start, name), getattr(theirs.start, name))
+    assert job.read_settings(tmp_path).checkpoint_seconds == 1.5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranks_share_every_row_once(tiny_llama, tmp_path, size, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from dept.distributed.sharded import Ranks
+
+    rows = trials_of(tiny_llama, 1)[0].rows
+    groups = [[(0, row) for row in rows[:4]], [(1, rows[4])], [(1, rows[0]), (0, rows[1])]]
+    shared = [Ranks(tiny_llama, rank, size, tmp_path).share(groups) for rank in range(size)]
+    for index, group in enumerate(groups):
+        parts = [share[index] for share in shared]
+        assert all(part for part, _ in parts), "every rank runs the backbone equally often"
+        counted = [item for part, weight in parts if weight for item in part]
+        assert sorted(counted, key=repr) == sorted(group, key=repr)

@@ -1,0 +1,218 @@
+"""Bad input through the command line: exit code 2, one line on stderr, before any server, run or training."""
+
+import contextlib
+import shutil
+import socket
+
+import pytest
+import torch
+import yaml
+
+from dept.adapters.adapter import MANIFEST, TENSORS, Adapter
+from flows import retrain, transfer
+from flows.execution.steps import ground
+from flows.planning.plan_file import load_plan
+from flows.planning.trials import source_specs
+from infra.settings import home
+from registry.ledger.ledger import Ledger, owner_id
+from registry.tracking import Tracker
+from tests.flows.test_cli import dept, refused
+from tests.registry.registry_helpers import make_outcome, new_store, save_tiny_backbone
+
+GOOD = "".join(f"a lovely thing number {i},good\n" for i in range(20))
+BAD = "".join(f"a dreadful thing number {i},bad\n" for i in range(20))
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch):
+    @contextlib.contextmanager
+    def wire():
+        raise AssertionError("a Prefect server was about to start")
+        yield
+
+    monkeypatch.setattr(transfer, "prefect_api", wire)
+    monkeypatch.setattr(retrain, "prefect_api", wire)
+
+
+@pytest.fixture
+def plan(tmp_path, tiny_folders):
+    """Write a plan on own files and a tiny backbone; keyword arguments replace its keys."""
+
+    def write(rows=f"text,label\n{GOOD}{BAD}", **changes):
+        raw = rows.encode() if isinstance(rows, str) else rows
+        (tmp_path / "mine.csv").write_bytes(raw)
+        (tmp_path / "other.csv").write_bytes(raw.replace(b"thing", b"day"))  # equal rows would be leaks
+        task = {"template": "{text} Mood:", "verbalizer": {"good": "great", "bad": "awful"}}
+        body = {
+            "backbone": str(tiny_folders["llama"]),
+            "own_tasks": {n: task | {"source": {"kind": "file", "path": f"{n}.csv"}} for n in ("mine", "other")},
+            "sources": ["other"],
+            "targets": ["mine"],
+            "shots": [4],
+            "adapter": {"m": 4, "r": 2, "s": 16},
+            **changes,
+        }
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump(body), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_good_plan_gets_as_far_as_the_server(plan):
+    new_store(home())
+    result = dept("run", plan())
+    assert isinstance(result.exception, AssertionError), result.output
+    assert Ledger.open().find() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"targets": ["movie-polarty"]}, "unknown task 'movie-polarty'; did you mean movie-polarity?"),
+        ({"targetz": ["mine"]}, "targetz: unknown key; did you mean targets?"),
+        ({"adapter": {"width": 3}}, "adapter.width: unknown key"),
+        ({"seeds": [-1]}, "seeds.0: input should be greater than or equal to 0, got -1"),
+        ({"source_training": {"lr_prompt": -0.1}}, "source_training.lr_prompt"),
+        ({"adapter": {"m": 0}}, "adapter.m"),
+        ({"shots": [5000]}, "use k <= "),
+        ({"rows": f"text,label\n{GOOD}"}, "label 'bad' has no usable rows"),
+        ({"rows": ""}, "the file is empty"),
+        ({"rows": "text,label\n"}, "holds no rows"),
+        ({"rows": b"text,label\nca" + "fé,good\n".encode("latin-1")}, "line 2: not UTF-8 (byte 0xe9)"),
+        ({"rows": f"text,label\n{GOOD}{BAD}so so,middling\n"}, "label 'middling' is not in the verbalizer"),
+        ({"rows": f"words,label\n{GOOD}{BAD}"}, "no column 'text'"),
+        ({"backbone": "smolm2"}, "backbone 'smolm2' cannot be loaded"),
+        ({"backbone": "/no/such/folder"}, "backbone /no/such/folder: no such folder"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not there"),
+    ],
+)
+def test_bad_plans(plan, changes, said):
+    refused(dept("run", plan(**changes)), said)
+    assert not home().exists()
+
+
+def test_a_plan_file_that_is_a_folder(tmp_path):
+    (tmp_path / "plan.yaml").mkdir()
+    refused(dept("run", str(tmp_path / "plan.yaml")), "plan.yaml: is a folder")
+    refused(dept("run", str(tmp_path)), "unknown")
+
+
+def test_a_plan_that_is_not_utf8(tmp_path):
+    (tmp_path / "plan.yaml").write_bytes("targets: [café]".encode("latin-1"))
+    refused(dept("run", str(tmp_path / "plan.yaml")), "not UTF-8 (byte 13); save it as UTF-8")
+
+
+def test_more_than_the_backbone_has_positions(plan, tiny_folders):
+    path = plan(backbone=str(tiny_folders["gpt2"]), adapter={"m": 8, "r": 2, "s": 249})
+    refused(dept("run", path), "has 256 positions; m + s = 257. Remedy: a smaller s or m")
+
+
+def test_words_that_the_backbone_cannot_tell_apart(plan, tmp_path):
+    folder = save_tiny_backbone(tmp_path / "words")
+    refused(dept("run", plan(backbone=str(folder))), "words ['awful', 'great'] are not told apart")
+
+
+def test_an_encoder_or_a_damaged_backbone(plan, tmp_path, tiny_folders):
+    folder = shutil.copytree(tiny_folders["llama"], tmp_path / "damaged")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:2000])
+    refused(dept("run", plan(backbone=str(folder))), "cannot be loaded")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"llama"', '"bert"'))
+    refused(dept("run", plan(backbone=str(folder))), "bert is an encoder alone")
+
+
+@pytest.fixture
+def trained(plan):
+    """A plan whose source the ledger holds as finished; its path and the adapter's folder."""
+    new_store(home())
+    path = plan()
+    order = load_plan(path)
+    shop = transfer.examine(order)
+    (spec,) = source_specs(order, ground(shop))
+    folder = home() / "adapters" / spec.fingerprint
+
+    def put(d=32, **metadata):
+        made = Adapter(torch.zeros(4, d), torch.zeros(16, 2), torch.zeros(2, d))
+        return made.save(folder, backbone_id=spec.backbone_id, **metadata)
+
+    outcome = make_outcome(spec, folder, validation={"accuracy": 60.0, "score": 60.0, "loss": 1.0})
+    outcome.adapter_sha256 = put()
+    shop.ledger.add([spec])
+    assert shop.ledger.claim(spec.fingerprint, owner_id())
+    shop.ledger.trained(spec.fingerprint, outcome)
+    shop.ledger.finish(spec.fingerprint, "run", outcome)
+    return path, folder, put
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("nothing", None),
+        ("gone", "are expected there"),
+        ("cut", "cut short or altered"),
+        ("altered", "cut short or altered"),
+        ("pickle", "is a pickle"),
+        ("manifest", "adapter.json is damaged"),
+        ("exchanged", "is not the one in the ledger"),
+    ],
+)
+def test_a_source_adapter_of_an_earlier_run(trained, damage, said):
+    path, folder, put = trained
+    file = folder / TENSORS
+    whole = file.read_bytes()
+    if damage == "gone":
+        shutil.rmtree(folder)
+    elif damage == "cut":
+        file.write_bytes(whole[:-4])
+    elif damage == "altered":
+        file.write_bytes(whole[:-1] + b"\x01")
+    elif damage == "pickle":
+        torch.save({}, file)
+    elif damage == "manifest":
+        (folder / MANIFEST).write_text("{")
+    elif damage == "exchanged":
+        put(d=16)
+    result = dept("run", path)
+    if said is None:
+        assert isinstance(result.exception, AssertionError)  # only the server was missing
+    else:
+        refused(result, said)
+    assert Tracker().client.search_runs([Tracker().experiment_id]) == []  # no run was begun
+
+
+def test_damaged_stores(plan):
+    path = plan()
+    home().mkdir()
+    (home() / "ledger.db").write_bytes(b"not a database at all" * 100)
+    refused(dept("run", path), "cannot be opened")
+    refused(dept("trials"), "cannot be opened")
+
+
+def test_retrain_checks_first(plan):
+    refused(dept("retrain", "--task", "movie-polarty"), "unknown task 'movie-polarty'")
+    refused(dept("retrain", "--margin", "-1"), "margin")
+    refused(dept("retrain", "--max-age-days", "0"), "max_age_days")
+    refused(dept("retrain", "--backbone", "/no/such/folder"), "no such folder")
+
+
+@pytest.mark.parametrize("option", ["--prefect-port", "--mlflow-port"])
+def test_a_port_that_is_taken(option):
+    with socket.socket() as busy, socket.socket() as free:
+        for one in (busy, free):
+            one.bind(("127.0.0.1", 0))
+        busy.listen()
+        taken, other = busy.getsockname()[1], free.getsockname()[1]
+        free.close()
+        rest = "--mlflow-port" if option == "--prefect-port" else "--prefect-port"
+        refused(dept("up", option, str(taken), rest, str(other)), f"port {taken} (for ", "is taken", "choose another")
+    assert not (home() / "services.json").exists()
+
+
+def test_an_empty_home():
+    result = dept("trials")
+    assert (result.exit_code, result.stdout.strip()) == (0, "No trial yet: `dept run demo` trains some.")
+    refused(dept("report"), "report: none in", "yet; `dept run demo` makes one")
+    refused(dept("report", "some-run"), "no run 'some-run'; known: none yet")
+    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of dept-smollm2-135m-sms-spam yet. Remedy")

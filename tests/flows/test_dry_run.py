@@ -1,0 +1,216 @@
+"""`dept run PLAN --dry-run`: what is counted, by hand and against what a run trains; nothing is fetched or trained."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dept.config import AdapterConfig, TrainConfig
+from flows.cli.cost_table import _short, _span
+from flows.planning.cost import WIDTHS, estimate
+from flows.planning.plan_file import SHIPPED, load_plan
+from infra.settings import home
+from tests.flows.test_cli import dept, refused
+from tests.tasks.test_tasks_catalogue_hub import PAPER
+
+HUB_ROWS = Path(__file__).parents[1] / "tasks" / "hub_rows"
+SIX = 6  # tokens of "zzz 12": the tiny tokenizer knows the bytes alone
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_fetched(monkeypatch):
+    monkeypatch.setattr("tasks.sources.hub._remote", lambda *_: pytest.fail("a dry run must not go to the hub"))
+    monkeypatch.delenv("DEPT_DATA", raising=False)
+
+
+@pytest.fixture
+def plan(tmp_path, tiny_folders):
+    def write(**changes):
+        block = {"template": "{text}", "verbalizer": {"a": "good", "b": "bad"}}
+        own = {}
+        for start, name in enumerate(("one", "two", "three", "four")):
+            rows = "".join(f"zz{'wxyz'[start]} {i},{'ab'[i % 2]}\n" for i in range(10, 90))
+            (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+            own[name] = block | {"source": {"kind": "file", "path": f"{name}.csv"}}
+        body = {
+            "backbone": str(tiny_folders["llama"]),
+            "device": "cpu",
+            "own_tasks": own,
+            "sources": ["one", "two"],
+            "targets": ["three", "four"],
+            "shots": [4],
+            "seeds": [0, 1, 2],
+            "test_rows": 5,
+            "adapter": {"m": 4, "r": 2, "s": 16},
+            "source_training": {"steps": 10, "batch_size": 8, "eval_every": 5},
+            "scratch_training": {"steps": 6, "batch_size": 8, "eval_every": 4},
+            "transfer_training": {"steps": 3, "batch_size": 2, "eval_every": 3},
+            "source_validation_rows": 7,
+            "probe_steps": 2,
+        } | changes
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump(body))
+        return path
+
+    return write
+
+
+def lines(path):
+    found = estimate(load_plan(path))
+    return {(line.stage, line.variant): line for line in found.lines}, found
+
+
+def test_every_stage_is_counted(plan):
+    counted, found = lines(plan())
+    dept_numbers = 4 * 32 + (16 + 32) * 2
+    expected = {
+        # stage, variant: trials, steps of all, trained tokens, evaluated tokens
+        ("sources", "each"): (2, 20, 2 * 10 * 8 * SIX, 2 * (3 * 7 + 5) * SIX),
+        ("choice", "best-source"): (2 * 3 * 2, 24, 12 * 2 * 2 * SIX, 12 * 2 * 4 * SIX),
+        ("targets", "untrained"): (2, 0, 0, 2 * 5 * SIX),
+        ("targets", "scratch"): (6, 36, 6 * 6 * 4 * SIX, 6 * (3 * 4 + 5) * SIX),  # four shots: batches of four
+        ("targets", "best-source"): (6, 18, 6 * 3 * 2 * SIX, 6 * (2 * 4 + 5) * SIX),
+    }
+    assert set(counted) == set(expected)
+    for key, (trials, steps, trained, evaluated) in expected.items():
+        line = counted[key]
+        assert (line.trials, line.steps, line.trained, line.evaluated) == (trials, steps, trained, evaluated), key
+        assert not line.bound
+        assert line.numbers == [0 if key[1] == "untrained" else dept_numbers] * trials
+    assert found.speed > 0
+    assert found.seconds(counted["targets", "scratch"]) > 0
+
+
+def test_all_strategies_and_a_search(plan):
+    strategies = ["scratch", "source:one", "best-source", "similar", "mixture", "multitask", "prompt-only"]
+    counted, _ = lines(
+        plan(strategies=strategies, rates={"dept": [0.1, 0.2], "transfer": [0.1, 0.2, 0.3]}, search_draws=2)
+    )
+    draws, searched = 2 * 3, 2 * 2
+    assert counted["sources", "multitask"].trials == 1
+    assert counted["sources", "multitask"].steps == 20
+    assert counted["search", "scratch"].trials == 2 * searched
+    assert counted["search", "best-source"].trials == 3 * searched
+    assert counted["choice", "best-source"].trials == (draws + searched) * 2
+    assert counted["choice", "similar"].steps == (draws + searched) * 2
+    assert counted["choice", "mixture"].steps == (draws + searched) * 3
+    assert ("choice", "prompt-only") not in counted  # the same question as best-source
+    assert {variant for stage, variant in counted if stage == "targets"} == {*strategies, "untrained"}
+    assert all(line.trials == draws for (stage, v), line in counted.items() if stage == "targets" and v != "untrained")
+    counted, _ = lines(plan(strategies=["prompt-only"]))
+    assert counted["choice", "prompt-only"].trials == draws * 2
+
+
+def test_numbers_of_the_rivals_are_those_that_are_trained(plan, tiny_folders):
+    from dept.backbones.backbone import Backbone
+
+    counted, _ = lines(plan(methods=["dept", "prompt-tuning", "lora", "full", "in-context"]))
+    assert set(counted["targets", "prompt-tuning"].numbers) == {7 * 32}
+    model = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu").model
+    assert set(counted["targets", "full"].numbers) == {sum(p.numel() for p in model.parameters())}
+    assert set(counted["targets", "in-context"].numbers) == {0}
+    assert counted["targets", "in-context"].evaluated == 6 * 5 * (1 + 4) * SIX  # the shots before each text
+    (lora,) = set(counted["targets", "lora"].numbers)
+    if importlib.util.find_spec("peft"):
+        from dept.baselines.lora import attach
+
+        attach(model, 1, 0)
+        assert lora == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_long_texts_count_as_they_are_cut(plan):
+    counted, _ = lines(plan(adapter={"m": 4, "r": 2, "s": 5}))
+    assert counted["targets", "scratch"].trained == 6 * 6 * 4 * 5
+
+
+def test_the_table_and_its_sum(plan):
+    result = dept("run", str(plan()), "--dry-run")
+    assert result.exit_code == 0, result.output
+    (total,) = [line for line in result.stdout.splitlines() if line.strip().startswith("all")]
+    assert total.split()[1:4] == ["28", "98", f"{(2 + 12 + 12) * 224:,}"]
+    assert "measured speed" in result.stdout
+    assert not home().exists()
+
+
+def test_out_of_reach_bounds_and_widths_from_the_table(plan):
+    body = {"backbone": "google-t5/t5-base", "own_tasks": {}, "sources": ["mnli"], "targets": ["rte", "stsb"]}
+    path = plan(**body, adapter={"m": 40, "r": 45, "s": 256}, source_rows=64)
+    result = dept("run", str(path), "--dry-run")
+    assert result.exit_code == 0, result.output
+    for said in (
+        "Backbone google-t5/t5-base is not on this machine: width d = 768, from a table.",
+        "Time: not measured on this machine",
+        "Rows that are not on this machine: mnli, rte, stsb.",
+        "76,800",
+        "≤",
+    ):
+        assert said in result.stdout
+    counted, found = lines(path)
+    assert counted["targets", "scratch"].trained == 6 * 6 * 4 * 256
+    assert counted["targets", "scratch"].bound
+    assert counted["targets", "scratch"].evaluated == 0  # how many rows there are, is not known
+    assert found.speed is None
+    assert not home().exists()
+
+
+def test_a_backbone_nobody_knows(plan):
+    result = dept("run", str(plan(backbone="someone/great-model", methods=["dept", "full"])), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "its width d is unknown" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if "scratch" in line]
+    assert line.count("unknown") == 2
+
+
+def test_local_rows_count_without_the_backbone(plan, monkeypatch):
+    monkeypatch.setenv("DEPT_DATA", str(HUB_ROWS))
+    path = plan(backbone="t5-base", own_tasks={}, sources=["mnli"], targets=["mrpc"], shots=[1], seeds=[0])
+    counted, found = lines(path)
+    assert not any("Rows that are not" in note for note in found.notes)
+    assert all(line.bound for line in counted.values())  # the tokenizer is not here
+
+
+def test_bad_input_is_found_as_in_a_run(plan):
+    refused(dept("run", str(plan(shots=[4000])), "--dry-run"), "task three: k=4000 shots", "use k <= ")
+    refused(dept("run", str(plan(backbone="/no/such/folder")), "--dry-run"), "no such folder")
+    refused(dept("run", "dmo", "--dry-run"), "did you mean demo?")
+
+
+def test_widths_are_those_of_the_models():
+    assert (WIDTHS["t5-small"], WIDTHS["t5-base"], WIDTHS["t5-large"]) == (512, 768, 1024)
+    assert (WIDTHS["gpt2"], WIDTHS["gpt2-medium"]) == (768, 1024)
+
+
+def test_how_numbers_and_spans_are_said():
+    assert [_short(n) for n in (999, 1500, 2.5e6, 3e9)] == ["999", "1.5 k", "2.5 M", "3 G"]
+    assert [_span(s) for s in (None, 59, 90, 7200, 86400 * 3)] == ["–", "59 s", "1.5 min", "2 h", "3 d"]
+
+
+def paper():
+    return yaml.safe_load((SHIPPED / "paper-t5-base.yaml").read_text())
+
+
+def test_the_papers_plan_has_its_tasks_and_settings():
+    body = paper()
+    assert set(body["targets"]) == PAPER
+    assert len(body["targets"]) == 21
+    groups = [{}, *body["groups"]]
+    assert {name for group in body["groups"] for name in group["targets"]} < PAPER
+    for group in groups:
+        shape = AdapterConfig(**body["adapter"] | group.get("adapter", {}))
+        training = TrainConfig(**body["scratch_training"] | group.get("scratch_training", {}))
+        assert shape.trainable(768) in (76_800, 76_476)
+        assert training.steps in (30_000, 300_000)
+        assert training.warmup * training.steps == pytest.approx(500, abs=0.1)
+        assert training.patience * training.eval_every >= training.steps  # no early stop
+
+
+def test_the_papers_plan_runs_dry_without_hub_and_backbone():
+    result = dept("run", "paper-t5-base", "--dry-run")
+    assert result.exit_code == 0, result.output
+    counted, _ = lines("paper-t5-base")
+    targets = counted["targets", "scratch"]
+    assert counted["search", "scratch"].trials == 21 * 3 * 4  # each rate of P with each of A and B, for each task
+    assert targets.trials == 21 * 3
+    assert targets.steps == 3 * (13 * 30_000 + 8 * 300_000)
+    assert set(targets.numbers) == {76_800, 76_476}

@@ -1,0 +1,218 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.planning.plan import Plan, check
+from flows.planning.plan_file import load_plan, replaced, with_settings
+from infra.errors import InputError
+from tasks.formatting import fold
+from tasks.splits import load_splits
+
+DEMO = Path(__file__).parents[2] / "flows" / "plans" / "demo.yaml"
+
+
+def write(folder, text, name="mine.yaml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def own(folder, rows):
+    (folder / "rows.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    return write(
+        folder,
+        """
+own_tasks:
+  - name: mine
+    template: "{text} Mood:"
+    verbalizer: {good: great, bad: awful}
+    source: {kind: file, path: rows.csv}
+targets: [mine]
+sources: [amazon-polarity]
+shots: [4]
+seeds: [0]
+""",
+    )
+
+
+def rows(n_good, n_bad):
+    return [(f"lovely thing number {i}", "good") for i in range(n_good)] + [
+        (f"dreadful thing number {i}", "bad") for i in range(n_bad)
+    ]
+
+
+def test_demo_is_what_the_product_promises():
+    plan = load_plan("demo")
+    assert (plan.name, plan.backbone, len(plan.sources), len(plan.targets)) == ("demo", "smollm2-135m", 2, 2)
+    assert (plan.shots, len(plan.seeds), plan.strategies, plan.methods) == (
+        [16],
+        2,
+        ["scratch", "best-source"],
+        ["dept"],
+    )
+    assert load_plan(DEMO) == plan
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("test_rows: 200", "test_rowz: 200", "test_rowz: unknown key; did you mean test_rows?"),
+        ("test_rows: 200", "test_rows: -200", "test_rows: input should be greater than or equal to 1, got -200"),
+        ("shots: [16]", "shots: [16, -4]", "shots.1.k: input should be greater than or equal to 1, got -4"),
+        ("shots: [16]", "shots: []", "shots: list should have at least 1 item"),
+        ("shots: [16]", "shots: [16, 16]", "shots: 16 is listed twice"),
+        ("seeds: [0, 1]", "seeds: [-1]", "seeds.0"),
+        ("steps: 40", "steps: -40", "source_training.steps: input should be greater than or equal to 0, got -40"),
+        ("{m: 10,", "{n: 10,", "adapter.n: unknown key"),
+        ("alpha: 8.0", "alpha: 0", "adapter.alpha"),
+        ("[scratch, best-source]", "[scratch, magic]", "strategies.1: string should match pattern"),
+        ("[scratch, best-source]", "[scratch, scratch]", "strategies: scratch is listed twice"),
+        ("probe_steps: 0", "methods: [dept, lorra]", "methods.1"),
+        ("probe_steps: 0", "rates: {lora: [-1]}", "rates.lora.0"),
+        (
+            "[movie-polarity, tweet-polarity]",
+            "[movie-polarty]",
+            "targets: unknown task 'movie-polarty'; did you mean movie-polarity?",
+        ),
+        ("[movie-polarity, tweet-polarity]", "[amazon-polarity]", "amazon-polarity is also a source"),
+        ("[amazon-polarity, nyt-polarity]", "[]", "transfer needs at least one source"),
+        ("[scratch, best-source]", '["source:sms-spam"]', "strategies: source:sms-spam: sms-spam is no source"),
+        ("probe_steps: 0", "test_rows: 3", "key 'test_rows' appears twice"),
+        ("probe_steps: 0", "device: gpu", "device: string should match"),
+        ("probe_steps: 0", "engine: horovod", "engine"),
+        ("targets:", "- targets:", "not valid YAML"),
+    ],
+)
+def test_bad_plans_end_with_one_line(tmp_path, old, new, said):
+    text = DEMO.read_text(encoding="utf-8")
+    assert old in text
+    with pytest.raises(InputError) as caught:
+        load_plan(write(tmp_path, text.replace(old, new, 1)))
+    message = str(caught.value)
+    assert said in message
+    assert message.startswith("plan ")
+    assert "\n" not in message
+    assert "pydantic" not in message
+
+
+def test_plans_that_are_no_plans(tmp_path):
+    with pytest.raises(InputError, match=r"plan dem: unknown; did you mean demo\? Shipped plans: demo"):
+        load_plan("dem")
+    with pytest.raises(InputError, match=r"no such file\. Shipped plans: demo"):
+        load_plan(tmp_path / "none.yaml")
+    for text, said in (("", "expected keys"), ("[1]", "expected keys"), ("name: x", "targets: missing")):
+        with pytest.raises(InputError, match=said):
+            load_plan(write(tmp_path, text))
+    (tmp_path / "latin.yaml").write_bytes("name: café".encode("latin-1"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_plan(tmp_path / "latin.yaml")
+
+
+def test_own_file_counts_from_the_plan(tmp_path, monkeypatch):
+    path = own(tmp_path, rows(20, 20))
+    monkeypatch.chdir(tmp_path.parent)
+    plan = load_plan(path)
+    assert plan.name == "mine"
+    assert plan.own_tasks[0].source.path == tmp_path / "rows.csv"
+    splits = check(plan)
+    assert splits["mine"].train[0].text.endswith(" Mood:")
+    assert list(splits) == ["amazon-polarity", "mine"]
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan  # the way into a Prefect flow
+
+
+def test_own_tasks_may_be_written_as_in_the_catalogue(tmp_path):
+    text = own(tmp_path, rows(20, 20)).read_text()
+    text = text.replace("  - name: mine", "  mine:")
+    assert load_plan(write(tmp_path, text)).own_tasks[0].name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (rows(20, 0), "label 'bad' has no usable rows"),
+        ([], "no rows"),
+        ([*rows(20, 20), ("what", "ugly")], "label 'ugly' is not in the verbalizer"),
+        (rows(5, 5), "task mine: k=4 shots .* use k <= 2"),
+    ],
+)
+def test_rows_are_checked_before_training(tmp_path, given, said):
+    plan = load_plan(own(tmp_path, given))
+    with pytest.raises(InputError, match=said):
+        check(plan)
+
+
+def test_own_task_faults_name_the_place(tmp_path):
+    text = own(tmp_path, rows(20, 20)).read_text()
+    with pytest.raises(InputError, match=r"own_tasks.0.templat: unknown key; did you mean template\?"):
+        load_plan(write(tmp_path, text.replace("template:", "templat:")))
+    with pytest.raises(InputError, match="already has a task sms-spam"):
+        load_plan(write(tmp_path, text.replace("mine", "sms-spam")))
+    with pytest.raises(InputError, match=r"own_tasks\.0.*verbalizer"):
+        load_plan(write(tmp_path, text.replace("bad: awful", "bad: great")))
+
+
+def test_keys_are_set_on_the_command_line():
+    plan = load_plan("demo")
+    changed = with_settings(plan, ["shots=[4, 8]", "scratch_training.steps=3", "rates.dept=[0.1]", "dtype=bfloat16"])
+    assert changed == replaced(
+        plan,
+        shots=[4, 8],
+        scratch_training=plan.scratch_training.model_dump() | {"steps": 3},
+        rates={"dept": [0.1]},
+        dtype="bfloat16",
+    )
+    assert with_settings(plan, []) == plan
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("shots", "expected KEY=VALUE"),
+        ("=4", "expected KEY=VALUE"),
+        ("shots.=4", "expected KEY=VALUE"),
+        ("shots=[4", "not valid YAML"),
+        ("shots=4", "shots: input should be a valid list"),
+        ("shos=[4]", "shos: unknown key; did you mean shots"),
+        ("scratch_training.stepz=4", "scratch_training.stepz: unknown key; did you mean steps"),
+        ("shots.first=4", "no keys within shots; set it as a whole"),
+        ("targets=[movie-polaritie]", "did you mean movie-polarity"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        with_settings(load_plan("demo"), [setting])
+
+
+def test_held_out_rows_are_kept_out_of_the_sources():
+    plan = Plan(name="leak", sources=["trec-coarse"], targets=["trec-fine"], shots=[4], seeds=[0])
+    splits = check(plan)
+    held = {fold(row.text) for row in (*splits["trec-fine"].test, *splits["trec-fine"].validation)}
+    source = splits["trec-coarse"]
+    assert source.dropped["leaked"] > 100
+    assert not held & {fold(row.text) for row in (*source.train, *source.validation)}
+    assert source.data_hash != load_splits(plan.resolve_tasks()["trec-coarse"]).data_hash
+
+
+def test_replaced_checks_again():
+    with pytest.raises(InputError, match="device"):
+        replaced(load_plan("demo"), device="abacus")
+
+
+def test_every_field_is_described_for_the_form():
+    schema = Plan.model_json_schema()
+    assert all("description" in field for field in schema["properties"].values())
+    assert schema["additionalProperties"] is False
+
+
+def test_importing_the_plan_pulls_in_neither_torch_nor_prefect():
+    code = (
+        "import sys, flows.planning.plan_file, flows.planning.trials, flows.cli.main; "
+        "print([name for name in ('torch', 'prefect', 'mlflow', 'pandas') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=DEMO.parents[2]
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,219 @@
+import json
+import re
+import struct
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from flows.reporting.html import load_outcomes, markdown, terminal_table, write_report
+from flows.reporting.summary import headline, summary_rows
+from infra.errors import InputError
+from tests.flows.report_helpers import outcome, two_targets
+
+
+@pytest.fixture
+def outcomes():
+    return two_targets()
+
+
+def test_rows_hold_mean_and_sample_spread_over_seeds(outcomes):
+    movie, tweet = summary_rows(outcomes)
+    assert (movie.target, movie.shots) == ("movie-polarity", 16)
+    scratch = movie.cells["scratch"]
+    assert scratch.n == 2
+    assert scratch.mean == pytest.approx(73.0)
+    assert scratch.std == pytest.approx(8**0.5)  # sample std of 75, 71: sqrt(2*2^2 / 1)
+    assert scratch.text == "73.0 ± 2.8 (n=2)"
+    assert movie.cells["untrained"].std is None
+    assert movie.cells["untrained"].text == "54.0 (n=1)"
+    assert movie.gains == pytest.approx((8.0, 14.0))
+    assert tweet.sources == ("nyt-polarity", "amazon-polarity")
+
+
+def test_order_of_trials_does_not_mix_seeds(outcomes):
+    assert summary_rows(outcomes[::-1])[-1].cells == summary_rows(outcomes)[0].cells
+    assert summary_rows([*outcomes, *outcomes]) == summary_rows(outcomes)  # the same trial twice is one trial
+
+
+def test_untrained_stands_beside_every_k(outcomes):
+    rows = summary_rows([*outcomes, outcome("movie-polarity", "scratch", 80.0, k=32)])
+    assert [(row.target, row.shots) for row in rows] == [
+        ("movie-polarity", 16),
+        ("tweet-polarity", 16),
+        ("movie-polarity", 32),
+    ]
+    assert rows[2].cells["untrained"].scores == (54.0,)
+    assert rows[2].gain is None
+
+
+def test_headline_weighs_targets_alike_and_pairs_by_seed(outcomes):
+    answer = headline(summary_rows(outcomes))
+    assert answer.gain == pytest.approx(12.0)  # movie (8 + 14) / 2, tweet (15 + 11) / 2
+    assert answer.text == (
+        "Transfer was worth +12.0 points of test accuracy on average over 2 targets (k = 16, 2 seeds)."
+    )
+    assert "+8.0 to +15.0" in answer.detail
+    lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/scratch"]
+    # seed 1 of tweets has no partner now, so its transfer trial must not count: (11 + 15) / 2
+    assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
+    lonely = [o for o in outcomes if o.spec.label != "tweet-polarity/k16/s1/best-source:amazon-polarity"]
+    assert headline(summary_rows(lonely)).gain == pytest.approx(13.0)
+    # more k of one target must not outweigh the other target: movie (11 + 2) / 2, tweet 13
+    more = [
+        *outcomes,
+        outcome("movie-polarity", "scratch", 80.0, k=32),
+        outcome("movie-polarity", "best-source", 82.0, k=32, source="amazon-polarity"),
+    ]
+    assert headline(summary_rows(more)).gain == pytest.approx((6.5 + 13) / 2)
+
+
+def test_headline_says_when_transfer_lost_or_is_unknown(outcomes):
+    lost = [outcome("movie-polarity", "scratch", 80.0), outcome("movie-polarity", "best-source", 70.5, source="x")]
+    answer = headline(summary_rows(lost))
+    assert answer.text.startswith("Transfer lost 9.5 points")
+    assert "(k = 16, 1 seed)" in answer.text
+    assert "0 of 1 target." in answer.detail
+    same = [lost[0], outcome("movie-polarity", "best-source", 80.0, source="x")]
+    assert "no difference" in headline(summary_rows(same)).text
+    assert headline(summary_rows(outcomes[:3])).gain is None
+    assert headline([]).text.startswith("No answer yet")
+
+
+class Page(HTMLParser):
+    """Collects what a reader and a screen reader get."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def test_page_is_one_file_that_needs_nothing_else(tmp_path, outcomes):
+    path = write_report(
+        tmp_path / "run",
+        "demo",
+        {"name": "demo", "shots": [16]},
+        outcomes,
+        {
+            "run_id": "abc",
+            "reused": {outcomes[0].spec.fingerprint},
+            "seconds": 400,
+            "champions": [
+                {
+                    "model": "dept-smollm2-135m-movie-polarity",
+                    "version": 1,
+                    "validation": 93.75,
+                    "trial": "movie-polarity/k16/s1/best-source:amazon-polarity",
+                    "decision": "first champion",
+                }
+            ],
+        },
+    )
+    assert path == tmp_path / "run" / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    for tag, attrs in page.tags:
+        assert tag not in ("script", "link", "iframe"), tag
+        for name in ("src", "srcset"):
+            assert name not in attrs or attrs[name].startswith("data:image/png;base64,")
+    assert "@import" not in path.read_text(encoding="utf-8")
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 3
+    assert all(len(attrs["alt"]) > 40 for attrs in images)
+    assert "movie-polarity k=16: untrained 54.0 (n=1)" in images[0]["alt"]
+    said = page.text
+    assert "Transfer was worth +12.0 points" in said
+    assert "73.0 ± 2.8 (n=2) macro-F1 72.5 ± 2.8 (n=2)" in said
+    assert " 8 320 " in said  # 10*576 + (64+576)*4
+    assert "= 14.4-token prompt" in said  # 8320 / 576
+    assert "1 of 11 trials had been trained before" in said
+    assert " training. 3 text rows were longer than s" in said
+    assert "dept-smollm2-135m-movie-polarity" in said
+    assert "93.8" in said
+
+
+def test_plots_lie_beside_the_page(tmp_path, outcomes):
+    write_report(tmp_path, "demo", {}, outcomes)
+    sizes = {}
+    for path in tmp_path.glob("*.png"):
+        head = path.read_bytes()[:24]
+        assert head.startswith(b"\x89PNG")
+        sizes[path.stem] = struct.unpack(">II", head[16:])
+    assert sizes.keys() == {"accuracy", "loss", "validation"}
+    assert all(600 < width < 3000 and 300 < height < 3000 for width, height in sizes.values())
+
+
+def test_page_escapes_what_users_name(tmp_path, outcomes):
+    path = write_report(tmp_path, "<script>alert(1)</script>", {"prompt_text": "<img src=x>"}, outcomes)
+    tags = [tag for tag, _ in Page(path.read_text(encoding="utf-8")).tags]
+    assert "script" not in tags
+    assert tags.count("img") == 3
+
+
+def test_page_of_a_run_without_tests_or_curves(tmp_path, outcomes):
+    bare = [replace(o, test={}, loss_curve=[], validation_curve=[]) for o in outcomes]
+    said = Page(write_report(tmp_path, "bare", {}, bare).read_text(encoding="utf-8")).text
+    assert "No target trial was tested" in said
+    assert not list(tmp_path.glob("*.png"))
+    assert "No answer yet" in Page(write_report(tmp_path, "none", {}, []).read_text(encoding="utf-8")).text
+
+
+def test_many_groups_wrap(tmp_path):
+    many = [
+        outcome(f"task-{number}", init, 60.0 + number, k=k, seed=seed, source="s" if init == "best-source" else None)
+        for number in range(4)
+        for k in (4, 16)
+        for seed in range(5)
+        for init in ("scratch", "best-source")
+    ]
+    write_report(tmp_path, "many", {}, many)
+    width, height = struct.unpack(">II", (tmp_path / "accuracy.png").read_bytes()[16:24])
+    assert width < 2200
+    assert height > 800
+
+
+def test_outcomes_come_back_as_they_were_written(tmp_path, outcomes):
+    write_report(tmp_path, "demo", {}, outcomes)
+    assert load_outcomes(tmp_path) == outcomes
+    assert not list(tmp_path.glob(".*"))  # temporary names are gone
+    (tmp_path / "report.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_outcomes(tmp_path)
+    with pytest.raises(InputError, match="not there"):
+        load_outcomes(tmp_path / "elsewhere")
+
+
+def test_report_names_neither_host_nor_commit(tmp_path, outcomes):
+    import platform
+
+    path = write_report(tmp_path, "demo", {}, outcomes)
+    body = json.loads((tmp_path / "report.json").read_text())
+    assert body["context"]["versions"]["torch"]
+    assert body["context"]["machine"]["processors"]
+    visible = re.sub(r"data:image/png;base64,[^\"]+", "", path.read_text(encoding="utf-8"))
+    assert not re.search(rf"\b{re.escape(platform.node())}\b", visible)
+
+
+def test_terminal_and_markdown_say_the_same(outcomes):
+    from rich.console import Console
+
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(terminal_table(outcomes))
+    shown = console.export_text()
+    said = markdown("demo", outcomes)
+    for words in ("73.0 ± 2.8", "+11.0", "+12.0 points", " 54.0 ", "nyt-polarity, amazon-polarity"):
+        assert words in shown
+        assert words in said
+    rows = [line for line in said.splitlines() if line.startswith("|")]
+    assert len(rows) == 4
+    assert {line.count("|") for line in rows} == {8}

@@ -1,0 +1,210 @@
+"""The report of a study: many variants, the choice on validation, other metrics, search trials."""
+
+import struct
+from dataclasses import replace
+
+import pytest
+from tests.flows.test_report import Page
+
+from dept.config import TrainConfig
+from flows.reporting.html import markdown, terminal_table, write_report
+from flows.reporting.summary import headline, means, shown, summary_rows
+from tests.flows.report_helpers import outcome, two_targets
+
+
+def trial(variant, test, *, validation=None, loss=1.0, task="movie-polarity", seed=0, metric="accuracy", **changes):
+    method, init, source = "dept", variant, None
+    if variant in ("prompt-tuning", "lora", "full", "in-context"):
+        method, init = variant, "scratch"
+    elif variant.startswith("source:"):
+        init, source = "source", variant.partition(":")[2]
+    elif variant == "best-source":
+        source = "amazon-polarity"
+    measured = (
+        {"score": test, metric: test} if metric != "accuracy" else {"score": test, metric: test, "macro_f1": test}
+    )
+    checked = {"score": test if validation is None else validation, "loss": loss}
+    given = {"test": measured, "validation": checked, "extra": {"metric": metric}}
+    return outcome(task, init, test, seed=seed, method=method, source=source, **(given | changes))
+
+
+def study(tasks=("movie-polarity", "tweet-polarity"), ks=(4, 16)):
+    """Every variant on each target, k and seed; scores are all different."""
+    variants = (
+        "in-context",
+        "scratch",
+        "best-source",
+        "multitask",
+        "source:nyt-polarity",
+        "prompt-tuning",
+        "lora",
+        "full",
+    )
+    return [outcome(task, "untrained", 50.0 + place) for place, task in enumerate(tasks)] + [
+        trial(variant, 60.0 + order + 10 * place + 2 * seed + (k == 16), task=task, seed=seed, k=k)
+        for place, task in enumerate(tasks)
+        for k in ks
+        for seed in (0, 1)
+        for order, variant in enumerate(variants)
+    ]
+
+
+def test_strategy_is_chosen_on_validation_never_on_test():
+    trials = [
+        trial("scratch", 60.0),
+        trial("best-source", 90.0, validation=90.0, loss=0.5),  # best on test and by score, must not be taken
+        trial("multitask", 65.0, validation=80.0, loss=0.4),
+        trial("scratch", 60.0, seed=1),
+        trial("best-source", 70.0, validation=80.0, loss=0.5, seed=1),
+        trial("multitask", 88.0, validation=70.0, loss=0.5, seed=1),  # a tie: the better score wins
+        trial("scratch", 60.0, seed=2),
+        trial("best-source", 61.0, validation=75.0, seed=2),
+        trial("multitask", 95.0, validation=99.0, loss=float("nan"), seed=2),
+        trial("lora", 99.0, validation=99.0, seed=2),  # a rival transfers nothing
+    ]
+    for order in (trials, trials[::-1]):
+        (row,) = summary_rows(order)
+        assert row.cells["transfer"].variants == ("multitask", "best-source", "best-source")
+        assert row.cells["transfer"].scores == (65.0, 70.0, 61.0)
+        assert row.gains == (5.0, 10.0, 1.0)
+        assert "lowest validation loss" in headline([row]).detail
+
+
+def test_a_tie_in_all_goes_to_the_first_strategy():
+    trials = [
+        trial("multitask", 70.0),
+        trial("source:a", 72.0, validation=70.0),
+        trial("best-source", 71.0, validation=70.0),
+    ]
+    assert summary_rows(trials)[0].cells["transfer"].variants == ("best-source",)
+
+
+def test_variants_come_in_one_order_however_trials_come():
+    wanted = [
+        *("untrained", "in-context", "scratch", "best-source", "multitask", "source:nyt-polarity", "transfer"),
+        *("prompt-tuning", "lora", "full"),
+    ]
+    for trials in (study(), study()[::-1]):
+        rows = summary_rows(trials)
+        assert shown(rows) == wanted
+        assert all(list(row.cells) == wanted for row in rows)
+    assert shown(summary_rows(two_targets())) == ["untrained", "scratch", "transfer"]
+
+
+def test_means_are_over_targets_that_all_variants_share():
+    found = means(summary_rows(study()))
+    assert found[4][0] == 2
+    assert found[4][1]["scratch"] == pytest.approx((62 + 72) / 2)  # order 1, seeds 0 and 2, the other target 10 more
+    assert found[16][1]["full"] == pytest.approx(67 + 1 + 1 + 5)  # order 7, seeds 0 and 2, k, half of 10
+    lonely = [o for o in study() if (o.spec.task, o.spec.shots, o.spec.variant) != ("tweet-polarity", 4, "lora")]
+    found = means(summary_rows(lonely))
+    assert (found[4][0], found[16][0]) == (1, 2)
+    assert found[4][1]["scratch"] == pytest.approx(62.0)
+
+
+def test_headline_compares_with_prompt_tuning_by_seed():
+    trials = [
+        trial("scratch", 60.0),
+        trial("prompt-tuning", 57.0),
+        trial("scratch", 80.0, seed=1),  # no partner: left out
+    ]
+    answer = headline(summary_rows(trials))
+    assert answer.gain is None
+    assert "DePT is 3.0 points ahead of prompt-tuning on average over 1 target." in answer.detail
+    trials[1] = trial("prompt-tuning", 64.0)
+    assert "DePT is 4.0 points behind prompt-tuning" in headline(summary_rows(trials)).detail
+    trials[1] = trial("prompt-tuning", 60.0)
+    assert "DePT is level with prompt-tuning" in headline(summary_rows(trials)).detail
+
+
+def test_score_is_the_first_metric_and_old_outcomes_have_accuracy():
+    cola = trial("scratch", 40.0, task="cola", metric="matthews")
+    cola.test["accuracy"] = 80.0
+    old = outcome("movie-polarity", "scratch", 75.0)
+    rows = summary_rows([cola, old])
+    assert [row.cells["scratch"].mean for row in rows] == [40.0, 75.0]
+    assert rows[0].cells["scratch"].macro_f1_text is None
+    assert "Test score (each task's first metric)" in markdown("x", [cola, old])
+    assert "Test accuracy in percent" in markdown("x", [old])
+    better = trial("best-source", 45.0, task="cola", metric="matthews")
+    assert "+5.0 points of test score" in headline(summary_rows([cola, better])).text
+
+
+def printed(outcomes, width=80):
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(terminal_table(outcomes))
+    return console.export_text()
+
+
+def test_table_of_few_variants_is_the_short_one():
+    head = next(line for line in printed(two_targets()).splitlines() if "Target" in line)
+    assert head.split() == ["Target", "k", "Untrained", "Scratch", "Transfer", "Gain", "From"]
+    rivals = [trial("scratch", 60.0), trial("prompt-tuning", 58.0), trial("lora", 55.0)]
+    head = next(line for line in printed(rivals).splitlines() if "Target" in line)
+    assert head.split() == ["Target", "k", "Scratch", "Prompt-tuning", "Lora", "Gain", "From"]
+
+
+def test_table_of_many_variants_fits_80_columns_and_loses_nothing():
+    said = printed(study())
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in said
+    assert sum("source:nyt-polarity" in line for line in lines) == 6  # whole, not folded
+    assert said.count("amazon-pola") == 4
+    long = [
+        replace(o, spec=o.spec.model_copy(update={"task": o.spec.task + "-of-a-long-name-indeed"})) for o in study()
+    ]
+    folded = printed(long)
+    assert max(map(len, folded.splitlines())) <= 80
+    assert all(number in folded for number in ("66.0 ± 1.4 (n=2)", "+4.0"))
+    assert "…" not in folded
+    body = [line for line in lines if "(n=" in line]
+    assert len(body) == 2 * 2 * 10
+    assert any("prompt-tuning" in line and "66.0 ± 1.4 (n=2)" in line and "+4.0" in line for line in body)
+    last = [line for line in lines if line.strip().startswith("mean, 2 targets")]
+    assert len(last) == 2  # one block for each k
+    text = markdown("study", study())
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 40 + 20
+    assert {line.count("|") for line in rows} == {7}
+    assert "| movie-polarity | 4 | prompt-tuning | 66.0 ± 1.4 (n=2) | +4.0 | – |" in rows
+
+
+def test_search_trials_are_counted_and_nowhere_else(tmp_path):
+    searched = trial("lora", 77.7, task="sms-spam", role="search", seconds=40.0)
+    zero = trial("source:nyt-polarity", 33.3, task="tweet-polarity", k=16, spec={"training": TrainConfig(steps=0)})
+    given = [*two_targets(), searched, zero]
+    assert summary_rows(given) == summary_rows(two_targets())
+    page = write_report(tmp_path, "x", {}, given)
+    said = Page(page.read_text(encoding="utf-8")).text
+    assert "sms-spam" not in page.read_text(encoding="utf-8")
+    assert "1 more trials searched for learning rates, on validation rows alone (40 s)" in said
+
+
+def test_page_of_a_study(tmp_path):
+    context = {"leaked": {"trec-coarse": 1234, "nyt-polarity": 1}, "rates": {"lora": [2e-4], "dept": [0.3, 5e-4]}}
+    page = write_report(tmp_path, "study", {}, study(), context)
+    said = Page(page.read_text(encoding="utf-8")).text
+    assert "lora 67.0 ± 1.4 (n=2)" in said
+    assert "trec-coarse 1 234 rows" in said
+    assert "nyt-polarity 1 row " in said
+    assert "lora 0.0002" in said
+    assert "dept 0.3, A and B 0.0005" in said
+    assert "movie-polarity k=4: untrained 50.0 (n=1), in-context" in page.read_text(encoding="utf-8")
+    width, height = struct.unpack(">II", (tmp_path / "accuracy.png").read_bytes()[16:24])
+    assert 600 < width < 2400
+    assert 300 < height < 6000
+    bare = Page(write_report(tmp_path, "study", {}, two_targets()).read_text(encoding="utf-8")).text
+    assert "leakage guard" not in bare
+    assert "Learning rates" not in bare
+
+
+def test_page_of_negative_scores(tmp_path):
+    low = trial("scratch", -12.5, task="cola", metric="matthews")
+    said = Page(
+        write_report(tmp_path, "low", {}, [low, replace(low, spec=low.spec.model_copy(update={"seed": 1}))]).read_text()
+    ).text
+    assert "cola matthews 16" in said
+    assert "-12.5 ± 0.0 (n=2)" in said
