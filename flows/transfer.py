@@ -44,7 +44,7 @@ def examine(plan: Plan) -> Workshop:
     A second time in the same process it costs little: rows and backbone are kept.
 
     Raises:
-        InputError: see `flows.planning.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `load_adapter`, `Tracker`.
+        InputError: see `flows.planning.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `Tracker`.
     """
     tasks, splits = plan.resolve_tasks(), check(plan)
     backbone = shared_backbone(plan.backbone, plan.dtype, plan.device)
