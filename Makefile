@@ -28,7 +28,7 @@ demo: $(VENV)/.runtime ## the main job: sources, transfer, few-shot targets, reg
 
 test: export HF_HUB_OFFLINE := 1
 test: $(VENV)/.dev ## every test, with branch coverage (the bench apart)
-	@$(BIN)/python -m pytest --ignore=tests/bench --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.dev ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
