@@ -37,7 +37,7 @@ class TrialSpec(Frozen):
             `mixture`: weights over the adapters `sources` are learned on the shots; the mixture is the result.
             `evaluate`: the adapter `source_sha256` answers the rows `row_ids`; metrics and the outcome of each row.
         backbone: name or path, for people and for loading (provenance). `backbone_id`: sha256 of weights and
-            tokenizer. `dtype`: number type of the frozen weights; None in ledgers of 0.1.0, whose `backbone_id` held it.
+            tokenizer. `dtype`: number type of the frozen weights; None in those of 0.1.0, whose `backbone_id` held it.
         init: how the start was found (provenance): the strategy. `transfer` stands in ledgers from before strategies
             had names. `source_task`: name of what it starts from (provenance).
         start: what the first P, A and B are made of: vocabulary text, the adapter `source_sha256`, its P alone, or

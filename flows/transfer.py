@@ -15,14 +15,15 @@ from dept.baselines.lora import need_peft
 from dept.trial import STACKED
 from flows.execution import steps
 from flows.execution.record import load_adapter
-from flows.execution.work import Engine, Workshop
+from flows.execution.work import Engine, Workshop, ground_of
 from flows.planning.plan import Plan, check
-from flows.planning.trials import Ground, source_specs
+from flows.planning.trials import source_specs
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError
 from infra.quiet import errors_told_by_caller
 from infra.temporary_server import prefect_api
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
+from registry.store import Store
 from registry.tracking import Tracker
 from tasks.spec import Task
 
@@ -55,14 +56,14 @@ def examine(plan: Plan) -> Workshop:
                 backbone.encode_words(task.words)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
-    ledger = Ledger.open()
+    ledger, store = Ledger.open(), Store.open()
     check_methods(plan, tasks)
-    for spec in source_specs(plan, Ground(tasks, splits, backbone.weights_id, backbone.d)):
+    for spec in source_specs(plan, ground_of(tasks, splits, backbone)):
         row = ledger.get(spec.fingerprint)
         if row is not None and row.status == "finished":  # trained by an earlier run: is its adapter still whole?
-            load_adapter(backbone, ledger.outcome(spec.fingerprint))
+            load_adapter(backbone, ledger.outcome(spec.fingerprint), store)
     engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0, plan.dtype)
-    return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, Tracker())
+    return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, store, Tracker())
 
 
 def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:

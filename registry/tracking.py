@@ -23,7 +23,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attemp
 
 from dept.trial import TrialOutcome, TrialSpec
 from infra.errors import InputError
-from infra.identity import is_gone, owner_id
+from infra.identity import is_gone, process_id
 from infra.settings import home
 
 ATTEMPTS = 4
@@ -72,7 +72,7 @@ class Tracker:
             "create_run",
             self.experiment_id,
             run_name=name,
-            tags={"kind": "flow", "owner": owner_id(), **_user(), **tags},
+            tags={"kind": "flow", "owner": process_id(), **_user(), **tags},
         )
         self._log(run.info.run_id, params=_params(params))
         return str(run.info.run_id)
@@ -92,7 +92,11 @@ class Tracker:
         self.ask("set_terminated", run_id, status=status)
 
     def log_trial(
-        self, parent_run_id: str | None, outcome: TrialOutcome, registered: Mapping[str, Any] | None = None
+        self,
+        parent_run_id: str | None,
+        outcome: TrialOutcome,
+        folder: Path,
+        registered: Mapping[str, Any] | None = None,
     ) -> str:
         """Write the child run of a finished trial and return its id.
 
@@ -100,15 +104,16 @@ class Tracker:
         closed as KILLED, deleted and written anew.
 
         Args:
+            folder: where the adapter lies.
             registered: further tags, such as the registered model's name and version.
 
         Raises:
             InputError: the store does not answer, or the adapter's files are gone.
         """
         spec = outcome.spec
-        if not outcome.adapter_folder.is_dir():
+        if not folder.is_dir():
             raise InputError(
-                f"trial {spec.label}: its adapter {outcome.adapter_folder} is gone. Remedy: delete the "
+                f"trial {spec.label}: its adapter {folder} is gone. Remedy: delete the "
                 "trial's ledger row by starting a new DEPT_HOME, or restore the folder"
             )
         for run in self._search(f"tags.fingerprint = '{spec.fingerprint}'"):
@@ -128,7 +133,7 @@ class Tracker:
             ).info.run_id
         )
         self._log(run_id, params=_params(flatten(spec)), metrics=_numbers(outcome, now))
-        self.ask("log_artifacts", run_id, str(outcome.adapter_folder), "adapter")
+        self.ask("log_artifacts", run_id, str(folder), "adapter")
         self.ask("set_terminated", run_id, status="FINISHED")
         return run_id
 
@@ -268,7 +273,7 @@ def _tags(outcome: TrialOutcome, parent: str | None, registered: Mapping[str, An
         "backbone": spec.backbone,
         "fingerprint": spec.fingerprint,
         "adapter_sha256": outcome.adapter_sha256,
-        "owner": owner_id(),
+        "owner": process_id(),
         "parent_adapter": spec.source_sha256,
         "mlflow.parentRunId": parent,
         **_user(),

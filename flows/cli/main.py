@@ -136,7 +136,7 @@ def trials(
     status: Annotated[str | None, typer.Option(help="Only trials in this state.")] = None,
 ) -> None:
     """List the trials that the ledger remembers."""
-    from registry.ledger.ledger import Ledger
+    from registry.ledger import Ledger
     from registry.ledger.schema import STATUSES
 
     if status is not None and status not in STATUSES:

@@ -7,39 +7,42 @@ from typing import TYPE_CHECKING
 
 from dept.baselines.train import train_rival
 from dept.engine.memory import peak_memory_mib
-from dept.trial import TrialSpec
 from flows.execution.measure import of_scores
 from flows.execution.progress import bar
-from flows.execution.record import finish, manifest, outcome_of
+from flows.execution.record import finish, kept, manifest, outcome_of
 from flows.execution.rows import examples_of, of_task, rows_of
+from registry.ledger import Claim
 from tasks.splits import subset
 
 if TYPE_CHECKING:
     from flows.execution.work import Workshop
 
 
-def work_rivals(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) -> None:
+def work_rivals(shop: Workshop, claims: Sequence[Claim], what: str) -> None:
     """Train, test and record rivals. A kill loses the one that is under way, whose weights are nowhere else."""
-    if not specs:
+    if not claims:
         return
-    with bar(f"Rivals: {len(specs)} {what}", len(specs)) as shown:
-        for spec in specs:
-            _work(shop, spec, owner)
+    with bar(f"Rivals: {len(claims)} {what}", len(claims)) as shown:
+        for claim in claims:
+            _work(shop, claim)
+            shop.renew(claims)
             shown.advance(1)
 
 
-def _work(shop: Workshop, spec: TrialSpec, owner: str) -> None:
+def _work(shop: Workshop, claim: Claim) -> None:
+    spec = claim.spec
     assert spec.method in ("lora", "full")
     pieces = examples_of(shop, spec)
     training, validation = (rows_of(shop, part, spec.adapter) for part in pieces)
     with train_rival(spec.method, shop.backbone, training, validation, spec.training, spec.seed) as rival:
         if rival.state.failure is not None:
-            shop.ledger.fail(spec.fingerprint, rival.state.failure, owner)
+            shop.ledger.fail(claim, rival.state.failure)
             return
-        sha256 = rival.save(shop.adapters / spec.fingerprint, **manifest(shop, spec, *pieces))
-        outcome = outcome_of(shop, spec, (*training, *validation), rival.state, sha256)
+        with kept(shop, claim) as folder:
+            sha256 = rival.save(folder, **manifest(shop, spec, *pieces))
+        outcome = outcome_of(shop, claim, (*training, *validation), rival.state, sha256)
         outcome.peak_memory_mib, outcome.trainable = peak_memory_mib(), rival.trainable
-        shop.ledger.trained(spec.fingerprint, outcome, owner)
+        shop.ledger.trained(claim, outcome)
         shop.trained.add(spec.fingerprint)
         test = {}
         if spec.test_rows:
@@ -47,4 +50,4 @@ def _work(shop: Workshop, spec: TrialSpec, owner: str) -> None:
             rows = rows_of(shop, of_task(spec.task, examples), spec.adapter)
             outcome.cut_rows += sum(row.cut for row in rows)
             test = of_scores(shop.tasks[spec.task], examples, rows, rival.score(rows))
-        finish(shop, outcome, test, owner)
+        finish(shop, claim, outcome, test)

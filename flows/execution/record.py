@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dept.adapters.adapter import Adapter
@@ -12,6 +15,8 @@ from dept.engine.train import State
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.rows import Piece
 from infra.errors import InputError
+from registry.ledger import Claim
+from registry.store import Store
 
 if TYPE_CHECKING:
     from flows.execution.work import Workshop
@@ -44,12 +49,13 @@ def _ids(pieces: Sequence[Piece]) -> list[str]:
     return [example.id for _, example in pieces]
 
 
-def outcome_of(shop: Workshop, spec: TrialSpec, rows: Sequence[Row], state: State, sha256: str) -> TrialOutcome:
+def outcome_of(shop: Workshop, claim: Claim, rows: Sequence[Row], state: State, sha256: str) -> TrialOutcome:
     """The outcome of a trained trial, before its test; `rows` are those it learned from and was validated on."""
+    spec = claim.spec
     task = shop.tasks.get(spec.task)
     return TrialOutcome(
         spec=spec,
-        adapter_folder=shop.adapters / spec.fingerprint,
+        adapter_key=claim.key,
         adapter_sha256=sha256,
         best_step=state.best_step,
         steps_done=state.step,
@@ -65,23 +71,32 @@ def outcome_of(shop: Workshop, spec: TrialSpec, rows: Sequence[Row], state: Stat
     )
 
 
-def finish(shop: Workshop, outcome: TrialOutcome, test: dict[str, float], owner: str) -> None:
+def finish(shop: Workshop, claim: Claim, outcome: TrialOutcome, test: dict[str, float]) -> None:
     """Close a trial whose adapter is durable: its MLflow run first, the ledger last."""
     outcome.test = test
-    run_id = shop.tracker.log_trial(shop.parent_run, outcome)
-    shop.ledger.finish(outcome.spec.fingerprint, run_id, outcome, owner)
+    run_id = shop.tracker.log_trial(shop.parent_run, outcome, shop.store.fetch(outcome.adapter_key))
+    shop.ledger.finish(claim, run_id, outcome)
 
 
-def load_adapter(backbone: Backbone, outcome: TrialOutcome) -> Adapter:
+@contextlib.contextmanager
+def kept(shop: Workshop, claim: Claim) -> Iterator[Path]:
+    """A folder to fill, which the store keeps as what this attempt left."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield (folder := Path(scratch) / "adapter")
+        shop.store.put_folder(folder, claim.key)
+
+
+def load_adapter(backbone: Backbone, outcome: TrialOutcome, store: Store) -> Adapter:
     """The adapter of a trial, checked against the ledger's sha256 and the backbone.
 
     Raises:
         InputError: missing, damaged, altered, or of another backbone.
     """
-    adapter = Adapter.load(outcome.adapter_folder)
+    folder = store.fetch(outcome.adapter_key)
+    adapter = Adapter.load(folder)
     if adapter.sha256 != outcome.adapter_sha256:
         raise InputError(
-            f"adapter {outcome.adapter_folder}: its sha256 is not the one in the ledger. Remedy: restore "
+            f"adapter {folder}: its sha256 is not the one in the ledger. Remedy: restore "
             "the folder from the trial's MLflow run (artifact `adapter`)"
         )
     adapter.check_fits(backbone.name, backbone.weights_id, backbone.d)

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from dept.trial import STACKED, TrialOutcome
 from flows.execution.strategies import origins_of
-from flows.execution.work import Workshop, work
+from flows.execution.work import Workshop, ground_of, work
 from flows.planning.plan import Plan, RateKey
 from flows.planning.rates import best_rates
 from flows.planning.trials import Cell, Ground, Origin, Rate, cells_to_start, search_specs, source_specs, target_specs
@@ -104,7 +104,7 @@ def train_targets(
 
 def ground(shop: Workshop) -> Ground:
     """What the trials of a flow run stand on."""
-    return Ground(shop.tasks, shop.splits, shop.backbone.weights_id, shop.backbone.d)
+    return ground_of(shop.tasks, shop.splits, shop.backbone)
 
 
 def as_origins(starts: list[tuple[Cell, str, Origin]]) -> dict[tuple[Cell, str], Origin]:

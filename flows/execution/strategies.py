@@ -84,7 +84,7 @@ def best_sources(
     """
     if len(sources) == 1:
         return dict.fromkeys(wanted, sources[0])
-    adapters = [load_adapter(shop.backbone, outcome) for outcome in sources]
+    adapters = [load_adapter(shop.backbone, outcome, shop.store) for outcome in sources]
     shape = adapters[0].config
     trials = []
     for i, draw in enumerate(wanted.values()):
@@ -118,7 +118,9 @@ def _similar(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted
         shots = rows_of(shop, draw_of(shop, cell, plan)[0], plan.adapter)
         trials.append(Trial(str(i), start, _probe(plan.scratch_training, max(1, plan.probe_steps)), shots, ()))
     results = _tried(shop, "Probing targets", trials)
-    theirs = torch.stack([load_adapter(shop.backbone, outcome).prompt.detach().mean(0) for outcome in sources])
+    theirs = torch.stack(
+        [load_adapter(shop.backbone, outcome, shop.store).prompt.detach().mean(0) for outcome in sources]
+    )
     chosen = {}
     for i, cell in enumerate(wanted):
         mine = results[str(i)].adapter.prompt.detach().mean(0)
@@ -127,7 +129,7 @@ def _similar(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted
 
 
 def _mixture(shop: Workshop, plan: Plan, sources: Sequence[TrialOutcome], wanted: Sequence[Cell]) -> dict[Cell, Origin]:
-    adapters = [load_adapter(shop.backbone, outcome) for outcome in sources]
+    adapters = [load_adapter(shop.backbone, outcome, shop.store) for outcome in sources]
     rows = {
         cell: [row.only_gold() for row in rows_of(shop, draw_of(shop, cell, plan)[0], plan.adapter)] for cell in wanted
     }

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from dept.adapters.adapter import Adapter
 from dept.config import AdapterConfig
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import TrialOutcome
 from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import finish, load_adapter
 from flows.execution.rows import of_task, rows_of
+from registry.ledger import Claim
 from tasks.splits import subset
 
 if TYPE_CHECKING:
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
 TEST_GROUP = 4  # adapters tested in one mixed batch; a kill loses at most this many tests, never a training
 
 
-def test(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) -> None:
+def test(shop: Workshop, claims: Sequence[Claim], what: str) -> None:
     """Test what is to be tested, a few adapters of one shape in a batch; a search trial is only closed."""
+    by_key, specs = {claim.fingerprint: claim for claim in claims}, [claim.spec for claim in claims]
     outcomes = [shop.ledger.outcome(spec.fingerprint) for spec in specs]
     for outcome in outcomes:
         if not outcome.spec.test_rows:
-            finish(shop, outcome, {}, owner)
+            finish(shop, by_key[outcome.spec.fingerprint], outcome, {})
     shapes: dict[AdapterConfig, list[tuple[TrialOutcome, Adapter]]] = {}
     for outcome in outcomes:
         if outcome.spec.test_rows:
-            adapter = load_adapter(shop.backbone, outcome)
+            adapter = load_adapter(shop.backbone, outcome, shop.store)
             shapes.setdefault(adapter.config, []).append((outcome, adapter))
     if not shapes:
         return
@@ -49,4 +51,5 @@ def test(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) -> N
                 found = measured(shop, [adapter for _, adapter in group], wanted, shown.advance)
                 for (outcome, _), test in zip(group, found, strict=True):
                     outcome.cut_rows += sum(row.cut for row in rows[outcome.spec.fingerprint])
-                    finish(shop, outcome, test, owner)
+                    finish(shop, by_key[outcome.spec.fingerprint], outcome, test)
+                shop.renew(claims)

@@ -19,15 +19,18 @@ from dept.adapters.initialise import from_prompt, from_shots, from_source, from_
 from dept.backbones.backbone import Backbone
 from dept.batches.batching import Row
 from dept.engine.train import Result, Trial, train
-from dept.trial import STACKED, TrialOutcome, TrialSpec
+from dept.trial import STACKED, Dtype, TrialOutcome, TrialSpec
 from flows.execution.baselines import work_rivals
 from flows.execution.progress import bar
-from flows.execution.record import load_adapter, manifest, outcome_of
+from flows.execution.record import kept, load_adapter, manifest, outcome_of
 from flows.execution.rows import Piece, examples_of, rows_of
 from flows.execution.test import test
+from flows.planning.trials import Ground
 from infra.errors import InputError
+from infra.identity import process_id
 from infra.settings import home
-from registry.ledger.ledger import Ledger, owner_id
+from registry.ledger import LEASE_SECONDS, Claim, Ledger
+from registry.store import Store
 from registry.tracking import Tracker
 from tasks.spec import Task
 from tasks.splits import Splits
@@ -57,24 +60,34 @@ class Workshop:
     tasks: Mapping[str, Task]
     splits: dict[str, Splits]
     ledger: Ledger
+    store: Store
     tracker: Tracker
     parent_run: str = ""
     trained: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    run_id: str = ""
+    renewed: float = 0.0
 
     @property
     def mixtures(self) -> Path:
         """Where mixtures of source adapters lie, one folder per sha256."""
         return home() / "mixtures"
 
-    @property
-    def adapters(self) -> Path:
-        """Where adapters lie, one folder per fingerprint."""
-        return home() / "adapters"
+    def renew(self, claims: Sequence[Claim]) -> None:
+        """Say that work goes on, now and then."""
+        if time.monotonic() - self.renewed > LEASE_SECONDS / 6:
+            self.ledger.renew(claims)
+            self.renewed = time.monotonic()
 
     def stack_name(self, what: str) -> str:
         """Folder of a stack's checkpoint: the same for this plan's next run, which goes on from it."""
         return hashlib.sha256(f"{self.order.model_dump_json()}:{what}".encode()).hexdigest()[:16]
+
+
+def ground_of(tasks: Mapping[str, Task], splits: Mapping[str, Splits], backbone: Backbone) -> Ground:
+    """What trials on this backbone stand on."""
+    dtype: Dtype = str(backbone.dtype).removeprefix("torch.")  # type: ignore[assignment]
+    return Ground(tasks, splits, backbone.weights_id, backbone.d, dtype)
 
 
 def work(shop: Workshop, specs: Sequence[TrialSpec], what: str) -> list[TrialOutcome]:
@@ -86,19 +99,19 @@ def work(shop: Workshop, specs: Sequence[TrialSpec], what: str) -> list[TrialOut
     Raises:
         InputError: the disk is full, a store does not answer, an adapter file is damaged.
     """
-    owner = owner_id()
-    shop.ledger.add(specs)
-    left = {spec.fingerprint: spec for spec in specs}
-    with shop.ledger.beating(owner):
-        while left:
-            mine = [spec for spec in left.values() if shop.ledger.claim(spec.fingerprint, owner, retry_failed=True)]
-            stacked = [spec for spec in mine if spec.method in STACKED]
-            _train(shop, [spec for spec in stacked if _status(shop, spec) != "trained"], what, owner)
-            test(shop, [spec for spec in stacked if _status(shop, spec) == "trained"], what, owner)
-            work_rivals(shop, [spec for spec in mine if spec.method not in STACKED], what, owner)
-            left = {fp: spec for fp, spec in left.items() if _status(shop, spec) not in ("finished", "failed")}
-            if left and not mine:
-                time.sleep(POLL_SECONDS)  # another process works on these
+    shop.run_id = shop.run_id or shop.ledger.begin_run(what, {})
+    shop.ledger.add(specs, shop.run_id, what)
+    while shop.ledger.left(shop.run_id, what):
+        mine = shop.ledger.claim(process_id(), max(1, len(specs)), run_id=shop.run_id, stage=what)
+        try:
+            stacked = [claim for claim in mine if claim.spec.method in STACKED]
+            _train(shop, [claim for claim in stacked if claim.status != "trained"], what)
+            test(shop, [claim for claim in stacked if _status(shop, claim.spec) == "trained"], what)
+            work_rivals(shop, [claim for claim in mine if claim.spec.method not in STACKED], what)
+        finally:
+            shop.ledger.release(mine)
+        if not mine:
+            time.sleep(POLL_SECONDS)  # another process works on these
     for spec in specs:
         if _status(shop, spec) == "failed":
             row = shop.ledger.get(spec.fingerprint)
@@ -112,12 +125,12 @@ def _status(shop: Workshop, spec: TrialSpec) -> str:
 
 
 def _start(shop: Workshop, spec: TrialSpec, shots: Sequence[Piece]) -> Adapter:
-    if spec.method == "in-context" and spec.init != "untrained":
+    if spec.start == "shots":
         return from_shots(shop.backbone, spec.adapter, [(example.text, example.target) for _, example in shots])
     if spec.source_sha256 is None:
         return from_text(shop.backbone, spec.adapter, spec.prompt_text, spec.seed)
     source = find_source(shop, spec.source_sha256)
-    if spec.init == "prompt-only":
+    if spec.start == "prompt":
         return from_prompt(source, spec.adapter, spec.seed)
     return from_source(source, spec.adapter)
 
@@ -132,14 +145,15 @@ def find_source(shop: Workshop, sha256: str) -> Adapter:
         return Adapter.load(mixture)
     for row in shop.ledger.find(role="source"):
         if row.adapter_sha256 == sha256:
-            return load_adapter(shop.backbone, shop.ledger.outcome(row.fingerprint))
+            return load_adapter(shop.backbone, shop.ledger.outcome(row.fingerprint), shop.store)
     raise InputError(f"source adapter {sha256[:12]} is not in the ledger. Remedy: run the plan that trained it again")
 
 
-def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) -> None:
-    if not specs:
+def _train(shop: Workshop, claims: Sequence[Claim], what: str) -> None:
+    if not claims:
         return
-    by_key = {spec.fingerprint: spec for spec in specs}
+    by_key = {claim.fingerprint: claim for claim in claims}
+    specs = [claim.spec for claim in claims]
     trials, expected = [], {}
     for spec in specs:
         pieces = examples_of(shop, spec)
@@ -149,19 +163,25 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
         expected[spec.fingerprint] = _expected_tokens(trials[-1])
 
     def record(result: Result) -> None:
-        spec = by_key[result.key]
+        claim = by_key[result.key]
+        spec = claim.spec
         trial = next(t for t in trials if t.key == result.key)
         shown.shrink(max(0.0, expected[result.key] - _spent_tokens(trial, result)))
         if result.failure is not None:
-            shop.ledger.fail(result.key, result.failure, owner)
+            shop.ledger.fail(claim, result.failure)
             return
         told = manifest(shop, spec, *examples_of(shop, spec))
-        sha256 = result.adapter.save(shop.adapters / spec.fingerprint, **told)
-        outcome = outcome_of(shop, spec, (*trial.rows, *trial.validation), result.state, sha256)
+        with kept(shop, claim) as folder:
+            sha256 = result.adapter.save(folder, **told)
+        outcome = outcome_of(shop, claim, (*trial.rows, *trial.validation), result.state, sha256)
         outcome.peak_memory_mib = result.peak_memory_mib
         outcome.trainable = spec.adapter.trainable(shop.backbone.d) if spec.training.steps else 0
-        shop.ledger.trained(result.key, outcome, owner)
+        shop.ledger.trained(claim, outcome)
         shop.trained.add(result.key)
+
+    def advance(tokens: int) -> None:
+        shown.advance(tokens)
+        shop.renew(claims)
 
     checkpoints = home() / "checkpoints" / shop.stack_name(what)
     with bar(f"Training {len(trials)} {what}", sum(expected.values())) as shown:
@@ -174,11 +194,11 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
                 ranks=shop.engine.ranks,
                 dtype=shop.engine.dtype,
                 on_result=record,
-                on_tokens=shown.advance,
+                on_tokens=advance,
                 checkpoint_folder=checkpoints,
             )
         else:
-            train(trials, shop.backbone, on_result=record, on_tokens=shown.advance, checkpoint_folder=checkpoints)
+            train(trials, shop.backbone, on_result=record, on_tokens=advance, checkpoint_folder=checkpoints)
 
 
 def _expected_tokens(trial: Trial) -> float:

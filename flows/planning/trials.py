@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dept.config import TrainConfig
-from dept.trial import MULTITASK, Init, Method, TrialSpec
+from dept.trial import MULTITASK, Dtype, Init, Method, Start, TrialSpec
 from flows.planning.plan import Plan, RateKey
 from infra.errors import InputError
 from tasks.spec import Task
@@ -40,12 +40,13 @@ Rates = Mapping[tuple[RateKey, str], Rate]  # by method and target; the target i
 
 @dataclass(frozen=True)
 class Ground:
-    """What trials stand on: tasks and rows by name, the backbone's weights id and its width d."""
+    """What trials stand on: tasks and rows by name, the backbone's weights id, its width d and number type."""
 
     tasks: Mapping[str, Task]
     splits: Mapping[str, Splits]
     backbone_id: str
     d: int
+    dtype: Dtype | None = None
 
 
 def cells(plan: Plan) -> list[Cell]:
@@ -157,7 +158,13 @@ def target_specs(plan: Plan, ground: Ground, origins: Origins, rates: Rates | No
         for source, origin in zero_shot_origins(plan, origins, name).items():
             specs.append(
                 specs[-1].model_copy(
-                    update={"init": "source", "source_task": source, "source_sha256": origin.sha256, "seed": 0}
+                    update={
+                        "init": "source",
+                        "start": "source",
+                        "source_task": source,
+                        "source_sha256": origin.sha256,
+                        "seed": 0,
+                    }
                 )
             )
         for cell in (cell for cell in cells(plan) if cell.target == name):
@@ -207,6 +214,7 @@ def _target(
         role="target",
         method=method,
         init=init,
+        start=_start(method, init, origin is not None),
         shots=cell.shots,
         per_class=plan.per_class,
         seed=cell.seed,
@@ -217,6 +225,13 @@ def _target(
         validation_rows=min(plan.source_validation_rows, len(ground.splits[cell.target].validation)) if every else None,
         **_common(plan, ground, cell.target),
     )
+
+
+def _start(method: Method, init: Init, from_other: bool) -> Start:
+    """What the first P, A and B are made of."""
+    if from_other:
+        return "prompt" if init == "prompt-only" else "source"
+    return "shots" if method == "in-context" else "text"
 
 
 def _training(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> TrainConfig:
@@ -237,6 +252,7 @@ def _common(plan: Plan, ground: Ground, name: str) -> dict[str, Any]:
     return {
         "backbone": plan.backbone,
         "backbone_id": ground.backbone_id,
+        "dtype": ground.dtype,
         "task": name,
         "task_version": ground.tasks[name].version,
         "data_hash": ground.splits[name].data_hash,

@@ -109,7 +109,6 @@ def load_outcomes(folder: Path) -> list[TrialOutcome]:
                 **{
                     **item,
                     "spec": TrialSpec.model_validate(item["spec"]),
-                    "adapter_folder": Path(item["adapter_folder"]),
                     "loss_curve": [tuple(point) for point in item["loss_curve"]],
                     "validation_curve": [tuple(point) for point in item["validation_curve"]],
                 }
@@ -146,7 +145,7 @@ def _costs(outcomes: Sequence[TrialOutcome], context: Mapping[str, Any]) -> list
 
 def _plain(outcome: TrialOutcome) -> dict[str, Any]:
     fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
-    return fields | {"spec": outcome.spec.model_dump(mode="json"), "adapter_folder": str(outcome.adapter_folder)}
+    return fields | {"spec": outcome.spec.model_dump(mode="json")}
 
 
 def _replace(path: Path, text: str) -> None:

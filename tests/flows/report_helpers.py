@@ -1,7 +1,5 @@
 """Finished trials with scores of one's choice, as the ledger would hand them to the report."""
 
-from pathlib import Path
-
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
 
@@ -33,7 +31,7 @@ def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, m
     steps = 0 if init == "untrained" else 60 if role == "source" else 15
     fields = {
         "spec": spec,
-        "adapter_folder": Path("adapters") / spec.fingerprint,
+        "adapter_key": f"adapters/{spec.fingerprint}/1",
         "adapter_sha256": spec.fingerprint,
         "best_step": steps * 2 // 3,
         "steps_done": steps,

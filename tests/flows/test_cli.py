@@ -53,7 +53,7 @@ def trial(seed=0, **changes):
 def result_of(spec, accuracy):
     return TrialOutcome(
         spec,
-        Path("adapters"),
+        "adapters/x/1",
         "a" * 64,
         5,
         15,
@@ -150,15 +150,16 @@ def test_one_task_is_shown_with_examples_and_citation():
 
 
 def test_trials_come_from_the_ledger():
-    from registry.ledger.ledger import Ledger, owner_id
+    from infra.identity import process_id
+    from registry.ledger import Ledger
 
     assert "No trial yet" in dept("trials").stdout
     ledger = Ledger.open()
     first, second = trial(0), trial(1)
     ledger.add([first, second])
-    assert ledger.claim(first.fingerprint, owner_id())
-    ledger.trained(first.fingerprint, result_of(first, 81.25))
-    ledger.fail(second.fingerprint, "loss 99 is above max_loss")
+    claims = {claim.fingerprint: claim for claim in ledger.claim(process_id())}
+    ledger.trained(claims[first.fingerprint], result_of(first, 81.25))
+    ledger.fail(claims[second.fingerprint], "loss 99 is above max_loss")
     shown = dept("trials").stdout
     assert "movie-polarity/k16/s0/scratch" in shown
     assert "81.2" in shown

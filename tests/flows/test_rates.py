@@ -24,7 +24,7 @@ def tried(tmp_path, found):
             specs.setdefault(("dept", rate), []).append(spec)
             if reached is not None:
                 validation = {"score": reached[0], "loss": reached[1]}
-                outcomes[spec.fingerprint] = make_outcome(spec, tmp_path, validation=validation)
+                outcomes[spec.fingerprint] = make_outcome(spec, validation=validation)
     return specs, outcomes
 
 
@@ -47,7 +47,7 @@ def test_a_rate_with_a_failed_trial_is_ruled_out(tmp_path):
 
 
 def test_the_source_of_the_lowest_loss_is_taken(monkeypatch):
-    shop, probe = SimpleNamespace(backbone=None), TrainConfig(steps=2)
+    shop, probe = SimpleNamespace(backbone=None, store=None), TrainConfig(steps=2)
     adapter = SimpleNamespace(config=None)
     reached = {
         "0/0": State(best={"score": 75.0, "loss": 0.9}),

@@ -8,7 +8,7 @@ from flows import transfer
 from flows.execution import strategies
 from flows.planning.plan_file import load_plan
 from infra.settings import home
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 
 STRATEGIES = ["scratch", "source:food", "best-source", "similar", "mixture", "multitask", "prompt-only"]
 METHODS = ["dept", "prompt-tuning", "lora", "full", "in-context"]

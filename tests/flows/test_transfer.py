@@ -8,9 +8,10 @@ from mlflow import MlflowClient
 from dept.adapters.adapter import Adapter
 from dept.distributed.launch import train_sharded
 from flows import transfer
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion.champion import champion, model_name
 from registry.serving import load_champion
+from registry.store import Store
 from registry.tracking import Tracker
 
 TRIALS = 2 + 2 * (1 + 2 * 2)  # sources, then per target: untrained, and two starts for each of two seeds
@@ -102,7 +103,7 @@ def test_the_dtype_of_the_plan_is_that_of_the_weights(prefect_url, make_plan):
     ledger = Ledger.open()
     outcomes = {row.trial_spec.backbone_id: ledger.outcome(row.fingerprint) for row in ledger.find()}
     assert len(outcomes) == 2  # other weights: trials of one type are none of the other
-    adapters = [Adapter.load(outcome.adapter_folder) for outcome in outcomes.values()]
+    adapters = [Adapter.load(Store.open().fetch(outcome.adapter_key)) for outcome in outcomes.values()]
     assert {adapter.metadata["dtype"] for adapter in adapters} == {"float32", "bfloat16"}
     assert {adapter.prompt.dtype for adapter in adapters} == {torch.float32}
 
@@ -125,8 +126,8 @@ def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, t
     assert found["local"].keys() == found["deepspeed"].keys()
     for label, local in found["local"].items():
         sharded = found["deepspeed"][label]
-        ours = Adapter.load(tmp_path / "local" / "adapters" / local.fingerprint)
-        theirs = Adapter.load(tmp_path / "deepspeed" / "adapters" / sharded.fingerprint)
+        ours = Adapter.load(tmp_path / "local" / "store" / local.adapter_key)
+        theirs = Adapter.load(tmp_path / "deepspeed" / "store" / sharded.adapter_key)
         for name in ("prompt", "a", "b"):
             torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-4, rtol=0)
         losses = [torch.tensor([loss for _, loss in row.outcome["loss_curve"]]) for row in (local, sharded)]

@@ -10,6 +10,9 @@ import torch
 from dept.adapters.adapter import Adapter
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
+from infra.identity import process_id
+from registry.ledger import Ledger
+from registry.store import Store
 from tasks.spec import Task
 
 TASK = Task.build(
@@ -44,7 +47,7 @@ def make_spec(**changes) -> TrialSpec:
     return TrialSpec(**{**fields, **changes})
 
 
-def make_outcome(spec: TrialSpec, folder: Path, **changes) -> TrialOutcome:
+def make_outcome(spec: TrialSpec, key: str = "", **changes) -> TrialOutcome:
     fields = {
         "best_step": 20,
         "steps_done": 60,
@@ -60,7 +63,8 @@ def make_outcome(spec: TrialSpec, folder: Path, **changes) -> TrialOutcome:
         "cut_rows": 3,
         "extra": {"shots": ["a", "b"]},
     }
-    return TrialOutcome(spec=spec, adapter_folder=folder, adapter_sha256="a" * 64, **{**fields, **changes})
+    key = key or f"adapters/{spec.fingerprint}/1"
+    return TrialOutcome(spec=spec, adapter_key=key, adapter_sha256="a" * 64, **{**fields, **changes})
 
 
 def save_adapter(folder: Path, spec: TrialSpec, d: int = 8, **metadata) -> str:
@@ -82,12 +86,24 @@ def save_adapter(folder: Path, spec: TrialSpec, d: int = 8, **metadata) -> str:
 
 
 def trained_outcome(folder: Path, spec: TrialSpec, d: int = 8, metadata: dict | None = None, **changes) -> TrialOutcome:
-    """An outcome whose adapter lies in folder/<fingerprint>, as a trial leaves it."""
-    adapter_folder = folder / spec.fingerprint
-    digest = save_adapter(adapter_folder, spec, d, **(metadata or {}))
-    outcome = make_outcome(spec, adapter_folder, **changes)
+    """An outcome whose adapter lies in folder/<fingerprint> and in the store, as a trial leaves it."""
+    digest = save_adapter(folder / spec.fingerprint, spec, d, **(metadata or {}))
+    outcome = make_outcome(spec, **changes)
+    Store.open().put_folder(folder / spec.fingerprint, outcome.adapter_key)
     outcome.adapter_sha256 = digest
     return outcome
+
+
+def folder_of(outcome: TrialOutcome) -> Path:
+    return Store.open().fetch(outcome.adapter_key)
+
+
+def finish(ledger: Ledger, outcome: TrialOutcome, run_id: str = "run") -> None:
+    """Bring a trial to its end, as a worker does."""
+    ledger.add([outcome.spec])
+    claim = next(c for c in ledger.claim(process_id(), 1000) if c.fingerprint == outcome.spec.fingerprint)
+    assert ledger.trained(claim, outcome)
+    assert ledger.finish(claim, run_id, outcome)
 
 
 @functools.cache

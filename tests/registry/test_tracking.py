@@ -12,12 +12,12 @@ import pytest
 
 from dept.adapters.adapter import Adapter
 from infra.errors import InputError
-from infra.identity import owner_id
+from infra.identity import process_id
 from infra.settings import home
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion.champion import champion, crown
 from registry.tracking import Tracker, flatten
-from tests.registry.registry_helpers import TASK, make_spec, new_store, trained_outcome
+from tests.registry.registry_helpers import TASK, finish, folder_of, make_spec, new_store, trained_outcome
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
         validation={"accuracy": 75.0, "loss": math.nan},
     )
     parent = tracker.open_flow_run("flow", {"plan": "demo", "long": "x" * 9000, "none": None}, {"plan": "demo"})
-    run_id = tracker.log_trial(parent, outcome, {"registered_model": "m"})
+    run_id = tracker.log_trial(parent, outcome, folder_of(outcome), {"registered_model": "m"})
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "movie-polarity/k16/s0/best-source:amazon-polarity"
@@ -133,20 +133,20 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
     files = {file.path for file in tracker.client.list_artifacts(run_id, "adapter")}
     assert files == {"adapter/adapter.safetensors", "adapter/adapter.json"}
     again = tracker.download(f"{run.info.artifact_uri}/adapter", tmp_path / "again")
-    assert (again / "adapter.json").read_bytes() == (outcome.adapter_folder / "adapter.json").read_bytes()
+    assert (again / "adapter.json").read_bytes() == (folder_of(outcome) / "adapter.json").read_bytes()
     (tmp_path / "report.html").write_text("<p>")
-    tracker.close_flow_run(parent, "FINISHED", {"trials": 1}, [tmp_path / "report.html", outcome.adapter_folder])
+    tracker.close_flow_run(parent, "FINISHED", {"trials": 1}, [tmp_path / "report.html", folder_of(outcome)])
     closed = tracker.client.get_run(parent)
     assert (closed.info.status, closed.data.metrics["trials"], closed.data.params["plan"]) == ("FINISHED", 1.0, "demo")
     assert "none" not in closed.data.params
     assert {"report.html", spec.fingerprint} <= {file.path for file in tracker.client.list_artifacts(parent)}
-    assert tracker.log_trial("another", outcome) == run_id
+    assert tracker.log_trial("another", outcome, folder_of(outcome)) == run_id
 
 
 def test_champions_live_on_a_server_too(server, tmp_path):
     tracker, ledger, outcome = Tracker(server), Ledger.open(), trained_outcome(tmp_path, make_spec(task="mood"))
     ledger.add([outcome.spec])
-    ledger.finish(outcome.spec.fingerprint, tracker.log_trial(None, outcome), outcome)
+    finish(ledger, outcome, tracker.log_trial(None, outcome, folder_of(outcome)))
     for _ in range(2):
         assert crown(tracker, ledger, outcome, TASK).decision == "first"
     found = champion(tracker, "dept-tiny-mood")
@@ -160,7 +160,7 @@ def test_what_a_killed_process_left_is_written_anew(local, tmp_path):
     outcome = trained_outcome(tmp_path, make_spec())
     key = outcome.spec.fingerprint
     left = local.client.create_run(local.experiment_id, tags={"fingerprint": key}).info.run_id
-    run_id = local.log_trial(None, outcome)
+    run_id = local.log_trial(None, outcome, folder_of(outcome))
     old = local.client.get_run(left)
     assert (old.info.status, old.info.lifecycle_stage) == ("KILLED", "deleted")
     assert [run.info.run_id for run in local.client.search_runs([local.experiment_id])] == [run_id]
@@ -168,8 +168,8 @@ def test_what_a_killed_process_left_is_written_anew(local, tmp_path):
 
 
 def test_flow_runs_of_killed_processes_are_closed(local):
-    host, pid, _ = owner_id().rsplit(":", 2)
-    tags = {"kind": "flow", "owner": f"{host}:{pid}:1.00"}
+    host, pid, _ = process_id().rsplit(":", 2)
+    tags = {"kind": "flow", "owner": f"{host}:{pid}:1"}
     dead = local.client.create_run(local.experiment_id, tags=tags).info.run_id
     alive = local.open_flow_run("first", {}, {})
     local.open_flow_run("second", {}, {})
@@ -227,9 +227,9 @@ def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path,
 
     dead.client = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
     with pytest.raises(InputError, match="does not answer"):
-        dead.log_trial(None, outcome)
-    assert outcome.adapter_folder.is_dir()
-    assert Tracker(uri).log_trial(None, outcome)
+        dead.log_trial(None, outcome, folder_of(outcome))
+    assert folder_of(outcome).is_dir()
+    assert Tracker(uri).log_trial(None, outcome, folder_of(outcome))
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,8 @@ def test_a_damaged_store_is_named(tmp_path):
 
 def test_an_adapter_that_is_gone_is_named(local, tmp_path):
     outcome = trained_outcome(tmp_path, make_spec())
-    outcome.adapter_folder = tmp_path / "gone"
     with pytest.raises(InputError, match="is gone"):
-        local.log_trial(None, outcome)
+        local.log_trial(None, outcome, tmp_path / "gone")
 
 
 def test_flatten_keeps_every_field_of_a_spec():
