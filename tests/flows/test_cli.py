@@ -206,7 +206,7 @@ def test_doctor_names_what_is_missing(monkeypatch):
         assert words in result.stdout
     monkeypatch.setattr(
         "dept.backbones.wheel.WHEELS",
-        {"lost": __import__("dept").embedded.Wheel("no_such_wheel", "x.gguf", "no-such-wheel==1")},
+        {"lost": __import__("dept.backbones.wheel").backbones.wheel.Wheel("no_such_wheel", "x.gguf", "no-such-wheel==1")},
     )
     result = dept("doctor")
     assert result.exit_code == 1
