@@ -7,10 +7,10 @@ import socket
 import pytest
 import torch
 import yaml
+from flows.execution.steps import ground
 
 from dept.adapters.adapter import MANIFEST, TENSORS, Adapter
 from flows import retrain, transfer
-from flows.execution.steps import ground
 from flows.planning.plan_file import load_plan
 from flows.planning.trials import source_specs
 from infra.settings import home
