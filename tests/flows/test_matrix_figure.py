@@ -1,12 +1,12 @@
 import struct
 
 import pytest
-from tests.flows.test_report_variants import trial
 
 from dept.config import TrainConfig
 from flows.reporting.matrix_figure import matrix_panels, matrix_plot
 from infra.errors import InputError
 from tests.flows.report_helpers import outcome
+from tests.flows.test_report_variants import trial
 
 UNTRAINED = {"training": TrainConfig(steps=0)}
 

@@ -2,13 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.flows.test_report import Page
-from tests.flows.test_report_variants import printed, trial
 
 from flows.reporting.html import markdown, write_report
 from flows.reporting.published import compare, published
 from tasks.catalogue import catalogue
 from tests.flows.report_helpers import two_targets
+from tests.flows.test_report import Page
+from tests.flows.test_report_variants import printed, trial
 
 RELEASED = Path(__file__).parents[3] / "shared" / "published"
 

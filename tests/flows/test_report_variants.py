@@ -4,12 +4,12 @@ import struct
 from dataclasses import replace
 
 import pytest
-from tests.flows.test_report import Page
 
 from dept.config import TrainConfig
 from flows.reporting.html import markdown, terminal_table, write_report
 from flows.reporting.summary import headline, means, shown, summary_rows
 from tests.flows.report_helpers import outcome, two_targets
+from tests.flows.test_report import Page
 
 
 def trial(variant, test, *, validation=None, loss=1.0, task="movie-polarity", seed=0, metric="accuracy", **changes):

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from tests.flows.test_report_variants import study, trial
 
 from flows.planning.plan import Plan
 from flows.reporting.study_table import write_study
 from infra.errors import InputError
+from tests.flows.test_report_variants import study, trial
 
 
 @pytest.fixture
