@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         repr=False,
         description="MLflow's server or database; default: SQLite in the home folder",
     )
+    mlflow_patience: float = Field(
+        600.0, ge=0, le=86_400, description="seconds that a run waits for an MLflow that went away to come back"
+    )
     prefect_port: int = Field(
         4200, ge=1, le=65535, validation_alias="PREFECT_PORT", description="port of the Prefect server of `dept up`"
     )

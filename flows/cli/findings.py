@@ -13,6 +13,8 @@ from typing import Literal
 
 import psutil
 
+from infra.masking import masked
+
 State = Literal["ok", "note", "missing"]
 PACKAGES = ("dept-transfer", "torch", "transformers", "prefect", "mlflow", "sqlalchemy", "deepspeed", "safetensors")
 NEEDED = ("torch", "transformers", "prefect", "mlflow", "sqlalchemy", "safetensors", "gguf", "datasets")
@@ -186,7 +188,6 @@ def _data() -> list[Finding]:
 def _servers() -> list[Finding]:
     from infra import services
     from infra.errors import InputError
-    from infra.masking import masked
     from infra.settings import settings
 
     try:
