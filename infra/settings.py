@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from infra.errors import InputError
-from infra.masking import masked
+from infra.secrets import masked
 
 PREFIX, FILE = "DEPT_", "dept.toml"
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from infra.masking import masked
+from infra.secrets import masked
 from infra.settings import PREFIX, Settings, name_of, near, plain, read
 
 # Set by the product for its own processes and benchmarks; no settings of a user.

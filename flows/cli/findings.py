@@ -13,7 +13,7 @@ from typing import Literal
 
 import psutil
 
-from infra.masking import masked
+from infra.secrets import masked
 
 State = Literal["ok", "note", "missing"]
 PACKAGES = ("dept-transfer", "torch", "transformers", "prefect", "mlflow", "sqlalchemy", "deepspeed", "safetensors")

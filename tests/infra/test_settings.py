@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import InputError
-from infra.masking import masked
+from infra.secrets import masked
 from infra.settings import Settings, exported, home, name_of, settings
 from infra.settings_table import markdown, strays, told
 
