@@ -6,7 +6,6 @@ a file count from its folder, those of the environment from the working director
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from infra.errors import InputError
+from infra.nearest import near
 from infra.secrets import masked
 
 PREFIX, FILE = "DEPT_", "dept.toml"
@@ -262,9 +262,3 @@ def _stamp(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def near(name: str, known: list[str]) -> str:
-    """What to say after a wrong name."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from infra.nearest import near
 from infra.secrets import masked
-from infra.settings import PREFIX, Settings, name_of, near, plain, read
+from infra.settings import PREFIX, Settings, name_of, plain, read
 
 # Set by the product for its own processes and benchmarks; no settings of a user.
 _INTERNAL = ("DEPT_SERVICE", "DEPT_BENCH_OUT")
