@@ -44,7 +44,7 @@ def strays() -> list[str]:
     """Variables that look like settings and are none, each with the nearest right one."""
     known = [name_of(field) for field in Settings.model_fields]
     lost = [name for name in sorted(os.environ) if name.startswith(PREFIX) and name not in (*known, *_INTERNAL)]
-    return [f"{name} is set, but there is no such setting{near(name, known)}" for name in lost]
+    return [f"{name} is set, but there is no such setting{near(name, known, list_all=False)}" for name in lost]
 
 
 def shown(value: Any) -> str:
