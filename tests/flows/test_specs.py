@@ -136,7 +136,7 @@ def test_rates_may_be_searched_on_several_draws(demo):
         assert len(specs) == len(searched)
         assert {(spec.task, spec.seed) for spec in specs} == searched
     assert len(to_start(plan)) == len(draws(plan)) + len(searched)
-    with pytest.raises(InputError, match="search_draws: input should be greater"):
+    with pytest.raises(InputError, match="search_draws: must be a whole number from 1 to 100"):
         with_settings(plan, ["search_draws=0"])
 
 
