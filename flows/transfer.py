@@ -216,7 +216,7 @@ def step(name: str, body: Callable[[], T]) -> T:
     def part() -> None:
         kept.append(body())
 
-    task(part, name=name, cache_policy=NO_CACHE)()
+    task(name=name, cache_policy=NO_CACHE)(part)()
     return kept[0]
 
 

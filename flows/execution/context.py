@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
-from registry.store import Store
 
 from dept.trial import Dtype
 from flows.planning.trials import Inputs
 from infra.settings import settings
 from registry.ledger import Ledger
+from registry.store import Store
 from registry.tracking import Tracker
 from tasks.spec import Task
 from tasks.splits import Splits

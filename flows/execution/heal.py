@@ -9,11 +9,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from registry.store import LostFileError
-
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.progress import say
+from registry.store import LostFileError
 
 
 class LostError(Exception):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from registry.store import Store
-
 from flows.execution.context import Engine, RunContext
 from flows.planning.check import check
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from registry.ledger import Ledger
+from registry.store import Store
 from registry.tracking import Tracker
 from tasks.spec import Task
 

@@ -21,6 +21,7 @@ from infra.errors import InputError
 from infra.settings import home
 from registry.ledger import Claim
 
+CHECKPOINT_SECONDS = 30.0
 Tested = tuple[Claim, TrialOutcome]
 
 
@@ -77,9 +78,17 @@ def _train(context: RunContext, trials, record, told, shown: Bar) -> None:  # ty
             on_result=record,
             on_tokens=told,
             checkpoint_folder=checkpoints,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
         )
     else:
-        train(trials, context.backbone, on_result=record, on_tokens=told, checkpoint_folder=checkpoints)
+        train(
+            trials,
+            context.backbone,
+            on_result=record,
+            on_tokens=told,
+            checkpoint_folder=checkpoints,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
+        )
 
 
 def _prepare(context: RunContext, lease: Lease, claim: Claim) -> Prepared | None:

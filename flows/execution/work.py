@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from registry.ledger.rows import group_of
-
 from dept.trial import STACKED
 from flows.execution.baselines import baseline_claims
 from flows.execution.context import RunContext
@@ -23,6 +21,7 @@ from flows.execution.training import train_claims
 from infra.errors import InputError
 from infra.identity import process_id
 from registry.ledger import Claim
+from registry.ledger.rows import group_of
 
 GROUP = 64  # trials claimed at once, as many as a stack takes
 
