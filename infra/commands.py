@@ -9,7 +9,7 @@ import sqlite3
 import sys
 
 from infra.errors import InputError
-from infra.settings import home
+from infra.settings import exported, home, settings
 
 HOST = "127.0.0.1"
 
@@ -21,7 +21,7 @@ def port_of(name: str, given: int | None, usual: int) -> int:
         InputError: not a port.
     """
     variable = f"{name.upper()}_PORT"
-    text = str(given) if given is not None else os.environ.get(variable) or str(usual)
+    text = str(given) if given is not None else str(getattr(settings(), variable.lower()))
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise InputError(f"{variable}={text}: not a port; give a number from 1024 to 65535")
     return int(text)
@@ -68,18 +68,22 @@ def environment(**more: str) -> dict[str, str]:
     chosen = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_PORT"}
     own = {name: value for name, value in os.environ.items() if name not in chosen}
     direct = ",".join(filter(None, [own.get("NO_PROXY") or own.get("no_proxy"), HOST, "localhost"]))
-    return own | {
-        "PREFECT_HOME": str(home() / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # Small batches keep the write transactions short, or flow runs stall on the SQLite database.
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-        "DEPT_HOME": str(home()),
-        "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": direct,
-        "no_proxy": direct,
-        **more,
-    }
+    return (
+        own
+        | {name: value for name, value in exported().items() if name not in chosen}
+        | {
+            "PREFECT_HOME": str(home() / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "true",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            # Small batches keep the write transactions short, or flow runs stall on the SQLite database.
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+            "DEPT_HOME": str(home()),
+            "PYTHONUNBUFFERED": "1",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+            **more,
+        }
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_attemp
 from dept.trial import TrialOutcome, TrialSpec
 from infra.errors import InputError
 from infra.identity import is_gone, process_id
-from infra.settings import home
+from infra.settings import home, settings
 
 ATTEMPTS = 4
 _BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request
@@ -47,7 +46,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None = None, experiment: str = "dept-transfer") -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+        self.uri = uri or settings().mlflow_tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
         self.is_server = urlparse(self.uri).scheme in ("http", "https")
         _make_store(self.uri)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)

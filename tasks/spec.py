@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from infra.errors import InputError
+from infra.explain import explained
 from tasks.origins import FileSource, Frozen, HubSource, PackageSource, Threshold
 
 __all__ = ["FileSource", "Grid", "HubSource", "PackageSource", "Task", "Threshold"]
@@ -174,7 +175,7 @@ class Task(Frozen):
         try:
             return cls.model_validate({"name": name, **block})
         except ValidationError as error:
-            raise InputError(f"{where}: task {name!r}: {_explain(error)}") from error
+            raise InputError(f"{where}: task {name!r}: {explained(error, cls, block)}") from error
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -262,14 +263,3 @@ def _check_template(template: str) -> None:
             )
     if not parts:
         raise ValueError("template: {text} is missing; the template must contain a field")
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        text = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "string_type" and isinstance(item["input"], bool):
-            text = "read as a boolean (YAML takes bare yes, no, on, off for one): put it in quotes"
-        lines.append(f"{place}: {text}" if place else text)
-    return "; ".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from dept.batches.batching import IGNORE
 from dept.engine import forward as stack
 from dept.engine import memory as tuning
 from infra.errors import InputError
+from infra.settings import settings
 
 if TYPE_CHECKING:
     from dept.adapters.adapter import Adapter
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
         short = Path(name_or_path).name.lower() if "/" in name_or_path or Path(name_or_path).is_dir() else name_or_path
         made = cls(model.to(place), tokenizer, short, folder if Path(folder).is_dir() else None)
         onednn.pack(made.model)
-        if compile or os.environ.get("DEPT_COMPILE") == "1":
+        if compile or settings().compile:
             tuning.compile_where_faster(made)
         return made
 

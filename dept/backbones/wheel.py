@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from infra.errors import InputError
+from infra.settings import settings
 
 ORIGIN = "origin.json"
 
@@ -56,7 +56,7 @@ def file_sha256(file: Path) -> str:
 
 def cache_root() -> Path:
     """Folder of converted backbones: $DEPT_CACHE, or the user's cache."""
-    return Path(os.environ.get("DEPT_CACHE") or user_cache_path("dept-transfer")) / "backbones"
+    return settings().cache / "backbones"
 
 
 def converted(name: str) -> Path:

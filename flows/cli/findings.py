@@ -13,6 +13,8 @@ from typing import Literal
 
 import psutil
 
+from infra.secrets import masked
+
 State = Literal["ok", "note", "missing"]
 PACKAGES = ("dept-transfer", "torch", "transformers", "prefect", "mlflow", "sqlalchemy", "deepspeed", "safetensors")
 NEEDED = ("torch", "transformers", "prefect", "mlflow", "sqlalchemy", "safetensors", "gguf", "datasets")
@@ -149,7 +151,7 @@ def _backbones() -> list[Finding]:
     else:
         address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         findings.append(
-            Finding("hub", "ok", f"{address} answers")
+            Finding("hub", "ok", f"{masked(address)} answers")
             if _answers(address)
             else Finding(
                 "hub",
@@ -186,22 +188,28 @@ def _data() -> list[Finding]:
 def _servers() -> list[Finding]:
     from infra import services
     from infra.errors import InputError
+    from infra.settings import settings
 
     try:
         ours = {state.name: state.url for state in services.status() if state.running and state.url}
     except InputError as error:
         return [Finding("servers", "note", str(error), "dept down, then dept up")]
     prefect = os.environ.get("PREFECT_API_URL") or f"{ours.get('prefect', 'http://127.0.0.1:4200').rstrip('/')}/api"
-    mlflow = os.environ.get("MLFLOW_TRACKING_URI") or ours.get("mlflow", "http://127.0.0.1:5000")
+    mlflow = settings().mlflow_tracking_uri or ours.get("mlflow", "http://127.0.0.1:5000")
     findings = []
     for what, address in (("Prefect server", prefect.rstrip("/")), ("MLflow server", mlflow.rstrip("/"))):
         if not address.startswith("http"):
-            findings.append(Finding(what, "ok", f"none; {address} is used directly"))
+            findings.append(Finding(what, "ok", f"none; {masked(address)} is used directly"))
         elif _answers(f"{address}/health"):
-            findings.append(Finding(what, "ok", f"{address} answers"))
+            findings.append(Finding(what, "ok", f"{masked(address)} answers"))
         else:
             findings.append(
-                Finding(what, "note", f"none at {address}; `dept run` works without", "dept up, if you want its page")
+                Finding(
+                    what,
+                    "note",
+                    f"none at {masked(address)}; `dept run` works without",
+                    "dept up, if you want its page",
+                )
             )
     return findings
 

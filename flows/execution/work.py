@@ -28,8 +28,8 @@ from flows.execution.test import test
 from flows.planning.trials import Ground
 from infra.errors import InputError
 from infra.identity import process_id
-from infra.settings import home
-from registry.ledger import LEASE_SECONDS, Claim, Ledger
+from infra.settings import home, settings
+from registry.ledger import Claim, Ledger
 from registry.store import Store
 from registry.tracking import Tracker
 from tasks.spec import Task
@@ -75,7 +75,7 @@ class Workshop:
 
     def renew(self, claims: Sequence[Claim]) -> None:
         """Say that work goes on, now and then."""
-        if time.monotonic() - self.renewed > LEASE_SECONDS / 6:
+        if time.monotonic() - self.renewed > settings().lease_seconds / 6:
             self.ledger.renew(claims)
             self.renewed = time.monotonic()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from flows.planning.plan import near
 from flows.planning.plan_file import _UniqueKeys, load_plan
 from infra.errors import InputError
+from infra.nearest import near
 from tasks.catalogue import get_task, read_tasks
 from tasks.formatting import Example
 from tasks.leakage import guard

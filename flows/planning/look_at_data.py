@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from infra.errors import InputError
+from infra.settings import settings
 from tasks.sources.cells import Row
 from tasks.sources.hub import DATA
 from tasks.sources.readers import decode, read_csv, read_jsonl, read_parquet
@@ -115,8 +115,8 @@ def look_at_hub(repo: str, name: str, config: str | None, revision: str) -> Data
     Raises:
         InputError: the hub, the data set or its training split is out of reach.
     """
-    root = os.environ.get(DATA)
-    folder = Path(root).expanduser() / name if root else None
+    root = settings().data
+    folder = root / name if root else None
     if folder is not None and folder.is_dir():
         splits = {path.stem: look_at_file(path) for path in sorted(folder.glob("*.*"))}
         rows = {split: found.rows for split, found in splits.items()}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import Method
 from flows.planning.leakage import guarded
 from infra.errors import InputError
+from infra.explain import Form
+from infra.nearest import near
 from tasks.catalogue import catalogue
 from tasks.spec import Task
 from tasks.splits import Splits, few_shot, load_splits
@@ -23,8 +24,10 @@ Shots = Annotated[
     Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
 ]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+STRATEGIES = ("scratch", "best-source", "similar", "mixture", "multitask", "prompt-only", "source:NAME")
 Strategy = Annotated[
     str,
+    Form(", ".join(STRATEGIES), STRATEGIES),
     Field(
         pattern=r"^(scratch|best-source|similar|mixture|multitask|prompt-only|source:[A-Za-z0-9][A-Za-z0-9._-]*)$",
         description="scratch: vocabulary text; source:NAME: that source; best-source: each tried for a few steps, the "
@@ -57,6 +60,13 @@ class Group(BaseModel):
     scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
     transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
 
+    @field_validator("adapter", "scratch_training", "transfer_training")
+    @classmethod
+    def _known_keys(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """So that a fault is told with its place; `Plan` checks them together with the plan's own."""
+        (AdapterConfig if info.field_name == "adapter" else TrainConfig).model_validate(value)
+        return value
+
 
 class Plan(BaseModel):
     """One experiment: adapters learned on source tasks start the adapters of few-shot target tasks."""
@@ -67,7 +77,7 @@ class Plan(BaseModel):
     backbone: str = Field(
         "smollm2-135m", min_length=1, max_length=500, description="frozen model: catalogue name, hub id or local folder"
     )
-    device: str | None = Field(
+    device: Annotated[str | None, Form("cpu, mps, cuda or cuda:N")] = Field(
         None, pattern=r"^(cpu|mps|cuda(:\d+)?)$", description="cpu, mps, cuda or cuda:N; empty: the best there is"
     )
     dtype: Dtype | None = Field(
@@ -269,16 +279,6 @@ def check(plan: Plan) -> dict[str, Splits]:
                         raise InputError(f"task {name}: {error}") from error
         splits[name] = rows
     return guarded(plan, splits)
-
-
-def near(name: str, known: Iterable[str], *, list_all: bool = True) -> str:
-    """What to say after a wrong name: the nearest right one, and all of them."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    if not list_all:
-        return hint
-    return f"{hint} Known: {', '.join(names)}" if hint else f"; known: {', '.join(names)}"
 
 
 def _duplicates(values: Iterable[Any]) -> list[Any]:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dept.config import AdapterConfig, TrainConfig
-from flows.planning.plan import Plan, near
+from flows.planning.explain import explained
+from flows.planning.plan import Plan
 from infra.errors import InputError
-from tasks.spec import Task
+from infra.nearest import near
 
 SHIPPED = Path(__file__).parents[1] / "plans"
 M = TypeVar("M", bound=BaseModel)
@@ -42,7 +42,7 @@ def load_plan(name_or_path: str | Path) -> Plan:
         plan = plan.model_copy(update={"own_tasks": [task.rooted(path.parent) for task in plan.own_tasks]})
         plan.resolve_tasks()
     except ValidationError as error:
-        raise InputError(f"plan {path.name}: {_one_line(error)}") from error
+        raise InputError(f"plan {path.name}: {explained(error, Plan, body)}") from error
     except InputError as error:
         raise InputError(f"plan {path.name}: {error}") from error
     return plan
@@ -93,7 +93,7 @@ def validated(kind: type[M], what: str, **values: Any) -> M:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{what}: {_one_line(error)}") from error
+        raise InputError(f"{what}: {explained(error, kind, values)}") from error
 
 
 def shipped_plans() -> list[str]:
@@ -115,45 +115,6 @@ def _find(name: str) -> Path:
         f"plan {name}: unknown{hint or '.'} Shipped plans: {', '.join(shipped_plans())}; "
         "or give the path of a .yaml file"
     )
-
-
-def _one_line(error: ValidationError) -> str:
-    """Each fault as `field.path: what is wrong`, at most three."""
-    faults = []
-    for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            allowed = _allowed(fault["loc"])
-            message = f"unknown key{near(str(fault['loc'][-1]), allowed)}" if allowed else "unknown key"
-        elif fault["type"] == "missing":
-            message = "missing; it must be given"
-        elif fault["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}, got {_short(fault['input'])}"
-        faults.append(f"{place}: {message}" if place else message)
-    more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-    return "; ".join(" ".join(fault.split()) for fault in faults[:3]) + more
-
-
-def _allowed(place: tuple[int | str, ...]) -> list[str]:
-    """Keys that may stand where the unknown key at `place` stands."""
-    if len(place) == 1:
-        return list(Plan.model_fields)
-    models: dict[int | str, type[BaseModel]] = {
-        "adapter": AdapterConfig,
-        "source_training": TrainConfig,
-        "own_tasks": Task,
-        "scratch_training": TrainConfig,
-        "transfer_training": TrainConfig,
-    }
-    # a fault in an own task stands at own_tasks.0.key
-    depth = 3 if place[0] == "own_tasks" else 2
-    return list(models[place[0]].model_fields) if place[0] in models and len(place) == depth else []
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -6,7 +6,6 @@ of the hub: for machines without the hub, and for tests.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import InputError
+from infra.settings import settings
 from tasks.formatting import Record
 from tasks.sources.cells import Row, missing, pick, to_hub_record
 from tasks.sources.converters import convert
@@ -67,8 +67,8 @@ def read_hub(task: Task) -> HubRows:
 
 def local_copy(task: Task, split: str) -> Path | None:
     """A split's local copy, where $DEPT_DATA has a folder for the task. Raises InputError if that lacks the split."""
-    root = os.environ.get(DATA)
-    folder = Path(root).expanduser() / task.name if root else None
+    root = settings().data
+    folder = root / task.name if root else None
     if folder is None or not folder.is_dir():
         return None
     for ending in ("jsonl", "parquet"):

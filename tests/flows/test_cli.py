@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dept.backbones.wheel import Wheel
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
 from flows.cli.main import app
@@ -206,7 +207,7 @@ def test_doctor_names_what_is_missing(monkeypatch):
         assert words in result.stdout
     monkeypatch.setattr(
         "dept.backbones.wheel.WHEELS",
-        {"lost": __import__("dept.backbones.wheel").backbones.wheel.Wheel("no_such_wheel", "x.gguf", "no-such-wheel==1")},
+        {"lost": Wheel("no_such_wheel", "x.gguf", "no-such-wheel==1")},
     )
     result = dept("doctor")
     assert result.exit_code == 1

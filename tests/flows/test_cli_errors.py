@@ -72,7 +72,7 @@ def test_a_good_plan_gets_as_far_as_the_server(plan):
         ({"targets": ["movie-polarty"]}, "unknown task 'movie-polarty'; did you mean movie-polarity?"),
         ({"targetz": ["mine"]}, "targetz: unknown key; did you mean targets?"),
         ({"adapter": {"width": 3}}, "adapter.width: unknown key"),
-        ({"seeds": [-1]}, "seeds.0: input should be greater than or equal to 0, got -1"),
+        ({"seeds": [-1]}, "seeds.0: must be a whole number from 0 to 2,147,483,647, got -1"),
         ({"source_training": {"lr_prompt": -0.1}}, "source_training.lr_prompt"),
         ({"adapter": {"m": 0}}, "adapter.m"),
         ({"shots": [5000]}, "use k <= "),

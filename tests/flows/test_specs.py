@@ -135,7 +135,7 @@ def test_rates_may_be_searched_on_several_draws(demo):
         assert len(specs) == len(draws)
         assert {(spec.task, spec.seed) for spec in specs} == draws
     assert len(cells_to_start(plan)) == len(cells(plan)) + len(draws)
-    with pytest.raises(InputError, match="search_draws: input should be greater"):
+    with pytest.raises(InputError, match="search_draws: must be a whole number from 1 to 100"):
         with_settings(plan, ["search_draws=0"])
 
 

@@ -94,7 +94,7 @@ def test_build_gives_one_line_without_pydantic_prose():
     given.pop("name")
     with pytest.raises(InputError) as caught:
         Task.build("mine", given, "plan.yaml")
-    assert str(caught.value) == "plan.yaml: task 'mine': version: Input should be greater than or equal to 1"
+    assert str(caught.value) == "plan.yaml: task 'mine': version: must be a whole number of at least 1, got -1"
 
 
 def test_task_is_frozen():

@@ -1,0 +1,28 @@
+"""Names that become a part of a path: checked, whoever gave them."""
+
+from __future__ import annotations
+
+import re
+
+from infra.errors import InputError
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def safe_name(name: object, what: str) -> str:
+    """The name as it is, if it can only ever be the name of one file or folder.
+
+    Args:
+        name: such as a run id, a fingerprint, a task or a tag read from MLflow.
+        what: what it is, for the error.
+
+    Raises:
+        InputError: it holds a separator, begins with a dot, is empty or too long.
+    """
+    text = str(name)
+    if _PLAIN.fullmatch(text) is None or text.endswith("."):
+        raise InputError(
+            f"{what} {text[:80]!r} cannot name a file: letters, digits, '.', '_' and '-' are allowed, a letter or "
+            "digit first. Remedy: check where it comes from"
+        )
+    return text
