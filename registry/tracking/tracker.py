@@ -34,7 +34,7 @@ from registry.tracking.trial_run import (
     trial_tags,
 )
 
-OPENING_SECONDS = 10.0  # a dead address is named soon; one that has answered is waited for
+OPENING_SECONDS = 5.0  # a dead address is named soon; one that has answered is waited for
 PATIENCE_SECONDS = 600.0
 _BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request
 _OPEN = ("RUNNING", "SCHEDULED")
