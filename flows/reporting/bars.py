@@ -68,7 +68,8 @@ def _overview(found: dict[int, dict[str, list[float]]], what: str, theme: Theme)
     figure = Figure(figsize=(max(6.0, min(13.0, 1.0 + len(found) * (0.42 * len(variants) + 0.4))), 3.9))
     figure.set_layout_engine("constrained")
     panel = figure.subplots()
-    width, legend = 0.84 / len(variants), {}
+    width = 0.84 / len(variants)
+    legend: dict[str, Any] = {}
     for place, cells in enumerate(found.values()):
         for variant, values in cells.items():
             x = place + (variants.index(variant) - (len(variants) - 1) / 2) * width
