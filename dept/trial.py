@@ -127,8 +127,8 @@ class TrialOutcome:
         adapter_key: place of the adapter in the store; empty where a trial leaves none (evaluate). `adapter_sha256`:
             sha256 of its tensor file, checked at every load.
         validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks).
-        loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of each
-            validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
+        loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
+            each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
         extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; kind mixture: `weights`;
             kind evaluate: `rows`, the outcome of each row.
     """

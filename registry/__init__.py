@@ -3,7 +3,7 @@
 import os
 
 # MLflow reads these when it is imported, so they are set before any module of this room can import it.
-# MLflow's own repetition of a request whose answer was lost would make a second run; registry.tracking repeats with care.
+# MLflow repeating a request whose answer was lost would make a second run; registry.tracking repeats with care.
 # A user's setting wins.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -18,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import InputError
 from infra.files import new_folder, sync
-from infra.settings import home
+from infra.settings import home, settings
 
 SUMS = "sha256.json"  # of each file below a key; written last, so its presence says that the thing is whole
 _ASIDE = "quarantine"
@@ -57,7 +56,7 @@ class Store:
     @classmethod
     def open(cls, url: str | None = None) -> Self:
         """The store at `url`; default $DEPT_STORE, else home()/store. Makes nothing yet."""
-        return cls(url or os.environ.get("DEPT_STORE") or str(home() / "store"))
+        return cls(url or settings().store or str(home() / "store"))
 
     def put_folder(self, folder: str | Path, key: str) -> None:
         """Keep a copy of a folder under a key; returns when it is durable and whole.

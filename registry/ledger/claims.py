@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 from dept.trial import SCHEMA, TrialOutcome, TrialSpec
 from infra.errors import InputError
 from infra.identity import is_gone
+from infra.settings import settings
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_of
 from registry.ledger.schema import RunTrialRow, TrialRow
 
-LEASE_SECONDS = 300.0
 CHUNK = 500  # trials named in one statement
 HELD = ("running", "trained")
 Item = TypeVar("Item")
@@ -56,7 +56,7 @@ class Claims(Connected):
         *,
         run_id: str | None = None,
         stage: str | None = None,
-        lease_seconds: float = LEASE_SECONDS,
+        lease_seconds: float | None = None,
         prefer: str | None = None,
     ) -> list[Claim]:
         """Take up to `limit` trials that can share a backbone; of several callers no two get the same. One statement.
@@ -68,15 +68,17 @@ class Claims(Connected):
         Args:
             owner: `infra.identity.process_id()` of the caller.
             run_id: only trials of this run; stage: only those of this stage of it.
+            lease_seconds: how long it is held without `renew`; None: $DEPT_LEASE_SECONDS.
             prefer: `group_of` a spec whose backbone is loaded: trials of that group first.
 
         Returns:
             Claims in the order in which the trials were added; none where there is nothing to do now.
         """
+        seconds = lease_seconds or settings().lease_seconds
         while True:
-            rows = self._claim_rows(owner, limit, run_id, stage, lease_seconds, prefer)
+            rows = self._claim_rows(owner, limit, run_id, stage, seconds, prefer)
             if not rows and prefer is not None:
-                rows, prefer = self._claim_rows(owner, limit, run_id, stage, lease_seconds, None), None
+                rows, prefer = self._claim_rows(owner, limit, run_id, stage, seconds, None), None
             claims = [claim for row in rows if (claim := self._as_claim(row)) is not None]
             if claims or not rows:
                 return claims
@@ -128,10 +130,10 @@ class Claims(Connected):
     def renew(
         self,
         claims: Iterable[Claim],
-        lease_seconds: float = LEASE_SECONDS,
+        lease_seconds: float | None = None,
         progress: Mapping[str, int] | None = None,
     ) -> set[str]:
-        """Hold claims for `lease_seconds` from now; to be called as work goes on, and only then.
+        """Hold claims for `lease_seconds` from now (None: $DEPT_LEASE_SECONDS); to be called as work goes on, not else.
 
         Args:
             progress: steps done, by fingerprint, for people to see.
@@ -140,10 +142,11 @@ class Claims(Connected):
             Fingerprints that are still held by these attempts.
         """
         held: set[str] = set()
+        seconds = lease_seconds or settings().lease_seconds
         for part in chunks(claims):
 
             def renew(session: Session, part: list[Claim] = part) -> set[str]:
-                query = update(TrialRow).where(is_held(part)).values(lease_until=now(lease_seconds))
+                query = update(TrialRow).where(is_held(part)).values(lease_until=now(seconds))
                 kept = set(session.scalars(query.returning(TrialRow.fingerprint)))
                 told = [{"fingerprint": key, "progress": progress[key]} for key in kept if progress and key in progress]
                 if told:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,10 +13,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from infra.errors import InputError
+from infra.settings import settings
 from registry.ledger.database import cause, shown
 
 Found = TypeVar("Found")
-WAIT_SECONDS = 900.0  # how long a ledger call waits for a database that is away; $DEPT_LEDGER_WAIT_SECONDS
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _LOGGER = logging.getLogger("dept.ledger")
 # PostgreSQL's words for: shutting down, crashed, starting up, no room for one more connection; try again: serialization
@@ -37,7 +36,7 @@ class Connected:
     def __init__(self, engine: Engine, on_wait: Callable[[str], None] | None = None) -> None:
         self.engine = engine
         self.name = shown(engine.url)
-        self.wait_seconds = float(os.environ.get("DEPT_LEDGER_WAIT_SECONDS") or WAIT_SECONDS)
+        self.wait_seconds = settings().ledger_patience
         self._on_wait = on_wait or _LOGGER.warning
         dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
         self._insert = dialect.insert

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Self
 
-from infra.settings import home
+from infra.settings import home, settings
 from registry.ledger.claims import Claims
 from registry.ledger.database import open_engine
 from registry.ledger.decisions import Decisions
@@ -37,5 +36,4 @@ class Ledger(Claims, Writes, Queries, Runs, OwnTasks, Decisions):
         Raises:
             InputError: see `registry.ledger.database.open_engine`.
         """
-        url = url or os.environ.get("DEPT_LEDGER_URL") or f"sqlite:///{home() / 'ledger.db'}"
-        return cls(open_engine(url), on_wait)
+        return cls(open_engine(url or settings().ledger_url or f"sqlite:///{home() / 'ledger.db'}"), on_wait)

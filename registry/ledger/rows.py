@@ -64,11 +64,11 @@ def outcome_of(row: TrialRow, spec: TrialSpec | None = None) -> TrialOutcome:
         raise InputError(f"ledger: trial {row.fingerprint[:12]} has no result: it is {row.status}")
     spec, body = spec or row.trial_spec, row.outcome
     try:
-        fields = dict(body)
+        fields = {"validation_loss_curve": [], **body}  # 0.1.0 kept none
         for name in ("validation", "test"):
             fields[name] = {key: float(value) for key, value in body[name].items()}
-        for name in ("loss_curve", "validation_curve"):
-            fields[name] = [(int(step), float(value)) for step, value in body[name]]
+        for name in ("loss_curve", "validation_curve", "validation_loss_curve"):
+            fields[name] = [(int(step), float(value)) for step, value in fields[name]]
         fields |= {name: float(body[name]) for name in _NUMBERS}
         return TrialOutcome(
             spec=spec, adapter_key=row.adapter_key or "", adapter_sha256=row.adapter_sha256 or "", **fields

@@ -67,6 +67,9 @@ def _sqlite(uri: str) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     _opened.add(str(file.resolve()))
     with FileLock(f"{file}.lock"):
+        with sqlite3.connect(file) as connection:  # MLflow would try a damaged file for minutes
+            connection.execute("pragma schema_version")
+        connection.close()
         yield
         with sqlite3.connect(file) as connection:
             connection.execute("pragma journal_mode = wal")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -34,8 +35,7 @@ from registry.tracking.trial_run import (
     trial_tags,
 )
 
-OPENING_SECONDS = 10.0  # a dead address is named soon; one that has answered is waited for
-PATIENCE_SECONDS = 600.0
+OPENING_SECONDS = 5.0  # a dead address is named soon; one that has answered is waited for
 _BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request
 _OPEN = ("RUNNING", "SCHEDULED")
 MACHINE_LEARNING = "workflowType=machine_learning"  # MLflow's page opens with traces of language models otherwise
@@ -45,11 +45,11 @@ class Tracker:
     """Writes runs to one MLflow experiment. Touches no active run of the process.
 
     Args:
-        uri: tracking URI; default $MLFLOW_TRACKING_URI, else the SQLite file home()/mlflow.db.
+        uri: tracking URI; default $MLFLOW_TRACKING_URI, else the SQLite file home()/mlflow.db. User and password of an
+            http address go to MLflow by its own variables of the environment, and nowhere else.
         experiment: its name; made where missing. With a database, artifacts lie under home()/artifacts; a server
             decides for itself.
-        patience: seconds that a request waits for a store that has answered before; default $DEPT_MLFLOW_PATIENCE,
-            else 600.
+        patience: seconds that a request waits for a store that has answered before; default $DEPT_MLFLOW_PATIENCE.
 
     Raises:
         InputError: a store that does not answer or cannot be written.
@@ -60,12 +60,14 @@ class Tracker:
     ) -> None:
         self.uri = uri or settings().mlflow_tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
         self.is_server = is_server(self.uri)
+        if self.is_server:
+            self.uri = _without_credentials(self.uri)
         self._patience = Patience(self.uri, OPENING_SECONDS)
         open_store(self.uri)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         self.experiment = experiment
         self.experiment_id = self._open_experiment()
-        self._patience.seconds = _patience() if patience is None else patience
+        self._patience.seconds = settings().mlflow_patience if patience is None else patience
         self._written: dict[tuple[str, int], str] = {}  # runs that this process has closed
 
     def ask(
@@ -211,7 +213,7 @@ class Tracker:
             self._log(run_id, trial_metrics(outcome, times), trial_params(outcome.spec), on_wait=on_wait)
             if item.folder is not None:
                 # Not by the client, which asks for the run again to learn its place.
-                files = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+                files: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
                 folder = str(item.folder)
                 self._patience.ask(lambda: files.log_artifacts(folder, "adapter"), on_wait=on_wait)
             self.ask("set_terminated", run_id, status="FINISHED", end_time=times.end, on_wait=on_wait)
@@ -241,9 +243,7 @@ class Tracker:
         """Page of a run, or of all runs, where a server shows them; without credentials."""
         if not self.is_server:
             return None
-        place = urlsplit(self.uri)
-        address = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl().rstrip("/")
-        runs = f"{address}/#/experiments/{self.experiment_id}/runs"
+        runs = f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs"
         return f"{runs if run_id is None else f'{runs}/{run_id}'}?{MACHINE_LEARNING}"
 
     def _runs_of(self, fingerprint: str, ask: bool = True) -> list[Run]:
@@ -254,9 +254,10 @@ class Tracker:
         found: list[Run] = []
         token = None
         while True:
-            given = ([self.experiment_id],)
-            wanted = {"filter_string": query, "page_token": token}
-            page = self.ask("search_runs", *given, **wanted) if ask else self.client.search_runs(*given, **wanted)
+            client: Callable[[], Any] = partial(
+                self.client.search_runs, [self.experiment_id], filter_string=query, page_token=token
+            )
+            page = self._patience.ask(client) if ask else client()
             found += page
             token = page.token
             if not token:
@@ -293,9 +294,10 @@ class Tracker:
         return str(found.experiment_id)
 
 
-def _patience() -> float:
-    given = os.environ.get("DEPT_MLFLOW_PATIENCE") or PATIENCE_SECONDS
-    try:
-        return float(given)
-    except ValueError:
-        raise InputError(f"DEPT_MLFLOW_PATIENCE={given!r} is no number. Remedy: seconds, such as 600") from None
+def _without_credentials(uri: str) -> str:
+    """The address alone; user and password become what MLflow's client reads."""
+    parts = urlsplit(uri)
+    if parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
