@@ -28,9 +28,10 @@ from registry.ledger.ledger import Ledger
 from registry.promotion.champion import Champion, Decision, Scores, challenge, champion, keep, model_name
 from registry.tracking import Tracker
 from tasks.catalogue import catalogue
+from tasks.draws import subset
 from tasks.formatting import Example
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import load_splits, subset
 
 
 class Stale(BaseModel):

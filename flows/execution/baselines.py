@@ -12,7 +12,7 @@ from flows.execution.measure import of_scores
 from flows.execution.progress import bar
 from flows.execution.record import finish, manifest, outcome_of
 from flows.execution.rows import examples_of, of_task, rows_of
-from tasks.splits import subset
+from tasks.draws import subset
 
 if TYPE_CHECKING:
     from flows.execution.work import Workshop

@@ -9,8 +9,8 @@ from dept.batches.batching import Row, encode, encode_answers
 from dept.config import AdapterConfig
 from dept.engine.generate import ANSWER_TOKENS
 from dept.trial import TrialSpec
+from tasks.draws import few_shot, subset
 from tasks.formatting import Example
-from tasks.splits import few_shot, subset
 
 if TYPE_CHECKING:
     from flows.execution.work import Workshop

@@ -28,7 +28,7 @@ from flows.planning.plan import Plan
 from flows.planning.trials import Cell, Origin, transferring
 from infra.errors import InputError
 from infra.settings import home
-from tasks.splits import subset
+from tasks.draws import subset
 
 Key = TypeVar("Key")
 Draw = tuple[list[Piece], list[Piece]]  # shots and validation rows

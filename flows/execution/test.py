@@ -12,7 +12,7 @@ from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import finish, load_adapter
 from flows.execution.rows import of_task, rows_of
-from tasks.splits import subset
+from tasks.draws import subset
 
 if TYPE_CHECKING:
     from flows.execution.work import Workshop

@@ -26,7 +26,9 @@ from flows.planning.trials import (
     transferring,
 )
 from infra.errors import InputError
-from tasks.splits import Splits, few_shot, load_splits
+from tasks.draws import few_shot
+from tasks.load import load_splits
+from tasks.splits import Splits
 
 # Width d of the input embeddings, from the configurations that their makers publish.
 WIDTHS = {

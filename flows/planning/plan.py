@@ -15,8 +15,10 @@ from infra.errors import InputError
 from infra.explain import Form
 from infra.nearest import near
 from tasks.catalogue import catalogue
+from tasks.draws import few_shot
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import Splits, few_shot, load_splits
+from tasks.splits import Splits
 
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Shots = Annotated[
