@@ -29,9 +29,10 @@ from registry.promotion.champion import Champion, Decision, Scores, challenge, c
 from registry.store import Store
 from registry.tracking import Tracker
 from tasks.catalogue import catalogue
+from tasks.draws import subset
 from tasks.formatting import Example
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import load_splits, subset
 
 
 class Stale(BaseModel):

@@ -1,113 +1,171 @@
-"""The few calls to the Prefect server's REST API that set it up (Prefect itself is imported in flows only)."""
+"""What is asked of a Prefect server, by Prefect's own client and with its authentication.
+
+That is PREFECT_API_KEY or PREFECT_API_AUTH_STRING, from the environment, a profile or prefect.toml.
+"""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
-from datetime import UTC, datetime
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
-POOL = "gpu"
-HEARTBEAT = 30  # seconds between heartbeats of a flow run; Prefect takes no less
-SILENCE = 90  # seconds without a heartbeat after which a flow run counts as dead
-AUTOMATION = "dept: crash flow runs that went silent"
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # 127.0.0.1 is never behind a proxy
+from infra.secrets import masked
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
-def get(url: str, timeout: float = 2.0) -> bytes | None:
-    """Body of the answer with status 200, else None."""
-    try:
-        with _DIRECT.open(url, timeout=timeout) as answer:
-            return bytes(answer.read()) if answer.status == 200 else None
-    except (OSError, ValueError):
-        return None
+CONTROL, GPU = "control", "gpu"  # a controller waits for its workers, so it must not hold the place that they need
+LIMITS = {CONTROL: None, GPU: 1}  # flow runs at a time when the pool is made; a run takes the whole device
 
 
-def call(api: str, method: str, path: str, body: Any = None, timeout: float = 30.0) -> Any:
-    """JSON in, JSON out; None for an empty answer.
+@contextlib.contextmanager
+def client(api: str | None = None, timeout: float = 30.0, retries: int | None = None) -> Iterator[SyncPrefectClient]:
+    """Prefect's client for one server.
+
+    Args:
+        api: URL of its API; None: the one that Prefect is set to.
+        timeout: seconds that an answer may take.
+        retries: how often Prefect asks again; None: as often as it is set to.
 
     Raises:
-        OSError: no answer, or a status of 400 and above (urllib.error.HTTPError).
+        ConnectionError: no answer, or a refusal; its text shows no credentials.
     """
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"}, method=method)
-    with _DIRECT.open(request, timeout=timeout) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    changed: dict[Any, Any] = {} if api is None else {PREFECT_API_URL: api}
+    changed |= {} if retries is None else {PREFECT_CLIENT_MAX_RETRIES: retries}
+    options: dict[str, Any] = {"timeout": timeout}
+    if api is not None and urlparse(api).hostname in ("127.0.0.1", "localhost", "::1"):
+        options["trust_env"] = False  # this machine is never behind a proxy
+    if retries == 0:
+        options["transport"] = httpx.HTTPTransport()  # else Prefect tries a refused connection thrice: 1.5 s
+    with temporary_settings(changed):
+        try:
+            with get_client(sync_client=True, httpx_settings=options) as made:
+                yield made
+        except httpx.HTTPError as error:
+            raise ConnectionError(masked(error).splitlines()[0] if str(error) else type(error).__name__) from None
 
 
-def ensure_pool(api: str) -> None:
-    """The process work pool `gpu`: one flow run at a time, since a run takes the whole device."""
+def answers(api: str, timeout: float = 2.0) -> bool:
+    """Whether a Prefect server is healthy at this URL."""
     try:
-        call(api, "POST", "/work_pools/", {"name": POOL, "type": "process", "concurrency_limit": 1})
-    except urllib.error.HTTPError as error:
-        if error.code != 409:  # it is there from last time
-            raise
-        call(api, "PATCH", f"/work_pools/{POOL}", {"concurrency_limit": 1})
+        with client(api, timeout, retries=0) as asked:
+            return asked.api_healthcheck() is None
+    except (ConnectionError, ValueError):
+        return False
 
 
-def ensure_crash_automation(api: str) -> None:
-    """Where worker and flow run are both killed nobody reports it, and the run keeps its place in the pool for ever.
+def ensure_pools(api: str | None = None, kind: str = "process", template: dict[str, Any] | None = None) -> None:
+    """Make the work pools `control` and `gpu` where they are missing.
 
-    So: a run whose heartbeat is followed by neither another one nor an end within 90 s becomes Crashed.
+    A pool that is there keeps its limit, which a person may have set; only its template is brought up to date.
+
+    Args:
+        kind: process, docker or kubernetes.
+        template: the base job template; None: Prefect's own.
+
+    Raises:
+        ConnectionError: the server does not answer or refuses.
     """
-    event = "prefect.flow-run."
-    body = {
-        "name": AUTOMATION,
-        "description": f"No heartbeat for {SILENCE} s: the flow run's process is gone. Frees its place in the pool.",
-        "enabled": True,
-        "trigger": {
-            "type": "event",
-            "posture": "Proactive",
-            "match": {"prefect.resource.id": [f"{event}*"]},
-            "after": [f"{event}heartbeat"],
-            "expect": [event + name for name in ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed")],
-            "for_each": ["prefect.resource.id"],
-            "threshold": 1,
-            "within": SILENCE,
-        },
-        "actions": [
-            {
-                "type": "change-flow-run-state",
-                "state": "CRASHED",
-                "message": f"no heartbeat for {SILENCE} s: the process of this flow run is gone",
-            }
-        ],
-    }
-    known = call(api, "POST", "/automations/filter", {"automations": {"name": {"any_": [AUTOMATION]}}})
-    if not known:
-        call(api, "POST", "/automations/", body)
-    elif known[0]["description"] != body["description"]:
-        # Not otherwise: a replaced automation forgets the runs it watches, such as the one whose worker just died.
-        call(api, "PUT", f"/automations/{known[0]['id']}", body)
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with client(api) as asked:
+        for name, limit in LIMITS.items():
+            given: dict[str, Any] = {} if template is None else {"base_job_template": template}
+            try:
+                asked.create_work_pool(WorkPoolCreate(name=name, type=kind, concurrency_limit=limit, **given))
+            except ObjectAlreadyExists:
+                if given:
+                    asked.update_work_pool(name, WorkPoolUpdate(**given))
+
+
+@contextlib.contextmanager
+def kept_by_hand(api: str | None, names: Sequence[str]) -> Iterator[None]:
+    """What a person has set on deployments of these names outlives a deploy inside the block.
+
+    That is the concurrency limit, whether the deployment is paused, and which of its schedules are off.
+
+    Raises:
+        ConnectionError: the server does not answer or refuses.
+    """
+    before = _deployments(api, names)
+    yield
+    after = _deployments(api, names) if before else {}
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    with client(api) as asked:
+        for key, old in before.items():
+            new = after.get(key)
+            if new is None:
+                continue
+            if _limit(old) != _limit(new):
+                asked.update_deployment(old.id, DeploymentUpdate(concurrency_limit=_limit(old)))
+            if old.paused and not new.paused:
+                asked.pause_deployment(old.id)
+            off = [one.schedule for one in old.schedules if not one.active]
+            for one in new.schedules:
+                if one.active and one.schedule in off:
+                    asked.update_deployment_schedule(old.id, one.id, active=False)
 
 
 def crash_runs(api: str, message: str) -> list[str]:
-    """Say of every unfinished flow run of the pool that it crashed; returns their names.
+    """Say of every unfinished flow run of our pools that it crashed; returns their names.
 
     For a worker that was stopped: Prefect would show its flow runs as running, and count them, until the next start.
 
     Raises:
-        OSError: the server does not answer.
+        ConnectionError: the server does not answer.
     """
-    wanted = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    runs = call(api, "POST", "/flow_runs/filter", {"flow_runs": wanted, "work_pools": {"name": {"any_": [POOL]}}})
-    state = {"type": "CRASHED", "name": "Crashed", "message": message}
-    for run in runs:
-        call(api, "POST", f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
-    return [run["name"] for run in runs]
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import State, StateType
+
+    open_states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    with client(api) as asked:
+        runs = asked.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_states))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(LIMITS))),
+        )
+        for run in runs:
+            asked.set_flow_run_state(run.id, State(type=StateType.CRASHED, message=message), force=True)
+    return [run.name for run in runs]
 
 
-def worker_answers(api: str, name: str, since: float) -> bool:
+def worker_answers(api: str, name: str, since: float, pool: str = GPU) -> bool:
     """True if the worker `name` of the pool is online and spoke after `since` (seconds since the epoch)."""
     try:
-        workers = call(api, "POST", f"/work_pools/{POOL}/workers/filter", {}, timeout=5.0)
-    except OSError:
+        with client(api, 5.0, retries=0) as asked:
+            workers = asked.read_workers_for_work_pool(pool)
+    except ConnectionError:
         return False
     for worker in workers:
-        if worker["name"] == name and worker["status"] == "ONLINE":
-            seen = datetime.fromisoformat(worker["last_heartbeat_time"].replace("Z", "+00:00"))
-            if seen.replace(tzinfo=seen.tzinfo or UTC).timestamp() >= since - 1:
-                return True
+        seen = worker.last_heartbeat_time
+        if worker.name == name and str(worker.status) in ("ONLINE", "WorkerStatus.ONLINE") and seen is not None:
+            return seen.replace(tzinfo=seen.tzinfo or UTC).timestamp() >= since - 1
     return False
+
+
+def _deployments(api: str | None, names: Sequence[str]) -> dict[Any, Any]:
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+
+    if not names:
+        return {}
+    with client(api) as asked:
+        found = asked.read_deployments(deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(names))))
+    return {one.id: one for one in found}
+
+
+def _limit(deployment: Any) -> int | None:
+    limit = deployment.global_concurrency_limit
+    return None if limit is None else int(limit.limit)

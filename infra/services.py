@@ -1,23 +1,28 @@
-"""The services of one machine: Prefect server, MLflow server and a worker. `dept up`, `dept down`."""
+"""The services of one machine: Prefect server, MLflow server and a worker. `dept up`, `dept down`.
+
+A worker by hand, beside or in place of the one of `up`: `prefect worker start --pool gpu --limit 1`. Without --limit it
+takes as many flow runs at once as the pool allows, each of which loads a backbone.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+import httpx
 
-from infra import prefect_api
-from infra.book import Book, Say, forget_toml, locked, path, write_toml
-from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command
+from infra import deployments, prefect_api
+from infra.commands import HOST, environment, mlflow_command, mlflow_page, need_free, port_of, prefect_command
+from infra.crash_automation import HEARTBEAT, ensure_crash_automation
 from infra.errors import InputError
 from infra.processes import Record, leader, spawn, stop, tail
+from infra.service_records import Say, ServiceRecords, forget_toml, locked, path, write_toml
 from infra.settings import home
+from infra.temporary_server import first_start
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"  # in the order in which they start
@@ -48,7 +53,7 @@ def up(
     timeout: float = 120.0,
     say: Say = print,
 ) -> list[ServiceState]:
-    """Start what does not run yet, wait until it answers, create pool and automation, deploy.
+    """Start what does not run yet, wait until it answers, make pools and automation, deploy.
 
     Args:
         prefect_port: None: $PREFECT_PORT, else 4200. Only used if no Prefect server of ours runs.
@@ -68,32 +73,32 @@ def up(
     if ports[PREFECT] == ports[MLFLOW]:
         raise InputError(f"port {ports[PREFECT]}: given to both servers; set PREFECT_PORT or MLFLOW_PORT to another")
     with locked():
-        book = Book.read()
-        alive = {name for name, record in book.records.items() if leader(record)}
+        known = ServiceRecords.read()
+        alive = {name for name, record in known.records.items() if leader(record)}
         for name in (PREFECT, MLFLOW, WORKER):
             if name in alive:
-                record = book.records[name]
+                record = known.records[name]
                 say(f"{name} is already running (pid {record.pid}){f' at {record.url}' if record.url else ''}")
-        if len(alive) == 3 and book.ready:
-            return _states(book)
+        if len(alive) == 3 and known.ready:
+            return _states(known)
         for name in (PREFECT, MLFLOW):
             if name not in alive:
-                if name in book.records:
-                    stop(book.records[name])  # children of a server that died may still hold its port
+                if name in known.records:
+                    stop(known.records[name])  # children of a server that died may still hold its port
                 need_free(name, ports[name])
         started: list[str] = []
         try:
-            _start(book, alive, started, ports, file, root, timeout, say)
+            _start(known, alive, started, ports, file, root, timeout, say)
         except BaseException:
             for name in reversed(started):
-                _stop(book.records.pop(name))
-            forget_toml(book)
-            if book.records:
-                book.write()
+                _stop(known.records.pop(name))
+            forget_toml(known)
+            if known.records:
+                known.write()
             else:
                 path().unlink(missing_ok=True)
             raise
-        states = _states(book)
+        states = _states(known)
     _tell(states, file, root, say)
     return states
 
@@ -111,16 +116,16 @@ def down(say: Say = print) -> list[str]:
         say("nothing is running")
         return []
     with locked():
-        book = Book.read()
+        known = ServiceRecords.read()
         stopped = []
         for name in (WORKER, MLFLOW, PREFECT):
-            record = book.records.get(name)
+            record = known.records.get(name)
             if record is not None and _stop(record):
                 stopped.append(name)
                 say(f"stopped {name} (pid {record.pid})")
                 if name == WORKER:
-                    _crash_runs(book, say)
-        forget_toml(book)
+                    _crash_runs(known, say)
+        forget_toml(known)
         path().unlink(missing_ok=True)
     if not stopped:
         say("nothing was running any more")
@@ -133,11 +138,11 @@ def status() -> list[ServiceState]:
     Raises:
         InputError: services.json is damaged.
     """
-    return _states(Book.read())
+    return _states(ServiceRecords.read())
 
 
 def _start(
-    book: Book,
+    known: ServiceRecords,
     alive: set[str],
     started: list[str],
     ports: dict[str, int],
@@ -146,58 +151,68 @@ def _start(
     timeout: float,
     say: Say,
 ) -> None:
-    """Fill `book` and `started` step by step, so that the caller can undo what was done."""
-    book.ready = False
+    """Fill `known` and `started` step by step, so that the caller can undo what was done."""
+    known.ready = False
     commands = {PREFECT: prefect_command, MLFLOW: mlflow_command}
-    for name in (PREFECT, MLFLOW):  # both at once: they share no work and each takes seconds
-        if name not in alive:
-            say(f"starting {name} on port {ports[name]}")
-            command, url = commands[name](ports[name])
-            env = environment(PREFECT_SERVER_API_HOST=HOST, PREFECT_SERVER_API_PORT=str(ports[name]))
-            _launch(book, started, name, command, env, root, url)
-    for name in (PREFECT, MLFLOW):
-        record = book.records[name]
-        _await(record, timeout, lambda record=record: prefect_api.get(_probe(record)) is not None)  # type: ignore[misc]
+    with first_start() if PREFECT not in alive else contextlib.nullcontext():
+        for name in (PREFECT, MLFLOW):  # both at once: they share no work and each takes seconds
+            if name not in alive:
+                say(f"starting {name} on port {ports[name]}")
+                command, url = commands[name](ports[name])
+                env = environment(PREFECT_SERVER_API_HOST=HOST, PREFECT_SERVER_API_PORT=str(ports[name]))
+                _launch(known, started, name, command, env, root, url)
+        for name in (PREFECT, MLFLOW):
+            record = known.records[name]
+            _await(record, timeout, lambda record=record: _answers(record))  # type: ignore[misc]
 
-    api = f"{book.records[PREFECT].url}/api"
+    api = f"{known.records[PREFECT].url}/api"
     env = environment(
         PREFECT_API_URL=api,
-        MLFLOW_TRACKING_URI=str(book.records[MLFLOW].url),
+        MLFLOW_TRACKING_URI=str(known.records[MLFLOW].url),
         PREFECT_LOGGING_LEVEL="INFO",
         PREFECT_WORKER_QUERY_SECONDS="2",
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(prefect_api.HEARTBEAT),
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT),
     )
     try:
-        prefect_api.ensure_pool(api)
-        prefect_api.ensure_crash_automation(api)
-    except OSError as error:
-        record = book.records[PREFECT]
+        prefect_api.ensure_pools(api)
+        ensure_crash_automation(api)
+        say(f"deploying {file.name}")
+        with prefect_api.kept_by_hand(api, deployments.names(file)):
+            fault = deployments.deploy(file, root, env, timeout)
+    except ConnectionError as error:
+        record = known.records[PREFECT]
         raise ServiceError(
             f"Prefect server refused the set-up ({error}); {record.log} ends:\n{tail(record.log)}"
-        ) from (error)
-    say(f"deploying {file.name}")
-    _deploy(file, root, env, timeout)
+        ) from error
+    if fault:
+        raise ServiceError(fault)
     if WORKER not in alive:
-        if WORKER in book.records:
-            _stop(book.records[WORKER])
-        say(f"starting a worker on pool {prefect_api.POOL}")
-        worker = f"{prefect_api.POOL}-{book.token}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", prefect_api.POOL, "--name", worker]
+        if WORKER in known.records:
+            _stop(known.records[WORKER])
+        say(f"starting a worker on pool {prefect_api.GPU}")
+        worker = f"{prefect_api.GPU}-{known.token}"
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", prefect_api.GPU, "--name", worker]
         began = time.time()
-        _launch(book, started, WORKER, [*command, "--type", "process"], env, root, None)
-        _await(book.records[WORKER], timeout, lambda: prefect_api.worker_answers(api, worker, began))
-    write_toml(book, root, api, say)
-    book.ready = True
-    book.write()
+        _launch(known, started, WORKER, [*command, "--type", "process"], env, root, None)
+        _await(known.records[WORKER], timeout, lambda: prefect_api.worker_answers(api, worker, began))
+    write_toml(known, root, api, say)
+    known.ready = True
+    known.write()
 
 
 def _launch(
-    book: Book, started: list[str], name: str, command: list[str], env: dict[str, str], root: Path, url: str | None
+    known: ServiceRecords,
+    started: list[str],
+    name: str,
+    command: list[str],
+    env: dict[str, str],
+    root: Path,
+    url: str | None,
 ) -> None:
     log = home() / "logs" / f"{name}.log"
-    book.records[name] = spawn(name, command, env=env, cwd=root, log=log, token=book.token, url=url)
+    known.records[name] = spawn(name, command, env=env, cwd=root, log=log, token=known.token, url=url)
     started.append(name)
-    book.write()  # at once: should this process die now, `down` still knows
+    known.write()  # at once: should this process die now, `down` still knows
 
 
 def _await(record: Record, timeout: float, answers: Callable[[], bool]) -> None:
@@ -213,66 +228,50 @@ def _await(record: Record, timeout: float, answers: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def _deploy(file: Path, root: Path, env: dict[str, str], timeout: float) -> None:
-    log = home() / "logs" / "deploy.log"
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    with log.open("wb") as output:
-        try:
-            done = subprocess.run(
-                command,
-                env=env,
-                cwd=root,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-            )
-            fault = f"exit code {done.returncode}" if done.returncode else None
-        except subprocess.TimeoutExpired:
-            fault = f"not done within {timeout:g} s"
-    if fault:
-        raise ServiceError(f"deploying {file} failed ({fault}); {log} ends:\n{tail(log, 25)}")
-
-
 def _stop(record: Record) -> bool:
     return stop(record, leader_first=5.0 if record.name == WORKER else 0.0)
 
 
-def _crash_runs(book: Book, say: Say) -> None:
-    server = book.records.get(PREFECT)
+def _crash_runs(known: ServiceRecords, say: Say) -> None:
+    server = known.records.get(PREFECT)
     if server is None or leader(server) is None:
         return
-    with contextlib.suppress(OSError):  # the server hangs: the automation will do it after the next start
+    with contextlib.suppress(ConnectionError):  # the server hangs: the automation will do it after the next start
         for name in prefect_api.crash_runs(f"{server.url}/api", "stopped by `make down`; run it again to go on"):
             say(f"flow run {name} was under way and now counts as crashed; run it again to go on")
 
 
-def _probe(record: Record) -> str:
-    return f"{record.url}/api/health" if record.name == PREFECT else f"{record.url}/health"
+def _answers(record: Record) -> bool:
+    """Whether the server is healthy; a worker has no address and answers by running."""
+    if record.url is None:
+        return True
+    if record.name == PREFECT:
+        return prefect_api.answers(f"{record.url}/api")
+    try:
+        return httpx.get(f"{record.url}/health", timeout=2.0, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
-def _states(book: Book) -> list[ServiceState]:
+def _states(known: ServiceRecords) -> list[ServiceState]:
     states = []
     for name in (PREFECT, MLFLOW, WORKER):
-        record, log = book.records.get(name), home() / "logs" / f"{name}.log"
+        record, log = known.records.get(name), home() / "logs" / f"{name}.log"
         running = record is not None and leader(record) is not None
         if record is None or not running:
             states.append(ServiceState(name, False, False, None, None, log))
         else:
-            answers = record.url is None or prefect_api.get(_probe(record)) is not None
-            states.append(ServiceState(name, True, answers, record.pid, record.url, Path(record.log)))
+            states.append(ServiceState(name, True, _answers(record), record.pid, record.url, Path(record.log)))
     return states
 
 
 def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
     for state in states:
-        say(f"{state.name:<8} {state.url or f'pool {prefect_api.POOL}, one flow run at a time'}   log: {state.log}")
-    deployments = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("deployments") or [{}]
-    flow = str(deployments[0].get("entrypoint", "")).rpartition(":")[2].replace("_", "-")
+        where = mlflow_page(state.url) if state.url and state.name == MLFLOW else state.url
+        say(f"{state.name:<8} {where or f'pool {prefect_api.GPU}'}   log: {state.log}")
     prefect = Path(sys.executable).with_name("prefect")
     shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect
-    say(f"next:    {shown} deployment run {flow}/{deployments[0].get('name')}     (stop all: make down)")
+    say(f"next:    {shown} deployment run {deployments.first(file)}     (stop all: make down)")
 
 
 if __name__ == "__main__":

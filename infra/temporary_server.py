@@ -1,114 +1,269 @@
-"""A Prefect API for flows that run in this process: the server in reach, or a temporary one that ends with us."""
+"""A Prefect API for flows of this process: the server in reach, or a temporary one that ends with its last user.
+
+All runs of one home on one machine share the temporary server. Who starts, joins or leaves holds one lock that the
+kernel frees, users are named by process, and the server ends by itself when none of them lives: nothing is left
+running by a kill, and nothing that a kill leaves behind is in the way. Prefect's own ephemeral server outlives a
+process that is killed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-import httpx
+import psutil
+from filelock import FileLock, Timeout
 from rich.console import Console
 
+from infra import identity
+from infra.commands import HOST, environment
 from infra.errors import InputError
+from infra.identity import is_gone
+from infra.prefect_api import answers
+from infra.processes import leader, tail
+from infra.secrets import masked
+from infra.service_records import ServiceRecords
 from infra.settings import home
 
+process_id: Callable[[], str] = getattr(identity, "process_id", None) or identity.__dict__["owner_id"]
 START_SECONDS = 180.0  # a first start makes the database: 10 s on a quiet machine, more on a busy one
+LOOK_SECONDS = 0.5  # how often the server looks whether anybody uses it
+# Of a server that a person runs; the temporary one has its own file, and only this machine reaches it.
+_NOT_OURS = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT_SERVER_API_", "PREFECT_API_AUTH_STRING")
 
 
 @contextmanager
 def prefect_api() -> Iterator[str]:
     """Let flows of this process find an API while the block runs; yields its URL.
 
-    Prefect's own ephemeral server outlives a process that is killed; this one does not.
+    In this order: the server that Prefect is set to, that of `dept up` in this home, a temporary one.
 
     Raises:
         InputError: no server answers and none could be started.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_KEY,
+        PREFECT_API_URL,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
 
     configured = PREFECT_API_URL.value()
-    if configured and _answers(configured):
+    if configured and answers(configured):
         yield configured
         return
     if configured:
-        Console(stderr=True).print(f"Prefect server {configured} does not answer; using a temporary one.")
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    (home() / "logs").mkdir(parents=True, exist_ok=True)
+        Console(stderr=True).print(f"Prefect server {masked(configured)} does not answer; using a temporary one.")
+    if url := _of_up():
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
+        return
+    with _user() as url:
+        # No log lines to this server: nobody can read them there, and the last ones would miss it at the end.
+        changed = {PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}
+        with temporary_settings(changed, restore_defaults=[PREFECT_API_KEY, PREFECT_API_AUTH_STRING]):
+            yield url
+
+
+@contextmanager
+def first_start(seconds: float = 2 * START_SECONDS) -> Iterator[None]:
+    """One process of this home at a time starts a Prefect server: two would race in making its database.
+
+    Raises:
+        InputError: another one holds the lock for longer than `seconds`.
+    """
+    (home() / "prefect").mkdir(parents=True, exist_ok=True)
+    file = home() / "prefect" / "start.lock"
+    try:
+        with FileLock(file, timeout=seconds):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another process has been starting a Prefect server in {home()} for {seconds:g} s. Remedy: end it "
+            f"(`fuser {file}` names it), then run this again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Server:
+    """The temporary server as its file tells it. `id`: see `infra.identity.process_id`."""
+
+    id: str
+    url: str
+
+    @property
+    def process(self) -> psutil.Process | None:
+        with contextlib.suppress(psutil.NoSuchProcess, ValueError, IndexError):
+            return None if is_gone(self.id) else psutil.Process(int(self.id.rsplit(":", 2)[1]))
+        return None
+
+
+def _of_up() -> str | None:
+    """API of the running server of `dept up` in this home."""
+    record = ServiceRecords.read().records.get("prefect")
+    if record is None or record.url is None or leader(record) is None:
+        return None
+    url = f"{record.url}/api"
+    return url if answers(url) else None
+
+
+@contextmanager
+def _user() -> Iterator[str]:
+    """Use the temporary server while the block runs; the last one out ends it."""
+    mine = _users() / uuid.uuid4().hex
+    with first_start():
+        server = _read()
+        server = _start() if server is None or not _comes_up(server) else server
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text(process_id(), encoding="utf-8")
+    try:
+        yield server.url
+    finally:
+        mine.unlink(missing_ok=True)
+        with contextlib.suppress(InputError), first_start(10.0):  # else it ends by itself
+            if not _in_use():
+                _end(server)
+
+
+def _here() -> Path:
+    """What this machine's server and users of this home write; another host that shares the home has its own."""
+    here = process_id().rsplit(":", 2)[0]
+    return home() / "prefect" / "temporary" / hashlib.sha256(here.encode()).hexdigest()[:16]
+
+
+def _users() -> Path:
+    return _here().with_suffix(".users")
+
+
+def _record() -> Path:
+    return _here().with_suffix(".json")
+
+
+def _read() -> _Server | None:
+    """The server that runs; None where there is none, whatever a killed one left."""
+    try:
+        server = _Server(**json.loads(_record().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return server if server.process is not None else None
+
+
+def _in_use() -> bool:
+    """Whether any user lives; forgets those that were killed."""
+    alive = False
+    for file in list(_users().iterdir()) if _users().is_dir() else []:
+        with contextlib.suppress(OSError):
+            if is_gone(file.read_text(encoding="utf-8")):
+                file.unlink(missing_ok=True)
+            else:
+                alive = True
+    return alive
+
+
+def _comes_up(server: _Server) -> bool:
+    """Wait for a server that another process began to start; False if it ends or never answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(server.url):
+        if server.process is None:
+            return False
+        if time.monotonic() > deadline:
+            _end(server)
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _start() -> _Server:
+    """Start one and wait until it answers; the lock is held."""
+    _record().parent.mkdir(parents=True, exist_ok=True)
+    _record().unlink(missing_ok=True)
     log = home() / "logs" / "prefect-temporary.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    env = {name: value for name, value in environment().items() if not name.startswith(_NOT_OURS)}
     with log.open("wb") as stream:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "infra.temporary_server", str(port)],
+        child = subprocess.Popen(
+            [sys.executable, "-m", "infra.temporary_server"],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=_environment(port),
-            start_new_session=True,
-        )  # so that Ctrl-C reaches the flow first
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise InputError(
-                    f"no Prefect server could be started for this run; see {log}. Remedy: free memory and "
-                    "disk space, or start one (`dept up`)"
-                )
-            time.sleep(0.1)
-        # No log lines to this server: nobody can read them there, and the last ones would miss it at the end.
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
-            yield url
-    finally:
-        server.terminate()
-        try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            env=env | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            start_new_session=True,  # so that Ctrl-C reaches the flow first
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while (server := _read()) is None or not answers(server.url):
+        if child.poll() is not None or time.monotonic() > deadline:
+            child.kill()
+            child.wait()
+            raise InputError(
+                f"no Prefect server could be started for this run; {log} ends: {' '.join(tail(log, 3).split())}. "
+                "Remedy: free memory and disk space, or start one (`dept up`)"
+            )
+        time.sleep(0.1)
+    return server
 
 
-def _environment(port: int) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "PREFECT_PROFILE")}
-    return own | {
-        "PREFECT_HOME": str(home() / "prefect"),
-        "PREFECT_UI_ENABLED": "0",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-        "PREFECT__SERVER_FINAL": "1",
-        "PREFECT_SERVER_API_PORT": str(port),
-    }
+def _end(server: _Server) -> None:
+    """End it, by force after a while; the lock is held."""
+    process = server.process
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait()
+    _record().unlink(missing_ok=True)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _serve(port: int) -> None:
-    """Be the temporary server, for as long as the process that started it lives."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _serve() -> None:
+    """Be the temporary server for as long as it has users."""
     import uvicorn
 
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error")
+    listener = socket.socket()
+    listener.bind((HOST, 0))  # held from here on, so nobody else can take the port
+    port = listener.getsockname()[1]
+    os.environ["PREFECT_SERVER_API_HOST"], os.environ["PREFECT_SERVER_API_PORT"] = HOST, str(port)
+    _write(_Server(process_id(), f"http://{HOST}:{port}/api"))
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error")
+    server = uvicorn.Server(config)
+    threading.Thread(target=_watch, args=(server,), daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _watch(server: object) -> None:
+    """End this process when it has no user. Not before it has started: a kill in its migrations would spoil them."""
+    deadline = time.monotonic() + START_SECONDS
+    while not getattr(server, "started", False):
+        if time.monotonic() > deadline:
+            os._exit(1)
+        time.sleep(LOOK_SECONDS)
+    while True:
+        time.sleep(LOOK_SECONDS)
+        with contextlib.suppress(InputError), first_start(0.0):  # held: somebody joins, or ends this server
+            if not _in_use():
+                _record().unlink(missing_ok=True)
+                os._exit(0)
+
+
+def _write(server: _Server) -> None:
+    new = _record().with_suffix(".new")
+    new.write_text(json.dumps({"id": server.id, "url": server.url}), encoding="utf-8")
+    new.replace(_record())
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve()

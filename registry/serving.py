@@ -27,7 +27,7 @@ from dept.backbones.shared import shared_backbone
 from dept.engine.evaluate import Request, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
 from infra.errors import InputError
-from tasks.formatting import normalise
+from tasks.plain import normalise
 
 if TYPE_CHECKING:
     from registry.tracking import Tracker

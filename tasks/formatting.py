@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import string
 from dataclasses import dataclass, field
 
 from infra.errors import InputError
+from tasks.cut import Cut
+from tasks.plain import fold, normalise
 from tasks.spec import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One row as it came from its source.
 
@@ -25,7 +28,7 @@ class Record:
     group: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row as the backbone reads it.
 
@@ -36,6 +39,7 @@ class Example:
     value: the number itself (regression).
     group: rows of one question share it (MultiRC).
     key: digest of the folded fields without the template, by which tasks of different templates find equal rows.
+    cut: what of a text longer than its room is lost; None: as the kind of backbone has it.
     """
 
     id: str
@@ -46,30 +50,49 @@ class Example:
     value: float | None = None
     group: str = ""
     key: str = field(default="", compare=False)
-
-
-def normalise(text: str) -> str:
-    """Runs of white space (line breaks too) become one blank; none at the ends."""
-    return " ".join(text.split())
-
-
-def fold(text: str) -> str:
-    """The text normalised and without case: rows that are equal then count as the same row."""
-    return normalise(text).casefold()
+    cut: Cut | None = None
 
 
 def render(task: Task, fields: dict[str, str]) -> str:
     """The task's template with the white-space-normalised fields put in. The template's own line breaks stay."""
-    return task.template.format(**{name: normalise(value) for name, value in fields.items()})
+    return rendered(task.template, fields)[0]
+
+
+def rendered(template: str, fields: dict[str, str], cut: str | None = None) -> tuple[str, Cut | None]:
+    """The template with the white-space-normalised fields put in, and what may be cut of that text.
+
+    Args:
+        cut: a field of the template, of which the end is cut first; `start` or `end` of the whole text (where no field
+            is called so); None: nothing is said.
+    """
+    text, found = "", None
+    for literal, name, _, _ in string.Formatter().parse(template):
+        text += literal
+        if name is None:
+            continue
+        before = len(text)
+        text += normalise(fields[name])
+        if name == cut and found is None:
+            found = Cut(before, len(text))
+    if found is None and cut == "start":
+        found = Cut(0, len(text), "start")
+    elif found is None and cut == "end":
+        found = Cut(0, len(text), "end")
+    return text, found
+
+
+def key_of(fields: dict[str, str]) -> str:
+    """Digest of a row's folded fields. Their names do not count, nor does their order: (a, b) of one task may be (b, a)
+    of another."""
+    return hashlib.sha256("\x1f".join(sorted(map(fold, fields.values()))).encode()).hexdigest()[:20]
 
 
 def to_example(task: Task, record: Record) -> Example:
     """Example of a record. Raises InputError for a label outside the verbalizer, a number outside the grid."""
-    text = render(task, record.fields)
-    # The names of the fields do not count, nor does their order: (a, b) of one task may be (b, a) of another.
-    key = hashlib.sha256("\x1f".join(sorted(map(fold, record.fields.values()))).encode()).hexdigest()[:20]
+    text, cut = rendered(task.template, record.fields, task.cut)
+    key = key_of(record.fields)
     if not task.scored:
-        return Example(record.id, text, 0, record.label, record.answers, None, record.group, key)
+        return Example(record.id, text, 0, record.label, record.answers, None, record.group, key, cut)
     if task.grid:
         value = float(record.label)
         if not task.grid.low <= value <= task.grid.high:
@@ -78,11 +101,11 @@ def to_example(task: Task, record: Record) -> Example:
                 f"({task.grid.low:g} to {task.grid.high:g}); widen the grid or mend the row"
             )
         index = round((value - task.grid.low) / task.grid.step)
-        return Example(record.id, text, index, task.words[index], (), value, record.group, key)
-    if record.label not in task.labels:
+        return Example(record.id, text, index, task.words[index], (), value, record.group, key, cut)
+    if record.label not in task.index:
         raise InputError(
             f"task {task.name}, row {record.id}: label {record.label!r} is not in the verbalizer "
             f"({', '.join(task.labels)}); add it there or mend the row"
         )
-    index = task.labels.index(record.label)
-    return Example(record.id, text, index, task.words[index], (), None, record.group, key)
+    index = task.index[record.label]
+    return Example(record.id, text, index, task.words[index], (), None, record.group, key, cut)

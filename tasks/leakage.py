@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tasks.formatting import Example, fold
+from tasks.formatting import Example
+from tasks.plain import fold
 
 
 def guard(rows: Sequence[Example], held_out: Iterable[Example]) -> tuple[list[Example], int]:

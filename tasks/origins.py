@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tasks.plain import composed
 
 
 class Frozen(BaseModel):
@@ -19,12 +21,16 @@ def _pairs(value: Any) -> Any:
     pairs = list(value.items()) if isinstance(value, dict) else value
     if not isinstance(pairs, (list, tuple)) or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
         raise ValueError("write one `name: value` for each")
-    plain = {True: "true", False: "false"}
-    return tuple(
-        (str(key), plain[v] if isinstance(v, bool) else str(v) if isinstance(v, int) else v) for key, v in pairs
-    )
+    return tuple((composed(str(key)), _plain(value)) for key, value in pairs)
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return composed(value) if isinstance(value, str) else str(value) if isinstance(value, int) else value
+
+
+Name = Annotated[str, AfterValidator(composed)]  # of a column; in NFC, as the readers have the names
 Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
 
 
@@ -56,17 +62,55 @@ class PackageSource(Frozen):
 
 
 class FileSource(Frozen):
-    """A user's own file, UTF-8."""
+    """A user's own files, UTF-8, or a data set that the library `datasets` has saved in a folder."""
 
     kind: Literal["file"]
-    path: Path
-    format: Literal["csv", "jsonl", "parquet"] | None = Field(None, description="none: by the file's ending")
+    path: Path = Field(description="file of all rows; of the training rows where there are other files for the rest")
+    validation: Path | None = Field(None, description="file of the validation rows; none: taken out of the others")
+    test: Path | None = Field(None, description="file of the test rows; none: taken out of the others")
+    format: Literal["csv", "jsonl", "parquet", "dataset"] | None = Field(
+        None, description="none: by the file's ending; dataset: a folder written by save_to_disk (known by its files)"
+    )
     columns: Pairs = Field(
         (), description="field of the template -> column (a.b: key b of column a); default: the same name"
     )
-    text: str = Field("text", description="column (csv, parquet) or key (jsonl) of the field text")
-    label: str = Field("label", description="column or key of the label, the number or the answer (or list of answers)")
-    delimiter: str = Field(",", min_length=1, max_length=1, description="csv only")
+    text: Name = Field("text", description="column (csv, parquet) or key (jsonl) of the field text")
+    label: Name = Field(
+        "label", description="column or key of the label, the number or the answer (or list of answers)"
+    )
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="csv only; none: a tab where the file ends in .tsv, else a comma"
+    )
+    quotes: bool | None = Field(
+        None,
+        description="csv only. true: fields may stand in quotes; false: a quote is a letter like others; none: true, "
+        "but with tabs false where the quotes do not pair",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.delimiter is not None and self.delimiter in '"\r\n':
+            raise ValueError("delimiter: a quote or a line break cannot part fields; use , ; | or a tab")
+        return self
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Role (train, validation, test) -> file, as far as the block names one."""
+        named = {"train": self.path, "validation": self.validation, "test": self.test}
+        return {role: path for role, path in named.items() if path is not None}
+
+    def rooted(self, folder: Path) -> Self:
+        """The same files with relative paths read from `folder`."""
+        places = {"train": "path", "validation": "validation", "test": "test"}
+        found = {places[role]: folder / path for role, path in self.paths.items() if not _absolute(path)}
+        return self.model_copy(update=found) if found else self
+
+
+def _absolute(path: Path) -> bool:
+    try:
+        return path.expanduser().is_absolute()
+    except RuntimeError:  # ~name of nobody: a folder of that name
+        return path.is_absolute()
 
 
 class HubSource(Frozen):
@@ -82,6 +126,6 @@ class HubSource(Frozen):
     columns: Pairs = Field(
         (), description="field of the template -> column (a.b: key b of column a); default: the same name"
     )
-    label: str = Field("label", description="column of the label, the number or the answer (or list of answers)")
+    label: Name = Field("label", description="column of the label, the number or the answer (or list of answers)")
     where: Pairs = Field((), description="keep rows whose column has this value")
     id: str | None = Field(None, description="column that names a row; none: its place in the split")

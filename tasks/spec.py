@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,7 +11,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from infra.errors import InputError
 from infra.explain import explained
+from tasks.grid import Grid
 from tasks.origins import FileSource, Frozen, HubSource, PackageSource, Threshold
+from tasks.plain import composed, normalise, shown
 
 __all__ = ["FileSource", "Grid", "HubSource", "PackageSource", "Task", "Threshold"]
 
@@ -38,31 +40,6 @@ DEFAULT_METRICS: dict[Kind, tuple[Metric, ...]] = {
 FITTING: dict[Kind, tuple[Metric, ...]] = DEFAULT_METRICS | {
     "classification": ("accuracy", "macro_f1", "f1", "matthews", "multirc_f1", "multirc_em")
 }
-MOST_POINTS = 1000  # of a grid: each point is a word that is scored
-
-
-class Grid(Frozen):
-    """Numbers a regression answers with, as text: low, low + step, ... high."""
-
-    low: float
-    high: float
-    step: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
-        if not all(value.is_finite() for value in (low, high, step)) or high <= low:
-            raise ValueError("grid: high must be above low, and both finite")
-        if (high - low) % step or (high - low) / step >= MOST_POINTS:
-            raise ValueError(f"grid: high - low must be a whole number of steps, fewer than {MOST_POINTS}")
-        return self
-
-    @property
-    def points(self) -> tuple[str, ...]:
-        """The numbers as text, all with as many decimals as low and step need."""
-        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
-        places = max(0, *(-int(value.normalize().as_tuple().exponent) for value in (low, step)))
-        return tuple(f"{low + step * i:.{places}f}" for i in range(int((high - low) / step) + 1))
 
 
 class Task(Frozen):
@@ -93,7 +70,22 @@ class Task(Frozen):
     )
     convert: Literal["mark-spans", "multirc", "record"] | None = Field(None, description="see tasks/converters.py")
     metrics: tuple[Metric, ...] = Field((), description="none: those usual for the kind")
-    max_length: int | None = Field(None, ge=1, le=100_000, description="tokens of the text kept; none: no limit")
+    max_length: int | None = Field(
+        None, ge=1, le=100_000, description="tokens of the text kept; none: as many as the adapter's s leaves"
+    )
+    answer_length: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="qa, generation: tokens kept for an answer, the token that ends it counted; none: by the answers "
+        "in the data, 32 at least",
+    )
+    cut: str | None = Field(
+        None,
+        pattern=r"^[^\W\d]\w*$",
+        description="what a text longer than its room loses: a field of the template (its end), or start or end of the "
+        "whole text; none: its start (causal backbones) or its end (encoder-decoder)",
+    )
     source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")]
 
     @model_validator(mode="before")
@@ -108,7 +100,13 @@ class Task(Frozen):
         pairs = list(value.items()) if isinstance(value, dict) else value
         if not isinstance(pairs, (list, tuple)) or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
             raise ValueError("write one `label: word` for each label")
-        return tuple((_scalar(label, "label"), _scalar(word, "word")) for label, word in pairs)
+        return tuple((normalise(_scalar(label, "label")), _scalar(word, "word")) for label, word in pairs)
+
+    @field_validator("template", "cut")
+    @classmethod
+    def _composed(cls, value: str | None) -> str | None:
+        """One form of each letter (NFC): what looks equal is equal."""
+        return None if value is None else composed(value)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -125,6 +123,10 @@ class Task(Frozen):
         if threshold and {threshold.below, threshold.above} != set(self.labels):
             raise ValueError(f"source.threshold: below and above must be the labels {', '.join(self.labels)}")
         self._check_rule()
+        if self.cut is not None and self.cut not in (*self.fields, "start", "end"):
+            raise ValueError(f"cut: {shown(self.cut)} is none of {', '.join(self.fields)}, start, end")
+        if self.answer_length is not None and self.scored:
+            raise ValueError(f"answer_length: kind {self.kind} answers with one of its words; take it out")
         return self
 
     def _check_answers(self) -> None:
@@ -154,7 +156,10 @@ class Task(Frozen):
         source = self.source
         if not isinstance(source, HubSource):
             if self.rule != "hash" or self.convert:
-                raise ValueError("rule and convert are for hub sources; take them out")
+                raise ValueError(
+                    "rule and convert are for hub sources; take them out (files of their own for validation and test: "
+                    "source.validation, source.test)"
+                )
             return
         needed = {"hash": (), "small": ("validation",), "large": ("validation",), "given": ("validation", "test")}
         for role in needed[self.rule]:
@@ -196,6 +201,11 @@ class Task(Frozen):
         return self.grid.points if self.grid else tuple(label for label, _ in self.verbalizer)
 
     @property
+    def index(self) -> dict[str, int]:
+        """Label of the data -> class index (regression: place in the grid)."""
+        return _index(self.labels)
+
+    @property
     def words(self) -> tuple[str, ...]:
         """Words the backbone answers with, in the order of `labels`; none for qa and generation."""
         return self.grid.points if self.grid else tuple(word for _, word in self.verbalizer)
@@ -231,11 +241,16 @@ class Task(Frozen):
         return body
 
     def rooted(self, folder: Path) -> Task:
-        """The same task with a relative file path read from `folder` (the folder of the plan or YAML file)."""
-        if isinstance(self.source, FileSource) and not self.source.path.expanduser().is_absolute():
-            source = self.source.model_copy(update={"path": folder.absolute() / self.source.path})
-            return self.model_copy(update={"source": source})
-        return self
+        """The same task with relative file paths read from `folder` (the folder of the plan or YAML file)."""
+        if not isinstance(self.source, FileSource):
+            return self
+        source = self.source.rooted(folder.absolute())
+        return self if source == self.source else self.model_copy(update={"source": source})
+
+
+@lru_cache(maxsize=256)
+def _index(labels: tuple[str, ...]) -> dict[str, int]:
+    return {label: index for index, label in enumerate(labels)}
 
 
 def _scalar(value: Any, what: str) -> str:
@@ -248,7 +263,7 @@ def _scalar(value: Any, what: str) -> str:
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f"the {what} {value!r} is not text; put it in quotes")
-    return value.strip()
+    return composed(value.strip())
 
 
 def _check_template(template: str) -> None:

@@ -1,13 +1,19 @@
-"""Cleaning, splits and draws, all decided by sha256 so that every machine and every Python draws the same rows.
+"""Cleaning and splits, decided by sha256 so that every machine and every Python finds the same rows.
 
 Rule `hash`, after cleaning, with n rows left: test n/5, at most 1000, at least 300 where n >= 900; validation n/10, at
 most 500; the rest is the training pool. Each class keeps its share and has at least one row in each split.
-Rows go by the sha256 of their folded text: the order of the file does not matter.
+Rows go by the sha256 of their folded text: the order of the file does not matter. Of more than 300 test rows the upper
+half, by the order in which samples are drawn, judges champions (`Splits.judge`); reports never test on it. Of a user's
+own task of fewer, a tenth of all rows (12 at least, where there are 60) leaves the training pool for that.
 
 Rules of the hub's data sets, as the DePT authors split (Shi & Lipani, 2024, appendix on data sets), but by sha256 in
 place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows (a
 fifth, where there are fewer than 5,000) are validation and the validation split is test; `given`: as they are. Rows of
 one question, and equal rows, stay together; training rows that stand among the others are dropped.
+
+A user's own files for validation and test are taken as they are, cleaned; what has no file is taken out of the training
+rows by the rule `hash`. Training rows that stand in another file, and validation rows that stand in the test file, are
+dropped.
 """
 
 from __future__ import annotations
@@ -15,30 +21,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InputError
-from tasks.formatting import Example, Record, fold, to_example
+from tasks.cut import ANSWER_LEAST, usual_answer_length
+from tasks.formatting import Example, Record, key_of, to_example
 from tasks.leakage import guard
+from tasks.order import digester, divided, shares, shuffled, tested
+from tasks.plain import fold
 from tasks.sources.converters import one_per_answer
-from tasks.sources.hub import HubRows, read_hub, stamp
-from tasks.sources.read import locate, read_source
-from tasks.spec import DEFAULT_METRICS, HubSource, Task
+from tasks.spec import DEFAULT_METRICS, FileSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500
 LARGE_VALIDATION = 1000
+JUDGES_LEAST, JUDGED_LEAST = 12, 60  # rows that judge a user's own task; usable rows from which on there are any
 
 
 @dataclass(frozen=True)
 class Splits:
     """Disjoint rows of a task. `train` is the pool that shots are drawn from.
 
-    data_hash: sha256 (hex) over id, text, class index and word (or what else is answered) of each row of each split,
-    and over the metrics, so that another row, template, verbalizer, metric or split gives another hash.
-    dropped: rows left out, by cause (neutral, duplicate, conflicting; hub: unlabelled, leaked).
+    judge: rows by which champions are compared, and that no report tests on; none where the test rows are given or few.
+    data_hash: sha256 (hex) over id, text, class index and word (or what else is answered) of each row of each split
+    (`judge` counted as test), and over what else decides numbers, so that another row, template, verbalizer, metric,
+    cut or split gives another hash.
+    dropped: rows left out, by cause (neutral, duplicate, conflicting; given splits: unlabelled, leaked).
+    labels: names of the classes, for messages.
+    answer_length: tokens that hold most free answers of the training rows (qa, generation).
     """
 
     train: tuple[Example, ...]
@@ -46,76 +57,80 @@ class Splits:
     test: tuple[Example, ...]
     data_hash: str
     dropped: dict[str, int]
-    _drawn: dict[tuple[int, int], list[list[Example]]] = field(default_factory=dict, compare=False, repr=False)
+    judge: tuple[Example, ...] = ()
+    labels: tuple[str, ...] = ()
+    answer_length: int = ANSWER_LEAST
+    drawn: dict[tuple[int, int], list[list[Example]]] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
+    _found: dict[int, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
-    def pools(self, seed: int, strata: int) -> list[list[Example]]:
-        """Distinct training rows of each class, in the order that `seed` draws them; kept for the next k."""
-        if (seed, strata) not in self._drawn:
-            pools: list[list[Example]] = [[] for _ in range(strata)]
-            for example in _distinct(self.train):
-                pools[example.label if strata > 1 else 0].append(example)
-            self._drawn[seed, strata] = [_shuffled(pool, "shots", seed) for pool in pools]
-        return self._drawn[seed, strata]
+    def distinct(self) -> Sequence[Example]:
+        """Training rows, of those with equal text one; found once."""
+        if 0 not in self._found:
+            self._found[0] = _distinct(self.train)
+        found: Sequence[Example] = self._found[0]
+        return found
 
+    def counts(self, strata: int) -> tuple[int, ...]:
+        """Distinct training rows of each class; counted once."""
+        if strata not in self._found:
+            found = [0] * strata
+            for example in self.distinct():
+                found[example.label if strata > 1 else 0] += 1
+            self._found[strata] = tuple(found)
+        counts: tuple[int, ...] = self._found[strata]
+        return counts
 
-def load_splits(task: Task) -> Splits:
-    """Rows of `task`, cleaned and split; cached until the task or its file changes.
-
-    Raises InputError for bad rows (see sources.read_source, hub.read_hub), a label without rows, or fewer than three
-    rows of one.
-    """
-    if isinstance(task.source, HubSource):
-        return _load(task, stamp(task))
-    stat = locate(task.source).stat()
-    return _load(task, (stat.st_mtime_ns, stat.st_size))
-
-
-@lru_cache(maxsize=64)
-def _load(task: Task, stamped: tuple[Any, ...]) -> Splits:
-    if isinstance(task.source, HubSource):
-        return make_hub_splits(task, read_hub(task))
-    records, neutral = read_source(task)
-    return make_splits(task, records, neutral)
+    def parts(self) -> dict[str, tuple[Example, ...]]:
+        """Each split's rows by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test, "judge": self.judge}
 
 
 def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Splits:
-    """Splits of `records` by the rule `hash`. Raises InputError as `load_splits` does."""
+    """Splits of `records` by the rule `hash`. Raises InputError for a label without rows or fewer than three of one."""
     kept, duplicate, conflicting = _clean(records)
-    pools: list[list[Example]] = [[] for _ in range(task.strata)]
-    for folded in sorted(kept, key=_digester("split")):
-        example = to_example(task, kept[folded])
-        pools[example.label if task.strata > 1 else 0].append(example)
-    for stratum, pool in enumerate(pools):
-        if len(pool) < 3:
-            what = f"label {task.labels[stratum]!r} has" if task.strata > 1 else "there are"
-            raise InputError(
-                f"task {task.name}: {what} {len(pool) or 'no'} usable rows; it needs at least three, one "
-                f"each for training, validation and test ({duplicate} duplicate and {conflicting} conflicting rows "
-                "were dropped)"
-            )
-    counts = [len(pool) for pool in pools]
-    total, classes = sum(counts), len(counts)
-    n_test = max(min(TEST_MOST, total // 5), TEST_LEAST if total >= 3 * TEST_LEAST else 0, classes)
-    n_validation = max(min(VALIDATION_MOST, total // 10), classes)
-    test = _shares(counts, n_test, [count - 2 for count in counts])
-    left = [count - taken for count, taken in zip(counts, test, strict=True)]
-    validation = _shares(left, n_validation, [count - 1 for count in left])
-    parts: dict[str, list[Example]] = {"test": [], "validation": [], "train": []}
-    for pool, a, b in zip(pools, test, validation, strict=True):
-        parts["test"] += pool[:a]
-        parts["validation"] += pool[a : a + b]
-        parts["train"] += pool[a + b :]
-    return _mixed(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting})
+    parts = _carved(task, kept, ("test", "validation"), f"({duplicate} duplicate and {conflicting} conflicting rows")
+    if isinstance(task.source, FileSource):
+        _take_judges(parts, len(kept))
+    return made(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting}, judge=True)
 
 
-def make_hub_splits(task: Task, rows: HubRows) -> Splits:
-    """Splits of the hub's rows by the task's rule. Raises InputError as `load_splits` does."""
+def make_file_splits(task: Task, files: Mapping[str, Sequence[Record]], unlabelled: int = 0) -> Splits:
+    """Splits of a user's files for training, validation and test. Raises InputError for a split without rows, and a
+    label without rows that can be learned."""
+    if set(files) == {"train"}:
+        found = make_splits(task, files["train"])
+        return replace(found, dropped=found.dropped | {"unlabelled": unlabelled}) if unlabelled else found
+    dropped = {"unlabelled": unlabelled, "duplicate": 0, "conflicting": 0, "leaked": 0}
+    cleaned: dict[str, dict[str, Record]] = {}
+    held: set[str] = set()
+    for role in ("test", "validation", "train"):  # a row that stands in several counts where it is held out
+        if role not in files:
+            continue
+        kept, duplicate, conflicting = _clean(files[role])
+        fresh = {folded: record for folded, record in kept.items() if key_of(record.fields) not in held}
+        held |= {key_of(record.fields) for record in fresh.values()}
+        dropped["duplicate"] += duplicate
+        dropped["conflicting"] += conflicting
+        dropped["leaked"] += len(kept) - len(fresh)
+        if not fresh:
+            raise InputError(f"task {task.name}: no {role} row is left that stands in no other file; give other rows")
+        cleaned[role] = fresh
+    absent = tuple(role for role in ("test", "validation") if role not in files)
+    said = f"({dropped['leaked']} rows that stand in another file and {dropped['duplicate']} duplicate rows"
+    parts = _carved(task, cleaned.pop("train"), absent, said)
+    for role, fresh in cleaned.items():
+        parts[role] = [to_example(task, fresh[folded]) for folded in sorted(fresh)]
+    return made(task, parts, dropped, judge="test" in absent)
+
+
+def make_hub_splits(task: Task, rows: Mapping[str, Sequence[Record]], unlabelled: int) -> Splits:
+    """Splits of the hub's rows (by role) by the task's rule. Raises InputError as `load_splits` does."""
     if task.rule == "hash":
-        made = make_splits(task, [record for part in rows.parts.values() for record in part])
-        return Splits(
-            made.train, made.validation, made.test, made.data_hash, made.dropped | {"unlabelled": rows.unlabelled}
-        )
-    parts = {role: [to_example(task, record) for record in part] for role, part in rows.parts.items()}
+        found = make_splits(task, [record for part in rows.values() for record in part])
+        return replace(found, dropped=found.dropped | {"unlabelled": unlabelled})
+    parts = {role: [to_example(task, record) for record in part] for role, part in rows.items()}
     if task.rule == "small":
         parts["validation"], parts["test"] = _carve(parts["validation"], len(parts["validation"]) // 2)
     elif task.rule == "large":
@@ -131,78 +146,90 @@ def make_hub_splits(task: Task, rows: HubRows) -> Splits:
     for index, label in enumerate(task.labels if task.strata > 1 else ()):
         if index not in there:
             raise InputError(f"task {task.name}: label {label!r} has no training row; take it out of the verbalizer")
-    return _mixed(task, parts, {"unlabelled": rows.unlabelled, "leaked": leaked})
+    return made(task, parts, {"unlabelled": unlabelled, "leaked": leaked})
 
 
-def few_shot(
-    splits: Splits, k: int, seed: int, strata: int, per_class: bool = False
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """k shots and k validation rows, disjoint, both from the training pool: (shots, validation).
-
-    Classes are as even as k allows (they differ by at most one row; the seed chooses which get the extra one, other
-    classes in the validation than in the shots where it can). With k < strata some classes go without. Shots of the
-    same seed are nested: those of a larger k include those of a smaller. Rows of equal text are drawn once.
+def made(
+    task: Task,
+    parts: Mapping[str, list[Example]],
+    dropped: dict[str, int],
+    judge: bool = False,
+    whole: Mapping[int, int] | None = None,
+) -> Splits:
+    """The splits of a task from the rows of each part: mixed, hashed and, where `judge`, with rows to judge by.
 
     Args:
-        strata: classes to balance (Task.strata); 1: none, all rows are one pool.
-        per_class: k shots and k validation rows of each class.
-
-    Raises InputError for k < 1, a class without rows, and a class with too few for its part of both.
+        parts: may hold judge rows, which stay what they are.
+        whole: rows of each label that samples of the test rows are shared out by, where that is not the test rows.
     """
-    if k < 1:
-        raise InputError(f"shots must be at least 1, not {k}")
-    pools = splits.pools(seed, strata)
-    there = sum(map(len, pools))
-    empty = [label for label, pool in enumerate(pools) if not pool]
-    if empty:
-        raise InputError(f"class {empty[0]} has no row in the training pool; give each label some rows")
-    total = k * strata if per_class else k
-    most = _largest_k(pools) // (strata if per_class else 1) or 1
-    said = f"k={k} shots" + (" of each class" if per_class else "")
-    if 2 * total > there:
-        raise InputError(
-            f"{said} and as many validation rows need {2 * total} training rows, but there are {there}; use k <= {most}"
-        )
-    order = sorted(range(strata), key=lambda label: _digest("extra", seed, label))
-    each, extra = divmod(total, strata)
-    if any(sum(_parts(rank, each, extra, strata)) > len(pools[label]) for rank, label in enumerate(order)):
-        order.sort(key=lambda label: -len(pools[label]))  # the rarest class is the last to give both a shot and a check
-    shots: list[Example] = []
-    validation: list[Example] = []
-    for rank, label in enumerate(order):
-        a, b = _parts(rank, each, extra, strata)
-        if a + b > len(pools[label]):
-            raise InputError(
-                f"{said} and as many validation rows, balanced over {strata} classes, need {a + b} rows of "
-                f"class {label}, but the training pool has {len(pools[label])}; use k <= {most}"
-            )
-        pool = pools[label]
-        shots += pool[:a]
-        validation += pool[len(pool) - b :]
-    return tuple(_shuffled(shots, "shots", seed)), tuple(_shuffled(validation, "shots", seed))
+    train, validation, test = (tuple(shuffled(parts[name], "mix", name)) for name in ("train", "validation", "test"))
+    judging = parts.get("judge", [])
+    found = _data_hash(task, {"train": train, "validation": validation, "test": (*test, *judging)})
+    if judge and len(test) > TEST_LEAST:
+        test, others = divided(test, max(TEST_LEAST, -(-len(test) // 2)))
+        judging = [*others, *judging]
+    elif whole is not None:
+        test = tested(test, whole)
+    usual = ANSWER_LEAST if task.scored else usual_answer_length(row.target for row in train)
+    labels = task.labels if task.kind == "classification" else ()
+    mixed = tuple(shuffled(judging, "mix", "test"))
+    return Splits(train, validation, test, found, dropped, mixed, labels, usual)
 
 
-def _parts(rank: int, each: int, extra: int, strata: int) -> tuple[int, int]:
-    """Shots and validation rows of the class that stands at `rank` in the order of the extra rows."""
-    return each + (rank < extra), each + ((rank - extra) % strata < extra)
+def _take_judges(parts: dict[str, list[Example]], total: int) -> None:
+    """Of a user's own task, whose test rows are few: the last training rows, each class with its share, become judges.
 
-
-def subset(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...]:
-    """n random rows (all, if there are no more), each class with its share and at least one row where n allows.
-
-    Depends on the rows, n and seed only, not on their order. Raises InputError for n < 1 or no rows.
+    They are a tenth of all rows, at least 12; none where there are fewer than 60, or so many that test rows judge.
     """
-    if n < 1 or not examples:
-        raise InputError(f"cannot take {n} of {len(examples)} rows; take at least 1 of at least 1")
+    half = len(parts["test"]) - max(TEST_LEAST, -(-len(parts["test"]) // 2))
+    wanted = max(JUDGES_LEAST, total // 10) - max(0, half)
     pools: dict[int, list[Example]] = defaultdict(list)
-    for example in examples:
-        pools[example.label].append(example)
-    labels = sorted(pools)
-    counts = [len(pools[label]) for label in labels]
-    taken: list[Example] = []
-    for label, part in zip(labels, _shares(counts, min(n, len(examples)), counts), strict=True):
-        taken += _shuffled(pools[label], "subset", seed)[:part]
-    return tuple(_shuffled(taken, "subset", seed))
+    for row in parts["train"]:
+        pools[row.label].append(row)
+    large = {label: pool for label, pool in pools.items() if len(pool) >= 4}  # the others keep what they have
+    if total < JUDGED_LEAST or wanted < 1 or not large:
+        return
+    sizes = [len(pool) for pool in large.values()]
+    taken = shares(sizes, min(wanted, sum(size // 2 for size in sizes)), [size // 2 for size in sizes])
+    parts["judge"] = [row for pool, n in zip(large.values(), taken, strict=True) for row in pool[len(pool) - n :]]
+    gone = {row.id for row in parts["judge"]}
+    parts["train"] = [row for row in parts["train"] if row.id not in gone]
+
+
+def _carved(task: Task, kept: Mapping[str, Record], roles: Sequence[str], dropped: str) -> dict[str, list[Example]]:
+    """The cleaned rows with those of `roles` (test, validation) taken out of them, each class with its share."""
+    pools: list[list[Example]] = [[] for _ in range(task.strata)]
+    for folded in sorted(kept, key=digester("split")):
+        example = to_example(task, kept[folded])
+        pools[example.label if task.strata > 1 else 0].append(example)
+    least = 1 + len(roles)
+    for stratum, pool in enumerate(pools):
+        if len(pool) < least:
+            what = f"label {task.labels[stratum]!r} has" if task.strata > 1 else "there are"
+            needs = {1: "one for training", 2: f"two, one each for training and {roles[0] if roles else ''}"}.get(
+                least, "three, one each for training, validation and test"
+            )
+            raise InputError(
+                f"task {task.name}: {what} {len(pool) or 'no'} usable rows; it needs at least {needs} {dropped} "
+                "were dropped)"
+            )
+    counts = [len(pool) for pool in pools]
+    total, classes = sum(counts), len(counts)
+    sizes = {
+        "test": max(min(TEST_MOST, total // 5), TEST_LEAST if total >= 3 * TEST_LEAST else 0, classes),
+        "validation": max(min(VALIDATION_MOST, total // 10), classes),
+    }
+    parts: dict[str, list[Example]] = {role: [] for role in roles}
+    taken = [0] * classes
+    for place, role in enumerate(roles):
+        left = [count - gone for count, gone in zip(counts, taken, strict=True)]
+        stay = len(roles) - place  # a row for training, and one for each part that is still to come
+        part = shares(left, sizes[role], [count - stay for count in left])
+        for label, pool in enumerate(pools):
+            parts[role] += pool[taken[label] : taken[label] + part[label]]
+            taken[label] += part[label]
+    parts["train"] = [row for label, pool in enumerate(pools) for row in pool[taken[label] :]]
+    return parts
 
 
 def _clean(records: Iterable[Record]) -> tuple[dict[str, Record], int, int]:
@@ -219,28 +246,6 @@ def _clean(records: Iterable[Record]) -> tuple[dict[str, Record], int, int]:
         # Of spellings that differ in case the first by id, not by place in the file.
         kept[folded] = min(group, key=lambda record: record.id)
     return kept, duplicate, conflicting
-
-
-def _shares(counts: Sequence[int], n: int, most: Sequence[int]) -> list[int]:
-    """n rows over classes of the given sizes: proportional, at least 1 each if n allows, at most `most`."""
-    total = sum(counts)
-    taken = [min(n * count // total, limit) for count, limit in zip(counts, most, strict=True)]
-    if n >= len(counts):
-        taken = [max(1, part) for part in taken]
-    while sum(taken) != n:
-        step = 1 if sum(taken) < n else -1
-        open_ = [i for i in range(len(counts)) if (taken[i] < most[i] if step > 0 else taken[i] > 1)]
-        if not open_:
-            break
-        # Furthest from its share first; the lower class index breaks ties.
-        best = max(open_, key=lambda i: (step * (n * counts[i] - taken[i] * total), -i))
-        taken[best] += step
-    return taken
-
-
-def _largest_k(pools: Sequence[Sequence[Example]]) -> int:
-    """A k that always fits: as many rows of each class as the smallest can give to both sets."""
-    return max(1, len(pools) * (min(len(pool) for pool in pools) // 2))
 
 
 def _distinct(examples: Sequence[Example]) -> Sequence[Example]:
@@ -260,37 +265,11 @@ def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Exa
         units[example.group or example.key].append(example)
     taken: list[Example] = []
     left: list[Example] = []
-    for name in sorted(units, key=_digester("carve")):
+    for name in sorted(units, key=digester("carve")):
         short = n - len(taken)
         nearer = short > 0 and abs(short - len(units[name])) <= short
         (taken if nearer or not taken else left).extend(units[name])
     return taken, left
-
-
-def _mixed(task: Task, parts: dict[str, list[Example]], dropped: dict[str, int]) -> Splits:
-    mixed = {name: tuple(_shuffled(parts[name], "mix", name)) for name in ("train", "validation", "test")}
-    return Splits(mixed["train"], mixed["validation"], mixed["test"], _data_hash(task, mixed), dropped)
-
-
-def _shuffled(examples: Iterable[Example], *salt: object) -> list[Example]:
-    digest = _digester(*salt)
-    return sorted(examples, key=lambda example: digest(example.id))
-
-
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).digest()
-
-
-def _digester(*salt: object) -> Callable[[str], bytes]:
-    """`_digest(*salt, text)` as a function of the text, fast enough for a million rows."""
-    start = hashlib.sha256(("[" + "".join(f"{json.dumps(str(part))}, " for part in salt)).encode())
-
-    def digest(text: str) -> bytes:
-        copy = start.copy()
-        copy.update(f"{json.dumps(text)}]".encode())
-        return copy.digest()
-
-    return digest
 
 
 def _data_hash(task: Task, parts: dict[str, tuple[Example, ...]]) -> str:
@@ -301,8 +280,19 @@ def _data_hash(task: Task, parts: dict[str, tuple[Example, ...]]) -> str:
             said: list[Any] = [words[row.label]] if plain else [row.target, row.answers, row.value]
             lines.append(json.dumps([name, row.id, row.text, row.label, *said, *([row.group] if row.group else [])]))
     # How answers are judged decides numbers too: what it adds to the rows, so that trials done stay done.
+    for key, value in _own(task).items():
+        lines.append(json.dumps([key, value]))
     metrics = task.metrics if task.metrics != DEFAULT_METRICS[task.kind] else ()
     unseen = set(words) - {row.target for rows in parts.values() for row in rows}
     if metrics or unseen:
         lines.append(json.dumps(["judged by", *metrics, *sorted(unseen)]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _own(task: Task) -> dict[str, object]:
+    """Keys that decide what is read of a text, where they are set. The length of a text counts for a user's own files
+    alone: that of the catalogue's tasks is a bound that no shipped plan comes near, and their rows have a version."""
+    said = {"cut": task.cut, "answer_length": task.answer_length}
+    if isinstance(task.source, FileSource):
+        said["max_length"] = task.max_length
+    return {key: value for key, value in said.items() if value is not None}

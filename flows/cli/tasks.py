@@ -41,7 +41,7 @@ def overview(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from tasks.catalogue import catalogue
-    from tasks.splits import load_splits
+    from tasks.load import load_splits
 
     table = plain_table("Tasks", ("Task", "Kind"), ("Train", "Valid.", "Test"))
     for column in table.columns:
@@ -72,8 +72,8 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
     import yaml
 
     from tasks.catalogue import get_task
+    from tasks.load import load_splits
     from tasks.spec import HubSource
-    from tasks.splits import load_splits
 
     task = get_task(name)
     typer.echo(yaml.safe_dump({task.name: task.block()}, sort_keys=False, allow_unicode=True, width=100))

@@ -14,7 +14,7 @@ from flows.execution.record import close, fail, keep, manifest, outcome_of
 from flows.execution.rows import examples_of, of_task, rows_of, splits_of
 from infra.errors import InputError
 from registry.ledger import Claim
-from tasks.splits import subset
+from tasks.draws import subset
 
 
 def baseline_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:

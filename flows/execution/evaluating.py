@@ -15,8 +15,8 @@ from flows.execution.record import close, fail
 from flows.execution.starts import sources_of
 from infra.errors import InputError
 from registry.ledger import Claim
+from tasks.draws import subset
 from tasks.formatting import Example
-from tasks.splits import subset
 
 
 def evaluate_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -62,7 +62,7 @@ def _rows(context: RunContext, claim: Claim) -> Sequence[Example]:
     splits = context.splits[spec.task]
     if not spec.row_ids:
         return subset(splits.test, spec.test_rows, 0)
-    parts = (splits.train, splits.validation, splits.test, getattr(splits, "judge", ()))
+    parts = (splits.train, splits.validation, splits.test, splits.judge)
     by_id = {row.id: row for part in parts for row in part}
     missing = [row for row in spec.row_ids if row not in by_id]
     if missing:

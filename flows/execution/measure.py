@@ -9,9 +9,9 @@ from dept.adapters.adapter import Adapter
 from dept.batches.batching import Row
 from dept.engine.evaluate import predictions, score_rows, summarise
 from dept.engine.forward import Tensors
-from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
+from dept.engine.generate import Prompted, generate
 from flows.execution.context import RunContext
-from flows.execution.rows import of_task, rows_of
+from flows.execution.rows import of_task, room_of, rows_of
 from tasks.formatting import Example
 from tasks.metrics import measure
 from tasks.spec import Task
@@ -49,14 +49,13 @@ def measured(
     items = [(i, row) for i in scored for row in rows[i]]
     tensors = Tensors.of(adapters, context.backbone.device)
     scores = iter(score_rows(context.backbone, tensors, items, progress=progress))
-    written = [i for i in range(len(tests)) if i not in scored]
-    asked = [Prompted(example.text, i) for i in written for example in tests[i][1]]
-    texts = iter(generate(context.backbone, adapters, asked, ANSWER_TOKENS, progress))
     found = []
     for i, (name, examples) in enumerate(tests):
         task = context.tasks[name]
-        if i in written:
-            said = [next(texts).strip() for _ in examples]
+        if i not in scored:
+            asked = [Prompted(example.text, i) for example in examples]
+            longest = room_of(context, name, adapters[i].config)
+            said = [text.strip() for text in generate(context.backbone, adapters, asked, longest, progress)]
             found.append(Measured(measure(task, examples, said), said, sum(row.cut for row in rows[i])))
         else:
             found.append(of_scores(task, examples, rows[i], [next(scores) for _ in examples]))

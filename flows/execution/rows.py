@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from dept.batches.batching import Row, encode, encode_answers
 from dept.config import AdapterConfig
-from dept.engine.generate import ANSWER_TOKENS
 from dept.trial import TrialSpec
 from flows.execution.context import RunContext
 from infra.errors import InputError
+from tasks.cut import answer_room
+from tasks.draws import few_shot, subset
 from tasks.formatting import Example
-from tasks.splits import Splits, few_shot, subset
+from tasks.splits import Splits
 
 TaskExample = tuple[str, Example]  # an example and the task it is of
 
@@ -72,9 +73,16 @@ def rows_of(context: RunContext, examples: Sequence[TaskExample], shape: Adapter
         if task.scored:
             made = encode(context.backbone, texts, task.words, [example.label for example in mine], shape)
         else:
-            made = encode_answers(context.backbone, texts, [e.target for e in mine], shape, ANSWER_TOKENS)
+            longest = room_of(context, name, shape)
+            made = encode_answers(context.backbone, texts, [e.target for e in mine], shape, longest)
         rows |= dict(zip(members, made, strict=True))
     return [rows[index] for index in range(len(examples))]
+
+
+def room_of(context: RunContext, name: str, shape: AdapterConfig) -> int:
+    """Tokens for a free answer of a task."""
+    task = context.tasks[name]
+    return answer_room(task.answer_length, context.splits[name].answer_length, shape.s)
 
 
 def of_task(name: str, examples: Sequence[Example]) -> list[TaskExample]:

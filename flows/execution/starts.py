@@ -20,8 +20,12 @@ def sources_of(context: RunContext, spec: TrialSpec) -> list[Adapter]:
         LostError: one is damaged; its own trial is pending again.
         InputError: the store does not answer.
     """
-    wanted = spec.sources or ((spec.source_sha256,) if spec.source_sha256 else ())
-    return [find_adapter(context, sha256) for sha256 in wanted]
+    return [find_adapter(context, sha256) for sha256 in needed_by(spec)]
+
+
+def needed_by(spec: TrialSpec) -> tuple[str, ...]:
+    """sha256 of each of these adapters."""
+    return spec.sources or ((spec.source_sha256,) if spec.source_sha256 else ())
 
 
 def start_of(

@@ -17,8 +17,8 @@ from flows.execution.record import close, fail
 from flows.execution.rows import splits_of
 from infra.errors import InputError
 from registry.ledger import Claim
+from tasks.draws import subset
 from tasks.formatting import Example
-from tasks.splits import subset
 
 TEST_GROUP = 4  # adapters tested in one mixed batch; a kill loses at most this many tests, never a training
 Member = tuple[Claim, TrialOutcome, Adapter, Sequence[Example]]

@@ -16,6 +16,7 @@ from flows.execution.evaluating import evaluate_claims
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.mixing import mix_claims
 from flows.execution.progress import say
+from flows.execution.starts import needed_by
 from flows.execution.testing import test_claims
 from flows.execution.training import train_claims
 from infra.errors import InputError
@@ -41,15 +42,32 @@ def work(context: RunContext) -> int:
         process_id(), GROUP, run_id=context.run_id, lease_seconds=context.lease_seconds, prefer=prefer
     ):
         prefer = group_of(claims[0].spec)
-        groups += 1
         lease = Lease(context.ledger, claims, context.lease_seconds)
         try:
-            _do(context, lease, claims)
+            ready = _ready(context, claims)
+            if not ready:  # another worker is making what they start from
+                return groups
+            groups += 1
+            _do(context, lease, ready)
         except LeaseLostError as error:
             say(f"{error}: this worker was silent for more than {lease.seconds:g} s. It goes on with the rest.")
         finally:
             lease.release()
     return groups
+
+
+def _ready(context: RunContext, claims: Sequence[Claim]) -> list[Claim]:
+    """Claims without those whose start is being made again; they are released with the rest of the group.
+
+    Where nobody is making it any more they stay, to be failed with the reason.
+    """
+    wanted = {sha256 for claim in claims for sha256 in needed_by(claim.spec)}
+    gone = {sha256 for sha256 in wanted if context.ledger.by_sha256(sha256) is None}
+    if not gone:
+        return list(claims)
+    left = {stage: context.ledger.left(context.run_id, stage) for stage in ("sources", "starts")}
+    made = {"train": left["sources"] + left["starts"], "probe": left["sources"], "mixture": left["sources"]}
+    return [claim for claim in claims if not made.get(claim.spec.kind) or gone.isdisjoint(needed_by(claim.spec))]
 
 
 def _do(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from flows.planning.leakage import guarded
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from tasks.draws import check_draw
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import Splits, few_shot, load_splits
+from tasks.splits import Splits
 
 
 def check(plan: Plan) -> dict[str, Splits]:
@@ -26,14 +28,13 @@ def check(plan: Plan) -> dict[str, Splits]:
 
 
 def check_draws(plan: Plan, task: Task, rows: Splits) -> None:
-    """Draw the shots of a target once for each k and seed.
+    """Whether the shots of a target can be drawn.
 
     Raises:
         InputError: there are too few rows for a draw.
     """
     for k in filter(None, plan.counted):
-        for seed in plan.seeds:
-            try:
-                few_shot(rows, k, seed, task.strata, plan.per_class)
-            except InputError as error:
-                raise InputError(f"task {task.name}: {error}") from error
+        try:
+            check_draw(rows, k, task.strata, plan.per_class)
+        except InputError as error:
+            raise InputError(f"task {task.name}: {error}") from error

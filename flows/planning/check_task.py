@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from flows.planning.plan_file import _UniqueKeys, load_plan
+from flows.planning.plan_file import load_plan
 from infra.errors import InputError
 from infra.nearest import near
 from tasks.catalogue import get_task, read_tasks
 from tasks.formatting import Example
 from tasks.leakage import guard
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import Splits, load_splits
+from tasks.splits import Splits
+from tasks.yaml_file import read_yaml
 
 MEASURED = 20_000  # rows whose length is counted at most, evenly over the splits
 FEW = 16  # training rows of a label below which few-shot draws soon run out
@@ -81,10 +81,7 @@ def check_task(task: Task, tokens: int | None = None, backbone: str | None = Non
 
 
 def _of_file(path: Path) -> list[Task]:
-    try:
-        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        body = None  # read_tasks says what is wrong
+    body = read_yaml(path)
     if not isinstance(body, dict) or "own_tasks" not in body:
         return list(read_tasks(path).values())
     blocks = body["own_tasks"]

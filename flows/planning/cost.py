@@ -20,7 +20,8 @@ from flows.planning.reach import in_reach
 from flows.planning.strategies import start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
 from infra.errors import InputError
-from tasks.splits import Splits, load_splits
+from tasks.load import load_splits
+from tasks.splits import Splits
 
 # Width d of the input embeddings, from the configurations that their makers publish.
 WIDTHS = {

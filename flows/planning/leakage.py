@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from tasks.draws import few_shot
 from tasks.leakage import guard
-from tasks.splits import Splits, few_shot
+from tasks.splits import Splits
 
 
 def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
@@ -24,7 +25,7 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     tasks = plan.resolve_tasks()
     held_out = []
     for name in plan.targets:
-        held_out += [*splits[name].test, *splits[name].validation, *getattr(splits[name], "judge", ())]
+        held_out += [*splits[name].test, *splits[name].judge, *splits[name].validation]
         for k in filter(None, plan.counted):
             for seed in plan.seeds:
                 held_out += few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)[1]

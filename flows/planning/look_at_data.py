@@ -11,8 +11,9 @@ from typing import Any
 from infra.errors import InputError
 from infra.settings import settings
 from tasks.sources.cells import Row
+from tasks.sources.delimited import read_csv
 from tasks.sources.hub import DATA
-from tasks.sources.readers import decode, read_csv, read_jsonl, read_parquet
+from tasks.sources.readers import decode, read_jsonl, read_parquet
 
 DELIMITERS = ",;\t|"
 CSV = {".csv", ".tsv", ".txt"}

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.planning.explain import explained
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from infra.nearest import near
+from tasks.yaml_file import parse_yaml, read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "plans"
 M = TypeVar("M", bound=BaseModel)
@@ -25,14 +25,7 @@ def load_plan(name_or_path: str | Path) -> Plan:
         InputError: no such plan, not UTF-8, not YAML, an unknown key, a value out of bounds, an unknown task.
     """
     path = _find(str(name_or_path))
-    try:
-        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except UnicodeDecodeError as error:
-        raise InputError(f"plan {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"plan {path}: not valid YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise InputError(f"plan {path}: cannot be read ({error.strerror})") from error
+    body = read_yaml(path, f"plan {path}")
     if not isinstance(body, dict):
         raise InputError(f"plan {path}: expected keys and values such as 'targets: [movie-polarity]'")
     body.setdefault("name", path.stem)
@@ -76,10 +69,7 @@ def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
     for setting in settings:
         place, equals, text = setting.partition("=")
         keys = place.strip().split(".")
-        try:
-            value = yaml.load(text, Loader=_UniqueKeys)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {setting}: not valid YAML: {' '.join(str(error).split())}") from error
+        value = parse_yaml(text, f"--set {setting}")
         if not equals or not all(keys):
             raise InputError(f"--set {setting}: expected KEY=VALUE, such as shots=[4,16]")
         inside = body
@@ -126,14 +116,3 @@ def _find(name: str) -> Path:
         f"plan {name}: unknown{hint or '.'} Shipped plans: {', '.join(shipped_plans())}; "
         "or give the path of a .yaml file"
     )
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML silently keeps the last of two equal keys; a plan should not lose a line that way."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for index, key in enumerate(keys) if isinstance(key, str) and key in keys[:index]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} appears twice", node.start_mark)
-        return super().construct_mapping(node, deep)

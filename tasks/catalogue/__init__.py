@@ -5,26 +5,10 @@ from __future__ import annotations
 import difflib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from infra.errors import InputError
 from tasks.spec import Task
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML lets the second of two equal keys win; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    problem = f"key {key.value!r} stands there twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
+from tasks.yaml_file import read_yaml
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
@@ -33,14 +17,7 @@ def read_tasks(path: Path) -> dict[str, Task]:
     Relative paths of data files count from the YAML file's folder. Raises InputError for a file that cannot be read,
     is not YAML, or holds a bad block.
     """
-    try:
-        blocks = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    blocks = read_yaml(path)
     if not isinstance(blocks, dict) or not blocks:
         raise InputError(f"{path}: holds no task; write blocks of `task-name:` with template, verbalizer and source")
     return {name: Task.build(name, block, str(path)).rooted(path.parent) for name, block in blocks.items()}

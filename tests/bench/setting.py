@@ -15,7 +15,7 @@ from dept.batches.batching import Row, encode
 from dept.config import AdapterConfig, TrainConfig
 from dept.engine.train import Loop, Trial
 from tasks.catalogue import get_task
-from tasks.splits import load_splits
+from tasks.load import load_splits
 
 PAPER = AdapterConfig(m=40, r=41, s=256)  # 57,152 numbers on d=576: as many as a 99-token prompt
 SMALL = AdapterConfig(m=10, r=4, s=64)

@@ -9,8 +9,8 @@ from flows.planning.check import check
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced, with_settings
 from infra.errors import InputError
-from tasks.formatting import fold
-from tasks.splits import load_splits
+from tasks.load import load_splits
+from tasks.plain import fold
 
 DEMO = Path(__file__).parents[2] / "flows" / "plans" / "demo.yaml"
 
@@ -81,7 +81,7 @@ def test_demo_is_what_the_product_promises():
         ("[movie-polarity, tweet-polarity]", "[amazon-polarity]", "amazon-polarity is also a source"),
         ("[amazon-polarity, nyt-polarity]", "[]", "transfer needs at least one source"),
         ("[scratch, best-source]", '["source:sms-spam"]', "strategies: source:sms-spam: sms-spam is no source"),
-        ("probe_steps: 0", "test_rows: 3", "key 'test_rows' appears twice"),
+        ("probe_steps: 0", "test_rows: 3", "key 'test_rows' stands there twice"),
         ("probe_steps: 0", "device: gpu", "device: must be cpu, mps, cuda or cuda:N, got 'gpu'"),
         ("probe_steps: 0", "engine: horovod", "engine"),
         ("targets:", "- targets:", "not valid YAML"),
@@ -136,7 +136,7 @@ def test_own_tasks_may_be_written_as_in_the_catalogue(tmp_path):
         (rows(20, 0), "label 'bad' has no usable rows"),
         ([], "no rows"),
         ([*rows(20, 20), ("what", "ugly")], "label 'ugly' is not in the verbalizer"),
-        (rows(5, 5), "task mine: k=4 shots .* use k <= 2"),
+        (rows(5, 5), "task mine: k=4 shots .* use k <= 3"),
     ],
 )
 def test_rows_are_checked_before_training(tmp_path, given, said):

@@ -12,15 +12,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.objects import StateType
 
 from infra import services
 from infra.commands import need_free
+from infra.crash_automation import AUTOMATION, SILENCE
 from infra.errors import InputError
-from infra.prefect_api import AUTOMATION, call, get
+from infra.prefect_api import client
 from infra.processes import MARK, Record, leader, members, spawn, stop
 from infra.settings import home
+from infra.temporary_server import prefect_api
 
 FLOW = """
 import os
@@ -55,7 +60,7 @@ def free_port() -> int:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
-    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "PREFECT_PORT", "MLFLOW_PORT"):
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "PREFECT_PORT", "MLFLOW_PORT", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)  # measuring three servers would only slow them down
 
 
@@ -77,14 +82,19 @@ def test_up_run_up_again_heal_and_down(project, capsys):
         assert [state.name for state in states] == ["prefect", "mlflow", "worker"]
         assert all(state.running and state.answers for state in states)
         assert any(line.startswith("next:") and "deployment run tiny/one" in line for line in said)
-        assert get(f"http://127.0.0.1:{mlflow_port}/health") == b"OK"
+        assert httpx.get(f"http://127.0.0.1:{mlflow_port}/health", trust_env=False).text == "OK"
+        page = f"http://127.0.0.1:{mlflow_port}/#/experiments"
+        assert any(line.startswith("mlflow") and page in line for line in said)
 
         api = f"http://127.0.0.1:{prefect_port}/api"
-        pool = call(api, "GET", "/work_pools/gpu")
-        assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
-        (automation,) = call(api, "POST", "/automations/filter", {})
-        assert automation["name"] == AUTOMATION
-        assert automation["trigger"]["within"] == 90
+        with client(api) as asked:
+            pools = {pool.name: (pool.type, pool.concurrency_limit) for pool in asked.read_work_pools()}
+            assert pools == {"control": ("process", None), "gpu": ("process", 1)}
+            automations = asked.request("POST", "/automations/filter", json={}).json()
+        assert [one["name"] for one in automations] == [AUTOMATION]
+        assert automations[0]["trigger"]["within"] == SILENCE
+        with prefect_api() as found:  # `dept run` in this home starts no second server on the same database
+            assert found == api
 
         # The command that `up` proposes, from the folder of prefect.toml, without a variable to point at the server.
         own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
@@ -103,7 +113,9 @@ def test_up_run_up_again_heal_and_down(project, capsys):
             f"{name} is already running" for name in ("prefect", "mlflow", "worker")
         ]
 
-        # A worker that died is started again; the servers stay.
+        # A worker that died is started again; the servers stay, and so does what a person has set.
+        with client(api) as asked:
+            asked.update_work_pool("gpu", WorkPoolUpdate(concurrency_limit=2))
         worker = psutil.Process(states[2].pid)
         worker.kill()
         worker.wait()
@@ -111,16 +123,18 @@ def test_up_run_up_again_heal_and_down(project, capsys):
         assert [state.pid for state in healed[:2]] == [state.pid for state in states[:2]]
         assert healed[2].running
         assert healed[2].pid != states[2].pid
-        (same,) = call(api, "POST", "/automations/filter", {})
-        assert same["updated"] == automation["updated"]  # a replaced one forgets the flow runs it watches
+        with client(api) as asked:
+            assert asked.read_work_pool("gpu").concurrency_limit == 2
+            # a replaced automation forgets the flow runs it watches
+            assert asked.request("POST", "/automations/filter", json={}).json() == automations
 
-        # A flow run that is under way when all is stopped does not stay "Running".
-        deployment = call(api, "GET", "/deployments/name/tiny/one")["id"]
-        run = call(api, "POST", f"/deployments/{deployment}/create_flow_run", {"parameters": {"seconds": 100}})
-        deadline = time.monotonic() + 60
-        while call(api, "GET", f"/flow_runs/{run['id']}")["state_type"] != "RUNNING":
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+            # A flow run that is under way when all is stopped does not stay "Running".
+            deployment = asked.read_deployment_by_name("tiny/one").id
+            run = asked.create_flow_run_from_deployment(deployment, parameters={"seconds": 100})
+            deadline = time.monotonic() + 60
+            while asked.read_flow_run(run.id).state.type != StateType.RUNNING:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
 
         records = json.loads((home() / "services.json").read_text())["records"]
         assert services.down(said.append) == ["worker", "mlflow", "prefect"]
@@ -128,8 +142,8 @@ def test_up_run_up_again_heal_and_down(project, capsys):
         services.down(said.append)
     with contextlib.closing(sqlite3.connect(home() / "prefect" / "prefect.db")) as database:
         states_left = dict(database.execute("select name, state_type from flow_run"))
-    assert states_left[run["name"]] == "CRASHED"
-    assert f"flow run {run['name']} was under way" in "\n".join(said)
+    assert states_left[run.name] == "CRASHED"
+    assert f"flow run {run.name} was under way" in "\n".join(said)
     for body in records.values():
         assert leader(Record(**body)) is None
         assert members(Record(**body)) == []

@@ -128,6 +128,56 @@ def test_the_deployed_plan_is_the_demo_plan():
     assert Plan.model_validate(deployment["parameters"]["plan"]) == load_plan("demo")
 
 
+def test_the_crash_automation_sees_our_deployments():
+    import fnmatch
+
+    from infra.crash_automation import FLOWS, TAG
+
+    for deployment in yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]:
+        flow = deployment["entrypoint"].rpartition(":")[2].replace("_", "-")
+        assert fnmatch.fnmatchcase(flow, FLOWS)
+        assert TAG in deployment["tags"]
+
+
+def test_container_files_call_what_there_is():
+    """Commands of ours exist, settings are known, and every database that is named is made."""
+    from importlib.util import find_spec
+
+    from infra.settings import Settings, name_of
+
+    texts = {file: (ROOT / "infra" / file).read_text() for file in ("compose.yaml", "k8s/base.yaml", "k8s/worker.yaml")}
+    called = {file: set(re.findall(r"python -m ([\w.]+)", text)) for file, text in texts.items()}
+    assert called["compose.yaml"] == called["k8s/worker.yaml"] == {"infra.set_up"}
+    assert all(find_spec(module) for modules in called.values() for module in modules)
+    known = {name_of(field) for field in Settings.model_fields}
+    for text in texts.values():
+        assert set(re.findall(r"\bDEPT_[A-Z_]+", text)) <= known
+        assert "set-concurrency-limit" not in text  # it would undo what a person has set
+    compose = yaml.safe_load(texts["compose.yaml"])
+    databases = set(re.findall(r"CREATE DATABASE (\w+);", compose["configs"]["databases"]["content"]))
+    databases.add(compose["services"]["postgres"]["environment"]["POSTGRES_DB"])
+    assert (
+        set(re.findall(r"@postgres:5432/(\w+)", texts["compose.yaml"])) == databases == {"prefect", "mlflow", "ledger"}
+    )
+    worker = compose["services"]["worker"]["environment"]
+    assert {"DEPT_LEDGER_URL", "DEPT_STORE", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"} <= set(worker)
+    settings = next(yaml.safe_load_all(texts["k8s/base.yaml"].partition("---")[2]))
+    assert not any("://" in str(value) and "@" in str(value) for value in settings["data"].values())
+
+
+def test_set_up_knows_its_arguments():
+    import json
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", "infra.set_up", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    worker = (ROOT / "infra" / "k8s" / "worker.yaml").read_text()
+    (line,) = re.findall(r"python -m infra\.set_up (.*)", worker)
+    words = line.split()
+    assert all(option in done.stdout for option in words[::2])
+    assert json.loads((ROOT / words[3]).read_text())["job_configuration"]
+
+
 @pytest.mark.parametrize("file", ["compose.yaml", "k8s/base.yaml", "k8s/worker.yaml", "k8s/work-pool.json"])
 def test_container_files_parse(file):
     documents = list(yaml.safe_load_all((ROOT / "infra" / file).read_text()))  # JSON is YAML

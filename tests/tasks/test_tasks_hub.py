@@ -5,9 +5,10 @@ import json
 import pytest
 
 from infra.errors import InputError
+from tasks.draws import few_shot
+from tasks.load import load_splits
 from tasks.sources.hub import read_hub
 from tasks.spec import Task
-from tasks.splits import few_shot, load_splits
 
 
 def task(rule="small", source=None, **changes):

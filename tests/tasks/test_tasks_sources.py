@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from infra.errors import InputError
+from tasks.load import load_splits
 from tasks.sources.read import read_source
 from tasks.spec import Task
-from tasks.splits import load_splits
 
 ROWS = [(f'Row {i}: good, "quoted"\nand on two lines' if i % 2 else f"row {i} béd", str(i % 2)) for i in range(30)]
 
@@ -101,7 +101,7 @@ BAD = {
     "few.csv": (HEAD + b"bad\n", "line 3: 1 fields where the header has 2"),
     "cut.csv": (HEAD + b'"two\nlines",0\n"cut\nshort', "line 5: a quote opened in this row is never closed"),
     "quotes.csv": (HEAD + b'"bad" film,0\n', "line 3: not valid CSV"),
-    "long.csv": (HEAD + b'"' + b"x" * 200_000, "line 3: not valid CSV"),
+    "long.csv": (HEAD + b'"' + b"x" * 200_000, "line 3: a quote opened in this row is never closed"),
     "nul.csv": (HEAD + b"a\x00b,0\n", "line 3: "),
     "empty.jsonl": (b"", "the file is empty"),
     "invalid.jsonl": (b'{"text": "a", "label": 1}\n{"text": "b", "lab\n', "line 2: not valid JSON"),
@@ -130,9 +130,10 @@ def test_bad_files(tmp_path, name):
 
 
 def test_no_file_a_folder_and_no_right_to_read(tmp_path):
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(InputError, match="no such file"):
-            load_splits(task(path))
+    with pytest.raises(InputError, match="no such file"):
+        load_splits(task(tmp_path / "none.csv"))
+    with pytest.raises(InputError, match="a folder, but none that save_to_disk of `datasets` wrote; give a file"):
+        load_splits(task(tmp_path))
     path = tmp_path / "locked.csv"
     path.write_text(as_csv(ROWS), encoding="utf-8")
     path.chmod(0)

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from infra.errors import InputError
 from tasks.catalogue import get_task
+from tasks.draws import few_shot, subset
 from tasks.formatting import Example, Record
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import Splits, few_shot, load_splits, make_splits, subset
+from tasks.splits import Splits, make_splits
 
 
 def task(n_labels):
@@ -56,7 +58,11 @@ def test_duplicates_and_conflicts():
 )
 def test_sizes(counts, sizes):
     splits = make_splits(task(len(counts)), records(counts))
-    assert (len(splits.train), len(splits.validation), len(splits.test)) == sizes
+    tested = sizes[2] if sizes[2] <= 300 else max(300, sizes[2] // 2)
+    judging = 0 if sum(sizes) < 60 else max(12, sum(sizes) // 10, sizes[2] - tested)
+    from_training = max(0, judging - (sizes[2] - tested))
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (sizes[0] - from_training, sizes[1], tested)
+    assert len(splits.judge) == judging
     for part in (splits.train, splits.validation, splits.test):
         assert {row.label for row in part} == set(range(len(counts)))
 
@@ -66,7 +72,7 @@ def test_sizes(counts, sizes):
 def test_splits_are_a_partition_that_ignores_order(counts, rng):
     rows = records(counts)
     splits = make_splits(task(len(counts)), rows)
-    ids = [row.id for part in (splits.train, splits.validation, splits.test) for row in part]
+    ids = [row.id for part in splits.parts().values() for row in part]
     assert sorted(ids) == sorted(record.id for record in rows)
     for part in (splits.train, splits.validation, splits.test):
         assert {row.label for row in part} == set(range(len(counts)))

@@ -1,4 +1,4 @@
-"""What `up` wrote down, so that `down` stops and removes exactly that."""
+"""The record of the services that `up` started, so that `down` stops and removes exactly those."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Book:
-    """services.json. `ready`: pool, deployments and automation are in place; `toml`: the prefect.toml we wrote."""
+class ServiceRecords:
+    """services.json. `ready`: pools, deployments and automation are in place; `toml`: the prefect.toml we wrote."""
 
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     ready: bool = False
@@ -29,8 +29,8 @@ class Book:
     records: dict[str, Record] = field(default_factory=dict)
 
     @classmethod
-    def read(cls) -> Book:
-        """The record of this home; an empty one if nothing was started.
+    def read(cls) -> ServiceRecords:
+        """The records of this home; empty ones if nothing was started.
 
         Raises:
             InputError: the file is damaged.
@@ -44,8 +44,8 @@ class Book:
             return cls(body["token"], body["ready"], body["toml"], records)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{file} is damaged, so it is not known what `up` started; "
-                "end the processes by hand (ps), then delete that file"
+                f"{file} is damaged, so it is not known what `up` started. Remedy: end the processes by hand (ps), "
+                "then delete that file"
             ) from error
 
     def write(self) -> None:
@@ -58,7 +58,7 @@ class Book:
 
 
 def path() -> Path:
-    """Where the record is kept."""
+    """Where the records are kept."""
     return home() / "services.json"
 
 
@@ -70,19 +70,19 @@ def locked() -> Iterator[None]:
         yield
 
 
-def write_toml(book: Book, root: Path, api: str, say: Say) -> None:
+def write_toml(records: ServiceRecords, root: Path, api: str, say: Say) -> None:
     """Let the Prefect CLI find the server from `root`, unless the user has a prefect.toml there."""
     file = root / "prefect.toml"
     if file.exists() and not file.read_text(encoding="utf-8", errors="replace").startswith(TOML_HEAD):
         say(f"{file} is yours and stays as it is; for the Prefect CLI: export PREFECT_API_URL={api}")
         return
     file.write_text(f'{TOML_HEAD}[api]\nurl = "{api}"\n', encoding="utf-8")
-    book.toml = str(file)
+    records.toml = str(file)
 
 
-def forget_toml(book: Book) -> None:
+def forget_toml(records: ServiceRecords) -> None:
     """Remove the prefect.toml that `up` wrote."""
-    file = Path(book.toml) if book.toml else None
+    file = Path(records.toml) if records.toml else None
     if file and file.exists() and file.read_text(encoding="utf-8", errors="replace").startswith(TOML_HEAD):
         file.unlink()
-    book.toml = None
+    records.toml = None

@@ -1,0 +1,25 @@
+"""`python -m infra.set_up`: pools and automation on the server that Prefect is set to; for containers and clusters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from infra.crash_automation import ensure_crash_automation
+from infra.prefect_api import ensure_pools
+
+
+def main() -> None:
+    """Make what is missing; limits that a person has set stay."""
+    parser = argparse.ArgumentParser(prog="python -m infra.set_up", description=main.__doc__)
+    parser.add_argument("--type", default="process", choices=("process", "docker", "kubernetes"), help="of the pools")
+    parser.add_argument("--base-job-template", type=Path, help="JSON file, as for `prefect work-pool create`")
+    given = parser.parse_args()
+    file: Path | None = given.base_job_template
+    ensure_pools(kind=given.type, template=json.loads(file.read_text(encoding="utf-8")) if file else None)
+    ensure_crash_automation()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Draws of rows, decided by sha256 so that every machine and every Python draws the same: shots, and samples.
+
+The shots of a task are drawn from its training rows; a seed names a draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from infra.errors import InputError
+from tasks.formatting import Example
+from tasks.order import digest, sample, shuffled
+from tasks.splits import Splits
+
+KEPT = 8  # orders of a task's rows that are kept: draws of several k ask for the same
+
+
+class Draw(NamedTuple):
+    """The shots of a seed, and as many rows by which the step is chosen."""
+
+    shots: tuple[Example, ...]
+    validation: tuple[Example, ...]
+
+
+def few_shot(splits: Splits, k: int, seed: int, strata: int, per_class: bool = False) -> Draw:
+    """k shots and k validation rows, disjoint, both from the training pool: (shots, validation).
+
+    Classes are as even as k allows (they differ by at most one row; the seed chooses which get the extra one, other
+    classes in the validation than in the shots where it can). With k < strata some classes go without. Shots of the
+    same seed are nested: those of a larger k include those of a smaller. Rows of equal text are drawn once.
+
+    Args:
+        strata: classes to balance (Task.strata); 1: none, all rows are one pool.
+        per_class: k shots and k validation rows of each class.
+
+    Raises InputError for k < 1, a class without rows, and a class with too few for its part of both.
+    """
+    counts = check_draw(splits, k, strata, per_class)
+    pools = _pools(splits, seed, strata)
+    order = sorted(range(strata), key=lambda label: digest("extra", seed, label))
+    each, extra = divmod(k * strata if per_class else k, strata)
+    if any(sum(_parts(rank, each, extra, strata)) > counts[label] for rank, label in enumerate(order)):
+        order.sort(key=lambda label: -counts[label])  # the rarest class is the last to give both a shot and a check
+    shots: list[Example] = []
+    validation: list[Example] = []
+    for rank, label in enumerate(order):
+        a, b = _parts(rank, each, extra, strata)
+        pool = pools[label]
+        shots += pool[:a]
+        validation += pool[len(pool) - b :]
+    return Draw(tuple(shuffled(shots, "shots", seed)), tuple(shuffled(validation, "shots", seed)))
+
+
+def check_draw(splits: Splits, k: int, strata: int, per_class: bool = False) -> tuple[int, ...]:
+    """Whether k shots and k validation rows can be drawn, which no seed decides; the distinct rows of each class.
+
+    Cheap: rows are counted once. Raises InputError as `few_shot` does.
+    """
+    if k < 1:
+        raise InputError(f"shots must be at least 1, not {k}")
+    counts = splits.counts(strata)
+    said = f"k={k} shots" + (" of each class" if per_class else "")
+    empty = [label for label, count in enumerate(counts) if not count]
+    if empty:
+        raise InputError(f"{_name(splits, empty[0])} has no row in the training pool; give each label some rows")
+    total = k * strata if per_class else k
+    if 2 * total > sum(counts):
+        raise InputError(
+            f"{said} and as many validation rows need {2 * total} training rows, but there are {sum(counts)}; "
+            f"{_remedy(splits, counts, k, per_class)}"
+        )
+    short = _short(counts, total)
+    if short is not None:
+        label, needed = short
+        raise InputError(
+            f"{said} and as many validation rows, balanced over {strata} classes, need {needed} "
+            f"row{'s' * (needed > 1)} of {_name(splits, label)}, but the training pool has {counts[label]}; "
+            f"{_remedy(splits, counts, k, per_class)}"
+        )
+    return counts
+
+
+def subset(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...]:
+    """n random rows (all, if there are no more), each class with its share and at least one row where n allows.
+
+    Depends on the rows, n and seed only, not on their order. Raises InputError for n < 1 or no rows.
+    """
+    if n < 1 or not examples:
+        raise InputError(f"cannot take {n} of {len(examples)} rows; take at least 1 of at least 1")
+    return tuple(sample(examples, n, seed))
+
+
+def _pools(splits: Splits, seed: int, strata: int) -> list[list[Example]]:
+    """Distinct training rows of each class, in the order that `seed` draws them; kept for the next k."""
+    kept = splits.drawn.get((seed, strata))
+    if kept is None:
+        pools: list[list[Example]] = [[] for _ in range(strata)]
+        for example in splits.distinct():
+            pools[example.label if strata > 1 else 0].append(example)
+        while len(splits.drawn) >= KEPT:
+            del splits.drawn[next(iter(splits.drawn))]
+        kept = splits.drawn[seed, strata] = [shuffled(pool, "shots", seed) for pool in pools]
+    return kept
+
+
+def _parts(rank: int, each: int, extra: int, strata: int) -> tuple[int, int]:
+    """Shots and validation rows of the class that stands at `rank` in the order of the extra rows."""
+    return each + (rank < extra), each + ((rank - extra) % strata < extra)
+
+
+def _short(counts: Sequence[int], total: int) -> tuple[int, int] | None:
+    """A class with too few rows for its part of `total` shots and as many others, and that part; None: all have.
+
+    If any order of the extra rows fits, the one that gives them to the largest classes does.
+    """
+    strata = len(counts)
+    each, extra = divmod(total, strata)
+    for rank, label in enumerate(sorted(range(strata), key=lambda label: -counts[label])):
+        needed = sum(_parts(rank, each, extra, strata))
+        if needed > counts[label]:
+            return label, needed
+    return None
+
+
+def _remedy(splits: Splits, counts: Sequence[int], k: int, per_class: bool) -> str:
+    """The largest k that can be drawn, or what to do where none can."""
+    strata = len(counts)
+    for fewer in range(min(k - 1, sum(counts) // 2), 0, -1):
+        total = fewer * strata if per_class else fewer
+        if 2 * total <= sum(counts) and _short(counts, total) is None:
+            return f"use k <= {fewer}"
+    rarest = min(range(strata), key=lambda label: counts[label])
+    if strata == 1 or not per_class:
+        return "no k fits. Remedy: more rows"
+    return (
+        f"no k fits, since one shot and one validation row of each label take two. Remedy: more rows of "
+        f"{_name(splits, rarest)}, or take it out of the verbalizer"
+    )
+
+
+def _name(splits: Splits, label: int) -> str:
+    return f"label {splits.labels[label]!r}" if label < len(splits.labels) else f"class {label}"
