@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dept.adapters.adapter import Adapter
@@ -49,16 +49,32 @@ def measured(
     items = [(i, row) for i in scored for row in rows[i]]
     tensors = Tensors.of(adapters, context.backbone.device)
     scores = iter(score_rows(context.backbone, tensors, items, progress=progress))
+    texts = _written(context, adapters, {i: test for i, test in enumerate(tests) if i not in scored}, progress)
     found = []
     for i, (name, examples) in enumerate(tests):
         task = context.tasks[name]
-        if i not in scored:
-            asked = [Prompted(example.text, i) for example in examples]
-            longest = room_of(context, name, adapters[i].config)
-            said = [text.strip() for text in generate(context.backbone, adapters, asked, longest, progress)]
-            found.append(Measured(measure(task, examples, said), said, sum(row.cut for row in rows[i])))
+        if i in texts:
+            found.append(Measured(measure(task, examples, texts[i]), texts[i], sum(row.cut for row in rows[i])))
         else:
             found.append(of_scores(task, examples, rows[i], [next(scores) for _ in examples]))
+    return found
+
+
+def _written(
+    context: RunContext,
+    adapters: Sequence[Adapter],
+    tests: Mapping[int, tuple[str, Sequence[Example]]],
+    progress: Callable[[int], None] | None,
+) -> dict[int, list[str]]:
+    """Free answers, by adapter; those of one length in mixed batches."""
+    lengths: dict[int, list[int]] = {}
+    for i, (name, _) in tests.items():
+        lengths.setdefault(room_of(context, name, adapters[i].config), []).append(i)
+    found: dict[int, list[str]] = {}
+    for longest, members in lengths.items():
+        asked = [Prompted(example.text, i) for i in members for example in tests[i][1]]
+        said = iter(generate(context.backbone, adapters, asked, longest, progress))
+        found |= {i: [next(said).strip() for _ in tests[i][1]] for i in members}
     return found
 
 

@@ -171,7 +171,7 @@ class Plan(BaseModel):
     )
     source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
-    register: bool = Field(  # type: ignore[assignment]
+    register: bool = Field(
         True,
         description="let the best adapter of each task challenge the task's champion; false: train and report alone",
     )
