@@ -52,7 +52,7 @@ def examine(plan: Plan) -> Workshop:
     for name, task in tasks.items():
         try:
             if task.scored:
-                backbone.encode_words(task.words)
+                backbone.tokens.encode_words(task.words)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
     ledger = Ledger.open()

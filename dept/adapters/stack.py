@@ -38,6 +38,17 @@ class Tensors:
         return cls(prompt, a, b, torch.tensor([x.scale for x in adapters], device=device))
 
 
+def shift(embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors) -> Tensor:
+    """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]: the only place of it."""
+    n, s, r = tensors.a.shape
+    if not r:
+        return embeddings
+    # An embedding lookup, since its backward is the same bits every time; plain indexing's is not on CUDA.
+    picked = functional.embedding(adapter_id[:, None] * s + rows, tensors.a.reshape(n * s, r))
+    delta = torch.bmm(picked * tensors.scale[adapter_id][:, None, None], tensors.b.index_select(0, adapter_id))
+    return embeddings + delta.to(embeddings.dtype)
+
+
 class Training:
     """The trainable tensors of a stack, their optimizer state and best copies, one place per trial."""
 
@@ -45,7 +56,7 @@ class Training:
         empty = {name: getattr(like, name).detach().new_zeros(0, *getattr(like, name).shape) for name in NAMES}
         self.keys: list[str] = []
         self.parameters = {name: value.to(device).requires_grad_() for name, value in empty.items()}
-        self.kept = {name: value.to(device) for name, value in empty.items()}
+        self.kept = {name: value.detach().to(device, copy=True) for name, value in empty.items()}
         self.scale = torch.zeros(0, device=device)
         self.optimizer = AdamW(self.parameters)
 

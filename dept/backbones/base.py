@@ -69,10 +69,10 @@ class Backbone(nn.Module):
             Backbone.kinds[cls.family] = cls
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
+        self, model: Any, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
     ) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.tokenizer = tokenizer
         self.config: Any = model.config
         self.name = name or str(self.config.model_type)
@@ -282,10 +282,12 @@ class Backbone(nn.Module):
     def _texts(
         self, adapter: Adapter, input_ids: Tensor, attention_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """ids [batch, length], real [batch, length] and the first real column [batch, 1] of what `forward` was given."""
+        """ids [batch, length], real [batch, length] and first real column [batch, 1] of what `forward` was given."""
         self.check_adapter(adapter)
         ids = input_ids.to(self.device)
-        real = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(self.device).bool()
+        real = (
+            torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(self.device).bool()
+        )
         lengths, s = real.sum(1), adapter.config.s
         if lengths.max() > s or lengths.min() < 1:
             raise InputError(f"backbone: texts of {int(lengths.min())} to {int(lengths.max())} tokens; 1 to s={s} fit")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dept.adapters.adapter import Adapter
-from dept.batches.batching import Row
+from dept.adapters.stack import Tensors
+from dept.batches.tokenise import Row
 from dept.engine.evaluate import predictions, score_rows, summarise
-from dept.engine.forward import Tensors
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
 from flows.execution.rows import of_task, rows_of
 from tasks.formatting import Example

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row
+from dept.batches.tokenise import Row
 from dept.engine.train import State
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.rows import Piece
@@ -84,5 +84,5 @@ def load_adapter(backbone: Backbone, outcome: TrialOutcome) -> Adapter:
             f"adapter {outcome.adapter_folder}: its sha256 is not the one in the ledger. Remedy: restore "
             "the folder from the trial's MLflow run (artifact `adapter`)"
         )
-    adapter.check_fits(backbone.name, backbone.weights_id, backbone.d)
+    backbone.check_adapter(adapter)
     return adapter

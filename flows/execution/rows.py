@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dept.batches.batching import Row, encode, encode_answers
+from dept.batches.tokenise import ANSWER_TOKENS, Row, encode, encode_answers
 from dept.config import AdapterConfig
-from dept.engine.generate import ANSWER_TOKENS
 from dept.trial import TrialSpec
 from tasks.draws import few_shot, subset
 from tasks.formatting import Example
@@ -57,9 +56,9 @@ def rows_of(shop: Workshop, pieces: Sequence[Piece], shape: AdapterConfig) -> li
         task, examples = shop.tasks[name], [pieces[i][1] for i in members]
         texts = [example.text for example in examples]
         if task.scored:
-            made = encode(shop.backbone, texts, task.words, [example.label for example in examples], shape)
+            made = encode(shop.backbone.tokens, texts, task.words, [example.label for example in examples], shape)
         else:
-            made = encode_answers(shop.backbone, texts, [e.target for e in examples], shape, ANSWER_TOKENS)
+            made = encode_answers(shop.backbone.tokens, texts, [e.target for e in examples], shape, ANSWER_TOKENS)
         rows |= dict(zip(members, made, strict=True))
     return [rows[index] for index in range(len(pieces))]
 

@@ -6,7 +6,6 @@ order. No Prefect here: steps.py wraps this.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +16,11 @@ from pydantic import BaseModel
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_prompt, from_shots, from_source, from_text
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions
 from dept.engine.train import Result, Trial, train
 from dept.trial import STACKED, TrialOutcome, TrialSpec
-from flows.execution.baselines import work_rivals
+from flows.execution.baselines import work_baselines
 from flows.execution.progress import bar
 from flows.execution.record import load_adapter, manifest, outcome_of
 from flows.execution.rows import Piece, examples_of, rows_of
@@ -47,7 +47,7 @@ class Engine:
 class Workshop:
     """What a flow run works with. Lives in one process; never crosses a Prefect task boundary.
 
-    order: plan or retraining order; its digest names the checkpoints. name: backbone as the order gives it.
+    order: plan or retraining order. name: backbone as the order gives it.
     """
 
     order: BaseModel
@@ -72,10 +72,6 @@ class Workshop:
         """Where adapters lie, one folder per fingerprint."""
         return home() / "adapters"
 
-    def stack_name(self, what: str) -> str:
-        """Folder of a stack's checkpoint: the same for this plan's next run, which goes on from it."""
-        return hashlib.sha256(f"{self.order.model_dump_json()}:{what}".encode()).hexdigest()[:16]
-
 
 def work(shop: Workshop, specs: Sequence[TrialSpec], what: str) -> list[TrialOutcome]:
     """Bring every trial to its end and return the outcomes of those that did not fail.
@@ -95,7 +91,7 @@ def work(shop: Workshop, specs: Sequence[TrialSpec], what: str) -> list[TrialOut
             stacked = [spec for spec in mine if spec.method in STACKED]
             _train(shop, [spec for spec in stacked if _status(shop, spec) != "trained"], what, owner)
             test(shop, [spec for spec in stacked if _status(shop, spec) == "trained"], what, owner)
-            work_rivals(shop, [spec for spec in mine if spec.method not in STACKED], what, owner)
+            work_baselines(shop, [spec for spec in mine if spec.method not in STACKED], what, owner)
             left = {fp: spec for fp, spec in left.items() if _status(shop, spec) not in ("finished", "failed")}
             if left and not mine:
                 time.sleep(POLL_SECONDS)  # another process works on these
@@ -163,7 +159,7 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
         shop.ledger.trained(result.key, outcome, owner)
         shop.trained.add(result.key)
 
-    checkpoints = home() / "checkpoints" / shop.stack_name(what)
+    options = EngineOptions(checkpoint_folder=home() / "checkpoints")
     with bar(f"Training {len(trials)} {what}", sum(expected.values())) as shown:
         if shop.engine.ranks:
             from dept.distributed.launch import train_sharded
@@ -175,10 +171,10 @@ def _train(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) ->
                 dtype=shop.engine.dtype,
                 on_result=record,
                 on_tokens=shown.advance,
-                checkpoint_folder=checkpoints,
+                options=options,
             )
         else:
-            train(trials, shop.backbone, on_result=record, on_tokens=shown.advance, checkpoint_folder=checkpoints)
+            train(trials, shop.backbone, options, on_result=record, on_tokens=shown.advance)
 
 
 def _expected_tokens(trial: Trial) -> float:
