@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +18,15 @@ class Frozen(BaseModel):
 
 
 class AdapterConfig(Frozen):
-    """Shape of one DePT adapter: P [m, d], A [s, r], B [r, d] (paper section 2.3)."""
+    """Shape of one DePT adapter: P [m, d], A [s, r], B [r, d] (paper section 2.3).
+
+    Raises:
+        pydantic.ValidationError: an unknown key, or a number out of its bounds.
+
+    Example:
+        >>> AdapterConfig(m=10, r=4, s=64).trainable(d=576)
+        8320
+    """
 
     m: int = Field(10, ge=1, description="soft prompt length, tokens")
     r: int = Field(4, ge=0, description="rank of the low-rank pair; 0: plain prompt tuning, no pair")
@@ -44,7 +53,15 @@ class AdapterConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """How one trial is trained."""
+    """How one trial is trained: steps, rates, validation.
+
+    Raises:
+        pydantic.ValidationError: an unknown key, or a number out of its bounds.
+
+    Example:
+        >>> TrainConfig(steps=100, lr_prompt=1e-2, lr_low_rank=1e-3).batch_size
+        8
+    """
 
     steps: int = Field(60, ge=0, description="optimizer steps; 0 leaves the adapter as initialised")
     batch_size: int = Field(8, ge=1, description="rows per optimizer step")
@@ -56,3 +73,18 @@ class TrainConfig(Frozen):
     eval_every: int = Field(20, ge=1, description="steps between validations")
     patience: int = Field(5, ge=1, description="validations without a lower loss before the trial stops")
     max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")
+
+
+class EngineOptions(Frozen):
+    """How trials are run, whatever their numbers are: the same for one process and for ranks.
+
+    Attributes:
+        checkpoint_folder: one for all runs of a machine: each trial finds its own state there by its key.
+    """
+
+    adapters_at_once: int = Field(64, ge=1, description="trials in a stack at the same time")
+    token_budget: int | None = Field(
+        None, ge=1, description="padded tokens per micro-batch; none: by rule, see dept.engine.memory"
+    )
+    checkpoint_folder: Path | None = Field(None, description="where stacks save themselves; none: nowhere")
+    checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between saves")

@@ -262,7 +262,7 @@ def _scored(shop: Workshop, adapter: Adapter, of: Task, rows: Sequence[Example])
     """The task's score on test rows; NaN where the adapter no longer fits the backbone, so that it cannot win."""
     digest = hashlib.sha256("\n".join(f"{row.id}\t{row.text}\t{row.target}" for row in rows).encode()).hexdigest()
     try:
-        adapter.check_fits(shop.backbone.name, shop.backbone.weights_id, shop.backbone.d)
+        shop.backbone.check_adapter(adapter)
         (found,) = measured(shop, [adapter], [(of.name, rows)])
     except InputError:
         return Scores(float("nan"), digest, len(rows))

@@ -71,7 +71,7 @@ class Predictor:
         )
         name, dtype = adapter.metadata["backbone"], adapter.metadata.get("dtype")
         self.backbone = backbone or shared_backbone(name, dtype)
-        adapter.check_fits(self.backbone.name, self.backbone.weights_id, self.backbone.d)
+        self.backbone.check_adapter(adapter)
 
     def predict(self, inputs: Any) -> pd.DataFrame:
         """Answer texts.

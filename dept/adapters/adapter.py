@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -24,6 +25,7 @@ from infra.errors import InputError
 FORMAT = 1
 TENSORS = "adapter.safetensors"
 MANIFEST = "adapter.json"
+CONTINUES = "continues"  # metadata: the prompt holds text that the texts go on from, so they begin nothing anew
 _PICKLE = (b"\x80", b"PK\x03\x04")
 
 
@@ -35,11 +37,18 @@ class Adapter(nn.Module):
         a: A [s, r]; row i belongs to text position i. r = 0 is plain prompt tuning.
         b: B [r, d]; text position i gets scale * (A @ B)[i].
         alpha: scale = alpha / sqrt(r).
-        layout: where text and rows sit for causal backbones, "adjacent" or "paper" (`dept.batches.batching.first_row`).
+        layout: where text and rows sit for causal backbones, "adjacent" or "paper" (`dept.backbones.tokens`).
 
     Raises:
         InputError: shapes that do not fit together or are empty, an unknown layout, an alpha that is not positive,
             numbers that are not finite or no floating-point numbers.
+
+    Example:
+        >>> from dept import Adapter
+        >>> adapter = Adapter(torch.zeros(10, 576), torch.zeros(64, 4), torch.zeros(4, 576))
+        >>> adapter.save("mine")  # doctest: +SKIP
+        >>> Adapter.load("mine").config.m  # doctest: +SKIP
+        10
     """
 
     def __init__(self, prompt: Tensor, a: Tensor, b: Tensor, alpha: float = 8.0, layout: Layout = "adjacent") -> None:
@@ -220,8 +229,13 @@ class Adapter(nn.Module):
         adapter.metadata = {"published": config, "backbone": config.get("base_model_name_or_path")}
         return adapter
 
-    def check_fits(self, backbone_name: str, backbone_id: str, d: int) -> None:
+    def check_fits(
+        self, backbone_name: str, backbone_id: str, d: int, legacy: Callable[[], Collection[str]] = tuple
+    ) -> None:
         """Refuse a backbone that this adapter was not trained on.
+
+        Args:
+            legacy: the ids that older versions gave this backbone; asked for only where the id is not the same.
 
         Raises:
             InputError: another width or other weights.
@@ -232,10 +246,11 @@ class Adapter(nn.Module):
                 f"use the backbone it was trained on ({self.metadata.get('backbone', 'unknown')})"
             )
         trained_on = self.metadata.get("backbone_id")
-        if trained_on is not None and trained_on != backbone_id:
+        if trained_on is not None and trained_on != backbone_id and trained_on not in legacy():
             raise InputError(
                 f"adapter was trained on other weights ({self.metadata.get('backbone')}, "
-                f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]})"
+                f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]}). Remedy: use the backbone it "
+                "was trained on"
             )
 
 

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dept.adapters.adapter import Adapter
-from dept.backbones.backbone import Backbone
+from dept.adapters.adapter import CONTINUES, Adapter
 from dept.config import AdapterConfig
 from infra.errors import InputError
 
 
-def from_text(backbone: Backbone, config: AdapterConfig, text: str, seed: int) -> Adapter:
+class Vocabulary(Protocol):
+    """What a start needs of a backbone."""
+
+    name: str
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens it was made for; None where it sets no bound."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its embeddings lie."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., d] of token ids [...]."""
+
+    def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        """Token ids of texts."""
+
+    def check_in_context(self) -> None:
+        """Refuse shots in the prompt where the model was not trained to continue them."""
+
+
+def from_text(backbone: Vocabulary, config: AdapterConfig, text: str, seed: int) -> Adapter:
     """Adapter whose prompt is the embeddings of `text`, repeated or cut to m tokens (the authors' TEXT start).
 
     A ~ kaiming_uniform(a=sqrt(5)), drawn from `seed` on the CPU, so that every device starts alike; B = 0, so the
@@ -31,7 +54,7 @@ def from_text(backbone: Backbone, config: AdapterConfig, text: str, seed: int) -
     return _with_new_pair(_embedded(backbone, ids), config, seed)
 
 
-def from_shots(backbone: Backbone, config: AdapterConfig, shots: Sequence[tuple[str, str]]) -> Adapter:
+def from_shots(backbone: Vocabulary, config: AdapterConfig, shots: Sequence[tuple[str, str]]) -> Adapter:
     """In-context learning as an adapter: P holds the embeddings of the solved examples, the pair is empty.
 
     Nothing is trained. Since P is a prefix like any other, the engine runs the shots once for the whole test set.
@@ -43,13 +66,14 @@ def from_shots(backbone: Backbone, config: AdapterConfig, shots: Sequence[tuple[
     Raises:
         InputError: an encoder-decoder, or not one example fits into the backbone's positions.
     """
-    if backbone.family != "causal":
-        raise InputError("in-context: for causal backbones only; an encoder-decoder was not trained to continue shots")
-    room = backbone.positions - config.s if backbone.positions else math.inf
+    backbone.check_in_context()
+    begin = backbone.encode_texts([""])[0]
+    room = (backbone.positions - config.s if backbone.positions else math.inf) - len(begin)
     ids: list[int] = []
     for text, answer in reversed(shots):
-        # A long text is cut as the texts to be answered are, so that all shots are of use.
-        more = [*backbone.encode_texts([text])[0][-config.s :], *backbone.encode_texts([f" {answer}\n\n"])[0]]
+        blank = "" if text.endswith("\n") else " "
+        shot, solved = backbone.encode_texts([text, f"{blank}{answer}\n\n"], continues=True)
+        more = [*shot[-config.s :], *solved]  # a long text is cut as those to be answered, so that all are of use
         if len(ids) + len(more) > room:
             break
         ids = more + ids
@@ -57,8 +81,11 @@ def from_shots(backbone: Backbone, config: AdapterConfig, shots: Sequence[tuple[
         raise InputError(
             f"in-context: no shot fits beside s={config.s}; {backbone.name} has {backbone.positions} positions"
         )
+    ids = [*begin, *ids]  # once, at the very beginning
     config = config.model_copy(update={"m": len(ids), "r": 0})
-    return _with_new_pair(_embedded(backbone, ids), config, 0)
+    made = _with_new_pair(_embedded(backbone, ids), config, 0)
+    made.metadata = {CONTINUES: True}
+    return made
 
 
 def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
@@ -128,7 +155,7 @@ def factored(product: Tensor, r: int) -> tuple[Tensor, Tensor]:
     return functional.pad(a, (0, missing)), functional.pad(b, (0, 0, 0, missing))
 
 
-def _embedded(backbone: Backbone, ids: Sequence[int]) -> Tensor:
+def _embedded(backbone: Vocabulary, ids: Sequence[int]) -> Tensor:
     with torch.no_grad():
         return backbone.embed(torch.tensor(ids, device=backbone.device)).float().cpu()
 

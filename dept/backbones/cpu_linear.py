@@ -6,9 +6,8 @@ for the few hundred tokens of a micro-batch costs as much as the product. tests/
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -16,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
-
-from dept.engine.memory import remembered
 
 _HINT = 256  # tokens for which the order is chosen; any number may follow
 
@@ -50,6 +47,8 @@ class PackedLinear(nn.Module):
     def __init__(self, original: nn.Linear | Conv1D) -> None:
         super().__init__()
         self.weight, self.bias = original.weight, original.bias
+        self.plain = False  # run as the original does, for `dept tune` to compare
+        self._conv = isinstance(original, Conv1D)
         out_by_in = original.weight.detach() if isinstance(original, nn.Linear) else original.weight.detach().t()
         # Plain attributes: packed tensors can be neither saved nor moved, and need not be.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(out_by_in.contiguous(), _HINT)
@@ -57,15 +56,21 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        if self.plain:
+            return functional.linear(x, self.weight.t() if self._conv else self.weight, self.bias)
         found: Tensor = _Product.apply(x, self._packed, self._transposed, self.bias)  # type: ignore[no-untyped-call]
         return found
 
 
-def pack(model: Any) -> bool:
+def pack(model: Any, wanted: bool | None = None) -> bool:
     """Replace the linear layers of a frozen model by packed ones, the language-modelling head apart.
 
-    Left alone where the weights are not float32 on a CPU, where torch was built without oneDNN, where the packed copies
-    (two times the layers' memory) are more than a quarter of what is free, or where they measured slower here.
+    Left alone where the weights are not float32 on a CPU, where torch was built without oneDNN, on processors without
+    AVX2 or AVX-512, for which oneDNN has no packed kernels, and where the packed copies (two times the layers' memory)
+    are more than a quarter of the machine's memory.
+
+    Args:
+        wanted: what `dept tune` measured to be faster; default packed.
 
     Returns:
         Whether the layers were replaced.
@@ -78,35 +83,29 @@ def pack(model: Any) -> bool:
         if type(child) in (nn.Linear, Conv1D) and child is not head
     ]
     suited = all(child.weight.dtype == torch.float32 and child.weight.device.type == "cpu" for _, _, child in layers)
-    built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not (layers and suited and built_in):
+    if wanted is False or not (layers and suited and _has_kernels()):
         return False
     size = 2 * sum(child.weight.nbytes for _, _, child in layers)
-    if size > psutil.virtual_memory().available / 4:
-        return False
-    largest = max((child for _, _, child in layers), key=lambda child: child.weight.numel())
-    if not remembered(model.config, torch.device("cpu"), "packed", lambda: _is_faster(largest)):
+    if size > psutil.virtual_memory().total / 4:
         return False
     for parent, name, child in layers:
         setattr(parent, name, PackedLinear(child))
     return True
 
 
-def _is_faster(layer: nn.Linear | Conv1D) -> bool:
-    """Whether a packed layer makes a forward and backward pass of `_HINT` tokens in less time."""
-    weight = layer.weight.detach() if isinstance(layer, nn.Linear) else layer.weight.detach().t()
-    x = torch.randn(_HINT, weight.shape[1], requires_grad=True)
-    ours = PackedLinear(layer)
-    plain, packed = _median_seconds(lambda: functional.linear(x, weight), lambda: ours(x))
-    return packed < plain
+def _has_kernels() -> bool:
+    built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return built_in and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
-def _median_seconds(*forwards: Callable[[], Tensor]) -> list[float]:
-    """Of each, in turn, a forward and backward pass."""
-    times: list[list[float]] = [[] for _ in forwards]
-    for _ in range(9):
-        for forward, found in zip(forwards, times, strict=True):
-            began = time.perf_counter()
-            forward().sum().backward()  # type: ignore[no-untyped-call]
-            found.append(time.perf_counter() - began)
-    return [statistics.median(found[2:]) for found in times]
+@contextmanager
+def unpacked(model: nn.Module) -> Iterator[None]:
+    """Let packed layers run on their plain weights while the block runs."""
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    for layer in layers:
+        layer.plain = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.plain = False

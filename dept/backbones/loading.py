@@ -1,4 +1,4 @@
-"""Find and load a backbone's files: catalogue name, folder or hub id."""
+"""Load a backbone's model and tokenizer from their folder."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from dept.backbones import wheel as embedded
+from dept.backbones.files import cannot_load
 from infra.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -40,23 +39,6 @@ def same_bits_twice() -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def resolve(name_or_path: str) -> str:
-    """Folder of a catalogue name or a local path; anything else is taken for a hub id.
-
-    Raises:
-        InputError: neither a known name nor a folder, and not of the form of a hub id.
-    """
-    if name_or_path in embedded.WHEELS:
-        return str(embedded.converted(name_or_path))
-    if Path(name_or_path).is_dir():
-        if not (Path(name_or_path) / "config.json").is_file():
-            raise InputError(f"backbone {name_or_path}: the folder holds no config.json")
-        return name_or_path
-    if name_or_path.startswith((".", "/", "~")):
-        raise InputError(f"backbone {name_or_path}: no such folder")
-    return name_or_path
 
 
 def load_model(source: str, dtype: torch.dtype) -> Any:
@@ -89,7 +71,7 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
     except InputError:
         raise
     except Exception as error:  # transformers, hub and safetensors each raise their own
-        raise _cannot_load(source, error) from error
+        raise cannot_load(source, error) from error
     if missing := sorted(found["missing_keys"]):  # transformers has filled them with random numbers
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(
@@ -110,7 +92,7 @@ def load_tokenizer(source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source)
     except Exception as error:  # ValueError, KeyError, OSError or a decoder's error, by what is damaged
-        raise _cannot_load(source, error) from error
+        raise cannot_load(source, error) from error
 
 
 @contextmanager
@@ -123,12 +105,3 @@ def errors_alone(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _cannot_load(source: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    return InputError(
-        f"backbone {source!r} cannot be loaded{offline}: {reason}. Remedy: one of "
-        f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach"
-    )

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from infra.errors import InputError
-
-if TYPE_CHECKING:
-    from dept.backbones.backbone import Backbone
 
 # Families whose head is known to be a plain linear map of the last hidden state; others are checked when loaded.
 _PLAIN_HEADS = {"llama", "gpt2", "mistral", "qwen2", "qwen3"}
 
 
-def check_usable(backbone: Backbone) -> None:
-    """Refuse what DePT cannot be trained on.
+def check_head(name: str, model: Any) -> None:
+    """Refuse a model without a language-modelling head.
 
     Raises:
-        InputError: a model that takes no input embeddings or positions, or whose head is missing or not linear.
+        InputError: it has none.
     """
-    kind = type(backbone.model).__name__
-    if backbone.model.get_output_embeddings() is None:
+    if model.get_output_embeddings() is None:
         raise InputError(
-            f"backbone {backbone.name}: {kind} has no language-modelling head. Remedy: a model for "
+            f"backbone {name}: {type(model).__name__} has no language-modelling head. Remedy: a model for "
             "causal or text-to-text generation"
         )
-    if backbone.family == "seq2seq":
-        return
-    accepted = inspect.signature(backbone.model.base_model.forward).parameters
+
+
+def check_causal(name: str, model: Any, head: Callable[[Tensor], Tensor]) -> None:
+    """Refuse a causal model that DePT cannot be trained on.
+
+    Args:
+        head: logits of last hidden states, as the backbone computes them.
+
+    Raises:
+        InputError: it takes no input embeddings or positions, or its head is not linear.
+    """
+    kind = type(model).__name__
+    accepted = inspect.signature(model.base_model.forward).parameters
     missing = [p for p in ("inputs_embeds", "position_ids", "cache") if p not in accepted]
     if missing:
-        raise InputError(f"backbone {backbone.name}: {kind} does not accept {', '.join(missing)}, which DePT needs")
-    if (
-        backbone.config.model_type in _PLAIN_HEADS
-        or backbone.device.type == "meta"
-        or hasattr(next(backbone.model.parameters()), "ds_id")
-    ):
+        raise InputError(f"backbone {name}: {kind} does not accept {', '.join(missing)}, which DePT needs")
+    weight = next(model.parameters())
+    if model.config.model_type in _PLAIN_HEADS or weight.device.type == "meta" or hasattr(weight, "ds_id"):
         return
     with torch.no_grad():
-        ids = torch.arange(3, device=backbone.device)[None]
-        ours, theirs = backbone.head(backbone.model.base_model(ids).last_hidden_state), backbone.model(ids).logits
+        ids = torch.arange(3, device=weight.device)[None]
+        ours, theirs = head(model.base_model(ids).last_hidden_state), model(ids).logits
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
-        raise InputError(f"backbone {backbone.name}: the head of {kind} is not a plain linear map; not supported")
+        raise InputError(f"backbone {name}: the head of {kind} is not a plain linear map; not supported")

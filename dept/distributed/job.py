@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 
 from dept.adapters.adapter import Adapter
-from dept.batches.batching import Row
-from dept.config import TrainConfig
-from dept.engine.train import Result, State, Trial
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions, TrainConfig
+from dept.engine.state import Result, State, Trial
 
 JOB, PROGRESS, ERROR, LOG = "job.json", "progress.json", "error.json", "ranks.log"
 
@@ -30,10 +30,7 @@ class Settings:
     backbone: str
     dtype: str
     ranks: int
-    slots: int
-    budget: int | None
-    checkpoint_folder: str | None
-    checkpoint_seconds: float
+    options: EngineOptions
     owner: int
     owner_started: float
 
@@ -76,7 +73,7 @@ def write(folder: Path, settings: Settings, trials: Sequence[Trial]) -> None:
     def table(given: Sequence[Row]) -> int:
         if id(given) not in tables:  # trials of one task share their rows: written once
             tables[id(given)] = len(rows)
-            rows.append([[r.source, words.setdefault(r.branches, len(words)), r.gold, r.first, r.cut] for r in given])
+            rows.append([[r.source, words.setdefault(r.candidates, len(words)), r.gold, r.first, r.cut] for r in given])
         return tables[id(given)]
 
     for index, trial in enumerate(trials):
@@ -90,12 +87,14 @@ def write(folder: Path, settings: Settings, trials: Sequence[Trial]) -> None:
                 "seed": trial.seed,
             }
         )
-    write_json(folder / JOB, {"settings": asdict(settings), "trials": body, "rows": rows, "words": list(words)})
+    told = asdict(settings) | {"options": settings.options.model_dump(mode="json")}
+    write_json(folder / JOB, {"settings": told, "trials": body, "rows": rows, "words": list(words)})
 
 
 def read_settings(folder: Path) -> Settings:
     """The settings of a job."""
-    return Settings(**json.loads((folder / JOB).read_text(encoding="utf-8"))["settings"])
+    told = json.loads((folder / JOB).read_text(encoding="utf-8"))["settings"]
+    return Settings(**{**told, "options": EngineOptions(**told["options"])})
 
 
 def read_trials(folder: Path) -> list[Trial]:
@@ -105,7 +104,7 @@ def read_trials(folder: Path) -> list[Trial]:
         InputError: a start adapter is damaged.
     """
     body = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    words = [tuple(tuple(word) for word in branches) for branches in body["words"]]
+    words = [tuple(tuple(word) for word in candidates) for candidates in body["words"]]
     rows = [
         [Row(tuple(source), words[at], gold, first, cut) for source, at, gold, first, cut in table]
         for table in body["rows"]
@@ -147,15 +146,11 @@ def read_results(folder: Path, keys: Sequence[str], known: Iterable[str]) -> lis
     results = []
     for file in sorted(fresh, key=lambda f: (f.stat().st_mtime_ns, int(f.stem))):
         body = json.loads(file.read_text(encoding="utf-8"))
-        curves = {
-            name: [(int(step), float(value)) for step, value in body["state"][name]]
-            for name in ("loss_curve", "validation_curve")
-        }
         results.append(
             Result(
                 keys[int(file.stem)],
                 Adapter.load(folder / "results" / file.stem),
-                State(**{**body["state"], **curves}),
+                State.of(body["state"]),
                 body["peak_memory_mib"],
             )
         )

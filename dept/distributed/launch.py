@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from dept.backbones.loading import resolve
+from dept.backbones.files import folder_of
+from dept.config import EngineOptions
 from dept.distributed import job
-from dept.engine.train import Result, Trial
+from dept.engine.state import Result, State, Trial
 from infra.errors import InputError, WorkerDiedError
 from infra.settings import home
 
@@ -37,10 +38,8 @@ def train_sharded(
     dtype: str | None = None,
     on_result: Callable[[Result], None] | None = None,
     on_tokens: Callable[[int], None] | None = None,
-    slots: int = 64,
-    budget: int | None = None,
-    checkpoint_folder: Path | None = None,
-    checkpoint_seconds: float = 30.0,
+    on_restored: Callable[[str, State], None] | None = None,
+    options: EngineOptions | None = None,
     folder: Path | None = None,
     timeout: float | None = None,
 ) -> dict[str, Result]:
@@ -53,6 +52,8 @@ def train_sharded(
         backbone: catalogue name, folder or hub id, as for `Backbone.from_pretrained`; each rank loads its share.
         dtype: "float32" or "bfloat16"; default float32 on CPU and bfloat16 on CUDA.
         on_result: called in this process once per trial, soon after it has left the stack.
+        on_restored: called in this process once for each trial that goes on from a checkpoint.
+        options: see `dept.engine.train.train`.
         on_tokens: called in this process with the real tokens trained and validated on since the last call.
         folder: where the job's files lie, must be new; default below home()/jobs. When all is done the ranks' log and
             what each of them held (`ranks/N.json`) stay; after a failure all does.
@@ -60,7 +61,7 @@ def train_sharded(
 
     Raises:
         RankDiedError: a rank ended early or `timeout` passed; every other rank is gone by then. Results handed to
-            `on_result` stay good, and a call with the same `checkpoint_folder` goes on with the rest.
+            `on_result` stay good, and a call with the same `options.checkpoint_folder` goes on with the rest.
         InputError: an unknown backbone, more ranks than devices, a dtype that cannot be sharded, a full disk.
     """
     if not trials:
@@ -68,17 +69,14 @@ def train_sharded(
     cuda = torch.cuda.is_available()
     dtype = dtype or ("bfloat16" if cuda else "float32")
     _check(ranks, dtype, cuda)
-    resolve(backbone)  # an unknown name ends here, and an embedded backbone is converted once, not by each rank
+    folder_of(backbone)  # an unknown name ends here, and an embedded backbone is converted once, not by each rank
     folder = (folder or home() / "jobs" / uuid.uuid4().hex[:12]).absolute()
     me = os.getpid()
     settings = job.Settings(
         backbone,
         dtype,
         ranks,
-        slots,
-        budget,
-        str(checkpoint_folder.absolute()) if checkpoint_folder else None,
-        checkpoint_seconds,
+        options or EngineOptions(),
         me,
         psutil.Process(me).create_time(),
     )

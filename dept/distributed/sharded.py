@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import deepspeed
 import torch
@@ -23,11 +22,13 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from dept.backbones.backbone import Backbone
-from dept.backbones.loading import DTYPES, load_model, load_tokenizer, resolve
-from dept.batches.batching import Pack
+from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
+from dept.backbones.files import folder_of, short_name
+from dept.backbones.loading import DTYPES, load_model, load_tokenizer
+from dept.batches.pack import Pack
 from dept.distributed import job
-from dept.engine.train import Result, train
+from dept.engine.state import Result
+from dept.engine.train import train
 
 PROGRESS_SECONDS = 0.2
 COLLECTIVE_MINUTES = 30
@@ -41,7 +42,7 @@ def run_rank(folder: Path, settings: job.Settings) -> None:
         RuntimeError: this rank holds more or less than its share of the backbone, or another rank is gone.
     """
     rank, place = join_ranks()
-    backbone = ShardedBackbone.from_pretrained(settings.backbone, settings.dtype, place)
+    backbone = load_sharded(settings.backbone, settings.dtype, place)
     report = {"rank": rank, "pid": os.getpid(), **check_shares(backbone, settings.ranks)}
     job.write_json(folder / "ranks" / f"{rank}.json", report)
     trials = job.read_trials(folder)
@@ -51,17 +52,13 @@ def run_rank(folder: Path, settings: job.Settings) -> None:
     def write(result: Result) -> None:
         job.write_result(folder, index[result.key], result)
 
-    checkpoints = Path(settings.checkpoint_folder) if settings.checkpoint_folder else None
     train(
         trials,
         backbone,
+        settings.options,
         on_result=write if rank == 0 else None,
         on_tokens=ranks.count,
-        slots=settings.slots,
-        budget=settings.budget,
-        checkpoint_folder=checkpoints,
         parallel=ranks,
-        checkpoint_seconds=settings.checkpoint_seconds if rank == 0 else math.inf,
     )  # all restore, one saves
     ranks.tell(at_once=True)
     job.write_json(folder / "ranks" / f"{rank}.json", {**report, "left_gathered": ranks.left_gathered})
@@ -97,44 +94,10 @@ def engine_config(dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-class ShardedBackbone(Backbone):
-    """A backbone of whose weights this rank holds its share; otherwise as `Backbone`, called by all ranks at once."""
+class Sharded(Backbone):
+    """A backbone of whose weights this rank holds its share; otherwise as its kind, called by all ranks at once."""
 
     sharded = True
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str,
-        dtype: str | torch.dtype | None = None,
-        device: str | None = None,
-        compile: bool = False,
-    ) -> Self:
-        """Load a backbone sharded: at no time does a rank other than 0 hold it whole.
-
-        `compile` is not tried: weights come and go under DeepSpeed's hooks.
-
-        Raises:
-            InputError: see `Backbone.from_pretrained`.
-        """
-        kind = DTYPES[dtype] if isinstance(dtype, str) else dtype or torch.float32
-        folder = resolve(name_or_path)
-        _import_classes(folder)
-        config = engine_config(kind)
-        held = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]  # while it lives, transformers creates models inside deepspeed.zero.Init
-        try:
-            model = load_model(folder, kind)
-        finally:
-            del held
-            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-        backbone = cls(
-            model.to(device),
-            load_tokenizer(folder),
-            Path(name_or_path).name,
-            Path(folder) if Path(folder).is_dir() else None,
-        )
-        backbone.attach(config)
-        return backbone
 
     def attach(self, config: dict[str, Any]) -> None:
         """Give the model to a DeepSpeed engine, whose hooks gather weights where they are needed."""
@@ -150,13 +113,42 @@ class ShardedBackbone(Backbone):
         """Width of the input embeddings; the weight itself is empty while it is not in use."""
         return int(self.model.get_input_embeddings().weight.ds_shape[1])
 
+
+class ShardedCausal(Sharded, CausalBackbone):
+    """See `Sharded`."""
+
     def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """As `Backbone.run_prefix`, with a backward pass that may come after those of other forward passes."""
+        """As `CausalBackbone.run_prefix`, with a backward pass that may come after those of other forward passes."""
         keys, values, hidden = super().run_prefix(prompts)
         if not hidden.requires_grad:
             return keys, values, hidden
         *tensors, hidden = _Resume.apply(self, *keys, *values, hidden)  # type: ignore[no-untyped-call]
         return list(tensors[: len(keys)]), list(tensors[len(keys) :]), hidden
+
+
+class ShardedEncoderDecoder(Sharded, EncoderDecoderBackbone):
+    """See `Sharded`."""
+
+
+def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
+    """Load a backbone sharded: at no time does a rank other than 0 hold it whole.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained`.
+    """
+    folder = folder_of(name_or_path)
+    _import_classes(str(folder))
+    config = engine_config(DTYPES[dtype])
+    held = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]  # while it lives, transformers creates models inside deepspeed.zero.Init
+    try:
+        model = load_model(str(folder), DTYPES[dtype])
+    finally:
+        del held
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    kind: type[Sharded] = ShardedEncoderDecoder if model.config.is_encoder_decoder else ShardedCausal
+    backbone = kind(model.to(device), load_tokenizer(str(folder)), short_name(name_or_path), folder)
+    backbone.attach(config)
+    return backbone
 
 
 class _Resume(torch.autograd.Function):
@@ -169,7 +161,7 @@ class _Resume(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, backbone: ShardedBackbone, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, backbone: Sharded, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.awaited = {m: m.ds_grads_remaining for m in backbone.model.modules() if hasattr(m, "ds_grads_remaining")}
         return tuple(tensor.view_as(tensor) for tensor in tensors)
 
@@ -183,8 +175,9 @@ class _Resume(torch.autograd.Function):
 class Ranks:
     """How ranks share a step: each takes part of the rows of every micro-batch. See `dept.engine.train.Parallel`."""
 
-    def __init__(self, backbone: ShardedBackbone, rank: int, size: int, folder: Path) -> None:
+    def __init__(self, backbone: Sharded, rank: int, size: int, folder: Path) -> None:
         self.backbone, self.rank, self.size, self.folder = backbone, rank, size, folder
+        self.saves = rank == 0
         self.left_gathered = 0
         self.tokens, self.mine = 0, 0
         self.awaited: list[float] = []  # weights of the micro-batches that this rank has still to train on

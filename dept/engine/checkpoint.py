@@ -1,72 +1,165 @@
-"""A stack on disk: written whole or not at all, so that a killed run goes on from its last save."""
+"""Stacks on disk, in one folder for all: each trial finds its state by its own key, whichever stack saved it.
+
+A file holds one stack at one moment, whole or not at all, so that a killed run goes on as it would have gone on.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import logging
 import os
-import shutil
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from dept.engine.forward import Training
-    from dept.engine.train import State
+from dept.adapters.stack import Training
+from dept.engine.state import State
 
-FILE = "stack.safetensors"
+DAYS = 30  # a file that nobody has asked for so long belongs to trials that are done or given up
+_log = logging.getLogger(__name__)
 
 
-def save(folder: Path, training: Training, states: Mapping[str, State]) -> None:
-    """Write the stack's tensors and the trials' states into one file, synced and renamed.
+class Checkpoint:
+    """Where one stack saves itself, and what earlier ones left.
 
-    Raises:
-        OSError: the disk is full; the former checkpoint stays.
+    Args:
+        folder: shared by all stacks; None: nothing is saved or found.
+        identities: key -> `Trial.identity` of the trials that are to be trained.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{part}.{name}": value.cpu().contiguous()
-        for part, values in training.dump().items()
-        for name, value in values.items()
-    }
-    tensors |= {"scale": training.scale.cpu(), "steps": training.optimizer.steps.cpu()}
-    temporary = folder / f"{FILE}.{os.getpid()}"
-    body = {"keys": training.keys, "states": {key: asdict(state) for key, state in states.items()}}
-    save_file(tensors, temporary, metadata={"state": json.dumps(body)})
-    with temporary.open("rb") as stream:
-        os.fsync(stream.fileno())
-    temporary.replace(folder / FILE)
+
+    def __init__(self, folder: Path | None, identities: Mapping[str, str]) -> None:
+        self.folder, self.identities = folder, identities
+        self.file = folder / f"{uuid.uuid4().hex}.safetensors" if folder else None
+        self._read: dict[Path, set[str]] = {}  # files that trials were taken from, and all keys that they hold
+
+    def save(self, training: Training, states: Mapping[str, State]) -> None:
+        """Write the stack's tensors and the trials' states into one file, synced and renamed.
+
+        Raises:
+            OSError: the disk is full; the former checkpoint stays.
+        """
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{part}.{name}": value.cpu().contiguous()
+            for part, values in training.dump().items()
+            for name, value in values.items()
+        }
+        tensors |= {"scale": training.scale.cpu(), "steps": training.optimizer.steps.cpu()}
+        body = {
+            "keys": training.keys,
+            "identities": [self.identities[key] for key in training.keys],
+            "states": {key: asdict(states[key]) for key in training.keys},
+            "sha256": _digest(tensors),
+        }
+        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        save_file(tensors, temporary, metadata={"state": json.dumps(body)})
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(self.file)
+        for held in [file for file, keys in self._read.items() if keys <= set(self.identities)]:
+            held.unlink(missing_ok=True)  # all of it is in the new file, or done
+            del self._read[held]
+
+    def restore(self, training: Training, aside: bool = True) -> dict[str, State]:
+        """Fill an empty stack with the trials that were saved; of several states of one trial the furthest counts.
+
+        A file that is damaged is no loss but time: it is put aside, the log says so, and its trials start anew.
+
+        Args:
+            aside: whether this process puts damaged files aside.
+
+        Returns:
+            key -> state, in the order of the stack.
+        """
+        found: dict[str, tuple[State, dict[str, Tensor]]] = {}
+        for file in sorted(self.folder.glob("*.safetensors"), key=_age) if self.folder else []:
+            for key, state, tensors in self._of(file, training, aside):
+                if key not in found or state.step > found[key][0].step:
+                    found[key] = state, tensors
+        if not found:
+            return {}
+        keys = list(found)  # in the order of the stack that saved them, so that its bits come out again
+        names = next(iter(found.values()))[1]
+        stacked = {n: torch.stack([found[key][1][n] for key in keys]).to(training.scale.device) for n in names}
+        parts = {part: {n: stacked[f"{part}.{n}"] for n in values} for part, values in training.dump().items()}
+        training.load(parts, stacked["scale"], stacked["steps"], keys)
+        return {key: found[key][0] for key in keys}
+
+    def _of(self, file: Path, training: Training, aside: bool) -> list[tuple[str, State, dict[str, Tensor]]]:
+        """The wanted trials of a file that fit into the stack, each with its own tensors."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                body = json.loads(opened.metadata()["state"])
+                pairs = list(zip(body["keys"], body["identities"], strict=True))
+                wanted = [i for i, (key, identity) in enumerate(pairs) if self.identities.get(key) == identity]
+                if not wanted:
+                    return []
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a dict
+            if _digest(tensors) != body["sha256"]:
+                raise ValueError("its sha256 is another")
+            shapes = {f"{part}.{n}": t.shape[1:] for part, old in training.dump().items() for n, t in old.items()}
+            if any(tensors[name].shape[1:] != shape for name, shape in shapes.items()):
+                return []
+            made = [
+                (body["keys"][i], State.of(body["states"][body["keys"][i]]), {n: t[i] for n, t in tensors.items()})
+                for i in wanted
+            ]
+        except FileNotFoundError:
+            return []  # its stack has just ended
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:
+            if aside:
+                with contextlib.suppress(OSError):
+                    file.replace(file.with_suffix(".damaged"))
+                _log.warning("checkpoint %s is damaged (%s): put aside, its trials start anew", file, error)
+            return []
+        self._read[file] = set(body["keys"])
+        return made
+
+    def clear(self) -> None:
+        """Remove what trials that are all done need no more, and files that nobody has asked for in a month."""
+        if self.folder is None or self.file is None:
+            return
+        for file in (self.file, *(f for f, keys in self._read.items() if keys <= set(self.identities))):
+            file.unlink(missing_ok=True)
+        tidy(self.folder, lambda _: True)
 
 
-def restore(folder: Path, training: Training, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """Fill an empty stack from the last save, with those of its trials that are wanted; key -> state.
+def tidy(folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Remove checkpoints none of whose trials is wanted any more, and those older than `DAYS`.
 
-    A checkpoint that is missing, damaged or of another width is no loss but time: the trials start anew.
+    Args:
+        wanted: by a trial's key, such as whether the ledger holds it as neither finished nor failed.
     """
+    for file in folder.glob("*.safetensors"):
+        with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError):
+            old = time.time() - file.stat().st_mtime > DAYS * 86_400
+            with safe_open(file, framework="pt") as opened:
+                keys: list[Any] = json.loads(opened.metadata()["state"])["keys"]
+            if old or not any(wanted(str(key)) for key in keys):
+                file.unlink(missing_ok=True)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _age(file: Path) -> tuple[int, str]:
     try:
-        with safe_open(folder / FILE, framework="pt") as file:
-            body = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return {}
-    device = training.scale.device
-    state = {
-        part: {name: tensors[f"{part}.{name}"].to(device) for name in values}
-        for part, values in training.dump().items()
-    }
-    if any(state[part][n].shape[1:] != t.shape[1:] for part, old in training.dump().items() for n, t in old.items()):
-        return {}
-    training.load(state, tensors["scale"].to(device), tensors["steps"].to(device), list(body["keys"]))
-    for key in body["keys"]:
-        if key not in wanted:
-            training.leave(key)
-    return {key: body["states"][key] for key in training.keys}
-
-
-def clear(folder: Path | None) -> None:
-    """Remove a checkpoint whose trials are all done."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+        return file.stat().st_mtime_ns, file.name
+    except OSError:
+        return 0, file.name

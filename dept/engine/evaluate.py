@@ -5,23 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from dept.adapters.adapter import Adapter
+from dept.adapters.adapter import CONTINUES, Adapter
+from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row, collate, encode, micro_batches
-from dept.engine import forward as stack
+from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
+from dept.batches.pack import micro_batches
+from dept.batches.tokenise import Row, encode
+from dept.engine import forward
 from dept.engine.memory import token_budget, within_memory
 from tasks import metrics
 
 Progress = Callable[[int], None]
-WITHOUT_GRADIENTS = 2  # budgets are found in training, which keeps every layer's activations; 4 is no faster
+WITHOUT_GRADIENTS = 2  # budgets are for training, which keeps every layer's activations; 4 is no faster
 
 
 @dataclass(frozen=True)
 class Request:
-    """A text whose label words are to be scored under one of several adapters."""
+    """A text whose label words are to be scored under one of several adapters.
+
+    Attributes:
+        text: with its task's template applied.
+        words: what may follow it.
+        adapter: index among the adapters.
+
+    Example:
+        >>> Request("A good film. Sentiment:", ("negative", "positive"), adapter=0)
+        Request(text='A good film. Sentiment:', words=('negative', 'positive'), adapter=0)
+    """
 
     text: str
     words: tuple[str, ...]
@@ -29,40 +44,61 @@ class Request:
 
 
 @torch.inference_mode()
-def score_rows(
+def run_items(
     backbone: Backbone,
-    tensors: stack.Tensors,
     items: Sequence[tuple[int, Row]],
-    budget: int | None = None,
+    budget: int,
+    run: Callable[[CausalBatch | Seq2SeqBatch], Tensor],
     progress: Progress | None = None,
 ) -> list[list[float]]:
-    """Log-probabilities (nats) of every branch of (adapter index, row) items, in their order.
-
-    The prompts run once for the whole set, a text once for all its label words.
+    """The loop of every test: what `run` gives for each candidate of (adapter id, row) items, in their order.
 
     Args:
-        budget: padded tokens per micro-batch of training; evaluation takes twice as many.
+        budget: padded tokens per micro-batch of training; without gradients twice as many fit.
+        run: log-probabilities (nats) [C] of a micro-batch's candidates.
         progress: called with the real tokens of each finished micro-batch.
     """
-    if not items:
-        return []
-    prompts = stack.prefix(backbone, tensors)
     scores: list[list[float]] = [[] for _ in items]
 
     def attempt(budget: int) -> None:
         left = [i for i, found in enumerate(scores) if not found]
         for group in micro_batches([items[i] for i in left], budget, backbone.packs):
             batch = collate(group, backbone)
-            flat = iter(stack.log_probs(backbone, batch, tensors, prompts).tolist())
+            flat = iter(run(batch).tolist())
             for pack in group:
                 for index, row in zip(pack.indices, pack.rows, strict=True):
-                    scores[left[index]] = [next(flat) for _ in row.branches]
+                    scores[left[index]] = [next(flat) for _ in row.candidates]
             if progress is not None:
                 progress(batch.tokens)
 
-    budget = WITHOUT_GRADIENTS * (budget or token_budget(backbone))
-    within_memory(backbone, attempt, budget, max(row.length for _, row in items))
+    if items:
+        within_memory(backbone, attempt, WITHOUT_GRADIENTS * budget, max(row.length for _, row in items))
     return scores
+
+
+@torch.inference_mode()
+def score_rows(
+    backbone: Backbone,
+    tensors: Tensors,
+    items: Sequence[tuple[int, Row]],
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[list[float]]:
+    """Log-probabilities (nats) of every candidate of (adapter id, row) items, in their order.
+
+    The prompts run once for the whole set, a text once for all its label words.
+
+    Args:
+        budget, progress: see `run_items`; default budget by rule.
+    """
+    if not items:
+        return []
+    prompts = forward.prefix(backbone, tensors)
+
+    def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
+        return forward.log_probs(backbone, batch, tensors, prompts)
+
+    return run_items(backbone, items, budget or token_budget(backbone), run, progress)
 
 
 def score(
@@ -70,28 +106,53 @@ def score(
 ) -> list[list[float]]:
     """Log-probability (nats) of each label word of each request; adapters may differ in shape and task.
 
+    Texts are cut as the adapters' metadata say (`cut`, `max_length`), else as in training by default.
+
+    Args:
+        progress: called with the real tokens of each finished micro-batch.
+
+    Returns:
+        For each request one number per word, in the order of `request.words`.
+
     Raises:
         InputError: an adapter of another backbone, or words that the tokenizer cannot tell apart.
+
+    Example:
+        >>> backbone, adapter = Backbone.from_pretrained("smollm2-135m"), Adapter.load("mine")  # doctest: +SKIP
+        >>> score(backbone, [adapter], [Request("A good film.", ("negative", "positive"), 0)])  # doctest: +SKIP
+        [[-3.1, -0.4]]
     """
     for adapter in adapters:
-        adapter.check_fits(backbone.name, backbone.weights_id if "backbone_id" in adapter.metadata else "", backbone.d)
+        backbone.check_adapter(adapter)
     rows: list[Row | None] = [None] * len(requests)
     by_kind: dict[tuple[int, tuple[str, ...]], list[int]] = {}
     for index, request in enumerate(requests):
         by_kind.setdefault((request.adapter, request.words), []).append(index)
     for (which, words), members in by_kind.items():
-        encoded = encode(backbone, [requests[i].text for i in members], words, None, adapters[which].config)
+        adapter, texts = adapters[which], [requests[i].text for i in members]
+        encoded = encode(backbone.tokens, texts, words, None, adapter.config, **reading_of(adapter))
         for index, made in zip(members, encoded, strict=True):
             rows[index] = made
     results: list[list[float]] = [[] for _ in requests]
-    for shape in {tuple(a.prompt.shape + a.a.shape) for a in adapters}:
-        same = [i for i, a in enumerate(adapters) if tuple(a.prompt.shape + a.a.shape) == shape]
-        tensors = stack.Tensors.of([adapters[i] for i in same], backbone.device)
+    shapes = [(len(adapter.prompt), *adapter.a.shape) for adapter in adapters]
+    for shape in dict.fromkeys(shapes):
+        same = [i for i, other in enumerate(shapes) if other == shape]
+        tensors = Tensors.of([adapters[i] for i in same], backbone.device)
         members = [i for i, request in enumerate(requests) if request.adapter in same]
         items = [(same.index(requests[i].adapter), row) for i in members if (row := rows[i]) is not None]
         for index, scored in zip(members, score_rows(backbone, tensors, items, progress=progress), strict=True):
             results[index] = scored
     return results
+
+
+def reading_of(adapter: Adapter) -> dict[str, Any]:
+    """How an adapter's texts are cut, from its metadata, as arguments of `dept.batches.tokenise`."""
+    about = adapter.metadata
+    return {
+        "cut": about.get("cut"),
+        "max_length": about.get("max_length"),
+        "continues": bool(about.get(CONTINUES, False)),
+    }
 
 
 def summarise(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
@@ -103,7 +164,7 @@ def summarise(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[st
     """
     by_words: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
-        by_words.setdefault(len(row.branches), []).append(index)
+        by_words.setdefault(len(row.candidates), []).append(index)
     found: dict[str, float] = {}
     parts = []
     for words, members in by_words.items():
@@ -130,7 +191,7 @@ def _words(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, 
 
 
 def _answers(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
-    each = [-line[0] / len(row.branches[0]) for line, row in zip(scores, rows, strict=True)]
+    each = [-line[0] / len(row.candidates[0]) for line, row in zip(scores, rows, strict=True)]
     loss = sum(each) / len(each)
     likelihood = 100 * math.exp(-loss) if math.isfinite(loss) else 0.0
     return {"likelihood": likelihood, "score": likelihood, "loss": loss}

@@ -1,49 +1,17 @@
-"""Many adapters as one: the only place where E + scale * A @ B and [P; text] are formed.
-
-A stack holds P [N, m, d], A [N, s, r], B [N, r, d]; each row of a batch names its adapter. Paper: section 2.3.
-"""
+"""Many adapters in one forward pass: each row of a batch names its adapter. Paper: section 2.3."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from dept.adapters.optimizer import AdamW
-from dept.batches.batching import IGNORE, CausalBatch, Seq2SeqBatch, first_row
-from infra.errors import InputError
-
-if TYPE_CHECKING:
-    from dept.adapters.adapter import Adapter
-    from dept.backbones.backbone import Backbone
-
-NAMES = ("prompt", "a", "b")
-
-
-@dataclass
-class Tensors:
-    """The adapters of a stack: prompt [N, m, d], a [N, s, r], b [N, r, d], scale [N]."""
-
-    prompt: Tensor
-    a: Tensor
-    b: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of(cls, adapters: Sequence[Adapter], device: torch.device) -> Tensors:
-        """Stack adapters of equal shape.
-
-        Raises:
-            InputError: adapters of different (m, r, s).
-        """
-        if len({tuple(getattr(x, n).shape for n in NAMES) for x in adapters}) > 1:
-            raise InputError("stack: adapters of different (m, r, s) do not fit in one stack")
-        prompt, a, b = (torch.stack([getattr(x, name) for x in adapters]).to(device) for name in NAMES)
-        return cls(prompt, a, b, torch.tensor([x.scale for x in adapters], device=device))
+from dept.adapters.stack import Tensors, shift
+from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderDecoderBackbone
+from dept.backbones.causal import see_prompt
+from dept.batches.collate import CausalBatch, Seq2SeqBatch
 
 
 @dataclass
@@ -54,9 +22,9 @@ class Prefix:
     values: list[Tensor]
     hidden: Tensor
 
-    def cache(self, backbone: Backbone, slot: Tensor) -> Any:
-        """A cache that holds each row's own prompt; `slot` [R] names it."""
-        keys, values = ([t.index_select(0, slot) for t in part] for part in (self.keys, self.values))
+    def cache(self, backbone: CausalBackbone, adapter_id: Tensor) -> Any:
+        """A cache that holds each row's own prompt; `adapter_id` [R] names it."""
+        keys, values = ([t.index_select(0, adapter_id) for t in part] for part in (self.keys, self.values))
         return backbone.cache_of(keys, values)
 
     def leaves(self) -> Prefix:
@@ -77,218 +45,46 @@ class Prefix:
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
 
 
-def shift(embeddings: Tensor, rows: Tensor, slot: Tensor, tensors: Tensors) -> Tensor:
-    """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]."""
-    n, s, r = tensors.a.shape
-    if not r:
-        return embeddings
-    # An embedding lookup, since its backward is the same bits every time; plain indexing's is not on CUDA.
-    picked = functional.embedding(slot[:, None] * s + rows, tensors.a.reshape(n * s, r))
-    delta = torch.bmm(picked * tensors.scale[slot][:, None, None], tensors.b.index_select(0, slot))
-    return embeddings + delta.to(embeddings.dtype)
-
-
 def prefix(backbone: Backbone, tensors: Tensors) -> Prefix | None:
     """Run the prompts of all adapters once. None for encoder-decoder backbones, whose encoder sees both ways."""
-    if backbone.family != "causal":
-        return None
-    return Prefix(*backbone.run_prefix(tensors.prompt.to(backbone.dtype)))
+    found = backbone.run_prefix(tensors.prompt.to(backbone.dtype))
+    return None if found is None else Prefix(*found)
 
 
 def log_probs(
     backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors, prompts: Prefix | None
 ) -> Tensor:
-    """Log-probability of every branch of a batch: float32 [C], summed over the branch's tokens.
+    """Log-probability of every candidate of a batch: float32 [C], summed over the candidate's tokens.
 
     Args:
         prompts: what `prefix` gave for these tensors.
     """
-    embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.slot, tensors)
+    embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
     if isinstance(batch, Seq2SeqBatch):
-        return _sum_target_log_probs(_seq2seq_logits(backbone, batch, embeddings, tensors), batch.targets)
+        assert isinstance(backbone, EncoderDecoderBackbone)
+        prompt = tensors.prompt.index_select(0, batch.adapter_id)
+        return decoded(backbone, batch, *backbone.encode_text(embeddings, batch.real, prompt))
+    assert isinstance(backbone, CausalBackbone)
     assert prompts is not None
-    hidden = _run_text(backbone, embeddings, batch.rows, batch.allowed, batch.slot, tensors.prompt.shape[1], prompts)
+    m, cache = tensors.prompt.shape[1], prompts.cache(backbone, batch.adapter_id)
+    hidden = backbone.run_text(embeddings, m + batch.rows, see_prompt(batch.allowed, m), cache)
+    return picked(backbone, batch, hidden)
+
+
+def picked(backbone: CausalBackbone, batch: CausalBatch, hidden: Tensor) -> Tensor:
+    """Log-probability of every candidate, float32 [C], from last hidden states [R, T, d]."""
     logits = backbone.head(hidden.flatten(0, 1).index_select(0, batch.query)).float()
-    picked = logits[batch.pick_query, batch.pick_token] - logits.logsumexp(-1)[batch.pick_query]
-    return picked.new_zeros(len(batch.branch_row)).index_add(0, batch.pick_branch, picked)
+    found = logits[batch.pick_query, batch.pick_token] - logits.logsumexp(-1)[batch.pick_query]
+    return found.new_zeros(len(batch.candidate_row)).index_add(0, batch.pick_candidate, found)
 
 
-def _run_text(
-    backbone: Backbone, embeddings: Tensor, rows: Tensor, allowed: Tensor, slot: Tensor, m: int, prompts: Prefix
-) -> Tensor:
-    return backbone.run_text(embeddings, m + rows, see_prompt(allowed, m), prompts.cache(backbone, slot))
-
-
-def see_prompt(allowed: Tensor, m: int) -> Tensor:
-    """Attention mask [R, 1, T, m + T]: text tokens see all m prompt tokens and `allowed` [R, T, T] of the text."""
-    return torch.cat([allowed.new_ones(*allowed.shape[:2], m), allowed], dim=2)[:, None]
-
-
-def _seq2seq_logits(backbone: Backbone, batch: Seq2SeqBatch, embeddings: Tensor, tensors: Tensors) -> Tensor:
-    encoded, mask = encode_text(backbone, batch, embeddings, tensors)
-    inputs = backbone.decoder_inputs(batch.targets)
-    return backbone.run_decoder(
-        encoded.index_select(0, batch.branch_row), mask.index_select(0, batch.branch_row), inputs
-    )
-
-
-def encode_text(backbone: Backbone, batch: Seq2SeqBatch, embeddings: Tensor, tensors: Tensors) -> tuple[Tensor, Tensor]:
-    """Encoder states [R, m + T, d] of [P; text] and their mask [R, m + T]."""
-    prompts = tensors.prompt.index_select(0, batch.slot).to(embeddings.dtype)
-    mask = torch.cat([batch.real.new_ones(len(batch.real), prompts.shape[1]), batch.real], dim=1)
-    return backbone.run_encoder(torch.cat([prompts, embeddings], dim=1), mask), mask
-
-
-def _sum_target_log_probs(logits: Tensor, targets: Tensor) -> Tensor:
-    counted = targets != IGNORE
-    logits = logits.float()
-    picked = logits.gather(-1, targets.masked_fill(~counted, 0)[..., None])[..., 0] - logits.logsumexp(-1)
-    return (picked * counted).sum(-1)
-
-
-def forward_one(
-    backbone: Backbone, adapter: Adapter, ids: Tensor, real: Tensor, labels: Tensor | None, all_positions: bool
-) -> tuple[Tensor | None, Tensor]:
-    """One adapter, one padded or unpadded batch: the authors' loss (mean over label tokens) and logits.
-
-    Args:
-        ids: [R, T]; padding may lie on either side, `real` [R, T] marks what is text.
-        labels: causal [R, T] aligned with ids, encoder-decoder [R, L]; -100 is not counted.
-        all_positions: causal: logits of the prompt and every text position, [R, m+T, V]; else of the label positions
-            alone, [labels, V].
-
-    Raises:
-        InputError: a text longer than the adapter's s, an empty text, or labels missing for an encoder-decoder.
-    """
-    tensors = Tensors.of([adapter], backbone.device)
-    m, s = tensors.prompt.shape[1], tensors.a.shape[1]
-    lengths = real.sum(1)
-    if lengths.max() > s or lengths.min() < 1:
-        raise InputError(f"backbone: texts of {int(lengths.min())} to {int(lengths.max())} tokens; 1 to s={s} fit")
-    start = real.int().argmax(1, keepdim=True)
-    index = torch.arange(ids.shape[1], device=ids.device)[None] - start
-    slot = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-    if backbone.family != "causal":
-        if labels is None:
-            raise InputError("backbone: an encoder-decoder needs labels [batch, label length]")
-        order = (torch.arange(ids.shape[1], device=ids.device)[None] + start) % ids.shape[1]
-        ids, real = ids.gather(1, order), real.gather(1, order)
-        rows = torch.arange(ids.shape[1], device=ids.device).clamp(max=s - 1).expand_as(ids)
-        every = torch.arange(len(ids), device=ids.device)
-        batch = Seq2SeqBatch(ids, real, rows, slot, every, labels)
-        logits = _seq2seq_logits(backbone, batch, shift(backbone.embed(ids), rows, slot, tensors), tensors)
-        return functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE), logits
-    offset = torch.stack([torch.as_tensor(first_row(int(n), s, adapter.layout)) for n in lengths]).to(ids.device)
-    rows = (index + offset[:, None]).clamp(0, s - 1)
-    prompts = prefix(backbone, tensors)
-    assert prompts is not None
-    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
-    hidden = _run_text(
-        backbone, shift(backbone.embed(ids), rows, slot, tensors), rows, causal & real[:, None, :], slot, m, prompts
-    )
-    hidden = torch.cat([prompts.hidden.expand(len(ids), -1, -1), hidden], dim=1)
-    if labels is None:
-        return None, backbone.head(hidden)
-    following = functional.pad(labels, (m - 1, 1), value=IGNORE) if m else labels
-    counted = following != IGNORE
-    picked = backbone.head(hidden[counted]).float()
-    loss = functional.cross_entropy(picked, following[counted])
-    return loss, backbone.head(hidden) if all_positions else picked
-
-
-class Training:
-    """The trainable tensors of a stack, their optimizer state and best copies, one slot per trial."""
-
-    def __init__(self, like: Adapter, device: torch.device) -> None:
-        empty = {name: getattr(like, name).detach().new_zeros(0, *getattr(like, name).shape) for name in NAMES}
-        self.keys: list[str] = []
-        self.parameters = {name: value.to(device).requires_grad_() for name, value in empty.items()}
-        self.kept = {name: value.to(device) for name, value in empty.items()}
-        self.scale = torch.zeros(0, device=device)
-        self.optimizer = AdamW(self.parameters)
-
-    @property
-    def tensors(self) -> Tensors:
-        """What a forward pass needs."""
-        return Tensors(**self.parameters, scale=self.scale)
-
-    def gradients(self) -> dict[str, Tensor]:
-        """Name -> [N, ...]; zeros where nothing flowed."""
-        return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.parameters.items()}
-
-    def join(self, starts: dict[str, Adapter]) -> None:
-        """Give each new trial a slot at the end of the stack."""
-        if not starts:
-            return
-        fresh = Tensors.of(list(starts.values()), self.scale.device)
-        zeros = {name: torch.zeros_like(getattr(fresh, name)) for name in NAMES}
-        new = {name: getattr(fresh, name).detach() for name in NAMES}
-        state = {"parameters": new, "kept": new, "first": zeros, "second": zeros}
-        self.load(
-            {part: {n: torch.cat([old[n], state[part][n]]) for n in NAMES} for part, old in self.dump().items()},
-            torch.cat([self.scale, fresh.scale]),
-            functional.pad(self.optimizer.steps, (0, len(starts))),
-            [*self.keys, *starts],
-        )
-
-    def leave(self, key: str) -> None:
-        """Take a trial's slot away; the others move up."""
-        stay = torch.tensor(
-            [i for i, k in enumerate(self.keys) if k != key], dtype=torch.long, device=self.scale.device
-        )
-        self.load(
-            {part: {n: t[stay] for n, t in old.items()} for part, old in self.dump().items()},
-            self.scale[stay],
-            self.optimizer.steps[stay],
-            [k for k in self.keys if k != key],
-        )
-
-    def keep(self, key: str) -> None:
-        """Remember a trial's tensors of now as its best."""
-        slot = self.keys.index(key)
-        for name in NAMES:
-            self.kept[name][slot] = self.parameters[name].detach()[slot]
-
-    def best(self, key: str, start: Adapter) -> Adapter:
-        """The kept adapter of a trial."""
-        slot = self.keys.index(key)
-        prompt, a, b = (self.kept[name][slot].cpu() for name in NAMES)
-        adapter = type(start)(prompt, a, b, alpha=start.alpha, layout=start.layout)
-        adapter.metadata = dict(start.metadata)
-        return adapter
-
-    def update(
-        self, lr_prompt: list[float], lr_low_rank: list[float], weight_decay: list[float], clip: list[float]
-    ) -> Tensor:
-        """One optimizer step with each trial's own rates; returns gradient norms [N] and clears the gradients."""
-        low, high = self.scale.new_tensor(lr_low_rank), self.scale.new_tensor(lr_prompt)
-        norms = self.optimizer.step(
-            self.parameters,
-            self.gradients(),
-            {"prompt": high, "a": low, "b": low},
-            self.scale.new_tensor(weight_decay),
-            self.scale.new_tensor(clip),
-        )
-        self.clear_gradients()
-        return norms
-
-    def clear_gradients(self) -> None:
-        """Forget what has been added up."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-
-    def dump(self) -> dict[str, dict[str, Tensor]]:
-        """Every per-trial tensor: part -> name -> [N, ...]."""
-        return {
-            "parameters": {n: p.detach() for n, p in self.parameters.items()},
-            "kept": self.kept,
-            "first": self.optimizer.first,
-            "second": self.optimizer.second,
-        }
-
-    def load(self, state: dict[str, dict[str, Tensor]], scale: Tensor, steps: Tensor, keys: list[str]) -> None:
-        """Set what `dump` gave, with scale [N] and update counts [N]."""
-        self.parameters = {n: t.clone().requires_grad_() for n, t in state["parameters"].items()}
-        self.kept = {n: t.clone() for n, t in state["kept"].items()}
-        self.optimizer.first, self.optimizer.second = dict(state["first"]), dict(state["second"])
-        self.optimizer.steps, self.scale, self.keys = steps, scale, keys
+def decoded(backbone: EncoderDecoderBackbone, batch: Seq2SeqBatch, encoded: Tensor, mask: Tensor) -> Tensor:
+    """Log-probability of every candidate, float32 [C], from encoder states [R, m + T, d] and their mask."""
+    logits = backbone.run_decoder(
+        encoded.index_select(0, batch.candidate_row),
+        mask.index_select(0, batch.candidate_row),
+        backbone.decoder_inputs(batch.targets),
+    ).float()
+    counted = batch.targets != IGNORE
+    found = logits.gather(-1, batch.targets.masked_fill(~counted, 0)[..., None])[..., 0] - logits.logsumexp(-1)
+    return (found * counted).sum(-1)

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from dept.adapters.adapter import Adapter
-from dept.backbones.backbone import Backbone
-from dept.batches.batching import CausalBatch, Row, Seq2SeqBatch, collate, first_row, micro_batches
-from dept.engine import forward as stack
-from dept.engine.evaluate import Progress
+from dept.adapters.stack import Tensors, shift
+from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
+from dept.backbones.causal import see_prompt
+from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
+from dept.batches.pack import micro_batches
+from dept.batches.tokenise import ANSWER_TOKENS, Row, encode_open
+from dept.engine import forward
+from dept.engine.evaluate import Progress, reading_of
 from dept.engine.memory import token_budget
-from infra.errors import InputError
 
-ANSWER_TOKENS = 32  # room for a free answer, in training and generation alike
+__all__ = ["ANSWER_TOKENS", "Prompted", "generate", "generate_ids"]
 
 
 @dataclass(frozen=True)
@@ -31,102 +34,111 @@ def generate(
     backbone: Backbone,
     adapters: Sequence[Adapter],
     requests: Sequence[Prompted],
-    max_new_tokens: int = 16,
+    max_new_tokens: int = ANSWER_TOKENS,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Continue each text greedily until the end-of-sequence token or `max_new_tokens`.
+    """Continue each text greedily until an end-of-sequence token or `max_new_tokens`.
 
     New tokens of a causal backbone take the rows of A that follow the text, as label words do in training, so text and
-    new tokens together must fit s; a longer text is cut as `dept.batches.batching.encode` cuts it.
+    new tokens together must fit s; a longer text is cut as in training.
+
+    Args:
+        max_new_tokens: as many as answers had room for in training, else texts lie on other rows of A than there.
+        progress: called with the real tokens of each finished micro-batch.
 
     Raises:
         InputError: adapters of different shapes or another backbone, or an s with no room for text.
+
+    Example:
+        >>> backbone, adapter = Backbone.from_pretrained("smollm2-135m"), Adapter.load("mine")  # doctest: +SKIP
+        >>> generate(backbone, [adapter], [Prompted("A headline for: it rained.", 0)])  # doctest: +SKIP
+        [' Rain again']
     """
     if not requests:
         return []
-    causal = backbone.family == "causal"
-    s = adapters[0].config.s
-    room = s - max_new_tokens if causal else s
-    if room < 1:
-        raise InputError(f"generate: s={s} leaves no room for text beside {max_new_tokens} new tokens")
-    for adapter in adapters:
-        adapter.check_fits(backbone.name, backbone.weights_id if "backbone_id" in adapter.metadata else "", backbone.d)
-    items = []
-    for request, ids in zip(requests, backbone.encode_texts([r.text for r in requests]), strict=True):
-        if len(ids) > room:
-            ids = ids[-room:] if causal else [*ids[: room - 1], ids[-1]]
-        first = first_row(len(ids) + max_new_tokens, s, adapters[request.adapter].layout) if causal else 0
-        items.append((request.adapter, Row(tuple(ids), ((backbone.end_id,),), -1, first)))
-    written = generate_ids(backbone, stack.Tensors.of(adapters, backbone.device), items, max_new_tokens, None, progress)
+    items: list[tuple[int, Row] | None] = [None] * len(requests)
+    for which, adapter in enumerate(adapters):
+        backbone.check_adapter(adapter)
+        members = [i for i, request in enumerate(requests) if request.adapter == which]
+        texts = [requests[i].text for i in members]
+        made = encode_open(backbone.tokens, texts, adapter.config, max_new_tokens, **reading_of(adapter))
+        for index, row in zip(members, made, strict=True):
+            items[index] = which, row
+    tensors = Tensors.of(adapters, backbone.device)
+    written = generate_ids(backbone, tensors, [item for item in items if item], max_new_tokens, None, progress)
     return [backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
 
 
 @torch.inference_mode()
 def generate_ids(
     backbone: Backbone,
-    tensors: stack.Tensors,
+    tensors: Tensors,
     items: Sequence[tuple[int, Row]],
     max_new_tokens: int,
     budget: int | None = None,
     progress: Progress | None = None,
 ) -> list[list[int]]:
-    """New token ids of (adapter index, row) items, in their order, without the end token. See `generate`."""
-    prompts = stack.prefix(backbone, tensors)
+    """New token ids of (adapter id, row) items, in their order, without the end token. See `generate`."""
+    prompts = forward.prefix(backbone, tensors)
     written: list[list[int]] = [[] for _ in items]
     for group in micro_batches(items, budget or token_budget(backbone), packing=False):  # each text will grow
         batch = collate(group, backbone)
-        following = (
-            _seq2seq(backbone, batch, tensors)
-            if isinstance(batch, Seq2SeqBatch)
-            else _causal(backbone, batch, tensors, prompts)
-        )
-        for pack, ids in zip(group, _greedy(following, backbone.end_id, max_new_tokens), strict=True):
+        if isinstance(batch, Seq2SeqBatch):
+            assert isinstance(backbone, EncoderDecoderBackbone)
+            following = _seq2seq(backbone, batch, tensors)
+        else:
+            assert isinstance(backbone, CausalBackbone)
+            following = _causal(backbone, batch, tensors, prompts)
+        for pack, ids in zip(group, _greedy(following, backbone.tokens.end_ids, max_new_tokens), strict=True):
             written[pack.indices[0]] = ids
         if progress is not None:
             progress(batch.tokens)
     return written
 
 
-def _greedy(following: Callable[[Tensor | None], Tensor], end: int, most: int) -> list[list[int]]:
+def _greedy(following: Callable[[Tensor | None], Tensor], ends: Sequence[int], most: int) -> list[list[int]]:
     """`following` takes the last tokens [R] (None at first) and gives the logits [R, vocab] of the next."""
     columns: list[Tensor] = []
     token, ended = None, None
     while len(columns) < most and not (ended is not None and bool(ended.all())):
         token = following(token).argmax(-1)
-        ended = token == end if ended is None else ended | (token == end)
-        columns.append(token.masked_fill(ended, end))
+        now = torch.isin(token, token.new_tensor(ends))
+        ended = now if ended is None else ended | now
+        columns.append(token.masked_fill(ended, ends[0]))
     rows = torch.stack(columns, dim=1).tolist()
-    return [row[: row.index(end)] if end in row else row for row in rows]
+    return [row[: row.index(ends[0])] if ends[0] in row else row for row in rows]
 
 
 def _causal(
-    backbone: Backbone, batch: CausalBatch, tensors: stack.Tensors, prompts: stack.Prefix | None
+    backbone: CausalBackbone, batch: CausalBatch, tensors: Tensors, prompts: forward.Prefix | None
 ) -> Callable[[Tensor | None], Tensor]:
     assert prompts is not None
     m = tensors.prompt.shape[1]
     every = torch.arange(len(batch.ids), device=batch.ids.device)
     last = batch.real.sum(1) - 1
-    cache = prompts.cache(backbone, batch.slot)
+    cache = prompts.cache(backbone, batch.adapter_id)
     held = torch.cat([batch.real.new_ones(len(every), m), batch.real], dim=1)
     row = batch.rows[every, last]
 
     def following(token: Tensor | None) -> Tensor:
         nonlocal held, row
         if token is None:
-            embeddings = stack.shift(backbone.embed(batch.ids), batch.rows, batch.slot, tensors)
-            mask = stack.see_prompt(batch.allowed, m)
+            embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
+            mask = see_prompt(batch.allowed, m)
             return backbone.head(backbone.run_text(embeddings, m + batch.rows, mask, cache)[every, last])
         row = row + 1
         held = torch.cat([held, held.new_ones(len(every), 1)], dim=1)
-        embeddings = stack.shift(backbone.embed(token[:, None]), row[:, None], batch.slot, tensors)
+        embeddings = shift(backbone.embed(token[:, None]), row[:, None], batch.adapter_id, tensors)
         return backbone.head(backbone.run_text(embeddings, m + row[:, None], held[:, None, None], cache)[:, 0])
 
     return following
 
 
-def _seq2seq(backbone: Backbone, batch: Seq2SeqBatch, tensors: stack.Tensors) -> Callable[[Tensor | None], Tensor]:
-    embeddings = stack.shift(backbone.embed(batch.ids), batch.rows, batch.slot, tensors)
-    encoded, mask = stack.encode_text(backbone, batch, embeddings, tensors)
+def _seq2seq(
+    backbone: EncoderDecoderBackbone, batch: Seq2SeqBatch, tensors: Tensors
+) -> Callable[[Tensor | None], Tensor]:
+    embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
+    encoded, mask = backbone.encode_text(embeddings, batch.real, tensors.prompt.index_select(0, batch.adapter_id))
     inputs = backbone.decoder_inputs(batch.targets)[:, :1]  # the start token alone
 
     def following(token: Tensor | None) -> Tensor:

@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row, collate, micro_batches
-from dept.engine import forward as stack
+from dept.batches.collate import collate
+from dept.batches.pack import micro_batches
+from dept.batches.tokenise import Row
+from dept.engine import forward
 from dept.engine.parallel import Local, Parallel
 
 
@@ -24,7 +27,7 @@ class Sums(NamedTuple):
 
 def accumulate(
     backbone: Backbone,
-    tensors: stack.Tensors,
+    tensors: Tensors,
     items: Sequence[tuple[int, Row]],
     label_tokens: Tensor,
     budget: int,
@@ -37,23 +40,23 @@ def accumulate(
     through the prompts' pass once, at the end.
 
     Args:
-        items: (slot, row).
+        items: (adapter_id, row).
         label_tokens: [N] label tokens of each adapter's rows.
         budget: padded tokens per micro-batch.
         parallel: how ranks share the micro-batches.
         on_tokens: called with the real tokens of each micro-batch.
     """
     losses, tokens, padded = torch.zeros(3, len(label_tokens), device=backbone.device)
-    prompts = stack.prefix(backbone, tensors)
+    prompts = forward.prefix(backbone, tensors)
     leaves = prompts.leaves() if prompts is not None else None
     for group, weight in (parallel or Local()).share(micro_batches(items, budget, backbone.packs)):
         batch = collate(group, backbone)
-        owner = batch.slot[batch.branch_row]
-        loss = -weight * stack.log_probs(backbone, batch, tensors, leaves) / label_tokens[owner]
+        owner = batch.adapter_id[batch.candidate_row]
+        loss = -weight * forward.log_probs(backbone, batch, tensors, leaves) / label_tokens[owner]
         loss.sum().backward()  # type: ignore[no-untyped-call]
         losses.index_add_(0, owner, loss.detach())
-        tokens.index_add_(0, batch.slot, weight * batch.real.sum(1))
-        padded.index_add_(0, batch.slot, torch.full_like(batch.slot, batch.ids.shape[1]) * weight)
+        tokens.index_add_(0, batch.adapter_id, weight * batch.real.sum(1))
+        padded.index_add_(0, batch.adapter_id, torch.full_like(batch.adapter_id, batch.ids.shape[1]) * weight)
         if on_tokens is not None:
             on_tokens(batch.tokens)
     if prompts is not None and leaves is not None:

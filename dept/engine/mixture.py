@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row
-from dept.engine import forward as stack
+from dept.batches.tokenise import Row
 from dept.engine.gradients import accumulate
 from dept.engine.memory import token_budget, within_memory
 
@@ -23,13 +23,13 @@ Key = TypeVar("Key", bound=Hashable)
 RATE = 0.3  # of Adam on the logits of the weights: a few steps move a weight from 1/n to near 0 or 1
 
 
-def mixed(sources: stack.Tensors, weights: Tensor) -> stack.Tensors:
+def mixed(sources: Tensors, weights: Tensor) -> Tensors:
     """Mixtures of n sources P [n, m, d], A [n, s, r], B [n, r, d] by weights [C, n]: C adapters of rank n * r."""
     n, s, r = sources.a.shape
     prompt = torch.einsum("cn,nmd->cmd", weights, sources.prompt)
     a = torch.einsum("cn,nsr->csnr", weights, sources.a).reshape(len(weights), s, n * r)
     b = sources.b.reshape(1, n * r, -1).expand(len(weights), -1, -1)
-    return stack.Tensors(prompt, a, b, sources.scale[:1].expand(len(weights)))
+    return Tensors(prompt, a, b, sources.scale[:1].expand(len(weights)))
 
 
 def learn_weights(
@@ -43,28 +43,28 @@ def learn_weights(
 
     Args:
         sources: adapters of one shape.
-        rows: the shots of each target, with the right branch alone.
+        rows: the shots of each target, with the right candidate alone.
         on_tokens: called with the real tokens of each micro-batch.
 
     Returns:
         For each target one weight per source, not negative, of sum 1.
     """
-    fixed = stack.Tensors.of(sources, backbone.device)
-    fixed = stack.Tensors(fixed.prompt.detach(), fixed.a.detach(), fixed.b.detach(), fixed.scale)
+    fixed = Tensors.of(sources, backbone.device)
+    fixed = Tensors(fixed.prompt.detach(), fixed.a.detach(), fixed.b.detach(), fixed.scale)
     logits = torch.zeros(len(rows), len(sources), device=backbone.device, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=RATE)
-    items = [(slot, row) for slot, part in enumerate(rows.values()) for row in part]
+    items = [(adapter_id, row) for adapter_id, part in enumerate(rows.values()) for row in part]
     counted = torch.tensor(
-        [sum(len(row.branches[0]) for row in part) for part in rows.values()], device=backbone.device
+        [sum(len(row.candidates[0]) for row in part) for part in rows.values()], device=backbone.device
     )
     budget = token_budget(backbone)
     for _ in range(steps):
         mixtures = mixed(fixed, logits.softmax(1))
         pair = (mixtures.prompt, mixtures.a)
 
-        def attempt(budget: int, pair: tuple[Tensor, Tensor] = pair, like: stack.Tensors = mixtures) -> list[Tensor]:
+        def attempt(budget: int, pair: tuple[Tensor, Tensor] = pair, like: Tensors = mixtures) -> list[Tensor]:
             leaves = [part.detach().requires_grad_() for part in pair]
-            tensors = stack.Tensors(leaves[0], leaves[1], like.b, like.scale)
+            tensors = Tensors(leaves[0], leaves[1], like.b, like.scale)
             accumulate(backbone, tensors, items, counted, budget, on_tokens=on_tokens)
             return [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves]
 

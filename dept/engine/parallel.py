@@ -7,13 +7,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dept.batches.batching import Pack
+from dept.batches.pack import Pack
 
 
 class Parallel(Protocol):
     """How ranks share a step. The local one does nothing."""
 
     size: int
+    saves: bool  # whether this process writes checkpoints and puts damaged ones aside
 
     def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
         """This rank's micro-batches and their weights; every rank gets equally many."""
@@ -29,6 +30,7 @@ class Local:
     """One process: every micro-batch is ours."""
 
     size = 1
+    saves = True
 
     def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
         """All of them, each with weight 1."""

@@ -8,86 +8,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dept.adapters.adapter import Adapter
 from dept.adapters.optimizer import rate_factor
+from dept.adapters.stack import Training
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row
-from dept.config import TrainConfig
-from dept.engine import checkpoint
-from dept.engine import forward as stack
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions
+from dept.engine.checkpoint import Checkpoint
 from dept.engine.evaluate import score_rows, summarise
 from dept.engine.gradients import Sums, accumulate
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
 from dept.engine.parallel import Local, Parallel
+from dept.engine.state import Result, State, Trial
 from dept.trial import goodness
 
-
-@dataclass(frozen=True)
-class Trial:
-    """One adapter to train: where it starts, on what, and how."""
-
-    key: str
-    start: Adapter
-    config: TrainConfig
-    rows: Sequence[Row]
-    validation: Sequence[Row]
-    seed: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """m, s, r: trials of one shape share a stack."""
-        return (self.start.prompt.shape[0], *self.start.a.shape)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows per step; no row twice in one step."""
-        return min(self.config.batch_size, len(self.rows))
-
-
-@dataclass
-class State:
-    """What a trial has reached. Its tensors lie in the stack."""
-
-    step: int = 0
-    best_step: int = -1
-    best: dict[str, float] = field(default_factory=dict)
-    worse: int = 0
-    loss_curve: list[tuple[int, float]] = field(default_factory=list)
-    validation_curve: list[tuple[int, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    tokens: int = 0
-    padded: int = 0
-    failure: str | None = None
-
-    def stepped(self, loss: float, norm: float, max_loss: float) -> None:
-        """Note a step, with its loss and gradient norm; a step that diverged is a failure."""
-        self.loss_curve.append((self.step, loss))
-        self.step += 1
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.failure = f"loss {loss}, gradient norm {norm} at step {self.step}: not finite. Lower the rates"
-        elif loss > max_loss:
-            self.failure = f"loss {loss:.2f} at step {self.step} is above max_loss={max_loss}"
-
-
-@dataclass
-class Result:
-    """A trained trial: the adapter of the step with the lowest validation loss, or the reason of its failure."""
-
-    key: str
-    adapter: Adapter
-    state: State
-    peak_memory_mib: float
-
-    @property
-    def failure(self) -> str | None:
-        """Why the trial failed, or None."""
-        return self.state.failure
+__all__ = ["Loop", "Result", "State", "Trial", "data_order", "train"]
 
 
 def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
@@ -105,38 +43,51 @@ def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
 def train(
     trials: Sequence[Trial],
     backbone: Backbone,
+    options: EngineOptions | None = None,
     *,
     on_result: Callable[[Result], None] | None = None,
     on_tokens: Callable[[int], None] | None = None,
-    slots: int = 64,
-    budget: int | None = None,
-    checkpoint_folder: Path | None = None,
-    checkpoint_seconds: float = 30.0,
+    on_restored: Callable[[str, State], None] | None = None,
     parallel: Parallel | None = None,
 ) -> dict[str, Result]:
     """Train every trial; those of one (m, s, r) in one stack, other shapes one stack after the other.
 
     Args:
+        options: adapters at once, token budget, checkpoints; a killed call goes on from its checkpoint, each trial
+            by its own key.
         on_result: called once per trial as soon as it has left the stack.
         on_tokens: called with the real training and validation tokens of each micro-batch.
-        slots: trials in a stack at the same time.
-        budget: padded tokens per micro-batch; found by itself where none is given.
-        checkpoint_folder: where a stack saves itself; a killed call with the same trials goes on from there.
-        checkpoint_seconds: time between saves.
+        on_restored: called once for each trial that goes on from a checkpoint, with its key and what it had reached.
+        parallel: how ranks share a step; default one process alone.
+
+    Returns:
+        key -> result. A trial that diverged has `result.failure`; it never stops the others.
+
+    Raises:
+        InputError: an adapter that does not fit its backbone.
+        OSError: a checkpoint cannot be written.
+
+    Example:
+        >>> from dept import AdapterConfig, Backbone, Trial, TrainConfig, train
+        >>> from dept.adapters.initialise import from_text
+        >>> from dept.batches.tokenise import encode
+        >>> backbone, config = Backbone.from_pretrained("smollm2-135m"), AdapterConfig(m=10, r=4, s=64)
+        >>> rows = encode(backbone.tokens, ["A good film.", "Awful."], ("negative", "positive"), [1, 0], config)
+        >>> start = from_text(backbone, config, "Is this text negative or positive?", seed=0)
+        >>> result = train([Trial("mine", start, TrainConfig(steps=5), rows, rows)], backbone)["mine"]
+        >>> result.adapter.save("mine")  # doctest: +SKIP
     """
+    options = options or EngineOptions()
     results: dict[str, Result] = {}
     for shape in dict.fromkeys(trial.shape for trial in trials):
         group = [trial for trial in trials if trial.shape == shape]
-        folder = checkpoint_folder / "-".join(map(str, shape)) if checkpoint_folder else None
         loop = Loop(
             group,
             backbone,
+            options,
             on_result=on_result,
             on_tokens=on_tokens,
-            slots=slots,
-            budget=budget,
-            folder=folder,
-            checkpoint_seconds=checkpoint_seconds,
+            on_restored=on_restored,
             parallel=parallel,
         )
         results |= loop.run()
@@ -150,23 +101,25 @@ class Loop:
         self,
         trials: Sequence[Trial],
         backbone: Backbone,
+        options: EngineOptions | None = None,
         *,
         on_result: Callable[[Result], None] | None = None,
         on_tokens: Callable[[int], None] | None = None,
-        slots: int = 64,
-        budget: int | None = None,
-        folder: Path | None = None,
-        checkpoint_seconds: float = 30.0,
+        on_restored: Callable[[str, State], None] | None = None,
         parallel: Parallel | None = None,
     ) -> None:
-        self.backbone, self.on_result, self.on_tokens = backbone, on_result, on_tokens
-        self.slots, self.parallel = slots, parallel or Local()
-        self.budget = budget or token_budget(backbone)
-        self.folder, self.checkpoint_seconds = folder, checkpoint_seconds
+        self.backbone, self.options = backbone, options or EngineOptions()
+        self.on_result, self.on_tokens, self.on_restored = on_result, on_tokens, on_restored
+        self.parallel = parallel or Local()
+        self.budget = self.options.token_budget or token_budget(backbone)
         self.trials = {trial.key: trial for trial in trials}
         self.states = {key: State() for key in self.trials}
-        self.stack = stack.Training(trials[0].start, backbone.device)
+        self.stack = Training(trials[0].start, backbone.device)
         self.results: dict[str, Result] = {}
+        known: dict[int, str] = {}
+        folder = self.options.checkpoint_folder
+        identities = {trial.key: trial.identity(known) for trial in trials} if folder else {}
+        self.checkpoint = Checkpoint(folder, identities)
         self.saved = time.monotonic()
 
     def run(self) -> dict[str, Result]:
@@ -174,21 +127,25 @@ class Loop:
         self._restore()
         waiting = [key for key in self.trials if key not in self.stack.keys]
         while waiting or self.stack.keys:
-            free = self.slots - len(self.stack.keys)
+            free = max(0, self.options.adapters_at_once - len(self.stack.keys))
             joining, waiting = waiting[:free], waiting[free:]
             self.stack.join({key: self.trials[key].start for key in joining})
             self._validate()
             # A place that became free is taken before the next step, so a resumed run meets the same stack.
-            if self.stack.keys and not (waiting and len(self.stack.keys) < self.slots):
+            if self.stack.keys and not (waiting and len(self.stack.keys) < self.options.adapters_at_once):
                 self.step()
                 self._save()
-        checkpoint.clear(self.folder)
+        if self.parallel.saves:
+            self.checkpoint.clear()
         return self.results
 
     def _validate(self) -> None:
-        due = [key for key in self.stack.keys if self._is_due(key)]
+        due = [key for key in self.stack.keys if self.states[key].is_due(self.trials[key].config)]
         items = [
-            (slot, row) for slot, key in enumerate(self.stack.keys) if key in due for row in self.trials[key].validation
+            (adapter_id, row)
+            for adapter_id, key in enumerate(self.stack.keys)
+            if key in due
+            for row in self.trials[key].validation
         ]
         started = time.monotonic()
         scores = score_rows(self.backbone, self.stack.tensors, items, self.budget, self.on_tokens)
@@ -198,27 +155,15 @@ class Loop:
             trial, state = self.trials[key], self.states[key]
             mine, scores = scores[: len(trial.validation)], scores[len(trial.validation) :]
             state.seconds += seconds
-            if trial.validation:
-                found = summarise(mine, trial.validation)
-                state.validation_curve.append((state.step, found["score"]))
-                better = goodness(found) > goodness(state.best) if state.best else True
-            else:
-                found, better = {}, True  # nothing to choose by: the last step is kept
+            # Without validation rows there is nothing to choose by: the last step is kept.
+            found = summarise(mine, trial.validation) if trial.validation else {}
+            better = not found or not state.best or goodness(found) > goodness(state.best)
+            state.validated(found, better)
             if better:
-                state.best, state.best_step, state.worse = found, state.step, 0
                 self.stack.keep(key)
-            else:
-                state.worse += 1
         for key in list(self.stack.keys):
-            trial, state = self.trials[key], self.states[key]
-            if state.failure or state.step >= trial.config.steps or state.worse > trial.config.patience:
+            if self.states[key].is_done(self.trials[key].config):
                 self._leave(key)
-
-    def _is_due(self, key: str) -> bool:
-        trial, state = self.trials[key], self.states[key]
-        seen = bool(state.validation_curve) and state.validation_curve[-1][0] == state.step
-        reached = state.step % trial.config.eval_every == 0 or state.step >= trial.config.steps
-        return reached and not seen and state.failure is None
 
     def _leave(self, key: str) -> None:
         trial = self.trials[key]
@@ -234,22 +179,22 @@ class Loop:
         started = time.monotonic()
         keys = list(self.stack.keys)
         items, counted = [], []
-        for slot, key in enumerate(keys):
+        for adapter_id, key in enumerate(keys):
             trial = self.trials[key]
             chosen = data_order(len(trial.rows), trial.batch_size, self.states[key].step, trial.seed)
             rows = [trial.rows[i].only_gold() for i in chosen]
-            items += [(slot, row) for row in rows]
-            counted.append(sum(len(row.branches[0]) for row in rows))
+            items += [(adapter_id, row) for row in rows]
+            counted.append(sum(len(row.candidates[0]) for row in rows))
         label_tokens = torch.tensor(counted, device=self.backbone.device)
         sums = self._backward(items, label_tokens)
         losses, tokens, padded = (found.tolist() for found in sums)
         self._update(keys, losses)
         seconds = time.monotonic() - started
-        for slot, key in enumerate(keys):
+        for adapter_id, key in enumerate(keys):
             state = self.states[key]
-            state.seconds += seconds * tokens[slot] / sum(tokens)
-            state.tokens += round(tokens[slot])
-            state.padded += round(padded[slot])
+            state.seconds += seconds * tokens[adapter_id] / sum(tokens)
+            state.tokens += round(tokens[adapter_id])
+            state.padded += round(padded[adapter_id])
 
     def _backward(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
         """Gradients within the memory there is: where it runs out, with half the token budget from then on."""
@@ -277,11 +222,12 @@ class Loop:
             self.states[key].stepped(loss, norm, config.max_loss)
 
     def _save(self) -> None:
-        if self.folder is not None and time.monotonic() - self.saved >= self.checkpoint_seconds:
-            checkpoint.save(self.folder, self.stack, {key: self.states[key] for key in self.stack.keys})
+        if self.parallel.saves and time.monotonic() - self.saved >= self.options.checkpoint_seconds:
+            self.checkpoint.save(self.stack, self.states)
             self.saved = time.monotonic()
 
     def _restore(self) -> None:
-        if self.folder is not None:
-            for key, state in checkpoint.restore(self.folder, self.stack, set(self.trials)).items():
-                self.states[key] = State(**state)
+        for key, state in self.checkpoint.restore(self.stack, self.parallel.saves).items():
+            self.states[key] = state
+            if self.on_restored is not None:
+                self.on_restored(key, state)

@@ -155,10 +155,10 @@ def _words(texts: Sequence[str]) -> list[int]:
 
 
 def _counter(backbone: str) -> Callable[[Sequence[str]], list[int]]:
-    from dept.backbones.loading import load_tokenizer, resolve
+    from dept.backbones.describe import describe
 
-    tokenizer = load_tokenizer(resolve(backbone))
-    return lambda texts: [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+    tokens = describe(backbone).tokens
+    return lambda texts: [len(ids) for ids in tokens.encode_texts(texts)]
 
 
 def _ends(task: Task) -> str:

@@ -118,21 +118,21 @@ class _Backbone:
         if spec.method == "full":
             return sum(int(parameter.numel()) for parameter in self._bare.parameters())
         from dept.baselines.lora import targets
-        from dept.baselines.train import train_rival
+        from dept.baselines.train import train_baseline
 
-        rank = int(inspect.signature(train_rival).parameters["rank"].default)
+        rank = int(inspect.signature(train_baseline).parameters["rank"].default)
         names = set(targets(self._bare))
         modules = [m for name, m in self._bare.named_modules() if name.rpartition(".")[2] in names]
         return sum(rank * int(sum(module.weight.shape)) for module in modules)
 
     def speed(self) -> float | None:
-        """Tokens a second in training, at the token budget that is measured once per machine."""
+        """Tokens a second in training, at the token budget of this machine."""
         if self.loaded is None:
             return None
-        from dept.engine.memory import seconds_of, token_budget
+        from dept.engine.memory import token_budget
+        from dept.engine.tune import speed
 
-        budget = token_budget(self.loaded)
-        return budget / seconds_of(self.loaded, budget)
+        return speed(self.loaded, token_budget(self.loaded))
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
@@ -146,7 +146,7 @@ def local_folder(name: str) -> str | None:
         InputError: a path that is no folder of a backbone.
     """
     from dept.backbones import wheel as embedded
-    from dept.backbones.loading import resolve
+    from dept.backbones.files import resolve
 
     if name in embedded.WHEELS:
         try:

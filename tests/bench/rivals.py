@@ -10,7 +10,7 @@ from torch.nn import functional
 
 def padded(rows, device, side="right", length=None):
     """Token ids, mask and labels of rows with their label word behind the text: [R, length] each."""
-    whole = [(row.source + row.branches[0], len(row.source)) for row in rows]
+    whole = [(row.source + row.candidates[0], len(row.source)) for row in rows]
     width = length or max(len(ids) for ids, _ in whole)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)

@@ -10,9 +10,10 @@ import torch
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.backbone import Backbone
-from dept.backbones.loading import load_model, resolve
-from dept.batches.batching import Row, encode
-from dept.config import AdapterConfig, TrainConfig
+from dept.backbones.files import resolve
+from dept.backbones.loading import load_model
+from dept.batches.tokenise import Row, encode
+from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.train import Loop, Trial
 from tasks.catalogue import get_task
 from tasks.load import load_splits
@@ -63,6 +64,6 @@ def loop(model, config, rows_of_trials, budget=None):
     trials = [
         Trial(str(i), adapter(model, config, i), training, rows, (), seed=i) for i, rows in enumerate(rows_of_trials)
     ]
-    made = Loop(trials, model, slots=len(trials), budget=budget)
+    made = Loop(trials, model, EngineOptions(adapters_at_once=len(trials), token_budget=budget))
     made.stack.join({trial.key: trial.start for trial in trials})
     return made

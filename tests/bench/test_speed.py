@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dept.engine import forward as stack
+from dept.adapters.stack import Tensors
+from dept.engine import forward
 from dept.engine.evaluate import score_rows
 from tests.bench import rivals, setting
 
@@ -179,7 +180,7 @@ def test_mixed_evaluation(backbone, plain, peft, m):
     """The 256 rows come in turn, one of each task after the other; PEFT has them sorted into batches per task."""
     config = setting.SMALL if m == 10 else setting.PAPER
     rows = [setting.review_rows(backbone, config, 8, skip=8 * i) for i in range(32)]
-    tensors = stack.Tensors.of([setting.adapter(backbone, config, i) for i in range(32)], backbone.device)
+    tensors = Tensors.of([setting.adapter(backbone, config, i) for i in range(32)], backbone.device)
     items = [(task, rows[task][turn]) for turn in range(8) for task in range(32)]
     length = round(config.equal_prompt_length(backbone.d))
     theirs = rivals.prompt_tuning(plain, length, "0")
@@ -212,7 +213,7 @@ def test_growth(backbone):
     for n in (4, 16, 64):
         tell(f"time per trial, {n} trials in a stack against 1", times[n], times[1], times[n] / times[1], 1, True, "s")
     kept = sum(t.nbytes for part in made.stack.dump().values() for t in part.values())
-    leaves = stack.prefix(backbone, made.stack.tensors).leaves()
+    leaves = forward.prefix(backbone, made.stack.tensors).leaves()
     prefixes = sum(t.nbytes for t in leaves.keys + leaves.values)
     tell(
         "tensors of one more trial: adapter, moments, best copy",

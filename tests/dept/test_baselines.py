@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from dept.adapters.optimizer import rate_factor
 from dept.backbones.backbone import Backbone
-from dept.baselines import train as rivals
+from dept.baselines import train as baselines
 from dept.baselines.plain import plain_copy, release
-from dept.baselines.train import train_rival
-from dept.batches.batching import encode
+from dept.baselines.train import train_baseline
+from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, TrainConfig
 from dept.engine.evaluate import summarise
 from dept.engine.train import data_order
@@ -28,7 +28,7 @@ UNTRAINED = CONFIG.model_copy(update={"steps": 0})
 
 
 def rows_of(backbone, layout="adjacent"):
-    return encode(backbone, TEXTS, WORDS, [1, 0, 0, 2, 0], AdapterConfig(s=24, layout=layout))
+    return encode(backbone.tokens, TEXTS, WORDS, [1, 0, 0, 2, 0], AdapterConfig(s=24, layout=layout))
 
 
 def plain(backbone):
@@ -36,19 +36,19 @@ def plain(backbone):
     return auto.from_pretrained(backbone.folder, dtype=backbone.dtype).eval()
 
 
-def log_prob(model, source, branch):
+def log_prob(model, source, candidate):
     """One text, one label word, no padding: the library's own forward pass."""
-    target = torch.tensor(branch)
+    target = torch.tensor(candidate)
     if model.config.is_encoder_decoder:
         logits = model(input_ids=torch.tensor([source]), labels=target[None]).logits[0]
     else:
-        logits = model(input_ids=torch.tensor([source + branch])).logits[0, len(source) - 1 : -1]
-    return logits.float().log_softmax(-1)[torch.arange(len(branch)), target].sum()
+        logits = model(input_ids=torch.tensor([source + candidate])).logits[0, len(source) - 1 : -1]
+    return logits.float().log_softmax(-1)[torch.arange(len(candidate)), target].sum()
 
 
 @torch.no_grad()
 def scores_by_hand(model, row):
-    return [float(log_prob(model, row.source, branch)) for branch in row.branches]
+    return [float(log_prob(model, row.source, candidate)) for candidate in row.candidates]
 
 
 def by_hand(model, rows, config, seed, trained):
@@ -58,8 +58,8 @@ def by_hand(model, rows, config, seed, trained):
     for step in range(config.steps):
         chosen = [rows[i].only_gold() for i in data_order(len(rows), config.batch_size, step, seed)]
         optimizer.zero_grad()
-        labels = sum(len(row.branches[0]) for row in chosen)
-        loss = -sum(log_prob(model, row.source, row.branches[0]) for row in chosen) / labels
+        labels = sum(len(row.candidates[0]) for row in chosen)
+        loss = -sum(log_prob(model, row.source, row.candidates[0]) for row in chosen) / labels
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         optimizer.param_groups[0]["lr"] = config.lr_prompt * rate_factor(step, config.steps, config.warmup)
@@ -68,8 +68,8 @@ def by_hand(model, rows, config, seed, trained):
     return losses
 
 
-def losses_of(rival):
-    return [loss for _, loss in rival.state.loss_curve]
+def losses_of(baseline):
+    return [loss for _, loss in baseline.state.loss_curve]
 
 
 def bits(backbone):
@@ -89,8 +89,8 @@ def test_untrained_scores_are_those_of_the_plain_model(tiny, method, layout):
     rows = rows_of(tiny, layout)
     model = plain(tiny)
     seen = []
-    with train_rival(method, tiny, rows, rows, UNTRAINED, seed=0) as rival:
-        scores = rival.score(rows, seen.append)
+    with train_baseline(method, tiny, rows, rows, UNTRAINED, seed=0) as baseline:
+        scores = baseline.score(rows, seen.append)
     assert sum(seen) == sum(len(row.source) if tiny.family == "seq2seq" else row.length for row in rows)
     for row, found in zip(rows, scores, strict=True):
         assert found == pytest.approx(scores_by_hand(model, row), abs=1e-4)
@@ -102,7 +102,7 @@ def test_lora_is_what_peft_does(tiny, rank, budget, monkeypatch):
     from peft import LoraConfig, get_peft_model
 
     if budget is not None:
-        monkeypatch.setattr(rivals, "token_budget", lambda _: budget)
+        monkeypatch.setattr(baselines, "token_budget", lambda _: budget)
     where = {"t5": ["q", "v"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}[tiny.config.model_type]
     model = plain(tiny)
     torch.manual_seed(7)
@@ -113,13 +113,13 @@ def test_lora_is_what_peft_does(tiny, rank, budget, monkeypatch):
     wanted = by_hand(model, rows, CONFIG, 7, trained)
     torch.manual_seed(123)
     state = torch.get_rng_state()
-    rival = train_rival("lora", tiny, rows, (), CONFIG, seed=7, rank=rank)
+    baseline = train_baseline("lora", tiny, rows, (), CONFIG, seed=7, rank=rank)
     assert torch.equal(state, torch.get_rng_state())
-    assert rival.trainable == wrapped.get_nb_trainable_parameters()[0]
-    assert losses_of(rival) == pytest.approx(wanted, abs=1e-4)
-    assert losses_of(rival)[-1] != pytest.approx(losses_of(train_rival("lora", tiny, rows, (), CONFIG, 8))[-1])
-    rival = train_rival("lora", tiny, rows, (), CONFIG, seed=7, rank=rank)
-    scores = rival.score(rows)
+    assert baseline.trainable == wrapped.get_nb_trainable_parameters()[0]
+    assert losses_of(baseline) == pytest.approx(wanted, abs=1e-4)
+    assert losses_of(baseline)[-1] != pytest.approx(losses_of(train_baseline("lora", tiny, rows, (), CONFIG, 8))[-1])
+    baseline = train_baseline("lora", tiny, rows, (), CONFIG, seed=7, rank=rank)
+    scores = baseline.score(rows)
     for row, found in zip(rows, scores, strict=True):
         assert found == pytest.approx(scores_by_hand(model, row), abs=2e-3)
     assert_untouched(tiny, before)
@@ -128,19 +128,19 @@ def test_lora_is_what_peft_does(tiny, rank, budget, monkeypatch):
 def test_full_trains_every_weight_and_the_next_trial_starts_afresh(tiny):
     rows, before, model = rows_of(tiny), bits(tiny), plain(tiny)
     config = CONFIG.model_copy(update={"lr_prompt": 1e-3})
-    untouched = train_rival("lora", tiny, rows, rows, config, seed=1)
+    untouched = train_baseline("lora", tiny, rows, rows, config, seed=1)
     untouched_losses, untouched_scores = losses_of(untouched), untouched.score(rows)
     copy = plain_copy(tiny)
     wanted = by_hand(model, rows, config, 1, list(model.parameters()))
-    rival = train_rival("full", tiny, rows, (), config, seed=1)
-    assert losses_of(rival) == pytest.approx(wanted, abs=1e-4)
-    assert rival.trainable == sum(p.numel() for p in model.parameters())
-    first = losses_of(rival), rival.score(rows)
+    baseline = train_baseline("full", tiny, rows, (), config, seed=1)
+    assert losses_of(baseline) == pytest.approx(wanted, abs=1e-4)
+    assert baseline.trainable == sum(p.numel() for p in model.parameters())
+    first = losses_of(baseline), baseline.score(rows)
     for row, found in zip(rows, first[1], strict=True):
         assert found == pytest.approx(scores_by_hand(model, row), abs=1e-3)
-    again = train_rival("full", tiny, rows, (), config, seed=1)
+    again = train_baseline("full", tiny, rows, (), config, seed=1)
     assert (losses_of(again), again.score(rows)) == first
-    lora = train_rival("lora", tiny, rows, rows, config, seed=1)  # after full fine-tuning as before it, bit for bit
+    lora = train_baseline("lora", tiny, rows, rows, config, seed=1)  # after full fine-tuning as before it, bit for bit
     assert (losses_of(lora), lora.score(rows)) == (untouched_losses, untouched_scores)
     lora.close()
     assert plain_copy(tiny) is copy
@@ -155,11 +155,11 @@ def test_the_best_step_of_validation_is_kept(tiny_llama, method):
     held_out = rows[3:4]  # the only row of the third class, which the training rows never show
     config = TrainConfig(steps=40, batch_size=2, lr_prompt=0.05, warmup=0, eval_every=2, patience=3)
     seen = []
-    rival = train_rival(method, tiny_llama, rows[:3], held_out, config, seed=0, on_tokens=seen.append)
-    state = rival.state
+    baseline = train_baseline(method, tiny_llama, rows[:3], held_out, config, seed=0, on_tokens=seen.append)
+    state = baseline.state
     assert state.step == state.best_step + 2 * (config.patience + 1) < config.steps
     assert [step for step, _ in state.validation_curve] == list(range(0, state.step + 1, 2))
-    assert summarise(rival.score(held_out), held_out) == pytest.approx(state.best)
+    assert summarise(baseline.score(held_out), held_out) == pytest.approx(state.best)
     validated = len(state.validation_curve) * sum(row.length for row in held_out)
     assert sum(seen) == state.tokens + validated
     assert state.padded >= state.tokens > 0
@@ -173,21 +173,21 @@ def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
     monkeypatch.setattr("dept.baselines.train.summarise", lambda *_: next(validations))
     rows = rows_of(tiny_llama)
     config = TrainConfig(steps=10, batch_size=2, lr_prompt=1e-3, eval_every=2, patience=9)
-    state = train_rival("lora", tiny_llama, rows, rows, config, seed=0).state
+    state = train_baseline("lora", tiny_llama, rows, rows, config, seed=0).state
     assert (state.best_step, state.best) == (6, {"score": 60.0, "loss": 0.8})
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize(("rate", "bound", "reason"), [(1e38, 50, "not finite"), (0.1, 0.5, "above max_loss")])
-def test_a_diverging_rival_fails_and_the_next_one_does_not(tiny_llama, method, rate, bound, reason):
+def test_a_diverging_baseline_fails_and_the_next_one_does_not(tiny_llama, method, rate, bound, reason):
     rows, before = rows_of(tiny_llama), bits(tiny_llama)
-    calm = losses_of(train_rival(method, tiny_llama, rows, (), CONFIG, seed=2))
+    calm = losses_of(train_baseline(method, tiny_llama, rows, (), CONFIG, seed=2))
     wild = TrainConfig(steps=30, lr_prompt=rate, max_loss=bound, clip=None)
-    rival = train_rival(method, tiny_llama, rows, rows, wild, seed=2)
-    assert reason in rival.state.failure
-    assert rival.state.best_step == 0  # and its scores are those of that step
-    assert summarise(rival.score(rows), rows) == pytest.approx(rival.state.best)
-    assert losses_of(train_rival(method, tiny_llama, rows, (), CONFIG, seed=2)) == calm
+    baseline = train_baseline(method, tiny_llama, rows, rows, wild, seed=2)
+    assert reason in baseline.state.failure
+    assert baseline.state.best_step == 0  # and its scores are those of that step
+    assert summarise(baseline.score(rows), rows) == pytest.approx(baseline.state.best)
+    assert losses_of(train_baseline(method, tiny_llama, rows, (), CONFIG, seed=2)) == calm
     assert_untouched(tiny_llama, before)
 
 
@@ -195,74 +195,74 @@ def test_bfloat16_backbones_are_trained_in_float32(tiny_folders):
     backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), dtype="bfloat16", device="cpu")
     rows, before = rows_of(backbone), bits(backbone)
     for method in ("full", "lora"):
-        rival = train_rival(method, backbone, rows, (), CONFIG.model_copy(update={"lr_prompt": 1e-4}), seed=0)
+        baseline = train_baseline(method, backbone, rows, (), CONFIG.model_copy(update={"lr_prompt": 1e-4}), seed=0)
         assert {p.dtype for p in plain_copy(backbone).bare.model.parameters() if p.requires_grad} == {torch.float32}
-        assert all(torch.isfinite(torch.tensor(rival.score(rows))).flatten())
-        rival.close()
+        assert all(torch.isfinite(torch.tensor(baseline.score(rows))).flatten())
+        baseline.close()
         assert all(torch.equal(p, before[n]) for n, p in plain_copy(backbone).bare.model.state_dict().items())
     assert_untouched(backbone, before)
 
 
 def test_memory_that_runs_out_halves_the_micro_batches(tiny_llama, monkeypatch):
     rows = rows_of(tiny_llama)
-    calm = losses_of(train_rival("lora", tiny_llama, rows, rows, CONFIG, seed=2))
-    real = rivals.log_probs
+    calm = losses_of(train_baseline("lora", tiny_llama, rows, rows, CONFIG, seed=2))
+    real = baselines.log_probs
 
     def tight(bare, batch):
-        if len(batch.branch_row) > (2 if torch.is_grad_enabled() else 6):
+        if len(batch.candidate_row) > (2 if torch.is_grad_enabled() else 6):
             raise torch.OutOfMemoryError("out of memory")
         return real(bare, batch)
 
-    monkeypatch.setattr(rivals, "log_probs", tight)
-    assert losses_of(train_rival("lora", tiny_llama, rows, rows, CONFIG, seed=2)) == pytest.approx(calm, abs=1e-4)
+    monkeypatch.setattr(baselines, "log_probs", tight)
+    assert losses_of(train_baseline("lora", tiny_llama, rows, rows, CONFIG, seed=2)) == pytest.approx(calm, abs=1e-4)
 
 
 def test_lora_files_are_those_of_peft(tiny, tmp_path):
     from peft import PeftModel
 
     rows = rows_of(tiny)
-    rival = train_rival("lora", tiny, rows, rows, CONFIG, seed=0)
-    digest = rival.save(tmp_path / "a", fingerprint="f")
-    assert rival.save(tmp_path / "b", fingerprint="f") == digest == rival.save(tmp_path / "a", fingerprint="f")
+    baseline = train_baseline("lora", tiny, rows, rows, CONFIG, seed=0)
+    digest = baseline.save(tmp_path / "a", fingerprint="f")
+    assert baseline.save(tmp_path / "b", fingerprint="f") == digest == baseline.save(tmp_path / "a", fingerprint="f")
     folder = tmp_path / "a"
-    files = {"adapter_config.json", "adapter_model.safetensors", "rival.json"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "baseline.json"}
     assert {file.name for file in folder.iterdir()} == files
     assert {path.name for path in tmp_path.iterdir()} >= {"a", "b"}
     assert not list(tmp_path.glob(".a-*"))
-    assert hashlib.sha256((folder / "rival.json").read_bytes()).hexdigest() == digest
-    manifest = json.loads((folder / "rival.json").read_text())
+    assert hashlib.sha256((folder / "baseline.json").read_bytes()).hexdigest() == digest
+    manifest = json.loads((folder / "baseline.json").read_text())
     assert manifest["files"] == {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(files - {"rival.json"})
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(files - {"baseline.json"})
     }
     assert manifest["metadata"] == {"fingerprint": "f"}
     assert manifest["backbone_id"] == tiny.weights_id
     assert str(tiny.folder) not in (folder / "adapter_config.json").read_text()
     loaded = PeftModel.from_pretrained(plain(tiny), str(folder)).eval().base_model.model
-    for row, found in zip(rows, rival.score(rows), strict=True):
+    for row, found in zip(rows, baseline.score(rows), strict=True):
         assert found == pytest.approx(scores_by_hand(loaded, row), abs=1e-4)
 
 
 def test_full_keeps_its_weights_on_request_alone(tiny, tmp_path):
     rows = rows_of(tiny)
-    rival = train_rival("full", tiny, rows, (), CONFIG.model_copy(update={"lr_prompt": 1e-3}), seed=0)
-    without = rival.save(tmp_path / "without")
-    assert [file.name for file in (tmp_path / "without").iterdir()] == ["rival.json"]
-    manifest = json.loads((tmp_path / "without" / "rival.json").read_text())
+    baseline = train_baseline("full", tiny, rows, (), CONFIG.model_copy(update={"lr_prompt": 1e-3}), seed=0)
+    without = baseline.save(tmp_path / "without")
+    assert [file.name for file in (tmp_path / "without").iterdir()] == ["baseline.json"]
+    manifest = json.loads((tmp_path / "without" / "baseline.json").read_text())
     assert manifest["weights"].startswith("not kept")
-    assert rival.save(tmp_path / "kept", keep_weights=True) != without
+    assert baseline.save(tmp_path / "kept", keep_weights=True) != without
     auto = AutoModelForSeq2SeqLM if tiny.family == "seq2seq" else AutoModelForCausalLM
     loaded = auto.from_pretrained(tmp_path / "kept").eval()
-    for row, found in zip(rows, rival.score(rows), strict=True):
+    for row, found in zip(rows, baseline.score(rows), strict=True):
         assert found == pytest.approx(scores_by_hand(loaded, row), abs=1e-4)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        rival.save(tmp_path / "file" / "below")
+        baseline.save(tmp_path / "file" / "below")
 
 
-def test_one_rival_at_a_time(tiny_llama, tmp_path):
+def test_one_baseline_at_a_time(tiny_llama, tmp_path):
     rows = rows_of(tiny_llama)
-    first = train_rival("lora", tiny_llama, rows, (), CONFIG, seed=0)
-    second = train_rival("full", tiny_llama, rows, (), CONFIG, seed=0)
+    first = train_baseline("lora", tiny_llama, rows, (), CONFIG, seed=0)
+    second = train_baseline("full", tiny_llama, rows, (), CONFIG, seed=0)
     for use in (lambda: first.score(rows), lambda: first.save(tmp_path / "x")):
         with pytest.raises(RuntimeError, match="closed"):
             use()
@@ -282,7 +282,7 @@ def test_one_rival_at_a_time(tiny_llama, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_rival("full", tiny_llama, rows, (), CONFIG, seed=0, on_tokens=stop)
+        train_baseline("full", tiny_llama, rows, (), CONFIG, seed=0, on_tokens=stop)
     before, copy = bits(tiny_llama), plain_copy(tiny_llama).bare.model
     assert all(torch.equal(p, before[n]) for n, p in copy.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in copy.parameters())
@@ -291,15 +291,15 @@ def test_one_rival_at_a_time(tiny_llama, tmp_path):
 def test_bad_input_names_the_remedy(tiny_llama, monkeypatch):
     rows = rows_of(tiny_llama)
     with pytest.raises(InputError, match="known: lora, full"):
-        train_rival("ia3", tiny_llama, rows, (), CONFIG, seed=0)
+        train_baseline("ia3", tiny_llama, rows, (), CONFIG, seed=0)
     with pytest.raises(InputError, match="no rows"):
-        train_rival("full", tiny_llama, [], (), CONFIG, seed=0)
+        train_baseline("full", tiny_llama, [], (), CONFIG, seed=0)
     monkeypatch.setattr("dept.baselines.lora._TARGETS", (("elsewhere",),))
     with pytest.raises(InputError, match="no projections named elsewhere"):
-        train_rival("lora", tiny_llama, rows, (), CONFIG, seed=0)
+        train_baseline("lora", tiny_llama, rows, (), CONFIG, seed=0)
     for module in [name for name in sys.modules if name == "peft" or name.startswith("peft.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "peft", None)  # what Python itself does for a module that must not be imported
     with pytest.raises(InputError, match=r'Remedy: pip install "peft>=0.17"'):
-        train_rival("lora", tiny_llama, rows, (), CONFIG, seed=0)
-    assert train_rival("full", tiny_llama, rows, (), CONFIG, seed=0).state.failure is None
+        train_baseline("lora", tiny_llama, rows, (), CONFIG, seed=0)
+    assert train_baseline("full", tiny_llama, rows, (), CONFIG, seed=0).state.failure is None

@@ -6,28 +6,26 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from dept.adapters.initialise import from_text
+from dept.adapters.stack import Tensors
 from dept.backbones import cpu_linear as onednn
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Pack, collate, encode
+from dept.batches.collate import collate
+from dept.batches.pack import Pack
+from dept.batches.tokenise import encode
 from dept.config import AdapterConfig
-from dept.engine import forward as stack
+from dept.engine import forward
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
 
-@pytest.fixture
-def always_faster(monkeypatch):
-    monkeypatch.setattr(onednn, "remembered", lambda *_: True)
-
-
 def losses_and_gradients(backbone):
     config = AdapterConfig(m=3, r=2, s=16)
-    rows = encode(backbone, ["the film was good", "bad plot"], ("negative", "positive"), [1, 0], config)
-    start = stack.Tensors.of([from_text(backbone, config, "a good film", 0)], backbone.device)
+    rows = encode(backbone.tokens, ["the film was good", "bad plot"], ("negative", "positive"), [1, 0], config)
+    start = Tensors.of([from_text(backbone, config, "a good film", 0)], backbone.device)
     parts = [part.detach().requires_grad_() for part in (start.prompt, start.a, torch.full_like(start.b, 0.1))]
-    tensors = stack.Tensors(*parts, start.scale)
+    tensors = Tensors(*parts, start.scale)
     batch = collate([Pack(0, (row,), (i,)) for i, row in enumerate(rows)], backbone)
-    found = stack.log_probs(backbone, batch, tensors, stack.prefix(backbone, tensors))
+    found = forward.log_probs(backbone, batch, tensors, forward.prefix(backbone, tensors))
     found.sum().backward()
     return found.detach(), *(part.grad for part in parts)
 
@@ -49,9 +47,9 @@ def test_a_packed_layer_gives_the_same(layer, shape):
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2", "llama"])
-def test_a_packed_backbone_gives_the_same(tiny_folders, family, always_faster, monkeypatch):
+def test_a_packed_backbone_gives_the_same(tiny_folders, family, monkeypatch):
     packed = Backbone.from_pretrained(str(tiny_folders[family]), device="cpu")
-    monkeypatch.setattr(onednn, "remembered", lambda *_: False)
+    monkeypatch.setattr(onednn, "_has_kernels", lambda: False)
     plain = Backbone.from_pretrained(str(tiny_folders[family]), device="cpu")
     kinds = [{type(m) for m in b.modules()} for b in (plain, packed)]
     assert onednn.PackedLinear not in kinds[0]
@@ -62,16 +60,26 @@ def test_a_packed_backbone_gives_the_same(tiny_folders, family, always_faster, m
     assert packed.model.state_dict().keys() == plain.model.state_dict().keys()
 
 
-@pytest.mark.parametrize("why", ["bfloat16", "slower", "no memory"])
-def test_left_alone_where_it_does_not_fit(tiny_folders, why, always_faster, monkeypatch):
-    if why == "slower":
-        monkeypatch.setattr(onednn, "remembered", lambda *_: False)
-    if why == "no memory":
-        monkeypatch.setattr(onednn.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+@pytest.mark.parametrize("why", ["bfloat16", "processor", "no memory"])
+def test_left_alone_where_it_does_not_fit(tiny_folders, why, monkeypatch):
+    """By what the machine is, never by what happens to be free on it."""
+    if why == "processor":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    total = 1000 if why == "no memory" else 2**40
+    monkeypatch.setattr(onednn.psutil, "virtual_memory", lambda: type("Memory", (), {"total": total, "available": 0}))
     dtype = "bfloat16" if why == "bfloat16" else "float32"
     backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), dtype=dtype, device="cpu")
     assert not any(isinstance(m, onednn.PackedLinear) for m in backbone.modules())
+    assert not backbone.packed
+    monkeypatch.undo()
+    assert Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu").packed
 
 
-def test_the_choice_is_measured():
-    assert onednn._is_faster(nn.Linear(64, 64).requires_grad_(False)) in (True, False)
+def test_packed_layers_can_run_on_their_plain_weights(tiny_llama):
+    ids = torch.tensor([[5, 6, 7]])
+    packed = tiny_llama.model(ids).logits
+    with onednn.unpacked(tiny_llama.model):
+        plain = tiny_llama.model(ids).logits
+        assert not torch.equal(plain, packed) or plain.abs().max() < 1e-3
+    torch.testing.assert_close(plain, packed, rtol=1e-4, atol=1e-4)
+    assert torch.equal(tiny_llama.model(ids).logits, packed)

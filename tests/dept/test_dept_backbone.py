@@ -93,7 +93,7 @@ def test_a_model_without_a_head_is_refused(tiny_folders):
     from transformers import LlamaModel
 
     with pytest.raises(InputError, match="LlamaModel has no language-modelling head"):
-        Backbone(LlamaModel.from_pretrained(tiny_folders["llama"]))
+        Backbone.of(LlamaModel.from_pretrained(tiny_folders["llama"]))
 
 
 def test_unknown_number_type_and_device(folder):
@@ -128,7 +128,7 @@ def test_weights_id_is_of_the_bytes(folder, tmp_path):
     first = load(folder).weights_id
     assert len(first) == 64
     assert load(shutil.copytree(folder, tmp_path / "other-name")).weights_id == first
-    assert load(folder, dtype="bfloat16").weights_id != first
+    assert load(folder, dtype="bfloat16").weights_id == first  # the number type is a field of its own
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"][3] += 1e-3
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -140,12 +140,12 @@ def test_weights_id_is_of_the_bytes(folder, tmp_path):
 
 def test_weights_id_without_files(folder):
     first, second = load(folder), load(folder)
-    bare = Backbone(first.model, first.tokenizer)
+    bare = Backbone.of(first.model, first.tokenizer)
     with torch.no_grad():
-        assert Backbone(second.model).weights_id == bare.weights_id
+        assert Backbone.of(second.model).weights_id == bare.weights_id
         second.model.get_input_embeddings().weight[0, 0] += 1
-    assert Backbone(second.model).weights_id != bare.weights_id
-    assert Backbone(load(folder, dtype="bfloat16").model).weights_id != bare.weights_id  # no NumPy type of its own
+    assert Backbone.of(second.model).weights_id != bare.weights_id
+    assert Backbone.of(load(folder, dtype="bfloat16").model).weights_id != bare.weights_id  # no NumPy type of its own
 
 
 def test_text_longer_than_s(tiny):
@@ -184,18 +184,18 @@ def test_words_that_look_the_same(tmp_path):
     from tests.registry.registry_helpers import save_tiny_backbone
 
     backbone = load(save_tiny_backbone(tmp_path / "words"))  # knows whole words only: others are all <unk>
-    assert len(set(backbone.encode_words(("good", "bad")))) == 2
+    assert len(set(backbone.tokens.encode_words(("good", "bad")))) == 2
     with pytest.raises(InputError, match=r"words \['splendid', 'dreadful'\] are not told apart by the tokenizer of"):
-        backbone.encode_words(("splendid", "dreadful"))
+        backbone.tokens.encode_words(("splendid", "dreadful"))
 
 
 def test_a_word_that_begins_another_gets_an_end(tiny_folders):
     for family in ("llama", "gpt2"):
         backbone = load(tiny_folders[family])
         end = backbone.tokenizer.eos_token_id
-        plain = backbone.encode_words(("good", "bad"))
-        assert all(end not in branch for branch in plain)
-        short, long, other = backbone.encode_words(("good", "good film", "bad"))
+        plain = backbone.tokens.encode_words(("good", "bad"))
+        assert all(end not in candidate for candidate in plain)
+        short, long, other = backbone.tokens.encode_words(("good", "good film", "bad"))
         assert short == (*plain[0], end)
         assert other == (*plain[1], end)
         assert long[: len(plain[0])] == plain[0]
@@ -204,8 +204,8 @@ def test_a_word_that_begins_another_gets_an_end(tiny_folders):
 
 
 def test_words_follow_the_text_as_they_would_be_written(tiny_llama):
-    for word, branch in zip(WORDS, tiny_llama.encode_words(tuple(dict.fromkeys(WORDS))), strict=False):
-        assert tiny_llama.tokenizer.decode(branch) == f" {word}"
+    for word, candidate in zip(WORDS, tiny_llama.tokens.encode_words(tuple(dict.fromkeys(WORDS))), strict=False):
+        assert tiny_llama.tokenizer.decode(candidate) == f" {word}"
 
 
 def test_family_and_width(tiny_folders, tmp_path):

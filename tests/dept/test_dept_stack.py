@@ -7,9 +7,11 @@ import torch
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_text
-from dept.batches.batching import Row, encode, micro_batches
-from dept.config import AdapterConfig, TrainConfig
-from dept.engine import forward as stack
+from dept.adapters.stack import NAMES, Tensors
+from dept.batches.pack import micro_batches
+from dept.batches.tokenise import Row, encode
+from dept.config import AdapterConfig, EngineOptions, TrainConfig
+from dept.engine import forward
 from dept.engine.evaluate import Request, score, score_rows
 from dept.engine.gradients import accumulate
 from dept.engine.train import Trial, data_order, train
@@ -36,22 +38,22 @@ def test_scores_equal_the_public_forward_pass(tiny, layout):
     config = CONFIG.model_copy(update={"layout": layout})
     adapter = random_adapter(tiny, 0, config)
     scores = score(tiny, [adapter], [Request(text, WORDS, 0) for text in TEXTS])
-    longest = max(map(len, tiny.encode_words(WORDS)))
+    longest = max(map(len, tiny.tokens.encode_words(WORDS)))
     for text, found in zip(TEXTS, scores, strict=True):
         source = tiny.encode_texts([text])[0]
-        for branch, ours in zip(tiny.encode_words(WORDS), found, strict=True):
+        for candidate, ours in zip(tiny.tokens.encode_words(WORDS), found, strict=True):
             if tiny.family == "seq2seq":
-                ids, labels = torch.tensor([source]), torch.tensor([list(branch)])
+                ids, labels = torch.tensor([source]), torch.tensor([list(candidate)])
             else:
-                pad = 0 if layout == "adjacent" else longest - len(branch)  # the longest word sets the rows
-                ids = torch.tensor([source + list(branch) + [0] * pad])
-                labels = torch.tensor([[-100] * len(source) + list(branch) + [-100] * pad])
+                pad = 0 if layout == "adjacent" else longest - len(candidate)  # the longest word sets the rows
+                ids = torch.tensor([source + list(candidate) + [0] * pad])
+                labels = torch.tensor([[-100] * len(source) + list(candidate) + [-100] * pad])
             loss = tiny(adapter, ids, None, labels).loss.detach()
-            assert ours == pytest.approx(-float(loss) * len(branch), abs=1e-4)
+            assert ours == pytest.approx(-float(loss) * len(candidate), abs=1e-4)
 
 
 def trials_of(backbone, n=4):
-    rows = encode(backbone, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)
+    rows = encode(backbone.tokens, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)
     return [
         Trial(
             f"t{i}",
@@ -76,7 +78,7 @@ def trials_of(backbone, n=4):
 
 
 def assert_same(one, other, tolerance=1e-4):
-    for name in stack.NAMES:
+    for name in NAMES:
         torch.testing.assert_close(getattr(one.adapter, name), getattr(other.adapter, name), atol=tolerance, rtol=0)
     assert one.state.best_step == other.state.best_step
     ours, theirs = (torch.tensor([loss for _, loss in r.state.loss_curve]) for r in (one, other))
@@ -84,13 +86,15 @@ def assert_same(one, other, tolerance=1e-4):
 
 
 @pytest.mark.parametrize(
-    ("slots", "budget", "turned"), [(4, 512, False), (2, 512, False), (4, 16, True), (3, 40, True)]
+    ("at_once", "budget", "turned"), [(4, 512, False), (2, 512, False), (4, 16, True), (3, 40, True)]
 )
-def test_a_stack_gives_what_single_runs_give(tiny, slots, budget, turned):
-    """Any order, any token budget, and with trials that join and leave half-way (slots < trials)."""
+def test_a_stack_gives_what_single_runs_give(tiny, at_once, budget, turned):
+    """Any order, any token budget, and with trials that join and leave half-way (at_once < trials)."""
     trials = trials_of(tiny)
     alone = {t.key: train([t], tiny)[t.key] for t in trials}
-    together = train(trials[::-1] if turned else trials, tiny, slots=slots, budget=budget)
+    together = train(
+        trials[::-1] if turned else trials, tiny, EngineOptions(adapters_at_once=at_once, token_budget=budget)
+    )
     for key, result in together.items():
         assert_same(result, alone[key])
 
@@ -114,13 +118,13 @@ def test_the_update_is_torch_adamw(tiny):
     for step in range(config.steps):
         rows = [trial.rows[i].only_gold() for i in data_order(len(trial.rows), config.batch_size, step, 3)]
         optimizer.zero_grad()
-        total = sum(len(r.branches[0]) for r in rows)
+        total = sum(len(r.candidates[0]) for r in rows)
         for row in rows:
-            branch = row.branches[0]
-            ids = row.source if tiny.family == "seq2seq" else row.source + branch
-            labels = branch if tiny.family == "seq2seq" else (-100,) * len(row.source) + branch
+            candidate = row.candidates[0]
+            ids = row.source if tiny.family == "seq2seq" else row.source + candidate
+            labels = candidate if tiny.family == "seq2seq" else (-100,) * len(row.source) + candidate
             out = tiny(adapter, torch.tensor([ids]), None, torch.tensor([labels]))
-            (out.loss * len(branch) / total).backward()
+            (out.loss * len(candidate) / total).backward()
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate_factor(step, config.steps, config.warmup)
         optimizer.step()
@@ -131,7 +135,7 @@ def test_the_update_is_torch_adamw(tiny):
 
     trial_last = Trial("x", trial.start, config, trial.rows, (), seed=3)  # no validation: the last step is kept
     train([trial_last], tiny, on_result=grab)
-    for name in stack.NAMES:
+    for name in NAMES:
         torch.testing.assert_close(getattr(trained["x"].adapter, name), getattr(adapter, name).data, atol=1e-4, rtol=0)
 
 
@@ -139,24 +143,24 @@ def test_the_update_is_torch_adamw(tiny):
 def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama, budget):
     """Keys and values computed once per step, rows in several micro-batches or in one pack: exact to 1e-5."""
     adapter = random_adapter(tiny_llama, 5)
-    rows = [row.only_gold() for row in encode(tiny_llama, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)]
-    tensors = stack.Tensors.of([adapter], tiny_llama.device)
-    ours = {name: getattr(tensors, name).detach().requires_grad_() for name in stack.NAMES}
-    label_tokens = torch.tensor([sum(len(r.branches[0]) for r in rows)])
+    rows = [row.only_gold() for row in encode(tiny_llama.tokens, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)]
+    tensors = Tensors.of([adapter], tiny_llama.device)
+    ours = {name: getattr(tensors, name).detach().requires_grad_() for name in NAMES}
+    label_tokens = torch.tensor([sum(len(r.candidates[0]) for r in rows)])
     items = [(0, row) for row in rows]
-    accumulate(tiny_llama, stack.Tensors(**ours, scale=tensors.scale), items, label_tokens, budget)
+    accumulate(tiny_llama, Tensors(**ours, scale=tensors.scale), items, label_tokens, budget)
     plain = Adapter(adapter.prompt, adapter.a, adapter.b)
-    total = sum(len(r.branches[0]) for r in rows)
+    total = sum(len(r.candidates[0]) for r in rows)
     for row in rows:
-        branch = row.branches[0]
-        tokens = torch.tensor([row.source + branch])
+        candidate = row.candidates[0]
+        tokens = torch.tensor([row.source + candidate])
         embedded = tiny_llama.embed(tokens)[0] + plain.scale * (plain.a @ plain.b)[: tokens.shape[1]]
         whole = torch.cat([plain.prompt, embedded])[None]
         logits = tiny_llama.model(inputs_embeds=whole).logits[0]
-        at = torch.arange(len(branch)) + CONFIG.m + len(row.source) - 1
-        nll = -logits[at].log_softmax(-1)[torch.arange(len(branch)), torch.tensor(branch)].sum()
+        at = torch.arange(len(candidate)) + CONFIG.m + len(row.source) - 1
+        nll = -logits[at].log_softmax(-1)[torch.arange(len(candidate)), torch.tensor(candidate)].sum()
         (nll / total).backward()
-    for name in stack.NAMES:
+    for name in NAMES:
         torch.testing.assert_close(ours[name].grad[0], getattr(plain, name).grad, atol=1e-5, rtol=0)
 
 
@@ -188,8 +192,8 @@ def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
 @pytest.mark.parametrize("at", [5, 12, 18, 23])
 def test_same_bits_twice_and_after_a_kill(tiny, tmp_path, at):
     trials = trials_of(tiny)
-    whole = train(trials, tiny, slots=2)
-    again = train(trials, tiny, slots=2)
+    whole = train(trials, tiny, EngineOptions(adapters_at_once=2))
+    again = train(trials, tiny, EngineOptions(adapters_at_once=2))
 
     class KilledError(Exception):
         pass
@@ -207,15 +211,15 @@ def test_same_bits_twice_and_after_a_kill(tiny, tmp_path, at):
         train(
             trials,
             tiny,
-            slots=2,
-            checkpoint_folder=tmp_path,
-            checkpoint_seconds=0,
+            EngineOptions(adapters_at_once=2, checkpoint_folder=tmp_path, checkpoint_seconds=0),
             on_tokens=die,
             on_result=lambda result: done.setdefault(result.key, result),
         )
-    resumed = done | train([t for t in trials if t.key not in done], tiny, slots=2, checkpoint_folder=tmp_path)
+    resumed = done | train(
+        [t for t in trials if t.key not in done], tiny, EngineOptions(adapters_at_once=2, checkpoint_folder=tmp_path)
+    )
     for key, result in whole.items():
-        for name in stack.NAMES:
+        for name in NAMES:
             assert torch.equal(getattr(result.adapter, name), getattr(again[key].adapter, name))
             assert torch.equal(getattr(result.adapter, name), getattr(resumed[key].adapter, name))
     assert not any(tmp_path.iterdir())
@@ -232,9 +236,9 @@ def test_score_mixes_shapes_and_tasks(tiny):
 
 
 def test_long_text_is_cut_and_marked(tiny):
-    rows = encode(tiny, ["good " * 60, "good"], WORDS, None, CONFIG)
+    rows = encode(tiny.tokens, ["good " * 60, "good"], WORDS, None, CONFIG)
     assert [row.cut for row in rows] == [True, False]
-    tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
+    tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
     assert all(torch.isfinite(torch.tensor(s)).all() for s in score_rows(tiny, tensors, [(0, row) for row in rows]))
 
 
@@ -245,7 +249,9 @@ def test_micro_batches_keep_every_row_and_the_budget(packing):
     groups = micro_batches(items, 256, packing)
     packs = [pack for group in groups for pack in group]
     assert sorted(index for pack in packs for index in pack.indices) == list(range(200))
-    assert all(items[i] == (pack.slot, row) for pack in packs for i, row in zip(pack.indices, pack.rows, strict=True))
+    assert all(
+        items[i] == (pack.adapter_id, row) for pack in packs for i, row in zip(pack.indices, pack.rows, strict=True)
+    )
     assert (max(len(pack.rows) for pack in packs) > 1) == packing
     padded = [len(group) * max(pack.length for pack in group) for group in groups]
     assert max(padded) <= 256
@@ -257,11 +263,11 @@ def test_micro_batches_keep_every_row_and_the_budget(packing):
 
 
 def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
-    rows = encode(tiny, TEXTS * 8, WORDS, None, CONFIG)
-    tensors = stack.Tensors.of([random_adapter(tiny, 0)], tiny.device)
+    rows = encode(tiny.tokens, TEXTS * 8, WORDS, None, CONFIG)
+    tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
     items = [(0, row) for row in rows]
     undisturbed = score_rows(tiny, tensors, items, 200)
-    real, sizes = stack.log_probs, []
+    real, sizes = forward.log_probs, []
 
     def short_of_memory(backbone, batch, *rest):
         if batch.ids.numel() > 80:
@@ -269,7 +275,7 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
         sizes.append(batch.ids.numel())
         return real(backbone, batch, *rest)
 
-    monkeypatch.setattr(stack, "log_probs", short_of_memory)
+    monkeypatch.setattr(forward, "log_probs", short_of_memory)
     torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 200)), torch.tensor(undisturbed))
     assert max(sizes) <= 80
     monkeypatch.setattr(tiny, "sharded", True)
@@ -280,7 +286,7 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
 def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
     trials = trials_of(tiny)
     undisturbed = train(trials, tiny)
-    real, seen = stack.log_probs, []
+    real, seen = forward.log_probs, []
 
     def short_of_memory(backbone, batch, tensors, prompts):
         seen.append(batch.ids.numel())
@@ -288,7 +294,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return real(backbone, batch, tensors, prompts)
 
-    monkeypatch.setattr(stack, "log_probs", short_of_memory)
+    monkeypatch.setattr(forward, "log_probs", short_of_memory)
     disturbed = train(trials, tiny)
     assert max(seen) > 40
     for key, result in disturbed.items():

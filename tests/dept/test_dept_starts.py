@@ -5,9 +5,9 @@ import torch
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import factored, from_mixture, from_prompt, from_shots, from_text
-from dept.batches.batching import encode, encode_answers
-from dept.config import AdapterConfig, TrainConfig
-from dept.engine import forward as stack
+from dept.adapters.stack import Tensors
+from dept.batches.tokenise import encode, encode_answers
+from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.evaluate import predictions, score_rows, summarise
 from dept.engine.generate import Prompted, generate
 from dept.engine.gradients import accumulate
@@ -50,8 +50,8 @@ def test_a_mixture_is_the_nearest_of_its_rank(tiny_llama):
 def test_weights_of_a_mixture_follow_the_true_gradient(tiny):
     """The stack of rank n * r gives what each mixture, put together by hand, gives; and its gradient."""
     sources = [random_adapter(tiny, seed) for seed in range(3)]
-    rows = [row.only_gold() for row in encode(tiny, TEXTS, WORDS, LABELS, CONFIG)]
-    fixed = stack.Tensors.of(sources, tiny.device)
+    rows = [row.only_gold() for row in encode(tiny.tokens, TEXTS, WORDS, LABELS, CONFIG)]
+    fixed = Tensors.of(sources, tiny.device)
     weights = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
     together = mixed(fixed, weights)
     for cell in range(2):
@@ -63,16 +63,14 @@ def test_weights_of_a_mixture_follow_the_true_gradient(tiny):
         made = mixed(fixed, values)
         items = [(cell, row) for cell in range(2) for row in rows]
         scores = torch.tensor(score_rows(tiny, made, items, 64))
-        return -scores.view(2, -1).sum(1) / sum(len(row.branches[0]) for row in rows)
+        return -scores.view(2, -1).sum(1) / sum(len(row.candidates[0]) for row in rows)
 
     logits = weights.log().requires_grad_()
-    made = mixed(
-        stack.Tensors(fixed.prompt.detach(), fixed.a.detach(), fixed.b.detach(), fixed.scale), logits.softmax(1)
-    )
+    made = mixed(Tensors(fixed.prompt.detach(), fixed.a.detach(), fixed.b.detach(), fixed.scale), logits.softmax(1))
     leaves = [part.detach().requires_grad_() for part in (made.prompt, made.a)]
-    counted = torch.tensor([sum(len(row.branches[0]) for row in rows)] * 2)
+    counted = torch.tensor([sum(len(row.candidates[0]) for row in rows)] * 2)
     items = [(cell, row) for cell in range(2) for row in rows]
-    accumulate(tiny, stack.Tensors(*leaves, made.b, made.scale), items, counted, 64)
+    accumulate(tiny, Tensors(*leaves, made.b, made.scale), items, counted, 64)
     torch.autograd.backward((made.prompt, made.a), [leaf.grad for leaf in leaves])
     step = 1e-2
     for cell, source in ((0, 0), (1, 2)):
@@ -85,10 +83,10 @@ def test_weights_of_a_mixture_follow_the_true_gradient(tiny):
 
 
 def test_weights_move_to_the_source_that_fits(tiny_llama):
-    rows = encode(tiny_llama, TEXTS, WORDS, LABELS, CONFIG)
+    rows = encode(tiny_llama.tokens, TEXTS, WORDS, LABELS, CONFIG)
     start = from_text(tiny_llama, CONFIG, "a good film", 0)
     steps = TrainConfig(steps=40, batch_size=4, lr_prompt=0.1, lr_low_rank=0.01)
-    good = train([Trial("t", start, steps, rows, rows)], tiny_llama, budget=256)["t"].adapter
+    good = train([Trial("t", start, steps, rows, rows)], tiny_llama, EngineOptions(token_budget=256))["t"].adapter
     sources = [random_adapter(tiny_llama, 1), good, random_adapter(tiny_llama, 2)]
     gold = [row.only_gold() for row in rows]
     weights = learn_weights(tiny_llama, sources, {"a": gold, "b": gold[:2]}, steps=12)
@@ -113,15 +111,15 @@ def test_shots_as_a_prompt_are_the_text_itself(tiny_llama):
     made = from_shots(tiny_llama, CONFIG, shots)
     assert made.config.r == 0
     text = "it was very happy :"
-    rows = encode(tiny_llama, [text], WORDS, None, made.config)
-    (scores,) = score_rows(tiny_llama, stack.Tensors.of([made], tiny_llama.device), [(0, row) for row in rows])
+    rows = encode(tiny_llama.tokens, [text], WORDS, None, made.config)
+    (scores,) = score_rows(tiny_llama, Tensors.of([made], tiny_llama.device), [(0, row) for row in rows])
     before = [i for t, a in shots for part in (t, f" {a}\n\n") for i in tiny_llama.encode_texts([part])[0]]
     assert made.prompt.shape[0] == len(before)
-    for branch, found in zip(rows[0].branches, scores, strict=True):
-        ids = torch.tensor([[*before, *rows[0].source, *branch]])
+    for candidate, found in zip(rows[0].candidates, scores, strict=True):
+        ids = torch.tensor([[*before, *rows[0].source, *candidate]])
         logits = tiny_llama.model(ids).logits[0].log_softmax(-1)
-        n = ids.shape[1] - len(branch)
-        expected = sum(logits[n - 1 + j, token] for j, token in enumerate(branch))
+        n = ids.shape[1] - len(candidate)
+        expected = sum(logits[n - 1 + j, token] for j, token in enumerate(candidate))
         assert found == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -144,9 +142,11 @@ def test_rank_0_is_plain_prompt_tuning(tiny, tmp_path):
     config = CONFIG.as_prompt_tuning(tiny.d)
     assert config.r == 0
     assert abs(config.trainable(tiny.d) - CONFIG.trainable(tiny.d)) <= tiny.d / 2
-    rows = encode(tiny, TEXTS, WORDS, LABELS, config)
+    rows = encode(tiny.tokens, TEXTS, WORDS, LABELS, config)
     start = from_text(tiny, config, "a good film", 0)
-    found = train([Trial("p", start, TrainConfig(steps=10, lr_prompt=0.1), rows, rows)], tiny, budget=64)["p"]
+    found = train(
+        [Trial("p", start, TrainConfig(steps=10, lr_prompt=0.1), rows, rows)], tiny, EngineOptions(token_budget=64)
+    )["p"]
     assert found.failure is None
     assert not torch.equal(found.adapter.prompt, start.prompt)
     found.adapter.save(tmp_path / "p")
@@ -154,7 +154,9 @@ def test_rank_0_is_plain_prompt_tuning(tiny, tmp_path):
     assert again.config == config
     # A pair of zeros does not move and adds nothing: the same prompt must come out.
     pair = Adapter(start.prompt, torch.zeros(config.s, 1), torch.zeros(1, tiny.d))
-    other = train([Trial("q", pair, TrainConfig(steps=10, lr_prompt=0.1), rows, rows)], tiny, budget=64)["q"]
+    other = train(
+        [Trial("q", pair, TrainConfig(steps=10, lr_prompt=0.1), rows, rows)], tiny, EngineOptions(token_budget=64)
+    )["q"]
     torch.testing.assert_close(other.adapter.prompt, found.adapter.prompt, rtol=1e-4, atol=1e-5)
 
 
@@ -162,11 +164,11 @@ def test_free_answers_are_learned_and_written(tiny):
     """Training on answers of several tokens, then generating them; the loss counts every token and the end."""
     config = AdapterConfig(m=6, r=4, s=40)
     answers = ["positive food", "sad", "very good plot", "red green blue"]
-    rows = encode_answers(tiny, TEXTS, answers, config, longest=16)
-    assert all(len(row.branches) == 1 and row.branches[0][-1] == tiny.end_id for row in rows)
+    rows = encode_answers(tiny.tokens, TEXTS, answers, config, longest=16)
+    assert all(len(row.candidates) == 1 and row.candidates[0][-1] == tiny.end_id for row in rows)
     start = from_text(tiny, config, "a good film", 0)
     recipe = TrainConfig(steps=150, batch_size=4, lr_prompt=0.3, lr_low_rank=0.1, warmup=0, eval_every=30, clip=None)
-    found = train([Trial("g", start, recipe, rows, rows)], tiny, budget=256)["g"]
+    found = train([Trial("g", start, recipe, rows, rows)], tiny, EngineOptions(token_budget=256))["g"]
     assert found.failure is None
     assert found.state.best["likelihood"] == found.state.best["score"]
     assert found.state.loss_curve[-1][1] < 0.75 * found.state.loss_curve[0][1]
@@ -178,15 +180,15 @@ def test_free_answers_are_learned_and_written(tiny):
 
 
 def test_summaries_of_words_answers_and_both(tiny_llama):
-    words = encode(tiny_llama, TEXTS[:2], WORDS, [1, 0], CONFIG)
-    three = encode(tiny_llama, TEXTS[2:3], (*WORDS, "very good"), [2], CONFIG)
-    free = encode_answers(tiny_llama, TEXTS[3:], ["sad"], CONFIG, 4)
+    words = encode(tiny_llama.tokens, TEXTS[:2], WORDS, [1, 0], CONFIG)
+    three = encode(tiny_llama.tokens, TEXTS[2:3], (*WORDS, "very good"), [2], CONFIG)
+    free = encode_answers(tiny_llama.tokens, TEXTS[3:], ["sad"], CONFIG, 4)
     of_words = summarise([[-2.0, -1.0], [-2.0, -1.0]], words)
     assert (of_words["accuracy"], of_words["score"]) == (50.0, 50.0)
     mixed_words = summarise([[-2.0, -1.0], [-2.0, -1.0], [-3.0, -2.0, -1.0]], [*words, *three])
     assert mixed_words["accuracy"] == pytest.approx(200 / 3)
     assert "macro_f1" not in mixed_words
-    tokens = len(free[0].branches[0])
+    tokens = len(free[0].candidates[0])
     of_answers = summarise([[-0.5 * tokens]], free)
     assert of_answers["likelihood"] == pytest.approx(100 * 2.718281828**-0.5)
     both = summarise([[-2.0, -1.0], [-2.0, -1.0], [-0.5 * tokens]], [*words, *free])

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.optimizer import AdamW
+from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.batching import Row
-from dept.engine.forward import Tensors
+from dept.batches.tokenise import Row
 from dept.engine.generate import generate_ids
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -36,7 +36,7 @@ def golden(request):
     lost = model.load_state_dict(weights, strict=False)
     assert not lost.unexpected_keys
     assert not lost.missing_keys
-    return info, tensors, Backbone(model)
+    return info, tensors, Backbone.of(model)
 
 
 def adapter_of(info, tensors, layout="paper"):

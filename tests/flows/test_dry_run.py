@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from dept.config import AdapterConfig, TrainConfig
@@ -103,11 +104,11 @@ def test_all_strategies_and_a_search(plan):
 
 
 def test_numbers_of_the_rivals_are_those_that_are_trained(plan, tiny_folders):
-    from dept.backbones.backbone import Backbone
+    from dept.backbones.loading import load_model
 
     counted, _ = lines(plan(methods=["dept", "prompt-tuning", "lora", "full", "in-context"]))
     assert set(counted["targets", "prompt-tuning"].numbers) == {7 * 32}
-    model = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu").model
+    model = load_model(str(tiny_folders["llama"]), torch.float32).requires_grad_(False)
     assert set(counted["targets", "full"].numbers) == {sum(p.numel() for p in model.parameters())}
     assert set(counted["targets", "in-context"].numbers) == {0}
     assert counted["targets", "in-context"].evaluated == 6 * 5 * (1 + 4) * SIX  # the shots before each text

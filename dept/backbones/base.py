@@ -1,0 +1,294 @@
+"""A frozen language model: what every kind of it has. The kinds themselves: causal.py, encoder_decoder.py."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from dept.adapters.adapter import Adapter
+from dept.backbones import cpu_linear, files, tuned
+from dept.backbones.compiled import compile_layers
+from dept.backbones.describe import check_room
+from dept.backbones.loading import DTYPES, load_model, load_tokenizer, pick_device, same_bits_twice
+from dept.backbones.self_test import check_head
+from dept.backbones.tokens import KINDS, Family, Tokens
+from infra.errors import InputError
+from infra.settings import settings
+
+IGNORE = -100  # label value that no loss counts (the convention of transformers)
+
+
+@dataclass
+class Output:
+    """loss: scalar, mean nats per label token; logits: see `Backbone.forward`."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+class Backbone(nn.Module):
+    """A language model that is never trained. `from_pretrained` loads one; `of` takes a model that is in memory.
+
+    Attributes:
+        family: kind of model, "causal" or "seq2seq" (encoder-decoder).
+        name: short name for people, runs and registered models.
+        folder: where its files lie, None for a model in memory.
+        tokens: text to token ids and back.
+        packs: whether several texts may lie in one row of a batch: positions are explicit, attention looks back only.
+        sharded: whether other processes hold parts of the weights.
+        packed: whether linear layers run on packed weights (`cpu_linear`).
+        compiled: whether torch.compile is in use.
+
+    Example:
+        >>> from dept import AdapterConfig, Backbone, Request, score
+        >>> from dept.adapters.initialise import from_text
+        >>> backbone = Backbone.from_pretrained("smollm2-135m", device="cpu")
+        >>> adapter = from_text(backbone, AdapterConfig(m=10, r=4, s=64), "Is this text negative or positive?", seed=0)
+        >>> score(backbone, [adapter], [Request("A good film.", ("negative", "positive"), 0)])  # doctest: +SKIP
+        [[-3.1, -2.4]]
+    """
+
+    family: ClassVar[Family]
+    packs: ClassVar[bool]
+    kinds: ClassVar[dict[str, type[Backbone]]] = {}
+    sharded = False
+    packed = False
+    compiled = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "family" in vars(cls):
+            Backbone.kinds[cls.family] = cls
+
+    def __init__(
+        self, model: Any, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config: Any = model.config
+        self.name = name or str(self.config.model_type)
+        self.folder = Path(folder) if folder else None
+        model.requires_grad_(False)
+        model.eval()
+        check_head(self.name, self.model)
+        self.tokens.check()
+        self.check_kind()
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
+    ) -> Backbone:
+        """The backbone of a model in memory, of the kind that its configuration says; the model is frozen.
+
+        Args:
+            model: a transformers model with a language-modelling head.
+            tokenizer: its tokenizer; None where only token ids are used.
+            name: short name; default the model's type.
+            folder: where its files lie, for `weights_id`.
+
+        Raises:
+            InputError: a model that takes no input embeddings or positions, or has no language-modelling head.
+        """
+        kind = Backbone.kinds["seq2seq" if model.config.is_encoder_decoder else "causal"]
+        return kind(model, tokenizer, name, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        compile: bool = False,
+    ) -> Backbone:
+        """Load a backbone by catalogue name (`smollm2-135m`), local folder or hub id, and freeze it.
+
+        Args:
+            dtype: "float32", "bfloat16" or "float64"; default float32 on CPU and bfloat16 on CUDA.
+            device: "cpu", "cuda", ...; default CUDA where there is one.
+            compile: use torch.compile for normalisation and feed-forward layers; $DEPT_COMPILE=1 asks for it as well.
+
+        Raises:
+            InputError: unknown name, unreachable hub, damaged files or a model that cannot be used.
+        """
+        place = pick_device(device)
+        if dtype is None:
+            dtype = "bfloat16" if place.type == "cuda" else "float32"
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+            dtype = DTYPES[dtype]
+        folder = files.folder_of(name_or_path)
+        if place.type == "cuda":
+            same_bits_twice()
+        model, tokenizer = load_model(str(folder), dtype), load_tokenizer(str(folder))
+        made = cls.of(model.to(place), tokenizer, files.short_name(name_or_path), folder)
+        found = tuned.read(made.config, made.device)
+        made.packed = cpu_linear.pack(made.model, found.packed)
+        if compile or settings().compile or found.compiled:
+            made.compiled = compile_layers(made.model)
+        return made
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a frozen backbone has no dropout."""
+        return super().train(False)
+
+    @property
+    def d(self) -> int:
+        """Width of the input embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        found: torch.device = self.model.get_input_embeddings().weight.device
+        return found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        found: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return found
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens it was made for; None where it sets no bound."""
+        return getattr(self.config, "n_positions", None) or getattr(self.config, "max_position_embeddings", None)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Text to token ids; end and padding from tokenizer, generation settings and configuration, in this order."""
+        generation = getattr(self.model, "generation_config", None)
+        sources = (self.tokenizer, generation, self.config)
+        return KINDS[self.family](
+            self.tokenizer,
+            self.name,
+            int(self.model.get_input_embeddings().num_embeddings),
+            [getattr(self.tokenizer, "pad_token_id", None), getattr(self.config, "pad_token_id", None)],
+            [getattr(source, "eos_token_id", None) for source in sources],
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """A token id for padding; what it is does not matter, since padding is masked."""
+        return self.tokens.pad_id
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer.
+
+        Raises:
+            InputError: there is none.
+        """
+        return self.tokens.end_id
+
+    @cached_property
+    def weights_id(self) -> str:
+        """sha256 (hex) of weights and tokenizer, without number type: the backbone's identity in a fingerprint."""
+        return self._digest_of_tensors(b"") if self.folder is None else files.weights_id(self.folder)
+
+    def legacy_ids(self) -> set[str]:
+        """The ids that version 0.1.0 may have given this backbone; they held the number type."""
+        found = {self._digest_of_tensors(str(self.dtype).encode())}
+        return found | ({files.legacy_id(self.folder, dtype) for dtype in DTYPES} if self.folder else set())
+
+    def _digest_of_tensors(self, start: bytes) -> str:
+        digest = hashlib.sha256(start)
+        for key, value in self.model.state_dict().items():
+            digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_adapter(self, adapter: Adapter) -> None:
+        """Refuse an adapter that was not trained on this backbone.
+
+        Raises:
+            InputError: another width or other weights.
+        """
+        known = self.weights_id if "backbone_id" in adapter.metadata else ""
+        adapter.check_fits(self.name, known, self.d, self.legacy_ids)
+
+    def check_room(self, m: int, s: int) -> None:
+        """Refuse a prompt of m and texts of s tokens that there are no positions for.
+
+        Raises:
+            InputError: m + s is more than the backbone has positions.
+        """
+        check_room(self.name, self.positions, m, s)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., d] of token ids [...]."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
+        return embedded
+
+    def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        """See `Tokens.encode_texts`."""
+        return self.tokens.encode_texts(texts, continues)
+
+    @abstractmethod
+    def check_kind(self) -> None:
+        """Refuse a model that this kind cannot run.
+
+        Raises:
+            InputError: what it lacks.
+        """
+
+    @abstractmethod
+    def check_in_context(self) -> None:
+        """Refuse solved examples in the prompt where the model was not trained to continue them.
+
+        Raises:
+            InputError: it was not.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        adapter: Adapter,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        all_positions: bool = True,
+    ) -> Output:
+        """Loss and logits of one adapter, as the authors' code computes them.
+
+        Args:
+            input_ids: [batch, length], padded on either side or not at all.
+            attention_mask: [batch, length], 1 on text; default all text.
+            labels: causal [batch, length] aligned with input_ids; encoder-decoder [batch, label length]; -100 ignored.
+            all_positions: causal only: False computes logits at label positions alone, [label tokens, vocab].
+
+        Returns:
+            logits [batch, m + length, vocab] for causal models, [batch, label length, vocab] for encoder-decoders.
+
+        Raises:
+            InputError: wrong width, a text longer than s, labels missing where needed.
+        """
+
+    @abstractmethod
+    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
+        """Keys, values (per layer [N, heads, m, width]) and last hidden states [N, m, d] of prompts [N, m, d].
+
+        None where a prompt cannot run alone, since it sees the text behind it.
+        """
+
+    def _texts(
+        self, adapter: Adapter, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """ids [batch, length], real [batch, length] and first real column [batch, 1] of what `forward` was given."""
+        self.check_adapter(adapter)
+        ids = input_ids.to(self.device)
+        real = (
+            torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.to(self.device).bool()
+        )
+        lengths, s = real.sum(1), adapter.config.s
+        if lengths.max() > s or lengths.min() < 1:
+            raise InputError(f"backbone: texts of {int(lengths.min())} to {int(lengths.max())} tokens; 1 to s={s} fit")
+        return ids, real, real.int().argmax(1, keepdim=True)

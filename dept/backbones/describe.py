@@ -1,0 +1,194 @@
+"""What a backbone is, from its files alone: for controllers and planners, which load no weights and no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dept.backbones.files import cannot_load, folder_of, short_name, weights_id
+from dept.backbones.tokens import KINDS, Family, Tokens
+from infra.errors import InputError
+
+DTYPES = ("float32", "bfloat16", "float64")
+_WIDTHS = ("word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "n_embd", "dim")
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What is known of a backbone without loading it.
+
+    Attributes:
+        name: short, for people.
+        backbone_id: sha256 (hex) of weights and tokenizer, without number type.
+        dtype: number type of its weights in memory.
+        d: width of the input embeddings.
+        positions: tokens it was made for; None where it sets no bound.
+        vocab: rows of the embedding table.
+        family: "causal" or "seq2seq".
+        folder: where its files lie on this machine.
+        config: its config.json.
+    """
+
+    name: str
+    backbone_id: str
+    dtype: str
+    d: int
+    positions: int | None
+    vocab: int
+    family: Family
+    folder: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Text to token ids, as the loaded backbone's `tokens` has it.
+
+        Without torch where the folder holds tokenizer.json; else transformers is asked, which imports it.
+
+        Raises:
+            InputError: a tokenizer that is missing, damaged or does not fit the model.
+        """
+        try:
+            if (self.folder / "tokenizer.json").is_file():
+                tokenizer: Any = PlainTokenizer(self.folder)
+            else:
+                from transformers import AutoTokenizer
+
+                tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        except Exception as error:  # each library raises its own
+            raise cannot_load(str(self.folder), error) from error
+        ends = [_read(self.folder / "generation_config.json").get("eos_token_id"), self.config.get("eos_token_id")]
+        made = KINDS[self.family](
+            tokenizer,
+            self.name,
+            self.vocab,
+            (tokenizer.pad_token_id, self.config.get("pad_token_id")),
+            (tokenizer.eos_token_id, *ends),
+        )
+        made.check()
+        return made
+
+    def check_room(self, m: int, s: int) -> None:
+        """Refuse a prompt of m and texts of s tokens that the backbone has no positions for.
+
+        Raises:
+            InputError: m + s is more than the backbone has positions.
+        """
+        check_room(self.name, self.positions if self.family == "causal" else None, m, s)
+
+
+def describe(name_or_path: str, dtype: str | None = None, device: str | None = None) -> BackboneInfo:
+    """What a backbone is, by catalogue name (`smollm2-135m`), local folder or hub id; weights are hashed, not loaded.
+
+    Args:
+        dtype: "float32", "bfloat16" or "float64"; default float32, on CUDA bfloat16.
+        device: where it will run ("cpu", "cuda"); default CUDA where this machine has it.
+
+    Raises:
+        InputError: unknown name, unreachable hub, damaged files.
+
+    Example:
+        >>> info = describe("smollm2-135m", dtype="float32")
+        >>> info.family, info.d
+        ('causal', 576)
+        >>> len(info.tokens.encode_texts(["a good film"])[0])
+        3
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    folder = folder_of(name_or_path)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        inner = {**config.get("text_config", {}), **config}
+        d = next(int(inner[key]) for key in _WIDTHS if inner.get(key))
+        vocab = int(inner["vocab_size"])
+    except StopIteration as error:
+        raise InputError(f"backbone {name_or_path}: its config.json names no width (hidden_size)") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise cannot_load(str(name_or_path), error) from error
+    return BackboneInfo(
+        short_name(name_or_path),
+        weights_id(folder),
+        dtype or default_dtype(device),
+        d,
+        inner.get("n_positions") or inner.get("max_position_embeddings"),
+        vocab,
+        "seq2seq" if config.get("is_encoder_decoder") else "causal",
+        folder,
+        inner,
+    )
+
+
+def default_dtype(device: str | None = None) -> str:
+    """Number type of weights where none is asked for: bfloat16 on CUDA, float32 elsewhere."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles")
+    there = Path("/dev/nvidia0").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+    cuda = device.startswith("cuda") if device else there and not hidden
+    return "bfloat16" if cuda else "float32"
+
+
+def check_room(name: str, positions: int | None, m: int, s: int) -> None:
+    """Refuse a prompt and text longer than a backbone's learned positions.
+
+    Raises:
+        InputError: m + s is more than the backbone has positions.
+    """
+    if positions and m + s > positions:
+        raise InputError(f"backbone {name} has {positions} positions; m + s = {m + s}. Remedy: a smaller s or m")
+
+
+class PlainTokenizer:
+    """The part of a transformers tokenizer that `Tokens` uses, read from tokenizer.json without torch."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import AddedToken, Tokenizer
+
+        self._inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        config = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
+        named = {key: _content(config.get(key)) for key in _SPECIAL}
+        listed = config.get("added_tokens_decoder", {})
+        later = [_content(listed[key]) for key in sorted(listed, key=int)]
+        for content in (*later, *named.values()):
+            if content is not None and self._inner.token_to_id(content) is None:
+                self._inner.add_special_tokens([AddedToken(content, special=True, normalized=False)])
+        self.eos_token_id, self.pad_token_id = (
+            None if (token := named[key]) is None else self._inner.token_to_id(token)
+            for key in ("eos_token", "pad_token")
+        )
+
+    def __call__(
+        self, texts: Sequence[str], add_special_tokens: bool = True, verbose: bool = False
+    ) -> dict[str, list[list[int]]]:
+        """`input_ids` of texts, as transformers gives them."""
+        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        return {"input_ids": [encoding.ids for encoding in found]}
+
+    def convert_ids_to_tokens(self, index: int) -> str | None:
+        """The token of an id."""
+        found: str | None = self._inner.id_to_token(index)
+        return found
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Text of ids."""
+        return str(self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+
+def _content(token: Any) -> str | None:
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

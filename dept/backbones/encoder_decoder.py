@@ -1,0 +1,93 @@
+"""Models whose encoder reads prompt and text, and whose decoder writes the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dept.adapters.adapter import Adapter
+from dept.adapters.stack import Tensors, shift
+from dept.backbones.base import IGNORE, Backbone, Output
+from infra.errors import InputError
+
+
+class EncoderDecoderBackbone(Backbone):
+    """An encoder-decoder (text-to-text) language model. Decoder inputs get neither prompt nor A @ B."""
+
+    family = "seq2seq"
+    packs = False  # relative positions: each text stands right behind its prompt
+
+    def check_kind(self) -> None:
+        """See `Backbone`: nothing beside a head is needed."""
+
+    def check_in_context(self) -> None:
+        """See `Backbone`."""
+        raise InputError("in-context: for causal backbones only; an encoder-decoder was not trained to continue shots")
+
+    def check_room(self, m: int, s: int) -> None:
+        """See `Backbone`: positions are relative, so there is no end to them."""
+
+    def run_prefix(self, prompts: Tensor) -> None:
+        """See `Backbone`: the encoder sees both ways."""
+        return
+
+    def run_encoder(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Encoder states [R, m + T, d] of prompts and text; mask [R, m + T]."""
+        encode: Any = self.model.get_encoder()
+        states: Tensor = encode(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state
+        return states
+
+    def run_decoder(self, encoded: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
+        """Logits [C, L, vocab] behind decoder inputs [C, L] over encoder states [C, m + T, d], mask [C, m + T]."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        logits: Tensor = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=mask.long(),
+            decoder_input_ids=inputs,
+            use_cache=False,
+        ).logits
+        return logits
+
+    def decoder_inputs(self, targets: Tensor) -> Tensor:
+        """Decoder inputs [C, L] that teach targets [C, L] (-100 ignored): shifted by one behind the start token."""
+        inputs: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
+        return inputs.masked_fill(inputs == IGNORE, self.pad_id)
+
+    def forward(
+        self,
+        adapter: Adapter,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        all_positions: bool = True,
+    ) -> Output:
+        """See `Backbone.forward`."""
+        ids, real, start = self._texts(adapter, input_ids, attention_mask)
+        if labels is None:
+            raise InputError("backbone: an encoder-decoder needs labels [batch, label length]")
+        labels = labels.to(self.device)
+        tensors = Tensors.of([adapter], self.device)
+        order = (torch.arange(ids.shape[1], device=ids.device)[None] + start) % ids.shape[1]
+        ids, real = ids.gather(1, order), real.gather(1, order)
+        rows = torch.arange(ids.shape[1], device=ids.device).clamp(max=adapter.config.s - 1).expand_as(ids)
+        only = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        encoded, mask = self.encode_text(shift(self.embed(ids), rows, only, tensors), real, tensors.prompt[only])
+        logits = self.run_decoder(encoded, mask, self.decoder_inputs(labels))
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+        return Output(loss, logits)
+
+    def encode_text(self, embeddings: Tensor, real: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder states [R, m + T, d] of [P; text] and their mask [R, m + T].
+
+        Args:
+            embeddings: [R, T, d], A @ B added.
+            real: [R, T], True on text.
+            prompts: [R, m, d].
+        """
+        prompts = prompts.to(embeddings.dtype)
+        mask = torch.cat([real.new_ones(len(real), prompts.shape[1]), real], dim=1)
+        return self.run_encoder(torch.cat([prompts, embeddings], dim=1), mask), mask

@@ -1,0 +1,155 @@
+"""A backbone's files: where they lie, and the sha256 that names them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from dept.backbones import wheel as embedded
+from infra.errors import InputError
+
+# What decides a number: weights, shapes, and each file that turns text into ids. A chat template does not.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
+_TOKENS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "spiece*",
+)
+_LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
+_SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def resolve(name_or_path: str) -> str:
+    """Folder of a catalogue name or a local path; anything else is taken for a hub id.
+
+    Raises:
+        InputError: neither a known name nor a folder, and not of the form of a hub id.
+    """
+    if name_or_path in embedded.WHEELS:
+        return str(embedded.converted(name_or_path))
+    if Path(name_or_path).is_dir():
+        if not (Path(name_or_path) / "config.json").is_file():
+            raise InputError(f"backbone {name_or_path}: the folder holds no config.json")
+        return name_or_path
+    if name_or_path.startswith((".", "/", "~")):
+        raise InputError(f"backbone {name_or_path}: no such folder")
+    return name_or_path
+
+
+def folder_of(name_or_path: str) -> Path:
+    """Folder of a backbone's files on this machine; those of a hub id are fetched into the hub's cache first.
+
+    Raises:
+        InputError: unknown, or not in reach.
+    """
+    found = resolve(name_or_path)
+    if Path(found).is_dir():
+        return Path(found)
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.model", "vocab.*", "merges.txt", "spiece*", "*.jinja"]
+    try:
+        folder = Path(snapshot_download(found, allow_patterns=[*wanted, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(found, allow_patterns=[*wanted, "pytorch_model*.bin"]))
+    except Exception as error:  # the hub's client raises several kinds
+        raise cannot_load(found, error) from error
+    if not (folder / "config.json").is_file():
+        raise InputError(f"backbone {found!r}: its repository holds no config.json")
+    return folder
+
+
+def cannot_load(source: str, error: Exception) -> InputError:
+    """What is said of a backbone that cannot be loaded: one line with the cause and what to do."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    return InputError(
+        f"backbone {source!r} cannot be loaded{offline}: {reason}. Remedy: one of "
+        f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach"
+    )
+
+
+def short_name(name_or_path: str) -> str:
+    """A backbone's name for people: the last part of a path or hub id, in small letters."""
+    is_path = "/" in name_or_path or Path(name_or_path).is_dir()
+    return Path(name_or_path).absolute().name.lower() if is_path else name_or_path
+
+
+def weights_id(folder: Path) -> str:
+    """sha256 (hex) of weights, config and tokenizer: the same for every path of the same files, and number type."""
+    digest = hashlib.sha256(b"dept weights 2")
+    if origin := _origin(folder):
+        digest.update(origin.encode())
+        return digest.hexdigest()
+    weights = [folder.glob(pattern) for pattern in _WEIGHTS]
+    for file in _each_once((*weights, [folder / "config.json"], *(folder.glob(pattern) for pattern in _TOKENS))):
+        digest.update(f"{file.name}:{hashed(file)}".encode())
+    return digest.hexdigest()
+
+
+def legacy_id(folder: Path, dtype: str) -> str:
+    """The id that version 0.1.0 gave, which held the number type (`float32`)."""
+    digest = hashlib.sha256(f"torch.{dtype}".encode())
+    if origin := _origin(folder):
+        digest.update(origin.encode())
+        return digest.hexdigest()
+    for file in _each_once(folder.glob(pattern) for pattern in _LEGACY):
+        digest.update(f"{file.name}:{hashed(file)}".encode())
+    return digest.hexdigest()
+
+
+def hashed(file: Path) -> str:
+    """sha256 (hex) of a file, from the cache where path, size, time and inode are those of when it was hashed.
+
+    A cache that is torn, or cannot be read or written, costs a hashing, nothing else.
+    """
+    place = file.resolve()
+    stat = place.stat()
+    about = [str(place), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    cached = embedded.cache_root().parent / "hashes" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:32]}.json"
+    try:
+        known = json.loads(cached.read_text(encoding="utf-8"))
+        if known["about"] == about and _HEX.fullmatch(known["sha256"]):
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = embedded.file_sha256(place)
+    after = place.stat()
+    if (after.st_size, after.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns) and time.time() - (
+        stat.st_mtime_ns / 1e9
+    ) > _SETTLED:
+        _remember(cached, {"about": about, "sha256": found})
+    return found
+
+
+def _remember(cached: Path, body: dict[str, object]) -> None:
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=cached.parent, prefix=".")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(body, stream)
+        Path(temporary).replace(cached)
+    except OSError:
+        return
+
+
+def _origin(folder: Path) -> str | None:
+    """Of a converted backbone the sha256 of what it was converted from."""
+    file = folder / embedded.ORIGIN
+    return str(json.loads(file.read_text(encoding="utf-8"))["sha256"]) if file.is_file() else None
+
+
+def _each_once(groups: Iterable[Iterable[Path]]) -> list[Path]:
+    return sorted({file for group in groups for file in group if file.is_file()})

@@ -1,0 +1,221 @@
+"""Text to token ids and back, as a kind of backbone reads and writes them. No torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from infra.errors import InputError
+
+Family = Literal["causal", "seq2seq"]
+Cut = Literal["start", "end"]
+
+
+class Tokens(ABC):
+    """What is to be known of a backbone to turn texts into rows of tokens.
+
+    Args:
+        tokenizer: of transformers or `describe.PlainTokenizer`; None where only token ids are used.
+        name: of the backbone, for messages.
+        vocab: ids that the embedding table holds, 0 to vocab - 1.
+        pads: ids that may pad, the best first; one outside the table is left out.
+        ends: ids that end a text, the one to be learned first; each a number, a list of such or None.
+
+    Attributes:
+        family: kind of backbone.
+        cut: the side of a text that is too long which is cut off, where a task does not say.
+    """
+
+    family: ClassVar[Family]
+    cut: ClassVar[Cut]
+
+    def __init__(self, tokenizer: Any, name: str, vocab: int, pads: Sequence[Any], ends: Sequence[Any]) -> None:
+        self.tokenizer, self.name, self.vocab = tokenizer, name, vocab
+        self.pad_id = next((pad for pad in pads if self._held(pad)), 0)  # any id does: padding is masked
+        flat = [end for found in ends for end in (found if isinstance(found, (list, tuple)) else [found])]
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(end for end in flat if self._held(end)))
+
+    def _held(self, value: Any) -> bool:
+        return isinstance(value, int) and 0 <= value < self.vocab
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer.
+
+        Raises:
+            InputError: neither the tokenizer nor the model's configuration names one.
+        """
+        if not self.end_ids:
+            raise InputError(
+                f"backbone {self.name}: it has no end-of-sequence token, so it cannot stop generating. Remedy: set "
+                "eos_token in tokenizer_config.json or eos_token_id in config.json, inside the embedding table"
+            )
+        return self.end_ids[0]
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        """Token ids of texts, with the special tokens that belong there.
+
+        Args:
+            continues: what the prompt holds is text that these go on from, so nothing begins anew.
+
+        Raises:
+            InputError: a token outside the embedding table.
+        """
+
+    @abstractmethod
+    def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
+        """Token ids of free answers as they follow a text that ends in `after`, with the token that ends them."""
+
+    @abstractmethod
+    def encode_words(self, words: tuple[str, ...], after: str = ":") -> tuple[tuple[int, ...], ...]:
+        """Token ids of label words as they follow a text that ends in `after`; ended where one word begins another.
+
+        Raises:
+            InputError: two words of the same tokens.
+        """
+
+    @abstractmethod
+    def room(self, s: int, longest: int) -> int:
+        """Tokens of a text that fit into s beside an answer of at most `longest` tokens."""
+
+    @abstractmethod
+    def first_row(self, length: int, longest: int, s: int, layout: str) -> int:
+        """Row of A of the first of `length` tokens of a text that an answer of at most `longest` follows."""
+
+    @abstractmethod
+    def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
+        """At most `room` of a text's ids, those at the side `cut` left out; what marks its ends stays."""
+
+    def checked(self, found: list[list[int]]) -> list[list[int]]:
+        """The same ids.
+
+        Raises:
+            InputError: one of them lies outside the embedding table.
+        """
+        for ids in found:
+            if ids and (max(ids) >= self.vocab or min(ids) < 0):
+                bad = next(i for i in ids if not 0 <= i < self.vocab)
+                raise InputError(
+                    f"backbone {self.name}: token {self.tokenizer.convert_ids_to_tokens(bad)!r} has id {bad}, but the "
+                    f"model knows {self.vocab} tokens. Remedy: take it out of the text, or resize the model's "
+                    "embeddings to its tokenizer and save both"
+                )
+        return found
+
+    def check(self) -> None:
+        """Refuse a tokenizer whose every text holds a token that the model does not know."""
+        if self.tokenizer is not None:
+            self.encode_texts(["x"])
+
+    def _ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        found: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+        return self.checked(found)
+
+    def _told_apart(self, words: tuple[str, ...], found: list[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        if any(a != b and b[: len(a)] == a for a in found for b in found):
+            found = [ids if ids[-1:] == (self.end_id,) else (*ids, self.end_id) for ids in found]
+        if len(set(found)) < len(found) or not all(found):
+            raise InputError(f"verbalizer: words {list(words)} are not told apart by the tokenizer of {self.name}")
+        return tuple(found)
+
+
+class CausalTokens(Tokens):
+    """Of a model that continues a text: the answer stands behind it, so nothing that ends a text may stand between."""
+
+    family = "causal"
+    cut = "start"  # the question stands at the end
+
+    @cached_property
+    def begin(self) -> list[int]:
+        """The special tokens that begin a text."""
+        whole, bare = self._ids(["x"], True)[0], self._ids(["x"], False)[0]
+        places = range(len(whole) - len(bare) + 1) if bare else range(0)
+        at = next((i for i in places if whole[i : i + len(bare)] == bare), 0)
+        return whole[:at]
+
+    def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        """See `Tokens`: what the tokenizer would put behind a text is left out."""
+        begin = [] if continues or not texts else self.begin
+        return [[*begin, *ids] for ids in self._ids(texts, False)]
+
+    def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
+        """See `Tokens`."""
+        return [[*ids, self.end_id] for ids in self._following(answers, after)]
+
+    def encode_words(self, words: tuple[str, ...], after: str = ":") -> tuple[tuple[int, ...], ...]:
+        """See `Tokens`."""
+        return self._told_apart(words, [tuple(ids) for ids in self._following(words, after)])
+
+    def _following(self, answers: Sequence[str], after: str) -> list[list[int]]:
+        """Ids of answers in their place; a tokenizer that joins them to what stands before gives them alone."""
+        if not answers:
+            return []
+        blank = "" if after.endswith("\n") else " "
+        before = self._ids([f"x{after}"], False)[0]
+        whole = self._ids([f"x{after}{blank}{answer}" for answer in answers], False)
+        alone = self._ids([f"{blank}{answer}" for answer in answers], False)
+        return [
+            ids[len(before) :] if ids[: len(before)] == before else other
+            for ids, other in zip(whole, alone, strict=True)
+        ]
+
+    def room(self, s: int, longest: int) -> int:
+        """See `Tokens`: text and answer share the s positions."""
+        return s - longest
+
+    def first_row(self, length: int, longest: int, s: int, layout: str) -> int:
+        """See `Tokens`. "paper" pads on the left to s, so that text and answer end at row s-1; "adjacent" starts at 0.
+
+        The longest answer counts, so that a text keeps its rows whichever answer follows it.
+        """
+        return s - length - longest if layout == "paper" else 0
+
+    def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
+        """See `Tokens`: what begins a text stays."""
+        if len(ids) <= room:
+            return ids
+        held = len(self.begin) if self.tokenizer is not None and ids[: len(self.begin)] == self.begin else 0
+        held = held if held < room else 0
+        return ids[:room] if cut == "end" else [*ids[:held], *ids[len(ids) - room + held :]]
+
+
+class EncoderDecoderTokens(Tokens):
+    """Of a model whose decoder writes the answer: the text has the encoder, and its s positions, to itself."""
+
+    family = "seq2seq"
+    cut = "end"  # as the authors do
+
+    def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        """See `Tokens`."""
+        return self._ids(texts, True)
+
+    def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
+        """See `Tokens`."""
+        found = self._ids(answers, True)
+        return [ids if ids and ids[-1] in self.end_ids else [*ids, self.end_id] for ids in found]
+
+    def encode_words(self, words: tuple[str, ...], after: str = ":") -> tuple[tuple[int, ...], ...]:
+        """See `Tokens`."""
+        return self._told_apart(words, [tuple(ids) for ids in self._ids(words, True)])
+
+    def room(self, s: int, longest: int) -> int:
+        """See `Tokens`."""
+        return s
+
+    def first_row(self, length: int, longest: int, s: int, layout: str) -> int:
+        """See `Tokens`: padding stands on the right in both layouts."""
+        return 0
+
+    def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
+        """See `Tokens`: the last token, which ends the text, stays."""
+        if len(ids) <= room:
+            return ids
+        return [*ids[: room - 1], ids[-1]] if cut == "end" else ids[len(ids) - room :]
+
+
+KINDS: dict[Family, type[Tokens]] = {kind.family: kind for kind in (CausalTokens, EncoderDecoderTokens)}

@@ -1,0 +1,127 @@
+"""Micro-batches -> tensors. No padding to s: every token carries its row of A explicitly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from dept.backbones.base import IGNORE, Backbone
+from dept.batches.pack import Pack
+
+
+@dataclass
+class Batch:
+    """Tensors of one micro-batch of R packs, T tokens wide, with C candidates in all.
+
+    `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `adapter_id[i]` is the pack's
+    adapter in the stack, `candidate_row[c]` the pack of a candidate.
+    """
+
+    ids: Tensor
+    real: Tensor
+    rows: Tensor
+    adapter_id: Tensor
+    candidate_row: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return int(self.real.sum())
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on another device."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+
+@dataclass
+class CausalBatch(Batch):
+    """`allowed` [R, T, T]: which tokens of its pack a token sees. A candidate's log-probability is the sum over its
+    picks of log p(token | hidden[query]); `query` holds flat positions in R * T.
+    """
+
+    allowed: Tensor
+    query: Tensor
+    pick_query: Tensor
+    pick_token: Tensor
+    pick_candidate: Tensor
+
+
+@dataclass
+class Seq2SeqBatch(Batch):
+    """`targets` [C, L]: decoder labels of each candidate, -100 behind its end."""
+
+    targets: Tensor
+
+
+def collate(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch | Seq2SeqBatch:
+    """Make the tensors of one micro-batch on the backbone's device; candidates keep the order of the packs' rows."""
+    if backbone.family == "causal":
+        return _collate_causal(packs, backbone).to(backbone.device)
+    return _collate_seq2seq(packs, backbone).to(backbone.device)
+
+
+def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Tensor]:
+    return {
+        "ids": torch.full((len(packs), width), pad),
+        "real": torch.zeros(len(packs), width, dtype=torch.bool),
+        "rows": torch.zeros(len(packs), width, dtype=torch.long),
+        "adapter_id": torch.tensor([pack.adapter_id for pack in packs]),
+        "candidate_row": torch.tensor([i for i, pack in enumerate(packs) for row in pack.rows for _ in row.candidates]),
+    }
+
+
+def _write(text: dict[str, Tensor], i: int, at: int, tokens: Sequence[int], first: int) -> None:
+    """Put tokens, of which the first has row `first` of A, into row i of a batch from column `at` on."""
+    place = slice(at, at + len(tokens))
+    text["ids"][i, place] = torch.tensor(tokens)
+    text["real"][i, place] = True
+    text["rows"][i, place] = torch.arange(first, first + len(tokens))
+
+
+def _collate_causal(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch:
+    width = max(pack.length for pack in packs)
+    text = _blank(packs, backbone.pad_id, width)
+    allowed = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(packs), 1, 1)
+    query: dict[int, int] = {}
+    picks: list[tuple[int, int, int]] = []
+    candidate_index = 0
+    for i, pack in enumerate(packs):
+        tail = 0  # where the next text or label word begins
+        for row in pack.rows:
+            begin, end = tail, tail + len(row.source)
+            allowed[i, begin : begin + row.length, :begin] = False
+            _write(text, i, begin, row.source, row.first)
+            tail = end
+            # Label words lie behind their text, one after the other, and see only the text and themselves.
+            for candidate in row.candidates:
+                inner = len(candidate) - 1
+                if inner:
+                    _write(text, i, tail, candidate[:-1], row.first + len(row.source))
+                    allowed[i, tail : tail + inner, end:tail] = False
+                for j, token in enumerate(candidate):
+                    position = i * width + (end - 1 if j == 0 else tail + j - 1)
+                    picks.append((query.setdefault(position, len(query)), token, candidate_index))
+                tail += inner
+                candidate_index += 1
+    allowed &= text["real"][:, None, :]
+    return CausalBatch(**text, allowed=allowed, query=torch.tensor(list(query)), **_columns(picks))
+
+
+def _columns(picks: list[tuple[int, int, int]]) -> dict[str, Tensor]:
+    return dict(zip(("pick_query", "pick_token", "pick_candidate"), torch.tensor(picks).T.contiguous(), strict=True))
+
+
+def _collate_seq2seq(packs: Sequence[Pack], backbone: Backbone) -> Seq2SeqBatch:
+    rows = [row for pack in packs for row in pack.rows]  # one in each
+    text = _blank(packs, backbone.pad_id, max(len(row.source) for row in rows))
+    for i, row in enumerate(rows):
+        _write(text, i, 0, row.source, row.first)
+    candidates = [candidate for row in rows for candidate in row.candidates]
+    targets = torch.full((len(candidates), max(map(len, candidates))), IGNORE)
+    for i, candidate in enumerate(candidates):
+        targets[i, : len(candidate)] = torch.tensor(candidate)
+    return Seq2SeqBatch(**text, targets=targets)

@@ -1,0 +1,164 @@
+"""Text -> rows of tokens: the one place where a text that is too long is cut. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dept.backbones.tokens import Cut, Tokens
+from dept.config import AdapterConfig
+from infra.errors import InputError
+
+ANSWER_TOKENS = 32  # room for a free answer, in training and generation alike, where a task does not say
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text and the label words that may follow it.
+
+    Attributes:
+        source: token ids of the text.
+        candidates: token ids of each candidate answer; training rows hold the right one alone.
+        gold: index of the right one, -1 where unknown.
+        first: row of A (and position after the prompt) of the first source token.
+        cut: the text was longer than the adapter's s.
+    """
+
+    source: tuple[int, ...]
+    candidates: tuple[tuple[int, ...], ...]
+    gold: int
+    first: int
+    cut: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens that enter the backbone: the text, and all but the last token of each candidate (causal)."""
+        return len(self.source) + sum(len(candidate) - 1 for candidate in self.candidates)
+
+    def only_gold(self) -> Row:
+        """The same row with the right candidate alone, as training wants it."""
+        return replace(self, candidates=(self.candidates[self.gold],), gold=0)
+
+
+def encode(
+    tokens: Tokens,
+    texts: Sequence[str],
+    words: Sequence[str],
+    labels: Sequence[int] | None,
+    config: AdapterConfig,
+    *,
+    cut: Cut | None = None,
+    max_length: int | None = None,
+    continues: bool = False,
+) -> list[Row]:
+    """Tokenise texts and label words for an adapter of shape `config`.
+
+    Args:
+        tokens: of a loaded backbone (`backbone.tokens`) or a described one (`info.tokens`).
+        labels: index of each text's right word; None where unknown.
+        cut: the side of a text longer than s that is left out; default the start for causal backbones, whose question
+            stands at the end, and the end for encoder-decoders, as the authors do.
+        max_length: tokens of a text that are kept at most; default as many as fit into s.
+        continues: the prompt holds text that these go on from (`adapters.adapter.CONTINUES`).
+
+    Raises:
+        InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
+            token, or a token outside the embedding table.
+    """
+    texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
+    known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
+    longest = max((len(ids) for found in known.values() for ids in found), default=0)
+    made = _rows(tokens, texts, config, longest, cut, max_length, continues, f"a label word of {longest} tokens")
+    gold = [-1] * len(texts) if labels is None else labels
+    return [
+        Row(ids, known[_after(text)], right, first, was_cut)
+        for text, (ids, first, was_cut), right in zip(texts, made, gold, strict=True)
+    ]
+
+
+def encode_answers(
+    tokens: Tokens,
+    texts: Sequence[str],
+    answers: Sequence[str],
+    config: AdapterConfig,
+    longest: int = ANSWER_TOKENS,
+    *,
+    cut: Cut | None = None,
+    max_length: int | None = None,
+    continues: bool = False,
+) -> list[Row]:
+    """Tokenise texts and the answer that each is trained to be followed by, with the token that ends it.
+
+    Args:
+        longest: tokens kept free for an answer, whatever its length, so that generation finds the text where training
+            had it; a longer answer is cut.
+        tokens, cut, max_length, continues: see `encode`.
+
+    Raises:
+        InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
+            embedding table.
+    """
+    texts = [text.rstrip(" \t") for text in texts]
+    places: dict[str, list[int]] = {}
+    for index, text in enumerate(texts):
+        places.setdefault(_after(text), []).append(index)
+    ends: dict[int, list[int]] = {}
+    for after, members in places.items():
+        ends |= dict(zip(members, tokens.encode_answers([answers[i] for i in members], after), strict=True))
+    made = _rows(tokens, texts, config, longest, cut, max_length, continues, f"an answer of {longest} tokens")
+    return [
+        Row(ids, (tuple(ends[i][:longest]),), 0, first, was_cut or len(ends[i]) > longest)
+        for i, (ids, first, was_cut) in enumerate(made)
+    ]
+
+
+def encode_open(
+    tokens: Tokens,
+    texts: Sequence[str],
+    config: AdapterConfig,
+    longest: int = ANSWER_TOKENS,
+    *,
+    cut: Cut | None = None,
+    max_length: int | None = None,
+    continues: bool = False,
+) -> list[Row]:
+    """Tokenise texts whose answer, of at most `longest` tokens, is to be written; see `encode_answers`.
+
+    Raises:
+        InputError: see `encode_answers`.
+    """
+    texts = [text.rstrip(" \t") for text in texts]
+    made = _rows(tokens, texts, config, longest, cut, max_length, continues, f"{longest} new tokens")
+    return [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
+
+
+def _rows(
+    tokens: Tokens,
+    texts: Sequence[str],
+    config: AdapterConfig,
+    longest: int,
+    cut: Cut | None,
+    max_length: int | None,
+    continues: bool,
+    beside: str,
+) -> list[tuple[tuple[int, ...], int, bool]]:
+    """Each text's ids within what is left of s, the row of A of the first, and whether it was cut."""
+    room = tokens.room(config.s, longest)
+    if room < 1:
+        raise InputError(
+            f"adapter: s={config.s} leaves no room for text beside {beside}. Remedy: a larger s or shorter answers"
+        )
+    room = min(room, max_length or room)
+    made = []
+    for index, ids in enumerate(tokens.encode_texts(texts, continues)):
+        if not ids:
+            raise InputError(f"text {index + 1} of {len(texts)} holds no token: {texts[index]!r}")
+        kept = tokens.shorten(ids, room, cut or tokens.cut)
+        first = tokens.first_row(len(kept), longest, config.s, config.layout)
+        made.append((tuple(kept), first, len(ids) > room))
+    return made
+
+
+def _after(text: str) -> str:
+    """What an answer follows: a line break, or anything else."""
+    return "\n" if text.endswith("\n") else ":"

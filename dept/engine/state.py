@@ -1,0 +1,142 @@
+"""A trial to train, what it has reached, and what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from dept.adapters.adapter import Adapter
+from dept.adapters.stack import NAMES
+from dept.batches.tokenise import Row
+from dept.config import TrainConfig
+
+_CURVES = ("loss_curve", "validation_curve", "validation_loss_curve")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One adapter to train: where it starts, on what, and how.
+
+    Attributes:
+        key: its name among the results; checkpoints are found by it.
+        start: the adapter it starts as; it is not changed.
+        rows, validation: see `dept.batches.tokenise.encode`; without validation rows the last step is kept.
+        seed: of the order of the rows.
+
+    Example:
+        >>> rows = encode(backbone.tokens, texts, ("negative", "positive"), labels, config)  # doctest: +SKIP
+        >>> start = from_text(backbone, config, "Is it good?", 0)  # doctest: +SKIP
+        >>> trial = Trial("mine", start, TrainConfig(), rows, rows)  # doctest: +SKIP
+    """
+
+    key: str
+    start: Adapter
+    config: TrainConfig
+    rows: Sequence[Row]
+    validation: Sequence[Row]
+    seed: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """m, s, r: trials of one shape share a stack."""
+        return (self.start.prompt.shape[0], *self.start.a.shape)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per step; no row twice in one step."""
+        return min(self.config.batch_size, len(self.rows))
+
+    def identity(self, known: dict[int, str]) -> str:
+        """sha256 (hex) of all that decides this trial's steps; `known` remembers digests of rows by their id()."""
+        digest = hashlib.sha256(f"{self.key}:{self.config.model_dump_json()}:{self.seed}".encode())
+        for name in NAMES:
+            digest.update(getattr(self.start, name).detach().cpu().contiguous().numpy().tobytes())
+        for rows in (self.rows, self.validation):
+            if id(rows) not in known:
+                known[id(rows)] = hashlib.sha256(repr(list(rows)).encode()).hexdigest()
+            digest.update(known[id(rows)].encode())
+        return digest.hexdigest()
+
+
+@dataclass
+class State:
+    """What a trial has reached. Its tensors lie in the stack.
+
+    Attributes:
+        best: metrics of validation at `best_step`, see `dept.engine.evaluate.summarise`.
+        worse: validations since then.
+        loss_curve: (step, training loss), nats per label token.
+        validation_curve, validation_loss_curve: (step, score in percent), (step, loss); the loss chooses the step.
+        seconds: this trial's share of the time.
+        tokens, padded: trained on, without and with padding.
+        failure: why it failed, or None.
+    """
+
+    step: int = 0
+    best_step: int = -1
+    best: dict[str, float] = field(default_factory=dict)
+    worse: int = 0
+    loss_curve: list[tuple[int, float]] = field(default_factory=list)
+    validation_curve: list[tuple[int, float]] = field(default_factory=list)
+    validation_loss_curve: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens: int = 0
+    padded: int = 0
+    failure: str | None = None
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """The state that `dataclasses.asdict` gave, by way of JSON; what it lacks stays at its start."""
+        named = {f.name: body[f.name] for f in fields(cls) if f.name in body}
+        curves = {n: [(int(step), float(value)) for step, value in named[n]] for n in _CURVES if n in named}
+        return cls(**{**named, **curves})
+
+    def stepped(self, loss: float, norm: float, max_loss: float) -> None:
+        """Note a step, with its loss and gradient norm; a step that diverged is a failure."""
+        self.loss_curve.append((self.step, loss))
+        self.step += 1
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.failure = f"loss {loss}, gradient norm {norm} at step {self.step}: not finite. Lower the rates"
+        elif loss > max_loss:
+            self.failure = f"loss {loss:.2f} at step {self.step} is above max_loss={max_loss}"
+
+    def is_due(self, config: TrainConfig) -> bool:
+        """Whether this step is to be validated, and has not been."""
+        seen = bool(self.validation_curve) and self.validation_curve[-1][0] == self.step
+        reached = self.step % config.eval_every == 0 or self.step >= config.steps
+        return reached and not seen and self.failure is None
+
+    def validated(self, found: dict[str, float], better: bool) -> None:
+        """Note a validation, {} where there are no rows for one; `better`: its step is to be kept."""
+        if found:
+            self.validation_curve.append((self.step, found["score"]))
+            self.validation_loss_curve.append((self.step, found["loss"]))
+        if better:
+            self.best, self.best_step, self.worse = found, self.step, 0
+        else:
+            self.worse += 1
+
+    def is_done(self, config: TrainConfig) -> bool:
+        """Whether the trial has failed, made all its steps or lost its patience."""
+        return bool(self.failure) or self.step >= config.steps or self.worse > config.patience
+
+
+@dataclass
+class Result:
+    """A trained trial: the adapter of the step with the lowest validation loss, or the reason of its failure.
+
+    `peak_memory_mib`: of the process that trained it, MiB.
+    """
+
+    key: str
+    adapter: Adapter
+    state: State
+    peak_memory_mib: float
+
+    @property
+    def failure(self) -> str | None:
+        """Why the trial failed, or None."""
+        return self.state.failure
