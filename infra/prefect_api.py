@@ -144,6 +144,8 @@ def crash_runs(api: str, message: str) -> list[str]:
 
 def worker_answers(api: str, name: str, since: float, pool: str = GPU) -> bool:
     """True if the worker `name` of the pool is online and spoke after `since` (seconds since the epoch)."""
+    from prefect.client.schemas.objects import WorkerStatus
+
     try:
         with client(api, 5.0, retries=0) as asked:
             workers = asked.read_workers_for_work_pool(pool)
@@ -151,7 +153,7 @@ def worker_answers(api: str, name: str, since: float, pool: str = GPU) -> bool:
         return False
     for worker in workers:
         seen = worker.last_heartbeat_time
-        if worker.name == name and str(worker.status) in ("ONLINE", "WorkerStatus.ONLINE") and seen is not None:
+        if worker.name == name and worker.status == WorkerStatus.ONLINE and seen is not None:
             return seen.replace(tzinfo=seen.tzinfo or UTC).timestamp() >= since - 1
     return False
 

@@ -11,10 +11,18 @@ import pytest
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 
 from infra.crash_automation import AUTOMATION, HEARTBEAT, SILENCE, definition, ensure_crash_automation
+from infra.hidden import hidden_credentials
 from infra.prefect_api import answers, client, crash_runs, ensure_pools, kept_by_hand, worker_answers
+from infra.prefect_state import pools
 from infra.temporary_server import prefect_api
 
 
@@ -79,8 +87,8 @@ def test_no_server():
 def test_what_a_person_has_set_stays(api):
     ensure_pools(api)
     with client(api) as asked:
-        pools = {pool.name: pool for pool in asked.read_work_pools()}
-        assert {name: (pools[name].type, pools[name].concurrency_limit) for name in ("control", "gpu")} == {
+        made = {pool.name: pool for pool in asked.read_work_pools()}
+        assert {name: (made[name].type, made[name].concurrency_limit) for name in ("control", "gpu")} == {
             "control": ("process", None),
             "gpu": ("process", 1),
         }
@@ -201,7 +209,46 @@ def test_runs_of_a_stopped_worker_are_crashed(api):
         runs = [asked.create_flow_run_from_deployment(one) for one in ids]
         for run in runs:
             asked.set_flow_run_state(run.id, State(type=StateType.RUNNING), force=True)
+        late = asked.create_flow_run_from_deployment(ids[0])
+        asked.send_worker_heartbeat("gpu", "a-worker")
+        gpu = next(pool for pool in pools(api) if pool.name == "gpu")
+        assert gpu.workers == ("a-worker",)
+        assert gpu.running == (runs[0].name,)
+        assert gpu.waiting == (late.name,)
+        assert worker_answers(api, "a-worker", time.time() - 30)
+        assert not worker_answers(api, "a-worker", time.time() + 30)
         names = crash_runs(api, "stopped")
         assert sorted(names) == sorted(run.name for run in runs[:2])
         states = [asked.read_flow_run(run.id).state.type for run in runs]
     assert states == [StateType.CRASHED, StateType.CRASHED, StateType.RUNNING]
+
+
+def test_no_credential_reaches_a_flow_run_or_its_log(api):
+    from prefect import flow, get_run_logger
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.logging.handlers import APILogHandler
+
+    @flow(name="dept-leak")
+    def leak():
+        with hidden_credentials():
+            get_run_logger().warning("asking %s", "http://me:s3cr3t@mlflow:5000")
+            try:
+                raise OSError("postgresql://me:s3cr3t@db/ledger is away")
+            except OSError as error:
+                raise ConnectionError("the ledger is away") from error
+
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_LOGGING_TO_API_ENABLED: True}):
+        with pytest.raises(RuntimeError, match="the ledger is away"):
+            leak()
+        APILogHandler().flush()
+    with client(api) as asked:
+        flow_id = asked.create_flow_from_name("dept-leak")
+        (run,) = [run for run in asked.read_flow_runs() if run.flow_id == flow_id]
+        told = asked.request(
+            "POST",
+            "/logs/filter",
+            json={"logs": LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])).model_dump(mode="json")},
+        ).text
+    assert "asking http://me:***@mlflow:5000" in told
+    assert "the ledger is away" in told + run.state.message
+    assert "s3cr3t" not in told + str(run.state)

@@ -83,6 +83,8 @@ def test_up_run_up_again_heal_and_down(project, capsys):
         assert all(state.running and state.answers for state in states)
         assert any(line.startswith("next:") and "deployment run tiny/one" in line for line in said)
         assert httpx.get(f"http://127.0.0.1:{mlflow_port}/health", trust_env=False).text == "OK"
+        records = json.loads((home() / "services.json").read_text())["records"]
+        assert len(members(Record(**records["mlflow"]))) <= 4  # without the setting seven more, of 240 MB each
         page = f"http://127.0.0.1:{mlflow_port}/#/experiments"
         assert any(line.startswith("mlflow") and page in line for line in said)
 
