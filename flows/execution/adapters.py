@@ -27,7 +27,7 @@ def load_adapter(context: RunContext, outcome: TrialOutcome) -> Adapter:
         heal(context, outcome, str(error))
         raise
     try:
-        adapter.check_fits(context.backbone.name, context.backbone.weights_id, context.backbone.d)
+        context.backbone.check_adapter(adapter)
     except InputError as error:
         raise UnusableError(str(error)) from error
     return adapter

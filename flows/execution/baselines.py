@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dept.baselines.train import train_rival
+from dept.baselines.train import train_baseline
 from dept.engine.memory import peak_memory_mib
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
@@ -43,7 +43,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
-    with train_rival(
+    with train_baseline(
         spec.method, context.backbone, training, validation, spec.training, spec.seed, on_tokens=lease.progress
     ) as baseline:
         if baseline.state.failure is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dept.adapters.adapter import Adapter
-from dept.batches.batching import Row
+from dept.adapters.adapter import CONTINUES, Adapter
+from dept.adapters.stack import Tensors
+from dept.batches.tokenise import Row
 from dept.engine.evaluate import predictions, score_rows, summarise
-from dept.engine.forward import Tensors
 from dept.engine.generate import Prompted, generate
 from flows.execution.context import RunContext
 from flows.execution.rows import of_task, room_of, rows_of
@@ -44,7 +44,10 @@ def measured(
         tests: for each adapter its task's name and examples.
         progress: called with the tokens of each micro-batch.
     """
-    rows = [rows_of(context, of_task(name, rows), adapters[i].config) for i, (name, rows) in enumerate(tests)]
+    rows = [
+        rows_of(context, of_task(name, rows), adapters[i].config, bool(adapters[i].metadata.get(CONTINUES)))
+        for i, (name, rows) in enumerate(tests)
+    ]
     scored = [i for i, (name, _) in enumerate(tests) if context.tasks[name].scored]
     items = [(i, row) for i in scored for row in rows[i]]
     tensors = Tensors.of(adapters, context.backbone.device)

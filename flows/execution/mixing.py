@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_mixture
-from dept.batches.batching import Row
+from dept.batches.tokenise import Row
 from dept.engine.mixture import learn_weights
 from dept.trial import TrialOutcome
 from flows.execution.adapters import UnusableError

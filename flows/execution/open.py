@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 
+from dept.backbones.describe import describe
 from flows.execution.context import Engine, RunContext
 from flows.planning.check import check
 from flows.planning.plan import Plan
@@ -23,21 +24,21 @@ def open_plan(plan: Plan) -> RunContext:
             words that the tokenizer does not tell apart; baselines that cannot be run here, or on these tasks.
     """
     tasks, splits = plan.resolve_tasks(), check(plan)
-    backbone = _describe(plan)
+    backbone = describe(plan.backbone, plan.dtype, plan.device)
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:
             if task.scored:
-                backbone.encode_words(task.words)
+                backbone.tokens.encode_words(task.words)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
     check_methods(plan, tasks)
     return RunContext(
         order=plan,
         backbone_name=plan.backbone,
-        backbone_id=backbone.weights_id,
+        backbone_id=backbone.backbone_id,
         d=backbone.d,
-        dtype=str(backbone.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        dtype=backbone.dtype,  # type: ignore[arg-type]
         device=plan.device,
         engine=Engine(plan.ranks if plan.engine == "deepspeed" else 0),
         tasks=tasks,
@@ -46,12 +47,6 @@ def open_plan(plan: Plan) -> RunContext:
         store=Store.open(),
         tracker=Tracker(),
     )
-
-
-def _describe(plan: Plan):  # type: ignore[no-untyped-def]  # until dept.backbones.describe is there
-    from dept.backbones.shared import shared_backbone
-
-    return shared_backbone(plan.backbone, plan.dtype, plan.device)
 
 
 def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:

@@ -10,13 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dept.batches.batching import Row
-from dept.engine.train import State
+from dept.batches.tokenise import Row
+from dept.engine.state import State
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
 from flows.execution.lease import Lease
-from flows.execution.rows import TaskExample
+from flows.execution.rows import TaskExample, cut_of, room_of
 from registry.ledger import Claim
 from registry.tracking import TrialLog
 
@@ -31,7 +31,10 @@ def manifest(
     A multitask adapter answers for no task of its own.
     """
     task = context.tasks.get(spec.task)
-    answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words)} if task else {}
+    answers: dict[str, Any] = {}
+    if task is not None:
+        answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words), **cut_of(task)}
+        answers["answer_room"] = None if task.scored else room_of(context, spec.task, spec.adapter)
     return {
         "fingerprint": spec.fingerprint,
         "backbone": context.backbone_name,
@@ -64,6 +67,7 @@ def outcome_of(context: RunContext, spec: TrialSpec, rows: Sequence[Row], state:
         validation=state.best,
         loss_curve=state.loss_curve,
         validation_curve=state.validation_curve,
+        validation_loss_curve=state.validation_loss_curve,
         seconds=state.seconds,
         tokens=state.tokens,
         tokens_per_second=state.tokens / state.seconds if state.tokens else 0,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from dept.batches.batching import Row, encode, encode_answers
+from dept.batches.tokenise import Row, encode, encode_answers
 from dept.config import AdapterConfig
 from dept.trial import TrialSpec
 from flows.execution.context import RunContext
@@ -12,6 +13,7 @@ from infra.errors import InputError
 from tasks.cut import answer_room
 from tasks.draws import few_shot, subset
 from tasks.formatting import Example
+from tasks.spec import Task
 from tasks.splits import Splits
 
 TaskExample = tuple[str, Example]  # an example and the task it is of
@@ -61,8 +63,15 @@ def splits_of(context: RunContext, spec: TrialSpec, name: str) -> Splits:
     return splits
 
 
-def rows_of(context: RunContext, examples: Sequence[TaskExample], shape: AdapterConfig) -> list[Row]:
-    """Token rows of examples, in their order: label words to choose from, or the one answer to be learned."""
+def rows_of(
+    context: RunContext, examples: Sequence[TaskExample], shape: AdapterConfig, continues: bool = False
+) -> list[Row]:
+    """Token rows of examples, in their order: label words to choose from, or the one answer to be learned.
+
+    Args:
+        continues: the prompt holds text that these go on from (in-context).
+    """
+    tokens = context.backbone.tokens
     rows: dict[int, Row] = {}
     by_task: dict[str, list[int]] = {}
     for index, (name, _) in enumerate(examples):
@@ -70,13 +79,19 @@ def rows_of(context: RunContext, examples: Sequence[TaskExample], shape: Adapter
     for name, members in by_task.items():
         task, mine = context.tasks[name], [examples[i][1] for i in members]
         texts = [example.text for example in mine]
+        reading: dict[str, Any] = {**cut_of(task), "continues": continues}
         if task.scored:
-            made = encode(context.backbone, texts, task.words, [example.label for example in mine], shape)
+            made = encode(tokens, texts, task.words, [example.label for example in mine], shape, **reading)
         else:
             longest = room_of(context, name, shape)
-            made = encode_answers(context.backbone, texts, [e.target for e in mine], shape, longest)
+            made = encode_answers(tokens, texts, [e.target for e in mine], shape, longest, **reading)
         rows |= dict(zip(members, made, strict=True))
     return [rows[index] for index in range(len(examples))]
+
+
+def cut_of(task: Task) -> dict[str, Any]:
+    """How long texts of a task are cut, as `dept.batches.tokenise` takes it and adapters' files say it."""
+    return {"cut": task.cut if task.cut in ("start", "end") else None, "max_length": task.max_length}
 
 
 def room_of(context: RunContext, name: str, shape: AdapterConfig) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from dept.batches.batching import Row
-from dept.engine.train import Result, Trial, train
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions
+from dept.engine.state import Result, State, Trial
+from dept.engine.train import train
 from dept.trial import TrialOutcome
 from flows.execution.adapters import UnusableError
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
-from flows.execution.progress import Bar, bar
+from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
 from flows.execution.rows import TaskExample, examples_of, rows_of
 from flows.execution.starts import sources_of, start_of
@@ -50,7 +53,7 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
 
     def record(result: Result) -> None:
         mine = prepared[result.key]
-        shown.shrink(max(0.0, _expected(mine.trial) - _spent(mine.trial, result)))
+        shown.shrink(max(0.0, _expected(mine.trial) - _spent(mine.trial, result.state)))
         done = _record(context, lease, mine, result)
         trained.extend([done] if done else [])
         lease.progress()
@@ -59,36 +62,21 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
         shown.advance(tokens)
         lease.progress()
 
+    def restored(key: str, state: State) -> None:
+        shown.advance(_spent(prepared[key].trial, state))
+
     trials = [mine.trial for mine in prepared.values()]
+    options = EngineOptions(checkpoint_folder=home() / "checkpoints", checkpoint_seconds=CHECKPOINT_SECONDS)
+    told_to: dict[str, Any] = {"on_result": record, "on_tokens": told, "on_restored": restored}
     with bar(_title(claims), sum(map(_expected, trials))) as shown:
-        _train(context, trials, record, told, shown)
+        if context.engine.ranks:
+            from dept.distributed.launch import train_sharded
+
+            ranks = context.engine.ranks
+            train_sharded(trials, context.backbone_name, ranks=ranks, dtype=context.dtype, options=options, **told_to)
+        else:
+            train(trials, context.backbone, options, **told_to)
     return trained
-
-
-def _train(context: RunContext, trials, record, told, shown: Bar) -> None:  # type: ignore[no-untyped-def]
-    checkpoints = home() / "checkpoints"
-    if context.engine.ranks:
-        from dept.distributed.launch import train_sharded
-
-        train_sharded(
-            trials,
-            context.backbone_name,
-            ranks=context.engine.ranks,
-            dtype=context.dtype,
-            on_result=record,
-            on_tokens=told,
-            checkpoint_folder=checkpoints,
-            checkpoint_seconds=CHECKPOINT_SECONDS,
-        )
-    else:
-        train(
-            trials,
-            context.backbone,
-            on_result=record,
-            on_tokens=told,
-            checkpoint_folder=checkpoints,
-            checkpoint_seconds=CHECKPOINT_SECONDS,
-        )
 
 
 def _prepare(context: RunContext, lease: Lease, claim: Claim) -> Prepared | None:
@@ -102,7 +90,8 @@ def _prepare(context: RunContext, lease: Lease, claim: Claim) -> Prepared | None
         return None
     try:
         examples = examples_of(context, spec)
-        training, validation = (rows_of(context, part, spec.adapter) for part in examples)
+        continues = spec.start == "shots"
+        training, validation = (rows_of(context, part, spec.adapter, continues) for part in examples)
         start = start_of(context, spec, examples[0], sources)
     except InputError as error:
         fail(context, lease, claim, str(error))
@@ -146,10 +135,9 @@ def _expected(trial: Trial) -> float:
     return config.steps * trial.batch_size * mean + checks * sum(row.length for row in trial.validation)
 
 
-def _spent(trial: Trial, result: Result) -> float:
-    return result.state.step * trial.batch_size * _mean_length(trial.rows) + len(result.state.validation_curve) * sum(
-        row.length for row in trial.validation
-    )
+def _spent(trial: Trial, state: State) -> float:
+    checks = len(state.validation_curve) * sum(row.length for row in trial.validation)
+    return state.step * trial.batch_size * _mean_length(trial.rows) + checks
 
 
 def _mean_length(rows: Sequence[Row]) -> float:

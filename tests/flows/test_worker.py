@@ -237,8 +237,7 @@ def test_a_plan_of_another_name_goes_on_from_the_checkpoint(begin, tmp_path, mon
     monkeypatch.setattr(training, "bar", bar)
     (outcome,) = settle(again, "sources", source_specs(plan, again.inputs)).outcomes
     assert outcome.steps_done == recipe["steps"]
-    total = training._expected(training_trial(again, outcome.spec))
-    assert sum(advanced) < 0.95 * total  # it did not begin anew
+    assert advanced[0] > 200  # the first thing that the bar is told is what was restored
     assert not any(checkpoints.rglob("*.safetensors"))
 
 
