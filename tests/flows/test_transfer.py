@@ -40,7 +40,7 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == done.run_id]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["fingerprint"] for run in children} == {row.fingerprint for row in rows}
-    transferred = next(run for run in children if run.data.params["init"] == "best-source")
+    transferred = next(run for run in children if run.data.params["start"] == "best-source")
     assert {"task", "backbone", "fingerprint", "attempt", "source_sha256"} <= transferred.data.tags.keys()
     assert {"test/accuracy", "test/macro_f1", "validation/accuracy", "cost/seconds", "cost/peak_memory_mib"} <= (
         transferred.data.metrics.keys()
