@@ -17,7 +17,7 @@ from infra.settings import settings
 from registry.ledger.database import cause, shown
 
 Found = TypeVar("Found")
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 _LOGGER = logging.getLogger("dept.ledger")
 # PostgreSQL's words for: shutting down, crashed, starting up, no room for one more connection; try again: serialization
 # failure, deadlock. Classes 08: the connection is lost.
@@ -53,7 +53,7 @@ class Connected:
         return self._patiently(work, write=True)
 
     def _patiently(self, work: Callable[[Session], Found], write: bool) -> Found:
-        begun, pause, told = time.monotonic(), _FIRST_PAUSE, False
+        begun, pause, told = time.monotonic(), FIRST_PAUSE, False
         while True:
             try:
                 found = self._once(work, write)
@@ -74,7 +74,7 @@ class Connected:
                     self._on_wait(f"ledger {self.name}: away ({cause(error, self.engine.url)}); waiting for it")
                     told = True
             time.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = min(LONGEST_PAUSE, pause * 2)
 
     def _once(self, work: Callable[[Session], Found], write: bool) -> Found:
         with self.engine.connect().execution_options(immediate=write) as connection, connection.begin():

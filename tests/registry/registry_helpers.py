@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
-from infra.identity import process_id
-from registry.ledger import Ledger
 from registry.store import Store
 from tasks.spec import Task
+from tests.registry.ledger_helpers import finish, make_outcome, make_spec
+
+__all__ = ["finish", "make_outcome", "make_spec"]
 
 TASK = Task.build(
     "mood",
@@ -26,45 +26,6 @@ TASK = Task.build(
     },
     "test",
 )
-
-
-def make_spec(**changes) -> TrialSpec:
-    fields = {
-        "backbone": "tiny",
-        "backbone_id": "b" * 64,
-        "task": "movie-polarity",
-        "task_version": 1,
-        "data_hash": "d" * 64,
-        "role": "target",
-        "init": "scratch",
-        "shots": 16,
-        "seed": 0,
-        "prompt_text": "x",
-        "adapter": AdapterConfig(),
-        "training": TrainConfig(),
-        "test_rows": 200,
-    }
-    return TrialSpec(**{**fields, **changes})
-
-
-def make_outcome(spec: TrialSpec, key: str = "", **changes) -> TrialOutcome:
-    fields = {
-        "best_step": 20,
-        "steps_done": 60,
-        "validation": {"accuracy": 75.0},
-        "test": {"accuracy": 70.5},
-        "loss_curve": [(1, 2.5), (2, 1.5)],
-        "validation_curve": [(20, 75.0)],
-        "seconds": 1.5,
-        "tokens": 900,
-        "tokens_per_second": 600.0,
-        "peak_memory_mib": 512.0,
-        "trainable": 9000,
-        "cut_rows": 3,
-        "extra": {"shots": ["a", "b"]},
-    }
-    key = key or f"adapters/{spec.fingerprint}/1"
-    return TrialOutcome(spec=spec, adapter_key=key, adapter_sha256="a" * 64, **{**fields, **changes})
 
 
 def save_adapter(folder: Path, spec: TrialSpec, d: int = 8, **metadata) -> str:
@@ -96,16 +57,6 @@ def trained_outcome(folder: Path, spec: TrialSpec, d: int = 8, metadata: dict | 
 
 def folder_of(outcome: TrialOutcome) -> Path:
     return Store.open().fetch(outcome.adapter_key)
-
-
-def finish(ledger: Ledger, outcome: TrialOutcome, run_id: str = "run") -> None:
-    """Bring a trial to its end, as a worker does; one that is there already stays as it is."""
-    ledger.add([outcome.spec])
-    if ledger.get(outcome.spec.fingerprint).status == "finished":
-        return
-    claim = next(c for c in ledger.claim(process_id(), 1000) if c.fingerprint == outcome.spec.fingerprint)
-    assert ledger.trained(claim, outcome)
-    assert ledger.finish(claim, run_id, outcome)
 
 
 @functools.cache
