@@ -166,7 +166,8 @@ def _in_use() -> bool:
     alive = False
     for file in list(_users().iterdir()) if _users().is_dir() else []:
         with contextlib.suppress(OSError):
-            if is_gone(file.read_text(encoding="utf-8")):
+            name = file.read_text(encoding="utf-8")
+            if not name or is_gone(name):  # empty: killed while it wrote, with the lock that is held here now
                 file.unlink(missing_ok=True)
             else:
                 alive = True
@@ -251,12 +252,12 @@ def _watch(server: object) -> None:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(LOOK_SECONDS)
-    while True:
+    while _record().exists():  # else the home was removed
         time.sleep(LOOK_SECONDS)
         with contextlib.suppress(InputError), first_start(0.0):  # held: somebody joins, or ends this server
             if not _in_use():
                 _record().unlink(missing_ok=True)
-                os._exit(0)
+    os._exit(0)
 
 
 def _write(server: _Server) -> None:

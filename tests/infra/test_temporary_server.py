@@ -111,6 +111,7 @@ def test_killed_users_and_killed_servers_leave_nothing_in_the_way(tmp_path):
             server.send_signal(signal.SIGKILL)
             assert gone(10)
         record.write_text(left)  # as a kill of everything leaves it
+        (record.with_suffix(".users") / "half-written").touch()
         with prefect_api() as other:
             assert other != url
             with prefect_api() as again, client() as asked:  # twice in one process
@@ -118,6 +119,7 @@ def test_killed_users_and_killed_servers_leave_nothing_in_the_way(tmp_path):
                 assert asked.api_healthcheck() is None
             assert len(servers()) == 1
         assert servers() == []
+        assert not list((home() / "prefect" / "temporary").rglob("*.*/*"))
     finally:
         for one in users:
             one.kill()
