@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,9 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from flows.cli.terminal import plain_table, show, width
+from flows.cli.group import command
+from flows.cli.terminal import Column, Json, document, piped, plain_table, show, width
+from flows.cli.terminal import table as lines_of
 from infra.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,39 +39,79 @@ app = typer.Typer(cls=_NamesToo, rich_markup_mode="rich", invoke_without_command
 
 
 @app.callback(invoke_without_command=True)
-def overview(ctx: typer.Context) -> None:
-    """List the tasks of the catalogue; `dept tasks NAME` shows one with examples."""
+@command
+def overview(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the tasks of the catalogue; `dept tasks NAME` shows one with examples.
+
+    Example: dept tasks --json
+    """
     if ctx.invoked_subcommand is not None:
         return
     from tasks.catalogue import catalogue
-    from tasks.load import load_splits
 
+    found = [_facts(task) for task in catalogue().values()]
+    if as_json:
+        document({"tasks": found})
+    elif piped():
+        heads = ("Task", "Kind", "Train", "Valid.", "Test", "Metrics", "Rows from", "Answers", "License")
+        keys = ("name", "kind", "train", "validation", "test", "metrics", "rows_from", "answers", "license")
+        rows = [[", ".join(fact[key]) if isinstance(fact[key], tuple) else fact[key] for key in keys] for fact in found]
+        lines_of("", [Column(head) for head in heads], rows)
+    else:
+        _overview_table(found)
+
+
+def _overview_table(found: list[dict[str, Any]]) -> None:
+    """The list as a table of the terminal's width; what is cut or left out, `dept tasks NAME` shows."""
     table = plain_table("Tasks", ("Task", "Kind"), ("Train", "Valid.", "Test"))
     for column in table.columns:
         column.no_wrap = True
     wide = width() >= WIDE
     names = ("Metric", "Rows from", "Answers", "License") if wide else ("Metric", "Rows from")
-    for name in names:  # what is cut or left out, `dept tasks NAME` shows
+    for name in names:
         table.add_column(name, no_wrap=True, overflow="ellipsis", width=(width() - FIXED) // len(names))
-    away = False
-    for task in catalogue().values():
-        rows = ["–", "–", "–"]
-        if in_reach(task):
-            splits = load_splits(task)
-            rows = [f"{len(part):,}" for part in (splits.train, splits.validation, splits.test)]
-        else:
-            away = True
-        license_ = re.split(r" \(|;", task.license)[0]  # in full: dept tasks NAME
-        about = (", ".join(task.metrics), _origin(task), _answers(task), license_)[: len(names)]
-        table.add_row(task.name, task.kind, *rows, *map(escape, about))
+    for fact in found:
+        rows = ["–" if fact[part] is None else f"{fact[part]:,}" for part in ("train", "validation", "test")]
+        answers = _few(fact["answers"], fact["answers_in_all"])
+        license_ = re.split(r" \(|;", fact["license"])[0]  # in full: dept tasks NAME
+        about = (", ".join(fact["metrics"]), fact["rows_from"], answers, license_)[: len(names)]
+        table.add_row(fact["name"], fact["kind"], *rows, *map(escape, about))
     show(table)
-    if away:
+    if any(fact["train"] is None for fact in found):
         show("–: rows that are not on this machine; `dept tasks NAME` says how to reach them.")
 
 
+def _facts(task: Task) -> dict[str, Any]:
+    """A task in a line: splits are None where the rows are not on this machine."""
+    from tasks.load import load_splits
+
+    splits = load_splits(task) if in_reach(task) else None
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "train": None if splits is None else len(splits.train),
+        "validation": None if splits is None else len(splits.validation),
+        "test": None if splits is None else len(splits.test),
+        "metrics": task.metrics,
+        "rows_from": _origin(task),
+        "answers": tuple(task.words) if task.strata > 1 else (_answers(task),),
+        "answers_in_all": len(task.words),
+        "license": task.license,
+    }
+
+
+def _few(answers: Sequence[str], in_all: int) -> str:
+    more = f", … {in_all} in all" if len(answers) > MOST_ANSWERS else ""
+    return ", ".join(answers[: MOST_ANSWERS if more else None]) + more
+
+
 @app.command("show")
-def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]) -> None:
-    """Show one task: its block, the sizes of its splits, three examples. Short: dept tasks NAME."""
+@command
+def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")], as_json: Json = False) -> None:
+    """Show one task: its block, the sizes of its splits, three examples. Short: dept tasks NAME.
+
+    Example: dept tasks movie-polarity
+    """
     import yaml
 
     from tasks.catalogue import get_task
@@ -76,6 +119,9 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
     from tasks.spec import HubSource
 
     task = get_task(name)
+    if as_json:
+        document({**_facts(task), "block": task.block()})
+        return
     typer.echo(yaml.safe_dump({task.name: task.block()}, sort_keys=False, allow_unicode=True, width=100))
     try:
         splits = load_splits(task)
@@ -90,12 +136,16 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
 
 
 @app.command()
+@command
 def check(
     what: Annotated[str, typer.Argument(help="NAME of the catalogue, FILE.yaml of tasks or own_tasks, or PLAN:NAME.")],
     tokens: Annotated[int | None, typer.Option(min=2, help="Longest text; default: the task's max_length.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
 ) -> None:
-    """Hold a task against its real rows, and show three examples as the backbone will read them."""
+    """Hold a task against its real rows, and show three examples as the backbone will read them.
+
+    Example: dept tasks check mine.yaml --backbone smollm2-135m
+    """
     from flows.planning.check_task import check_task, named
 
     for task in named(what):
@@ -110,6 +160,7 @@ def check(
 
 
 @app.command()
+@command
 def new(
     source: Annotated[str, typer.Argument(help="A csv, jsonl or parquet file, or owner/name of a hub data set.")],
     text: Annotated[list[str] | None, typer.Option(help="Column of the text (again for a second one).")] = None,
@@ -122,7 +173,10 @@ def new(
     revision: Annotated[str, typer.Option(help="Revision of the hub data set.")] = "main",
     out: Annotated[Path | None, typer.Option(help="Write the block here, not to standard output.")] = None,
 ) -> None:
-    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan."""
+    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan.
+
+    Example: dept tasks new reviews.csv --out mine.yaml
+    """
     from flows.planning.new_task import new_block
 
     block = new_block(source, tuple(text or ()), label, kind, name, config, revision, out)
@@ -170,13 +224,7 @@ def show_examples(task: Task, splits: Splits) -> None:
 
 
 def _answers(task: Task) -> str:
-    if not task.scored:
-        return "text"
-    words = task.words
-    if task.grid:
-        return f"{words[0]} to {words[-1]}"
-    more = f", … {len(words)} in all" if len(words) > MOST_ANSWERS else ""
-    return ", ".join(words[: MOST_ANSWERS if more else None]) + more
+    return f"{task.words[0]} to {task.words[-1]}" if task.scored else "text"
 
 
 def _origin(task: Task) -> str:
