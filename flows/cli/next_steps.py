@@ -17,14 +17,12 @@ def next_steps(plan: Plan) -> list[str]:
     if getattr(plan, "register", True):
         text = _text(plan, task)
         lines.append(f"  dept predict --task {task} {text}")
-    lines.append("  dept report --last        (this table again; the page has plots, costs and every trial)")
+    lines.append("  dept report --last     this table again; its page has plots and every trial")
     found = pages()
     if found:
         lines += [f"  {name}: {address}" for name, address in found.items()]
     else:
-        lines.append(
-            "  dept up                   (pages of runs, models and workers, and a worker that waits for plans)"
-        )
+        lines.append("  dept up                pages of runs and models, and a worker that waits")
     return lines
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.cli.terminal import LOG
+from flows.cli.terminal import LOG, level
 from infra.secrets import masked
 
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -24,9 +24,10 @@ class _Masked(logging.Formatter):
 
 @contextlib.contextmanager
 def run_log(name: str, asked: Mapping[str, Any]) -> Iterator[Path]:
-    """Write log lines of every library to $DEPT_HOME/logs/<name>-<time>.log while the block runs; yields its path.
+    """Keep log lines in $DEPT_HOME/logs/<name>-<time>.log while the block runs; yields the path.
 
-    The file is made with the first line that is worth it: a plan that is refused leaves nothing behind.
+    The file is made with the first line that is worth it: a plan that is refused leaves nothing behind. Of the
+    product every line from INFO on is kept, of other libraries warnings.
     """
     from prefect.logging.configuration import setup_logging
 
@@ -37,27 +38,34 @@ def run_log(name: str, asked: Mapping[str, Any]) -> Iterator[Path]:
     path = home() / "logs" / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}.log"
     handler = _Late(path)
     handler.setFormatter(_Masked(LINE))
-    root, prefect = logging.getLogger(), logging.getLogger("prefect")
-    touched: list[Any] = [root, prefect, *root.handlers]
-    before = [(one, one.level) for one in touched]
-    for shown in root.handlers:
-        shown.setLevel(max(shown.level, root.level, LOG.level))
-    for logger in (root, prefect):
-        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
     handler.hold(f"dept {' '.join(sys.argv[1:])}", f"asked for: {dict(asked)}")
-    root.addHandler(handler)
+    # Prefect sets the levels of root anew with each flow run, so lines of our own do not go through it.
+    before = LOG.level, LOG.propagate
+    LOG.setLevel(min(level(), logging.INFO))
+    LOG.propagate = False
+    handlers: list[logging.Handler] = [handler]
+    if level() < logging.WARNING:
+        shown = logging.StreamHandler()
+        shown.setLevel(level())
+        shown.setFormatter(_Masked(LINE))
+        handlers.append(shown)
+    for one in handlers:
+        LOG.addHandler(one)
+    logging.getLogger().addHandler(handler)
     try:
         yield path
-        logging.getLogger("dept.run").log(logging.INFO, "done in %.0f s", time.monotonic() - began)
+        LOG.info("done in %.0f s", time.monotonic() - began)
     except BaseException as error:
         if path.exists():  # something was done; else the one line in the terminal says it all
-            logging.getLogger("dept.run").error("ended by %s", type(error).__name__, exc_info=True)
+            LOG.error("ended by %s", type(error).__name__, exc_info=True)
         raise
     finally:
-        root.removeHandler(handler)
-        handler.close()
-        for one, level in before:
-            one.setLevel(level)
+        logging.getLogger().removeHandler(handler)
+        for one in handlers:
+            LOG.removeHandler(one)
+            one.close()
+        LOG.setLevel(before[0])
+        LOG.propagate = before[1]
 
 
 class _Late(logging.FileHandler):
@@ -79,5 +87,5 @@ class _Late(logging.FileHandler):
             Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
             lines, self.held = self.held, []
             for line in lines:
-                super().emit(logging.LogRecord("dept.run", logging.INFO, "", 0, line, None, None))
+                super().emit(logging.LogRecord("flows", logging.INFO, "", 0, line, None, None))
         super().emit(record)

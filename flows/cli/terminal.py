@@ -23,7 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
-LOG = logging.getLogger("dept")
+LOG = logging.getLogger("flows")
+BARS = logging.getLogger("flows.progress")  # flows/execution/progress.py shows bars where this lets warnings through
+_level: int | None = None
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -42,8 +44,9 @@ def configure(loudness: int | None = None) -> None:
     Raises:
         InputError: DEPT_LOG_LEVEL is no level.
     """
+    global _level
     if loudness is None:
-        if LOG.level != logging.NOTSET:  # -q or -v was read before
+        if _level is not None:  # -q or -v was read before
             return
         from infra.settings import settings
 
@@ -52,19 +55,27 @@ def configure(loudness: int | None = None) -> None:
         level = logging.ERROR if loudness > 0 else logging.INFO if loudness == -1 else logging.DEBUG
         name = logging.getLevelName(level)
         os.environ["PREFECT_LOGGING_LEVEL"] = os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = name  # read when imported
-    LOG.setLevel(level)
+    _level = level
+    BARS.setLevel(level)
     if level < logging.WARNING and not logging.getLogger().handlers:
         logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def reset() -> None:
     """Forget -q and -v (several commands in one process, as in tests)."""
-    LOG.setLevel(logging.NOTSET)
+    global _level
+    _level = None
+    BARS.setLevel(logging.NOTSET)
+
+
+def level() -> int:
+    """The least level of log lines that the terminal shows."""
+    return logging.WARNING if _level is None else _level
 
 
 def quiet() -> bool:
     """Whether only errors and results are wanted."""
-    return LOG.level >= logging.ERROR
+    return level() >= logging.ERROR
 
 
 def piped() -> bool:
