@@ -10,7 +10,8 @@ from pathlib import Path
 from infra.errors import InputError
 from infra.nearest import near
 from tasks.sources.cells import text as as_text
-from tasks.sources.readers import Lines, read_csv, read_jsonl, read_parquet
+from tasks.sources.read import read_table
+from tasks.sources.readers import Lines
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 Fields = dict[str, str]
@@ -50,12 +51,12 @@ class Inputs:
         return self
 
     def file(self, path: Path, form: str | None, encoding: str | None, scratch: Path) -> Inputs:
-        """Rows of a file, or of standard input where `path` is "-".
+        """Rows of a file or of a saved data set, or of standard input where `path` is "-".
 
         Args:
             scratch: folder for a copy in UTF-8.
         """
-        form = form or FORMATS.get(path.suffix.lower())
+        form = form or ("dataset" if path.is_dir() else FORMATS.get(path.suffix.lower()))
         if form is None:
             what = "standard input" if str(path) == "-" else f"{path}: its ending does not tell"
             raise InputError(f"predict: {what}: which format? Give --format csv, tsv, jsonl or parquet")
@@ -64,10 +65,10 @@ class Inputs:
             copy = scratch / "standard-input"
             copy.write_bytes(sys.stdin.buffer.read())
             path = copy
-        if not path.is_file():
-            raise InputError(f"predict: {path}: {'is a folder' if path.is_dir() else 'no such file'}")
-        if encoding and form == "parquet":
-            raise InputError("predict: --encoding is for text; a parquet file has its own")
+        if not path.exists():
+            raise InputError(f"predict: {path}: no such file")
+        if encoding and form in ("parquet", "dataset"):
+            raise InputError(f"predict: --encoding is for text; a {form} has its own")
         if encoding:
             path = _in_utf8(path, encoding, scratch)
         self._file = (path, form)
@@ -95,10 +96,8 @@ class Inputs:
     def _rows(self, path: Path, form: str) -> Lines:
         """Rows of the file, called by the name that the user gave."""
         try:
-            if form in ("csv", "tsv"):
-                lines = read_csv(path, [], "," if form == "csv" else "\t")
-            else:
-                lines = read_jsonl(path) if form == "jsonl" else read_parquet(path)
+            delimiter = {"csv": ",", "tsv": "\t"}.get(form)
+            lines = read_table(path, (), "csv" if delimiter else form, delimiter)
             for where, row in lines:
                 yield where.replace(str(path), self._called), row
         except InputError as error:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")]
 LOG = logging.getLogger("flows")
-BARS = logging.getLogger("flows.progress")  # flows/execution/progress.py shows bars where this lets warnings through
+BARS = logging.getLogger("flows.progress.bars")  # bars are shown where it lets warnings through
 _level: int | None = None
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

@@ -21,6 +21,7 @@ from rich.progress import (
 
 LOG_SECONDS = 15.0
 LOG = logging.getLogger("flows.progress")
+BARS = LOG.getChild("bars")
 
 
 class Bar(Protocol):
@@ -66,7 +67,7 @@ class _Logged:
 @contextmanager
 def bar(what: str, total: float) -> Iterator[Bar]:
     """Show `what` while the block runs; `total` is all the work in the caller's unit."""
-    console = Console(stderr=True, quiet=not LOG.isEnabledFor(logging.WARNING))  # `dept -q`
+    console = Console(stderr=True, quiet=not BARS.isEnabledFor(logging.WARNING))  # `dept -q`
     LOG.info("%s begins", what)
     if not console.is_terminal:
         logged = _Logged(console, what, total)

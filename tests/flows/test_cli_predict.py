@@ -161,7 +161,7 @@ def test_faults_come_before_the_first_answer(champion, tmp_path):
     refused(dept("predict", "--task", "t", "--file", str(path), "--column", "txt=review"), "did you mean text?")
     refused(dept("predict", "--task", "t", "--file", str(path), "--column", "review"), "expected FIELD=NAME")
     refused(dept("predict", "--task", "t", "--file", str(tmp_path / "no.csv")), "no such file")
-    refused(dept("predict", "--task", "t", "--file", str(tmp_path)), "which format?")
+    refused(dept("predict", "--task", "t", "--file", str(tmp_path / "x.xls")), "which format?")
     path.write_text("text\n")
     refused(dept("predict", "--task", "t", "--file", str(path)), "holds no rows")
     refused(dept("predict", "--task", "t", "fine", "--out", str(tmp_path / "out.xls")), "which format?")

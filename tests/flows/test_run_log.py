@@ -28,10 +28,17 @@ def test_lines_of_a_run_are_kept_and_nothing_is_left_behind(capsys):
 
 
 def test_a_run_that_breaks_leaves_its_traceback():
-    with pytest.raises(KeyError), run_log("run-x", {}) as path:
-        LOG.info("begun")
-        raise KeyError("lost")
-    assert "KeyError: 'lost'" in path.read_text()
+    paths = []
+
+    def breaks():
+        with run_log("run-x", {}) as path:
+            paths.append(path)
+            LOG.info("begun")
+            raise KeyError("lost")
+
+    with pytest.raises(KeyError):
+        breaks()
+    assert "KeyError: 'lost'" in paths[0].read_text()
 
 
 def test_a_run_that_is_refused_leaves_no_file():
