@@ -1,50 +1,73 @@
-"""The unit that is trained, its identity and its outcome."""
+"""The unit of work, its identity and its outcome. Whatever needs a backbone is one; no torch here."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import model_validator
 
 from dept.config import AdapterConfig, Frozen, TrainConfig
 
-Role = Literal["source", "target", "search"]
+Kind = Literal["train", "probe", "mixture", "evaluate"]
+Role = Literal["source", "target", "search", "challenger", "champion"]
 Method = Literal["dept", "prompt-tuning", "lora", "full", "in-context"]
 Init = Literal[
     "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
 ]
+Start = Literal["text", "source", "prompt", "shots"]
+Dtype = Literal["float32", "bfloat16", "float64"]
 STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
-FINGERPRINT_VERSION = 3  # raise when the arithmetic changes, so that old results are not taken for new ones
+SCHEMA = 4  # layout of a spec's JSON; older ones are migrated when they are read
+FINGERPRINT_VERSION = 4  # raise when the arithmetic changes, so that old results are not taken for new ones
+# How the question was arrived at, not the question: two ways to the same start are one trial.
+PROVENANCE = ("schema_version", "backbone", "init", "source_task")
 
 
 class TrialSpec(Frozen):
-    """All that decides a trial's numbers, and nothing else. Its fingerprint is the ledger's key.
+    """All that decides a trial's numbers; its fingerprint is the ledger's key.
 
     Attributes:
-        init: how a target's adapter starts; `source_task` and `source_sha256` name the adapter it starts from.
-            `transfer` stands in ledgers from before strategies had names.
+        kind: `train`: an adapter is trained, tested and kept. `probe`: a start is tried for some steps and validated.
+            `mixture`: weights over the adapters `sources` are learned on the shots; the mixture is the result.
+            `evaluate`: the adapter `source_sha256` answers the rows `row_ids`; metrics and the outcome of each row.
+        backbone: name or path, for people and for loading (provenance). `backbone_id`: sha256 of weights and
+            tokenizer. `dtype`: number type of the frozen weights; None in those of 0.1.0, whose `backbone_id` held it.
+        init: how the start was found (provenance): the strategy. `transfer` stands in ledgers from before strategies
+            had names. `source_task`: name of what it starts from (provenance).
+        start: what the first P, A and B are made of: vocabulary text, the adapter `source_sha256`, its P alone, or
+            the shots.
         members: the sources of a multitask adapter, with the hash of their rows in `data_hash`.
         per_class: shots are counted per class.
-        role: search trials choose learning rates on validation rows and are never tested.
+        role: search trials choose learning rates on validation rows and are never tested; challenger and champion
+            stand in decisions of retraining.
+        sources: kind mixture: sha256 of each adapter that is mixed, in order.
+        row_ids: kind evaluate: ids of the rows, in order; none: `test_rows` of the test split.
     """
 
+    schema_version: int = SCHEMA
+    kind: Kind = "train"
     backbone: str
     backbone_id: str
+    dtype: Dtype | None = None
     task: str
     task_version: int
     data_hash: str
     role: Role
     method: Method = "dept"
     init: Init
+    start: Start = "text"
     shots: int | None = None
     per_class: bool = False
     seed: int = 0
     source_task: str | None = None
     source_sha256: str | None = None
+    sources: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     prompt_text: str
     adapter: AdapterConfig
@@ -52,12 +75,28 @@ class TrialSpec(Frozen):
     train_rows: int | None = None
     validation_rows: int | None = None
     test_rows: int
+    row_ids: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrated(cls, body: Any) -> Any:
+        """A spec of an older schema, as ledgers of 0.1.0 hold it."""
+        if not isinstance(body, dict) or body.get("schema_version", 0) or "start" in body:
+            return body
+        start: Start = "text"
+        if body.get("source_sha256"):
+            start = "prompt" if body.get("init") == "prompt-only" else "source"
+        elif body.get("method") == "in-context" and body.get("init") != "untrained":
+            start = "shots"
+        return {**body, "start": start}
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the canonical JSON of every field."""
-        body = self.model_dump_json()
-        return hashlib.sha256(f"{FINGERPRINT_VERSION}:{body}".encode()).hexdigest()
+        """sha256 (hex) over the canonical JSON of every field that is part of the question."""
+        body = self.model_dump(mode="json", exclude=set(PROVENANCE))
+        if self.start != "text":
+            del body["prompt_text"]  # nothing is made of it
+        return hashlib.sha256(f"{FINGERPRINT_VERSION}:{json.dumps(body, sort_keys=True)}".encode()).hexdigest()
 
     @property
     def variant(self) -> str:
@@ -76,19 +115,26 @@ class TrialSpec(Frozen):
         """Short name for people: task, k, seed, variant and what it starts from."""
         shots = "all" if self.shots is None else f"k{self.shots}"
         known = self.source_task is None or self.init == "source"
-        return f"{self.task}/{shots}/s{self.seed}/{self.variant if known else f'{self.variant}:{self.source_task}'}"
+        name = f"{self.task}/{shots}/s{self.seed}/{self.variant if known else f'{self.variant}:{self.source_task}'}"
+        return name if self.kind == "train" else f"{self.kind}:{name}"
 
 
 @dataclass
 class TrialOutcome:
     """What a finished trial leaves behind. Percent, seconds, MiB; padding is padded / real tokens.
 
-    validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks). extra: `metric`, the
-    name of that metric; `rate`, the peak learning rate of P.
+    Attributes:
+        adapter_key: place of the adapter in the store; empty where a trial leaves none (evaluate). `adapter_sha256`:
+            sha256 of its tensor file, checked at every load.
+        validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks).
+        loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
+            each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
+        extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; kind mixture: `weights`;
+            kind evaluate: `rows`, the outcome of each row.
     """
 
     spec: TrialSpec
-    adapter_folder: Path
+    adapter_key: str
     adapter_sha256: str
     best_step: int
     steps_done: int
@@ -96,6 +142,7 @@ class TrialOutcome:
     test: dict[str, float] = field(default_factory=dict)
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
+    validation_loss_curve: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     tokens: int = 0
     tokens_per_second: float = 0.0

@@ -24,8 +24,9 @@ from flows.planning.retraining import Retraining
 from infra.errors import InputError
 from infra.quiet import errors_told_by_caller
 from infra.temporary_server import prefect_api
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion.champion import Champion, Decision, Scores, challenge, champion, keep, model_name
+from registry.store import Store
 from registry.tracking import Tracker
 from tasks.catalogue import catalogue
 from tasks.draws import subset
@@ -65,6 +66,7 @@ def examine(order: Retraining) -> Workshop:
         known,
         {name: load_splits(task) for name, task in tasks.items()},
         ledger,
+        Store.open(),
         tracker,
     )
 
@@ -125,6 +127,7 @@ def train_challengers(run_id: str, stale: list[Stale]) -> list[str]:
             spec = spec.model_copy(
                 update={
                     "init": "best-source",
+                    "start": "source",
                     "source_task": best.spec.task,
                     "source_sha256": best.adapter_sha256,
                     "training": order_of(run_id).training if spec.role == "target" else spec.training,
@@ -148,7 +151,7 @@ def judge(run_id: str, challengers: list[str]) -> list[dict[str, Any]]:
         rows = subset(shop.splits[name].test, order.test_rows, 0)
         mine, theirs = (
             _scored(shop, Adapter.load(folder), shop.tasks[name], rows)
-            for folder in (outcome.adapter_folder, reigning.adapter_folder)
+            for folder in (shop.store.fetch(outcome.adapter_key), reigning.adapter_folder)
         )
         decision = challenge(
             shop.tracker, shop.ledger, reigning.name, theirs, mine, order.margin, outcome=outcome, task=shop.tasks[name]
@@ -247,7 +250,9 @@ def _today(shop: Workshop, name: str) -> dict[str, Any]:
         "data_hash": shop.splits[name].data_hash,
         "task_version": shop.tasks[name].version,
         "backbone_id": shop.backbone.weights_id,
+        "dtype": str(shop.backbone.dtype).removeprefix("torch."),
         "init": "scratch",
+        "start": "text",
         "source_task": None,
         "source_sha256": None,
     }

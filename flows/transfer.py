@@ -1,134 +1,276 @@
-"""The flow `dept-transfer`: sources, transfer to few-shot targets, evaluation, registration, report."""
+"""The flow `dept-transfer`: sources, transfer to few-shot targets, evaluation, registration, report.
+
+This is the controller. It adds the trials of a stage as soon as what they start from is there, sees that workers run,
+waits for the ledger and adds the next stage. It loads no backbone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from prefect import flow
+from prefect import Flow, flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 
-from dept.backbones.shared import shared_backbone
-from dept.baselines.lora import need_peft
-from dept.trial import STACKED
-from flows.execution import steps
-from flows.execution.record import load_adapter
-from flows.execution.work import Engine, Workshop
-from flows.planning.plan import Plan, check
-from flows.planning.trials import Ground, source_specs
+from dept.trial import STACKED, TrialOutcome
+from flows.execution.context import RunContext
+from flows.execution.heal import LostError
+from flows.execution.open import open_plan
+from flows.execution.progress import say
+from flows.execution.settle import Settled, Workers, settle, work_here
+from flows.planning.plan import Plan
+from flows.planning.rates import best_rates
+from flows.planning.strategies import Starts, choose, start_specs
+from flows.planning.trials import (
+    Place,
+    Rates,
+    needed_sources,
+    places,
+    rate_key,
+    search_specs,
+    source_specs,
+    target_specs,
+)
+from flows.reporting.html import markdown, write_report
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError
 from infra.quiet import errors_told_by_caller
+from infra.settings import home
 from infra.temporary_server import prefect_api
-from registry.ledger.ledger import Ledger
-from registry.tracking import Tracker
-from tasks.spec import Task
+
+T = TypeVar("T")
+TRIES = 3  # of a run in which adapters are damaged under its hands
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `trained` counts trials trained now, `reused` those taken from the ledger."""
+    """What a run did. `trained` counts trials trained now, `reused` those taken from the ledger.
+
+    not_run: trials that could not be tried, and why: what they start from has failed.
+    """
 
     report: Path
     run_id: str
     trained: int
     reused: int
     failed: dict[str, str]
+    not_run: dict[str, str] = field(default_factory=dict)
 
 
-def examine(plan: Plan) -> Workshop:
-    """Check all that a user may have got wrong, before any training, and open the stores; no run is begun.
+@dataclass
+class Done:
+    """What the stages of a run have reached so far. outcomes: of sources and targets; tried: of the search of rates."""
 
-    A second time in the same process it costs little: rows and backbone are kept.
+    outcomes: list[TrialOutcome] = field(default_factory=list)
+    tried: list[TrialOutcome] = field(default_factory=list)
+    rates: Rates = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
 
-    Raises:
-        InputError: see `flows.planning.plan.check`, `Backbone.from_pretrained`, `Ledger.open`, `Tracker`.
-    """
-    tasks, splits = plan.resolve_tasks(), check(plan)
-    backbone = shared_backbone(plan.backbone, plan.dtype, plan.device)
-    backbone.check_room(plan.adapter.m, plan.adapter.s)
-    for name, task in tasks.items():
-        try:
-            if task.scored:
-                backbone.tokens.encode_words(task.words)
-        except InputError as error:
-            raise InputError(f"task {name}: {error}") from error
-    ledger = Ledger.open()
-    check_methods(plan, tasks)
-    for spec in source_specs(plan, Ground(tasks, splits, backbone.weights_id, backbone.d)):
-        row = ledger.get(spec.fingerprint)
-        if row is not None and row.status == "finished":  # trained by an earlier run: is its adapter still whole?
-            load_adapter(backbone, ledger.outcome(spec.fingerprint))
-    engine = Engine(plan.ranks if plan.engine == "deepspeed" else 0, plan.dtype)
-    return Workshop(plan, plan.backbone, engine, backbone, tasks, splits, ledger, Tracker())
+    def note(self, settled: Settled) -> Settled:
+        """Count a stage."""
+        self.trained |= {o.spec.fingerprint for o in settled.outcomes if o.spec.kind == "train"} & settled.trained
+        self.failed |= settled.failed
+        return settled
 
 
-def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
-    """Refuse rivals that cannot be run here, or on these tasks.
+def make_flow(opened: RunContext | None = None) -> Flow[[Plan], dict[str, Any]]:
+    """The flow; with a context that `run` has opened already, so that rows are read and checked once."""
 
-    Raises:
-        InputError: peft is missing, or a target is answered by generation, which rivals do not do.
-    """
-    rivals = [method for method in plan.methods if method not in STACKED]
-    if "lora" in rivals:
-        need_peft()
-    written = [name for name in plan.targets if not tasks[name].scored]
-    if rivals and written:
-        raise InputError(
-            f"methods: {rivals[0]} is for tasks whose answers are scored; {written[0]} is answered by generation"
-        )
+    @flow(name="dept-transfer")
+    def dept_transfer(plan: Plan) -> dict[str, Any]:
+        """Train adapters on source tasks, start few-shot targets from them, register the best and report.
 
+        Args:
+            plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
+        """
+        return control(opened or open_plan(plan), plan)
 
-def prepare(plan: Plan) -> Workshop:
-    """Examine the plan and open its MLflow run.
-
-    Raises:
-        InputError: see `examine`.
-    """
-    shop = examine(plan)
-    shop.parent_run = shop.tracker.open_flow_run(plan.name, plan.model_dump(mode="json"), {"backbone": plan.backbone})
-    return shop
+    return dept_transfer
 
 
-@flow(name="dept-transfer")
-def dept_transfer(plan: Plan) -> dict[str, Any]:
-    """Train adapters on source tasks, start few-shot targets from them, register the best and report.
-
-    Args:
-        plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
-    """
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    shop = prepare(plan)
-    run_id = shop.parent_run
-    with steps.opened(shop):
-        sources = steps.train_sources(run_id)
-        starts = steps.choose(run_id, sources)
-        rates, tried = steps.choose_rates(run_id, starts)
-        done = [*sources, *steps.train_targets(run_id, starts, rates)]
-        champions = steps.register(run_id, done)
-        page = Path(steps.write_report(run_id, [*done, *tried], champions, rates, started))
-        totals = {"trained": float(len(shop.trained)), "failed": float(len(shop.failed))}
-        gain = headline(summary_rows(steps.outcomes_of(shop, done))).gain
-        totals |= {} if gain is None else {"gain_points": gain}
-        shop.tracker.close_flow_run(run_id, "FINISHED", totals, steps.plots_beside(page))
-    return {
-        "report": str(page),
-        "run_id": run_id,
-        "trained": len(shop.trained),
-        "reused": len(set(done) - shop.trained),
-        "failed": shop.failed,
-    }
+dept_transfer = make_flow()  # what a deployment runs
 
 
 def run(plan: Plan) -> RunSummary:
-    """Run the flow in this process and say what it did.
+    """Run the flow in this process, with this process as its worker, and say what it did.
 
     Raises:
         InputError: something that the user can mend.
     """
-    examine(plan)  # the flow examines too, since a deployed one starts there; here it must come before the server
+    opened = open_plan(plan)  # a slip in the plan should not wait for a server
     with prefect_api(), errors_told_by_caller():
-        done = dept_transfer(plan)
+        done = make_flow(opened)(plan)
     return RunSummary(**{**done, "report": Path(done["report"])})
+
+
+def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> dict[str, Any]:
+    """Carry a plan out: stage after stage, then champions and report.
+
+    Raises:
+        InputError: a full disk, or a store that does not answer.
+    """
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    with begun(context, plan.name, "transfer"):
+        if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
+            say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
+        for left in reversed(range(TRIES)):
+            try:
+                done = stages(context, plan, workers)
+                break
+            except LostError as error:
+                if not left:
+                    raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
+        champions = step("register-champions", lambda: register(context, done.outcomes)) if plan.register else []
+        page = step("write-report", lambda: report(context, plan, done, champions, started))
+        totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
+        gain = headline(summary_rows(done.outcomes)).gain
+        totals |= {} if gain is None else {"gain_points": gain}
+        context.tracker.close_flow_run(
+            context.parent_run, "FINISHED", totals, [page, *sorted(page.parent.glob("*.png"))]
+        )
+    finished = {outcome.spec.fingerprint for outcome in done.outcomes}
+    return {
+        "report": str(page),
+        "run_id": context.parent_run,
+        "trained": len(done.trained),
+        "reused": len(finished - done.trained),
+        "failed": done.failed,
+        "not_run": done.not_run,
+    }
+
+
+def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
+    """Sources, what strategies try, the search of rates, targets: each stage follows from the outcomes of those before.
+
+    Raises:
+        LostError: an adapter was damaged meanwhile; the stages are to be gone through again.
+    """
+    done, inputs = Done(), context.inputs
+
+    def settled(name: str, stage: str, specs: list[Any]) -> Settled:
+        return done.note(step(name, lambda: settle(context, stage, specs, workers)))
+
+    sources = settled("train-sources", "sources", source_specs(plan, inputs)).outcomes
+    adapters = {outcome.spec.task: outcome.adapter_sha256 for outcome in sources}
+    tried = settled("choose-starts", "starts", start_specs(plan, inputs, adapters)).by_fingerprint
+    starts = choose(plan, inputs, adapters, tried)
+    searched = search_specs(plan, inputs, starts.origins, starts.missing)
+    search = settled("choose-rates", "rates", [spec for specs in searched.values() for spec in specs])
+    done.rates, without = best_rates(searched, search.by_fingerprint, plan.rates_per == "target")
+    missing = left_out(plan, starts, without)
+    done.not_run = {label(place): reason for place, reason in missing.items()}
+    targets = settled("train-targets", "targets", target_specs(plan, inputs, starts.origins, done.rates, missing))
+    done.outcomes, done.tried = [*sources, *targets.outcomes], search.outcomes
+    return done
+
+
+def left_out(plan: Plan, starts: Starts, without: dict[tuple[Any, str], str]) -> dict[Place, str]:
+    """Target trials that cannot be run, and why: they have no start, or no rates."""
+    missing: dict[Place, str] = {}
+    for place in places(plan):
+        draw, method, strategy = place
+        key = rate_key(method, strategy)
+        reason = starts.missing.get((draw, strategy)) if method == "dept" else None
+        reason = reason or without.get((key, draw.target)) or without.get((key, ""))
+        if reason:
+            missing[place] = reason
+    return missing
+
+
+def label(place: Place) -> str:
+    """Short name of a target trial, as `TrialSpec.label` has it."""
+    draw, method, strategy = place
+    shots = "all" if draw.shots is None else f"k{draw.shots}"
+    return f"{draw.target}/{shots}/s{draw.seed}/{strategy if method == 'dept' else method}"
+
+
+@contextlib.contextmanager
+def begun(context: RunContext, name: str, kind: str) -> Iterator[None]:
+    """Begin a run in the ledger and in MLflow; end both, however the block ends."""
+    order = context.order.model_dump(mode="json")
+    context.parent_run = context.tracker.open_flow_run(name, order, {"backbone": context.backbone_name})
+    context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run)  # type: ignore[arg-type]
+    try:
+        yield
+    except BaseException as error:
+        failed = isinstance(error, Exception)
+        with contextlib.suppress(InputError):  # the first error is the one to show
+            context.ledger.end_run(context.run_id, "failed" if failed else "killed")
+        with contextlib.suppress(InputError):
+            context.tracker.close_flow_run(context.parent_run, "FAILED" if failed else "KILLED", {}, [])
+        raise
+    context.ledger.end_run(context.run_id, "finished")
+
+
+def step(name: str, body: Callable[[], T]) -> T:
+    """Run a part of a flow as a Prefect task, so that its page shows it. What it gives stays in this process."""
+    kept: list[T] = []
+
+    def part() -> None:
+        kept.append(body())
+
+    task(name=name, cache_policy=NO_CACHE)(part)()
+    return kept[0]
+
+
+def register(context: RunContext, outcomes: list[TrialOutcome]) -> list[dict[str, Any]]:
+    """Register the best adapter of each task, by validation score, and let it become champion where it is better."""
+    from registry.promotion.champion import crown  # it loads torch
+
+    best: dict[str, TrialOutcome] = {}
+    for outcome in outcomes:
+        if outcome.spec.method not in STACKED or outcome.spec.task not in context.tasks or not outcome.validation:
+            continue  # a multitask adapter answers for no task of its own; a baseline is no adapter that can be served
+        first = best.get(outcome.spec.task)
+        if first is None or _by_score(outcome) > _by_score(first):
+            best[outcome.spec.task] = outcome
+    told = []
+    for name, outcome in best.items():
+        decision = crown(context.tracker, context.ledger, outcome, context.tasks[name])
+        told.append(
+            {
+                "model": decision.model,
+                "version": decision.challenger_version,
+                "trial": outcome.spec.label,
+                "validation": decision.challenger_score,
+                "decision": f"{decision.decision}: {decision.reason}",
+            }
+        )
+    return told
+
+
+def _by_score(outcome: TrialOutcome) -> tuple[float, float]:
+    """What people read; of equals, the lower loss."""
+    return outcome.validation["score"], -outcome.validation["loss"]
+
+
+def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str, Any]], started: str) -> Path:
+    """Write report and plots, and a Prefect artifact with the table; returns the path of report.html."""
+    run_id = context.parent_run
+    link = context.tracker.link(run_id)
+    told = {
+        "run_id": run_id,
+        "started": started,
+        "champions": champions,
+        "links": {"MLflow run": link} if link else {},
+        # Only DePT has a second rate, that of A and B.
+        "rates": {
+            f"{key} on {target}" if target else key: rate[: 2 if key in ("dept", "transfer") else 1]
+            for (key, target), rate in done.rates.items()
+        },
+        "leaked": {name: n for name, splits in context.splits.items() if (n := splits.dropped.get("leaked", 0))},
+        "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
+        "reused": sorted({outcome.spec.fingerprint for outcome in done.outcomes} - done.trained),
+    }
+    title = f"dept-transfer: {plan.name}"
+    outcomes = [*done.outcomes, *done.tried]
+    page = write_report(home() / "reports" / run_id, title, plan.model_dump(mode="json"), outcomes, told)
+    create_markdown_artifact(markdown(title, outcomes), key="dept-transfer", description=str(page))
+    return page

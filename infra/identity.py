@@ -1,46 +1,85 @@
-"""Who works on a trial: a process, named so that its death is seen at once."""
+"""A process by a name that no other process ever has, so that its death is seen at once on its own machine."""
 
 from __future__ import annotations
 
 import os
 import socket
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 
-STALE_SECONDS = 120.0  # an owner elsewhere that has been silent for longer is taken for dead
-# The kernel's clock ticks and time corrections move a start time a little; a reused process id is much further off.
-_START_TOLERANCE = 2.0
 
+def process_id() -> str:
+    """This process as "host:boot:pidns:pid:start".
 
-def owner_id() -> str:
-    """This process as "host:pid:start time" (seconds since the epoch)."""
+    boot: the kernel's id of this boot. pidns: the namespace of process ids, so that two containers that share a host
+    name and a kernel are told apart. start: clock ticks since boot, which no setting of the clock moves. Where there is
+    no /proc, boot is "-" or the time of boot, pidns is "-" and start is in hundredths of seconds since the epoch.
+    """
     pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.2f}"
+    return f"{_here()}:{pid}:{_start(pid)}"
 
 
-def is_gone(owner: str) -> bool:
-    """Whether `owner` was a process of this host that no longer runs; False where that cannot be known from here."""
+def host_prefix() -> str:
+    """The part of `process_id` that all processes share whose death can be seen from here; ends with a colon."""
+    return f"{_here()}:"
+
+
+def is_gone(name: str) -> bool:
+    """Whether `name` was a process of this machine that no longer runs; False where that cannot be known from here.
+
+    A process id that was given to another process counts as gone; so does a zombie.
+    """
+    here, _, rest = name.rpartition(":")
+    here, _, number = here.rpartition(":")
+    if here != _here() or not number.isdecimal() or not rest.isdecimal():
+        return False  # elsewhere, or not a name that `process_id` made: only a lease can tell
+    pid, visible = int(number), True
     try:
-        host, pid, start = owner.rsplit(":", 2)
-        number, started = int(pid), float(start)
-    except ValueError:
-        return False  # not a name that `owner_id` made: only its heartbeat can tell
-    if host != socket.gethostname():
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        visible = False  # it runs, as another user, whose processes may not be shown
+    except OverflowError:
         return False
     try:
-        process = psutil.Process(number)
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
-        return abs(process.create_time() - started) > _START_TOLERANCE
+        start = _start(pid)
     except psutil.NoSuchProcess:
-        return True
-    except psutil.AccessDenied:
+        return visible
+    except (psutil.Error, OSError):
         return False
+    return abs(start - int(rest)) > (0 if _ticks(os.getpid()) is not None else 200)
 
 
-def is_dead(owner: str | None, heartbeat_at: datetime | None, stale_seconds: float = STALE_SECONDS) -> bool:
-    """Whether nobody works under this name any more: no owner, a process that is gone, or a heartbeat too old."""
-    if owner is None or is_gone(owner):
-        return True
-    return heartbeat_at is None or datetime.now(UTC) - heartbeat_at > timedelta(seconds=stale_seconds)
+def _here() -> str:
+    return f"{socket.gethostname()}:{_boot()}:{_namespace()}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "-"
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return "-"
+
+
+def _start(pid: int) -> int:
+    ticks = _ticks(pid)
+    return round(psutil.Process(pid).create_time() * 100) if ticks is None else ticks
+
+
+def _ticks(pid: int) -> int | None:
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(line.rpartition(")")[2].split()[19])  # the name before it may hold spaces and brackets

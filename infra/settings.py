@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least level of log lines in the terminal: debug, info, warning or error"
     )
+    ledger_patience: float = Field(
+        900.0, ge=0, le=86_400, description="seconds that a call waits for a ledger's database that went away"
+    )
     mlflow_tracking_uri: str | None = Field(
         None,
         validation_alias="MLFLOW_TRACKING_URI",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import doctor, plan, predict, report, retrain, run, services, settings, tasks, terminal, trials
+from flows.cli import doctor, plan, predict, report, retrain, run, services, settings, tasks, terminal, trials, work
 from flows.cli.group import ErrorsTold, command
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app.add_typer(trials.app, name="trials")
 app.command("report")(command(report.report))
 app.command("predict")(command(predict.predict))
 app.command("retrain")(command(retrain.retrain))
+app.command("work")(command(work.work))
+app.command("tune")(command(work.tune))
 app.command("up")(command(services.up))
 app.command("down")(command(services.down))
 app.command("status")(command(services.status))

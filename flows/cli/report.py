@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.terminal import Column, Json, document, piped, show, table, tell
 from infra.errors import InputError
+from infra.names import safe_name
 
 if TYPE_CHECKING:
     from dept.trial import TrialOutcome
@@ -28,6 +29,8 @@ def report(
 
     if last and run_id is not None:
         raise InputError("report: give either --last or a run, not both")
+    if run_id is not None:
+        safe_name(run_id, "run")
     root = home() / "reports"
     folder = _last(root) if run_id is None else _named(root, run_id)
     outcomes = load_outcomes(folder)

@@ -97,6 +97,8 @@ def carry_out(plan: Plan) -> Path:
         tell(f"Log: {log}")
     for label, reason in summary.failed.items():
         complain(f"[bold red]Failed:[/] {escape(label)}: {escape(reason)}")
+    for label, reason in summary.not_run.items():
+        complain(f"[bold red]Not run:[/] {escape(label)}: {escape(reason)}")
     if summary.failed:
         tell("Failed trials stay failed: `dept trials retry` lets the next run try them again.")
         raise typer.Exit(FAILED)

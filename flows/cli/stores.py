@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from infra.settings import home, settings
 
 if TYPE_CHECKING:
-    from registry.ledger.ledger import Ledger
+    from registry.ledger import Ledger
 
 
 def ledger() -> Ledger | None:
@@ -20,7 +20,7 @@ def ledger() -> Ledger | None:
     url = settings().ledger_url
     if not _there(url, home() / "ledger.db"):
         return None
-    from registry.ledger.ledger import Ledger
+    from registry.ledger import Ledger
 
     return Ledger.open(url)
 

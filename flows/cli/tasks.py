@@ -11,10 +11,12 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from flows.cli import stores
 from flows.cli.group import command
 from flows.cli.terminal import Column, Json, document, piped, plain_table, show, width
 from flows.cli.terminal import table as lines_of
 from infra.errors import InputError
+from infra.nearest import near
 
 if TYPE_CHECKING:
     from tasks.spec import Task
@@ -41,15 +43,13 @@ app = typer.Typer(cls=_NamesToo, rich_markup_mode="rich", invoke_without_command
 @app.callback(invoke_without_command=True)
 @command
 def overview(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the tasks of the catalogue; `dept tasks NAME` shows one with examples.
+    """List the tasks of the catalogue and your own; `dept tasks NAME` shows one with examples.
 
     Example: dept tasks --json
     """
     if ctx.invoked_subcommand is not None:
         return
-    from tasks.catalogue import catalogue
-
-    found = [_facts(task) for task in catalogue().values()]
+    found = [_facts(task) | {"own": own} for task, own in _all_tasks()]
     if as_json:
         document({"tasks": found})
     elif piped():
@@ -83,6 +83,7 @@ def _overview_table(found: list[dict[str, Any]]) -> None:
 
 def _facts(task: Task) -> dict[str, Any]:
     """A task in a line: splits are None where the rows are not on this machine."""
+    from flows.planning.reach import in_reach
     from tasks.load import load_splits
 
     splits = load_splits(task) if in_reach(task) else None
@@ -114,11 +115,11 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
     """
     import yaml
 
-    from tasks.catalogue import get_task
+    from flows.planning.reach import in_reach
     from tasks.load import load_splits
     from tasks.spec import HubSource
 
-    task = get_task(name)
+    task = _task(name)
     if as_json:
         document({**_facts(task), "block": task.block()})
         return
@@ -193,18 +194,83 @@ def new(
     typer.echo(f"Written: {out}. Look it over, then: dept tasks check {out}")
 
 
-def in_reach(task: Task) -> bool:
-    """Whether a task's rows are on this machine: an installed wheel, a file, or a local copy of a hub data set."""
-    from tasks.sources.hub import local_copy
-    from tasks.sources.read import locate
-    from tasks.spec import HubSource
+@app.command()
+@command
+def add(
+    file: Annotated[Path, typer.Argument(help="FILE.yaml of tasks, or a plan with own_tasks.")],
+) -> None:
+    """Make your own tasks known outside their plan: to predict, retrain and `dept tasks`. Their rows go to the store.
 
-    try:
-        if isinstance(task.source, HubSource):
-            return local_copy(task, task.source.train) is not None
-        return bool(locate(task.source))
-    except InputError:
-        return False
+    Example: dept tasks add mine.yaml
+    """
+    import tempfile
+
+    from flows.planning.check_task import named
+    from registry.ledger import Ledger
+    from registry.store import Store
+    from tasks.catalogue import catalogue
+    from tasks.load import load_splits
+    from tasks.rows_file import write_rows
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"tasks add: {file}: give a .yaml file of tasks or a plan")
+    found = named(str(file))
+    shipped = catalogue()
+    taken = [task.name for task in found if task.name in shipped]
+    if taken:
+        raise InputError(f"tasks add: the catalogue already has a task {taken[0]}; choose another name")
+    splits = {task.name: load_splits(task) for task in found}  # all are read before anything is kept
+    ledger, store, rows = Ledger.open(), Store.open(), dict[str, str]()
+    with tempfile.TemporaryDirectory(prefix="dept-") as folder:
+        for task in found:
+            path = Path(folder) / "rows"
+            rows[task.name] = write_rows(task, splits[task.name], path)
+            key = f"rows/{rows[task.name]}"
+            if not store.exists(key):
+                store.put_file(path, key)
+    ledger.remember_tasks({task.name: task.model_dump(mode="json") for task in found}, rows)
+    for task in found:
+        typer.echo(f"Added: {task.name} ({sizes(splits[task.name])})")
+
+
+@app.command()
+@command
+def forget(names: Annotated[list[str], typer.Argument(help="Own tasks.")]) -> None:
+    """Forget own tasks; their trials and champions stay.
+
+    Example: dept tasks forget mine
+    """
+    ledger = stores.ledger()
+    known = {} if ledger is None else ledger.own_tasks()
+    unknown = [name for name in names if name not in known]
+    if ledger is None or unknown:
+        raise InputError(f"tasks forget: no own task {(unknown or names)[0]!r}{near((unknown or names)[0], known)}")
+    ledger.forget_tasks(names)
+    typer.echo(f"Forgotten: {', '.join(names)}")
+
+
+def _all_tasks() -> list[tuple[Task, bool]]:
+    """The catalogue, then the tasks that the ledger remembers; and whether a task is the user's own."""
+    from pydantic import ValidationError
+
+    from tasks.catalogue import catalogue
+    from tasks.spec import Task
+
+    found = [(task, False) for task in catalogue().values()]
+    ledger = stores.ledger()
+    for name, row in ({} if ledger is None else ledger.own_tasks()).items():
+        try:
+            found.append((Task.model_validate({**row.block, "name": name}), True))
+        except ValidationError:  # of another version: the plan that names the task brings it anew
+            continue
+    return found
+
+
+def _task(name: str) -> Task:
+    found = {task.name: task for task, _ in _all_tasks()}
+    if name not in found:
+        raise InputError(f"unknown task {name!r}{near(name, found)}")
+    return found[name]
 
 
 def sizes(splits: Splits) -> str:

@@ -3,48 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dept.baselines.train import train_baseline
 from dept.engine.memory import peak_memory_mib
-from dept.trial import TrialSpec
+from flows.execution.context import RunContext
+from flows.execution.lease import Lease
 from flows.execution.measure import of_scores
 from flows.execution.progress import bar
-from flows.execution.record import finish, manifest, outcome_of
-from flows.execution.rows import examples_of, of_task, rows_of
+from flows.execution.record import close, fail, keep, manifest, outcome_of
+from flows.execution.rows import examples_of, of_task, rows_of, splits_of
+from infra.errors import InputError
+from registry.ledger import Claim
 from tasks.draws import subset
 
-if TYPE_CHECKING:
-    from flows.execution.work import Workshop
 
+def baseline_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
+    """Train, test and record baselines. A kill loses the one that is under way, whose weights are nowhere else.
 
-def work_baselines(shop: Workshop, specs: Sequence[TrialSpec], what: str, owner: str) -> None:
-    """Train, test and record baselines. A kill loses the one that is under way, whose weights are nowhere else."""
-    if not specs:
+    Raises:
+        LeaseLostError: another worker holds some of them.
+        InputError: a full disk, or a store that does not answer.
+    """
+    if not claims:
         return
-    with bar(f"Baselines: {len(specs)} {what}", len(specs)) as shown:
-        for spec in specs:
-            _work(shop, spec, owner)
+    with bar(f"Baselines: {len(claims)} trials", len(claims)) as shown:
+        for claim in claims:
+            _one(context, lease, claim)
             shown.advance(1)
 
 
-def _work(shop: Workshop, spec: TrialSpec, owner: str) -> None:
-    assert spec.method in ("lora", "full")
-    pieces = examples_of(shop, spec)
-    training, validation = (rows_of(shop, part, spec.adapter) for part in pieces)
-    with train_baseline(spec.method, shop.backbone, training, validation, spec.training, spec.seed) as baseline:
+def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
+    spec = claim.spec
+    lease.progress()
+    try:
+        examples = examples_of(context, spec)
+        training, validation = (rows_of(context, part, spec.adapter) for part in examples)
+        tested = subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0) if spec.test_rows else ()
+        rows = rows_of(context, of_task(spec.task, tested), spec.adapter)
+    except InputError as error:
+        fail(context, lease, claim, str(error))
+        return
+    with train_baseline(
+        spec.method, context.backbone, training, validation, spec.training, spec.seed, on_tokens=lease.progress
+    ) as baseline:
         if baseline.state.failure is not None:
-            shop.ledger.fail(spec.fingerprint, baseline.state.failure, owner)
+            fail(context, lease, claim, baseline.state.failure)
             return
-        sha256 = baseline.save(shop.adapters / spec.fingerprint, **manifest(shop, spec, *pieces))
-        outcome = outcome_of(shop, spec, (*training, *validation), baseline.state, sha256)
+        outcome = outcome_of(context, spec, (*training, *validation), baseline.state)
         outcome.peak_memory_mib, outcome.trainable = peak_memory_mib(), baseline.trainable
-        shop.ledger.trained(spec.fingerprint, outcome, owner)
-        shop.trained.add(spec.fingerprint)
-        test = {}
-        if spec.test_rows:
-            examples = subset(shop.splits[spec.task].test, spec.test_rows, 0)
-            rows = rows_of(shop, of_task(spec.task, examples), spec.adapter)
-            outcome.cut_rows += sum(row.cut for row in rows)
-            test = of_scores(shop.tasks[spec.task], examples, rows, baseline.score(rows))
-        finish(shop, outcome, test, owner)
+        told = manifest(context, spec, *examples)
+        if not keep(context, lease, claim, outcome, lambda folder: baseline.save(folder, **told)):
+            return
+        if tested:
+            found = of_scores(context.tasks[spec.task], tested, rows, baseline.score(rows, lease.progress))
+            outcome.test, outcome.cut_rows = found.metrics, outcome.cut_rows + found.cut
+        close(context, lease, [(claim, outcome)])

@@ -1,57 +1,90 @@
-"""Test adapters: score or generate, then the task's own metrics."""
+"""Answers of adapters on rows, and the task's own metrics of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from dept.adapters.adapter import Adapter
+from dept.adapters.adapter import CONTINUES, Adapter
 from dept.adapters.stack import Tensors
 from dept.batches.tokenise import Row
 from dept.engine.evaluate import predictions, score_rows, summarise
-from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
-from flows.execution.rows import of_task, rows_of
+from dept.engine.generate import Prompted, generate
+from flows.execution.context import RunContext
+from flows.execution.rows import of_task, room_of, rows_of
 from tasks.formatting import Example
 from tasks.metrics import measure
 from tasks.spec import Task
 
-if TYPE_CHECKING:
-    from flows.execution.work import Workshop
+
+@dataclass(frozen=True)
+class Measured:
+    """What an adapter reached on rows.
+
+    Attributes:
+        metrics: percent, loss in nats. answers: of each row, the class index (INVALID where a score is not finite) or
+            the text. cut: rows whose text was cut.
+    """
+
+    metrics: dict[str, float]
+    answers: list[int] | list[str]
+    cut: int
 
 
 def measured(
-    shop: Workshop,
+    context: RunContext,
     adapters: Sequence[Adapter],
     tests: Sequence[tuple[str, Sequence[Example]]],
     progress: Callable[[int], None] | None = None,
-) -> list[dict[str, float]]:
-    """The metrics of each adapter on its own test rows, all of them in mixed batches; percent, loss in nats.
+) -> list[Measured]:
+    """What each adapter reaches on its own rows, all of them in mixed batches.
 
     Args:
         adapters: of one shape.
         tests: for each adapter its task's name and examples.
         progress: called with the tokens of each micro-batch.
     """
-    rows = [rows_of(shop, of_task(name, rows), adapters[i].config) for i, (name, rows) in enumerate(tests)]
-    scored = [i for i, (name, _) in enumerate(tests) if shop.tasks[name].scored]
+    rows = [
+        rows_of(context, of_task(name, rows), adapters[i].config, bool(adapters[i].metadata.get(CONTINUES)))
+        for i, (name, rows) in enumerate(tests)
+    ]
+    scored = [i for i, (name, _) in enumerate(tests) if context.tasks[name].scored]
     items = [(i, row) for i in scored for row in rows[i]]
-    tensors = Tensors.of(adapters, shop.backbone.device)
-    scores = iter(score_rows(shop.backbone, tensors, items, progress=progress))
-    written = [i for i in range(len(tests)) if i not in scored]
-    asked = [Prompted(example.text, i) for i in written for example in tests[i][1]]
-    texts = iter(generate(shop.backbone, adapters, asked, ANSWER_TOKENS, progress))
+    tensors = Tensors.of(adapters, context.backbone.device)
+    scores = iter(score_rows(context.backbone, tensors, items, progress=progress))
+    texts = _written(context, adapters, {i: test for i, test in enumerate(tests) if i not in scored}, progress)
     found = []
     for i, (name, examples) in enumerate(tests):
-        task = shop.tasks[name]
-        if i in written:
-            found.append(measure(task, examples, [next(texts).strip() for _ in examples]))
+        task = context.tasks[name]
+        if i in texts:
+            found.append(Measured(measure(task, examples, texts[i]), texts[i], sum(row.cut for row in rows[i])))
         else:
             found.append(of_scores(task, examples, rows[i], [next(scores) for _ in examples]))
     return found
 
 
+def _written(
+    context: RunContext,
+    adapters: Sequence[Adapter],
+    tests: Mapping[int, tuple[str, Sequence[Example]]],
+    progress: Callable[[int], None] | None,
+) -> dict[int, list[str]]:
+    """Free answers, by adapter; those of one length in mixed batches."""
+    lengths: dict[int, list[int]] = {}
+    for i, (name, _) in tests.items():
+        lengths.setdefault(room_of(context, name, adapters[i].config), []).append(i)
+    found: dict[int, list[str]] = {}
+    for longest, members in lengths.items():
+        asked = [Prompted(example.text, i) for i in members for example in tests[i][1]]
+        said = iter(generate(context.backbone, adapters, asked, longest, progress))
+        found |= {i: [next(said).strip() for _ in tests[i][1]] for i in members}
+    return found
+
+
 def of_scores(
     task: Task, examples: Sequence[Example], rows: Sequence[Row], scores: Sequence[Sequence[float]]
-) -> dict[str, float]:
+) -> Measured:
     """The metrics of scored rows, and accuracy, macro-F1 and loss, which every scored task has."""
-    return {**summarise(scores, rows), **measure(task, examples, predictions(scores))}
+    chosen = predictions(scores)
+    metrics = {**summarise(scores, rows), **measure(task, examples, chosen)}
+    return Measured(metrics, chosen, sum(row.cut for row in rows))

@@ -24,6 +24,11 @@ LOG = logging.getLogger("flows.progress")
 BARS = LOG.getChild("bars")
 
 
+def say(line: str) -> None:
+    """A line for people, among the progress."""
+    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
+
+
 class Bar(Protocol):
     """What a long part tells: work done (any unit of its own) and trials finished."""
 

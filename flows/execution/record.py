@@ -1,34 +1,45 @@
-"""What a trial leaves behind: its manifest, its outcome, and its end in MLflow and the ledger."""
+"""What a trial leaves behind: its files in the store, its outcome in the ledger, its run in MLflow; in that order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-from dept.adapters.adapter import Adapter
-from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
-from dept.engine.train import State
+from dept.engine.state import State
 from dept.trial import TrialOutcome, TrialSpec
-from flows.execution.rows import Piece
-from infra.errors import InputError
+from flows.execution.context import RunContext
+from flows.execution.heal import LostError, heal, place_of
+from flows.execution.lease import Lease
+from flows.execution.rows import TaskExample, cut_of, room_of
+from registry.ledger import Claim
+from registry.tracking import TrialLog
 
-if TYPE_CHECKING:
-    from flows.execution.work import Workshop
+Save = Callable[[Path], str]  # writes an adapter into a new folder and returns its sha256
 
 
-def manifest(shop: Workshop, spec: TrialSpec, shots: Sequence[Piece], validation: Sequence[Piece]) -> dict[str, Any]:
+def manifest(
+    context: RunContext, spec: TrialSpec, shots: Sequence[TaskExample], validation: Sequence[TaskExample]
+) -> dict[str, Any]:
     """What an adapter's file says beside its numbers; of few-shot trials also the ids of the drawn rows.
 
     A multitask adapter answers for no task of its own.
     """
-    task = shop.tasks.get(spec.task)
-    answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words)} if task else {}
+    task = context.tasks.get(spec.task)
+    answers: dict[str, Any] = {}
+    if task is not None:
+        answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words), **cut_of(task)}
+        answers["answer_room"] = None if task.scored else room_of(context, spec.task, spec.adapter)
     return {
         "fingerprint": spec.fingerprint,
-        "backbone": shop.name,
+        "backbone": context.backbone_name,
         "backbone_id": spec.backbone_id,
-        "dtype": str(shop.backbone.dtype).removeprefix("torch."),
+        "dtype": str(context.backbone.dtype).removeprefix("torch."),
         "method": spec.method,
         "task": spec.task,
         "task_version": spec.task_version,
@@ -40,22 +51,23 @@ def manifest(shop: Workshop, spec: TrialSpec, shots: Sequence[Piece], validation
     }
 
 
-def _ids(pieces: Sequence[Piece]) -> list[str]:
-    return [example.id for _, example in pieces]
+def _ids(examples: Sequence[TaskExample]) -> list[str]:
+    return [example.id for _, example in examples]
 
 
-def outcome_of(shop: Workshop, spec: TrialSpec, rows: Sequence[Row], state: State, sha256: str) -> TrialOutcome:
-    """The outcome of a trained trial, before its test; `rows` are those it learned from and was validated on."""
-    task = shop.tasks.get(spec.task)
+def outcome_of(context: RunContext, spec: TrialSpec, rows: Sequence[Row], state: State) -> TrialOutcome:
+    """The outcome of a trained trial, before its files and its test; `rows`: learned from and validated on."""
+    task = context.tasks.get(spec.task)
     return TrialOutcome(
         spec=spec,
-        adapter_folder=shop.adapters / spec.fingerprint,
-        adapter_sha256=sha256,
+        adapter_key="",
+        adapter_sha256="",
         best_step=state.best_step,
         steps_done=state.step,
         validation=state.best,
         loss_curve=state.loss_curve,
         validation_curve=state.validation_curve,
+        validation_loss_curve=state.validation_loss_curve,
         seconds=state.seconds,
         tokens=state.tokens,
         tokens_per_second=state.tokens / state.seconds if state.tokens else 0,
@@ -65,24 +77,66 @@ def outcome_of(shop: Workshop, spec: TrialSpec, rows: Sequence[Row], state: Stat
     )
 
 
-def finish(shop: Workshop, outcome: TrialOutcome, test: dict[str, float], owner: str) -> None:
-    """Close a trial whose adapter is durable: its MLflow run first, the ledger last."""
-    outcome.test = test
-    run_id = shop.tracker.log_trial(shop.parent_run, outcome)
-    shop.ledger.finish(outcome.spec.fingerprint, run_id, outcome, owner)
-
-
-def load_adapter(backbone: Backbone, outcome: TrialOutcome) -> Adapter:
-    """The adapter of a trial, checked against the ledger's sha256 and the backbone.
+def keep(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome, save: Save) -> bool:
+    """Store a trial's adapter durably, then enter it as trained; False where another attempt holds the trial.
 
     Raises:
-        InputError: missing, damaged, altered, or of another backbone.
+        InputError: the disk is full, or the store cannot be written.
     """
-    adapter = Adapter.load(outcome.adapter_folder)
-    if adapter.sha256 != outcome.adapter_sha256:
-        raise InputError(
-            f"adapter {outcome.adapter_folder}: its sha256 is not the one in the ledger. Remedy: restore "
-            "the folder from the trial's MLflow run (artifact `adapter`)"
-        )
-    backbone.check_adapter(adapter)
-    return adapter
+    with tempfile.TemporaryDirectory(prefix="dept-adapter-") as folder:
+        outcome.adapter_sha256 = save(Path(folder) / "adapter")
+        context.store.put_folder(Path(folder) / "adapter", claim.key)
+    outcome.adapter_key = claim.key
+    held = context.ledger.trained(claim, outcome, provenance(context))
+    if not held:
+        lease.closed(claim.fingerprint)
+    return held
+
+
+def close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialOutcome]]) -> None:
+    """End trials whose files are durable: their MLflow runs first, the ledger last.
+
+    Only trained adapters make an MLflow run. One whose files are lost meanwhile is made again.
+    """
+    logs, whole = [], []
+    for claim, outcome in done:
+        folder = None
+        if outcome.adapter_key:
+            try:
+                folder = place_of(context, outcome)
+            except LostError as error:
+                heal(context, outcome, str(error))
+                lease.closed(claim.fingerprint)
+                continue
+        whole.append((claim, outcome))
+        if outcome.spec.kind == "train":
+            logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context)))
+    runs = context.tracker.log_trials(context.parent_run, logs, on_wait=lease.progress) if logs else {}
+    for claim, outcome in whole:
+        context.ledger.finish(claim, runs.get(claim.fingerprint, ""), outcome)
+        lease.closed(claim.fingerprint)
+
+
+def fail(context: RunContext, lease: Lease, claim: Claim, reason: str) -> None:
+    """Say for good why a trial has no result."""
+    context.ledger.fail(claim, reason)
+    lease.closed(claim.fingerprint)
+
+
+def provenance(context: RunContext) -> Mapping[str, Any]:
+    """How a result came about, which its numbers do not depend on."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": str(context.backbone.device),
+        "engine": "deepspeed" if context.engine.ranks else "local",
+        "ranks": context.engine.ranks or 1,
+        **{name: _version(name) for name in ("torch", "transformers", "dept-transfer")},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

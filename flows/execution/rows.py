@@ -3,66 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-from dept.batches.tokenise import ANSWER_TOKENS, Row, encode, encode_answers
+from dept.batches.tokenise import Row, encode, encode_answers
 from dept.config import AdapterConfig
 from dept.trial import TrialSpec
+from flows.execution.context import RunContext
+from infra.errors import InputError
+from tasks.cut import answer_room
 from tasks.draws import few_shot, subset
 from tasks.formatting import Example
+from tasks.spec import Task
+from tasks.splits import Splits
 
-if TYPE_CHECKING:
-    from flows.execution.work import Workshop
-
-Piece = tuple[str, Example]  # an example and the task it is of
+TaskExample = tuple[str, Example]  # an example and the task it is of
 
 
-def examples_of(shop: Workshop, spec: TrialSpec) -> tuple[list[Piece], list[Piece]]:
+def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample], list[TaskExample]]:
     """Training and validation rows of a trial: k shots and k more for a target, capped pools for a source.
 
     A multitask adapter takes as many rows of each of its sources, so that none outvotes the others.
+
+    Raises:
+        InputError: the rows are not those that the trial was planned with.
     """
-    if spec.shots is None and not spec.training.steps:  # an untrained adapter, or a source's tested as it is
-        return [], []
-    if spec.shots is not None:
-        return drawn(shop, spec.task, spec.shots, spec.seed, spec.per_class)
+    if spec.kind == "train" and spec.shots is None and not spec.training.steps:
+        return [], []  # an untrained adapter, or a source's tested as it is
     members = spec.members or (spec.task,)
-    parts = {name: shop.splits[name] for name in members}
+    parts = {name: splits_of(context, spec, name) for name in members}
+    if spec.shots is not None:
+        shots, validation = few_shot(
+            parts[spec.task], spec.shots, spec.seed, context.tasks[spec.task].strata, spec.per_class
+        )
+        return of_task(spec.task, shots), [] if spec.validation_rows == 0 else of_task(spec.task, validation)
     most, check = spec.train_rows, spec.validation_rows
     if spec.members:
         most = min([len(part.train) for part in parts.values()] + ([most] if most else []))
-        check = max(1, check // len(members)) if check else None
-    training: list[Piece] = []
-    validating: list[Piece] = []
+        check = max(1, check // len(members)) if check else check
+    training: list[TaskExample] = []
+    validating: list[TaskExample] = []
     for name, part in parts.items():
         training += of_task(name, part.train if most is None else subset(part.train, most, spec.seed))
-        validating += of_task(name, part.validation if check is None else subset(part.validation, check, spec.seed))
+        if check != 0:
+            validating += of_task(name, part.validation if check is None else subset(part.validation, check, spec.seed))
     return training, validating
 
 
-def drawn(shop: Workshop, name: str, k: int, seed: int, per_class: bool) -> tuple[list[Piece], list[Piece]]:
-    """k shots of a task and as many validation rows."""
-    shots, validation = few_shot(shop.splits[name], k, seed, shop.tasks[name].strata, per_class)
-    return of_task(name, shots), of_task(name, validation)
+def splits_of(context: RunContext, spec: TrialSpec, name: str) -> Splits:
+    """The rows of a trial's task.
+
+    Raises:
+        InputError: the task is not known here, or its rows have changed since the trial was planned.
+    """
+    if name not in context.splits:
+        raise InputError(f"task {name}: not known to this run. Remedy: run the plan that names it")
+    splits = context.splits[name]
+    if not spec.members and splits.data_hash != spec.data_hash:
+        raise InputError(f"task {name}: its rows have changed since the trial was planned. Remedy: run the plan again")
+    return splits
 
 
-def rows_of(shop: Workshop, pieces: Sequence[Piece], shape: AdapterConfig) -> list[Row]:
-    """Token rows of examples, in their order: label words to choose from, or the one answer to be learned."""
+def rows_of(
+    context: RunContext, examples: Sequence[TaskExample], shape: AdapterConfig, continues: bool = False
+) -> list[Row]:
+    """Token rows of examples, in their order: label words to choose from, or the one answer to be learned.
+
+    Args:
+        continues: the prompt holds text that these go on from (in-context).
+    """
+    tokens = context.backbone.tokens
     rows: dict[int, Row] = {}
     by_task: dict[str, list[int]] = {}
-    for index, (name, _) in enumerate(pieces):
+    for index, (name, _) in enumerate(examples):
         by_task.setdefault(name, []).append(index)
     for name, members in by_task.items():
-        task, examples = shop.tasks[name], [pieces[i][1] for i in members]
-        texts = [example.text for example in examples]
+        task, mine = context.tasks[name], [examples[i][1] for i in members]
+        texts = [example.text for example in mine]
+        reading: dict[str, Any] = {**cut_of(task), "continues": continues}
         if task.scored:
-            made = encode(shop.backbone.tokens, texts, task.words, [example.label for example in examples], shape)
+            made = encode(tokens, texts, task.words, [example.label for example in mine], shape, **reading)
         else:
-            made = encode_answers(shop.backbone.tokens, texts, [e.target for e in examples], shape, ANSWER_TOKENS)
+            longest = room_of(context, name, shape)
+            made = encode_answers(tokens, texts, [e.target for e in mine], shape, longest, **reading)
         rows |= dict(zip(members, made, strict=True))
-    return [rows[index] for index in range(len(pieces))]
+    return [rows[index] for index in range(len(examples))]
 
 
-def of_task(name: str, examples: Sequence[Example]) -> list[Piece]:
+def cut_of(task: Task) -> dict[str, Any]:
+    """How long texts of a task are cut, as `dept.batches.tokenise` takes it and adapters' files say it."""
+    return {"cut": task.cut if task.cut in ("start", "end") else None, "max_length": task.max_length}
+
+
+def room_of(context: RunContext, name: str, shape: AdapterConfig) -> int:
+    """Tokens for a free answer of a task."""
+    task = context.tasks[name]
+    return answer_room(task.answer_length, context.splits[name].answer_length, shape.s)
+
+
+def of_task(name: str, examples: Sequence[Example]) -> list[TaskExample]:
     """Examples that are all of one task."""
     return [(name, example) for example in examples]

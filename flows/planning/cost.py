@@ -5,6 +5,7 @@ Nothing is fetched: rows, tokenizer and weights count where they are on this mac
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,20 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from dept.trial import TrialSpec
-from flows.cli.tasks import in_reach
-from flows.planning.plan import Plan, check
-from flows.planning.trials import (
-    Cell,
-    Ground,
-    Origin,
-    cells_to_start,
-    search_specs,
-    source_specs,
-    target_specs,
-    transferring,
-)
+from flows.planning.check import check, check_draws
+from flows.planning.plan import Plan
+from flows.planning.reach import in_reach
+from flows.planning.strategies import start_specs
+from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
 from infra.errors import InputError
-from tasks.draws import few_shot
 from tasks.load import load_splits
 from tasks.splits import Splits
 
@@ -43,13 +36,13 @@ FORWARD = 1 / 3  # of the time of a training step: what a token costs that is on
 AWAY = range(10**9)  # stands for the rows of a task that are not on this machine: only their number is asked
 
 
-class _AnyOrigin(dict[tuple[Cell, str], Origin]):
+class _AnyOrigin(dict[tuple[Draw, str], Origin]):
     """Which adapter a trial will start from is not known before the sources are trained."""
 
-    def get(self, key: tuple[Cell, str], default: Any = None) -> Any:
+    def get(self, key: tuple[Draw, str], default: Any = None) -> Any:
         return Origin(key[1].partition(":")[2] or "to be chosen", "0" * 64)
 
-    def __getitem__(self, key: tuple[Cell, str]) -> Origin:
+    def __getitem__(self, key: tuple[Draw, str]) -> Origin:
         return cast(Origin, self.get(key))
 
 
@@ -183,7 +176,7 @@ def estimate(plan: Plan) -> Estimate:
     tasks = plan.resolve_tasks()
     splits, away = _splits(plan)
     d = backbone.d
-    ground = Ground(tasks, splits, "dry run", d or 1)
+    inputs = Inputs(tasks, splits, "dry run", d or 1)
     origins = _AnyOrigin()
     means = {name: _mean_length(splits[name], backbone, name in away) for name in tasks}
     lines: dict[tuple[str, str], Line] = {}
@@ -193,10 +186,12 @@ def estimate(plan: Plan) -> Estimate:
         training, (mean, bound) = spec.training, _mean(spec, means)
         drawn = _drawn(spec, tasks[spec.task].strata) if spec.task in tasks else None
         batch = training.batch_size if drawn is None else min(training.batch_size, drawn)
+        if spec.kind == "mixture" and drawn is not None:
+            batch = drawn  # each step reads all shots
         most = drawn if spec.validation_rows is None else spec.validation_rows
         checked = len(splits[spec.task].validation) if most is None else most
         learns = spec.init != "untrained" and spec.method != "in-context"
-        checks = 1 + -(-training.steps // training.eval_every) if learns else 0
+        checks = 1 + -(-training.steps // training.eval_every) if learns and checked else 0
         read = 1 + (drawn or 0) if spec.method == "in-context" else 1  # the shots stand before every text
         line.trials += 1
         line.steps += training.steps
@@ -206,35 +201,18 @@ def estimate(plan: Plan) -> Estimate:
             line.evaluated += mean * (checks * checked + spec.test_rows * read)
         line.bound |= bound
 
-    for spec in source_specs(plan, ground):
+    for spec in source_specs(plan, inputs):
         add("sources", "multitask" if spec.members else "each", spec)
-    for kind, spec in _choices(plan, ground, origins):
-        add("choice", kind, spec)
-    for specs in search_specs(plan, ground, origins).values():
+    best = "best-source" in plan.strategies
+    sources = {name: hashlib.sha256(name.encode()).hexdigest() for name in plan.sources}  # not known before training
+    for spec in start_specs(plan, inputs, sources):
+        add("choice", "prompt-only" if spec.init == "best-source" and not best else spec.init, spec)
+    for specs in search_specs(plan, inputs, origins).values():
         for spec in specs:
             add("search", spec.variant, spec)
-    for spec in target_specs(plan, ground, origins):
+    for spec in target_specs(plan, inputs, origins):
         add("targets", spec.variant, spec)
     return Estimate(list(lines.values()), backbone.speed(), _notes(plan, backbone, sorted(away), lines.values()))
-
-
-def _choices(plan: Plan, ground: Ground, origins: Mapping[tuple[Cell, str], Origin]) -> Iterable[tuple[str, TrialSpec]]:
-    """What strategies try before a target is trained, as trials of that cost, with their strategy."""
-    kinds = {strategy.partition(":")[0] for strategy in transferring(plan)}
-    if "best-source" in kinds:
-        kinds.discard("prompt-only")  # it asks the same question
-    specs = [spec for spec in target_specs(plan, ground, origins) if spec.method == "dept"]
-    shapes: dict[tuple[str, str], TrialSpec] = {(spec.task, spec.init): spec for spec in specs}
-    for cell in cells_to_start(plan):
-        for kind in sorted(kinds & {"best-source", "prompt-only", "similar", "mixture"}):
-            steps = {"similar": max(1, plan.probe_steps), "mixture": max(1, plan.transfer_training.steps)}
-            recipe = plan.transfer_training.model_copy(
-                update={"steps": steps.get(kind, plan.probe_steps), "eval_every": max(1, plan.probe_steps)}
-            )
-            changes = {"shots": cell.shots, "seed": cell.seed, "training": recipe, "test_rows": 0}
-            several = kind in ("best-source", "prompt-only")
-            for _ in (plan.sources if len(plan.sources) > 1 else ()) if several else (cell,):
-                yield kind, shapes[cell.target, kind].model_copy(update=changes)
 
 
 def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
@@ -246,12 +224,7 @@ def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
     stand_in = Splits(rows, rows, rows, "not in reach", {})
     splits = {name: stand_in if name in away else load_splits(task) for name, task in tasks.items()}
     for name in (name for name in plan.targets if name not in away):
-        for k in (k for k in plan.shots if isinstance(k, int)):
-            for seed in plan.seeds:
-                try:
-                    few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)
-                except InputError as error:
-                    raise InputError(f"task {name}: {error}") from error
+        check_draws(plan, tasks[name], splits[name])
     return splits, away
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flows.planning.plan import Plan
 from infra.errors import InputError
 from tasks.draws import few_shot
 from tasks.leakage import guard
 from tasks.splits import Splits
-
-if TYPE_CHECKING:
-    from flows.planning.plan import Plan
 
 
 def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
@@ -32,22 +29,23 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
         for k in filter(None, plan.counted):
             for seed in plan.seeds:
                 held_out += few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)[1]
+    rows = [row for name in plan.sources for row in (*splits[name].train, *splits[name].validation)]
+    left = {id(row) for row in guard(rows, held_out)[0]}  # one pass over all sources
     clean = dict(splits)
     for name in plan.sources:
-        rows = splits[name]
-        train, dropped = guard(rows.train, held_out)
-        validation, more = guard(rows.validation, held_out)
+        old = splits[name]
+        train, validation = (tuple(row for row in part if id(row) in left) for part in (old.train, old.validation))
         if not train or not validation:
             raise InputError(
                 f"sources: all rows of {name} stand among the held-out rows of the targets. Remedy: another source"
             )
-        if dropped or more:
-            left = "\n".join(row.id for row in (*train, *validation))
+        if dropped := len(old.train) + len(old.validation) - len(train) - len(validation):
+            ids = "\n".join(row.id for row in (*train, *validation))
             clean[name] = replace(
-                rows,
-                train=tuple(train),
-                validation=tuple(validation),
-                data_hash=hashlib.sha256(f"{rows.data_hash}\n{left}".encode()).hexdigest(),
-                dropped={**rows.dropped, "leaked": rows.dropped.get("leaked", 0) + dropped + more},
+                old,
+                train=train,
+                validation=validation,
+                data_hash=hashlib.sha256(f"{old.data_hash}\n{ids}".encode()).hexdigest(),
+                dropped={**old.dropped, "leaked": old.dropped.get("leaked", 0) + dropped},
             )
     return clean

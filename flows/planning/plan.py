@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,15 +12,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import Method
-from flows.planning.leakage import guarded
 from infra.errors import InputError
 from infra.explain import Form
 from infra.nearest import near
 from tasks.catalogue import catalogue
-from tasks.draws import few_shot
-from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import Splits
 
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Shots = Annotated[
@@ -41,6 +39,9 @@ Dtype = Literal["float32", "bfloat16"]
 RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
+MOST = 10_000  # tasks of a plan
+# ABCMeta, from which pydantic's metaclass derives, has a method of this name; no model uses it.
+warnings.filterwarnings("ignore", message='Field name "register" in "Plan" shadows')
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,12 @@ class Plan(BaseModel):
     )
     ranks: int = Field(2, ge=1, le=64, description="processes that share the backbone (engine deepspeed only)")
     own_tasks: list[Task] = Field(
-        default_factory=list, max_length=100, description="your own tasks, each a block as in the catalogue"
+        default_factory=list, max_length=MOST, description="your own tasks, each a block as in the catalogue"
     )
-    sources: list[Name] = Field(default_factory=list, max_length=100, description="tasks with many rows, trained first")
-    targets: list[Name] = Field(min_length=1, max_length=100, description="tasks to be learned from k shots per trial")
+    sources: list[Name] = Field(
+        default_factory=list, max_length=MOST, description="tasks with many rows, trained first"
+    )
+    targets: list[Name] = Field(min_length=1, max_length=MOST, description="tasks to be learned from k shots per trial")
     shots: list[Shots] = Field(
         default=[16],
         min_length=1,
@@ -119,7 +122,7 @@ class Plan(BaseModel):
         default_factory=lambda: list[Method](("dept",)),
         min_length=1,
         max_length=5,
-        description="dept, and rivals on the same rows and budget: prompt-tuning, lora, full, in-context",
+        description="dept, and baselines on the same rows and budget: prompt-tuning, lora, full, in-context",
     )
     rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
@@ -168,6 +171,10 @@ class Plan(BaseModel):
     )
     source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
+    register: bool = Field(
+        True,
+        description="let the best adapter of each task challenge the task's champion; false: train and report alone",
+    )
 
     @field_validator("own_tasks", mode="before")
     @classmethod
@@ -186,7 +193,8 @@ class Plan(BaseModel):
         twice = _duplicates(task.name for task in self.own_tasks)
         if twice:
             raise ValueError(f"own_tasks: two tasks are called {twice[0]}; give each its own name")
-        leaks = [name for name in self.targets if name in self.sources]
+        sources = set(self.sources)
+        leaks = [name for name in self.targets if name in sources]
         if leaks:
             raise ValueError(
                 f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
@@ -260,29 +268,5 @@ class Plan(BaseModel):
         return {name: known[name].with_verbalizer(self.verbalizer) for name in [*self.sources, *self.targets]}
 
 
-def check(plan: Plan) -> dict[str, Splits]:
-    """Load the rows of every task and find, before any training, all that can be wrong with them.
-
-    Raises:
-        InputError: unknown task, unreadable rows, a label without a training row, no test row, k larger than the rows.
-
-    Returns:
-        Rows by task; sources without the rows that a target is tested or validated on.
-    """
-    splits: dict[str, Splits] = {}
-    for name, task in plan.resolve_tasks().items():
-        rows = load_splits(task)  # finds labels without rows and empty or damaged files
-        if name in plan.targets:
-            for k in filter(None, plan.counted):
-                for seed in plan.seeds:
-                    try:
-                        few_shot(rows, k, seed, task.strata, plan.per_class)
-                    except InputError as error:
-                        raise InputError(f"task {name}: {error}") from error
-        splits[name] = rows
-    return guarded(plan, splits)
-
-
 def _duplicates(values: Iterable[Any]) -> list[Any]:
-    listed = list(values)
-    return [value for index, value in enumerate(listed) if value in listed[:index]]
+    return [value for value, count in Counter(values).items() if count > 1]

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dept.trial import TrialOutcome, TrialSpec, goodness
 from flows.planning.plan import RateKey
 from flows.planning.trials import Rate
-from infra.errors import InputError
 
 
 def best_rates(
     tried: Mapping[tuple[RateKey, Rate], Sequence[TrialSpec]],
     outcomes: Mapping[str, TrialOutcome],
     per_target: bool = False,
-) -> dict[tuple[RateKey, str], Rate]:
+) -> tuple[dict[tuple[RateKey, str], Rate], dict[tuple[RateKey, str], str]]:
     """Per method the rates with the lowest mean validation loss over all targets, of equals the better mean score.
 
     Loss, as the authors choose: on the few rows of a draw, the share of right answers hardly tells rates apart.
@@ -26,24 +25,24 @@ def best_rates(
         per_target: choose for each target by itself.
 
     Returns:
-        Rates by method and target; the target is "" where one choice is for all.
-
-    Raises:
-        InputError: every choice of a method has a failed trial.
+        Rates by method and target (the target is "" where one choice is for all), and in the same way why there are
+        none: every choice has a failed trial, or none could be tried.
     """
     ranks: dict[tuple[RateKey, str], dict[Rate, tuple[float, float]]] = {}
     for (key, rate), specs in tried.items():
         for target, members in _parts(specs, per_target).items():
             found = [outcomes[spec.fingerprint].validation for spec in members if spec.fingerprint in outcomes]
             by_rate = ranks.setdefault((key, target), {})
-            if len(found) == len(members):
+            if members and len(found) == len(members):
                 means = {name: statistics.fmean(scores[name] for scores in found) for name in ("score", "loss")}
                 by_rate[rate] = goodness(means)
-    for (key, target), by_rate in ranks.items():
-        if not by_rate:
-            where = f" of {target}" if target else ""
-            raise InputError(f"rates.{key}: a trial{where} failed at every rate. Remedy: lower rates")
-    return {place: max(by_rate, key=by_rate.__getitem__) for place, by_rate in ranks.items()}
+    chosen = {place: max(by_rate, key=by_rate.__getitem__) for place, by_rate in ranks.items() if by_rate}
+    failed = {
+        (key, target): f"rates.{key}: a trial{f' of {target}' if target else ''} failed at every rate; lower rates"
+        for (key, target), by_rate in ranks.items()
+        if not by_rate
+    }
+    return chosen, failed
 
 
 def _parts(specs: Sequence[TrialSpec], per_target: bool) -> dict[str, list[TrialSpec]]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dept.config import TrainConfig
-from dept.trial import MULTITASK, Init, Method, TrialSpec
-from flows.planning.plan import Plan, RateKey
+from dept.trial import MULTITASK, Dtype, Init, Method, Start, TrialSpec
+from flows.planning.plan import Plan, RateKey, Strategy
 from infra.errors import InputError
 from tasks.spec import Task
 from tasks.splits import Splits
 
 
 @dataclass(frozen=True)
-class Cell:
+class Draw:
     """One draw of a target's shots; shots None: all training rows."""
 
     target: str
@@ -32,59 +32,77 @@ class Origin:
     sha256: str
 
 
-Origins = Mapping[tuple[Cell, str], Origin]  # by cell and strategy
-SEARCH_SEED = 2**31  # the first; above those that a plan may name
-Rate = tuple[float, float]  # peak learning rates of P, and of A and B
-Rates = Mapping[tuple[RateKey, str], Rate]  # by method and target; the target is "" where one choice is for all
-
-
 @dataclass(frozen=True)
-class Ground:
-    """What trials stand on: tasks and rows by name, the backbone's weights id and its width d."""
+class Inputs:
+    """What trials stand on.
+
+    Attributes:
+        tasks, splits: by name. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
+        dtype: number type of the frozen weights.
+    """
 
     tasks: Mapping[str, Task]
     splits: Mapping[str, Splits]
     backbone_id: str
     d: int
+    dtype: Dtype | None = None
 
 
-def cells(plan: Plan) -> list[Cell]:
+Place = tuple[Draw, Method, Strategy]  # of a target trial
+Origins = Mapping[tuple[Draw, str], Origin]  # by draw and strategy
+SEARCH_SEED = 2**31  # the first; above those that a plan may name
+Rate = tuple[float, float]  # peak learning rates of P, and of A and B
+Rates = Mapping[tuple[RateKey, str], Rate]  # by method and target; the target is "" where one choice is for all
+ALL_SOURCES = ("best-source", "similar", "mixture", "prompt-only")  # strategies that look at every source
+
+
+def draws(plan: Plan) -> list[Draw]:
     """Every draw of shots of a plan."""
-    return [Cell(target, k, seed) for target in plan.targets for k in plan.counted for seed in plan.seeds]
+    return [Draw(target, k, seed) for target in plan.targets for k in plan.counted for seed in plan.seeds]
 
 
-def cells_to_start(plan: Plan) -> list[Cell]:
-    """Draws for which a start has to be chosen: those of the targets, and of the search where it is transfer's too."""
-    searched = len(grid(plan, "transfer", plan.transfer_training)) > 1
-    return [*cells(plan), *(search_cells(plan) if searched else [])]
-
-
-def search_cells(plan: Plan) -> list[Cell]:
+def draws_of_search(plan: Plan) -> list[Draw]:
     """Draws on which learning rates are chosen: the most shots, and seeds that no other trial uses."""
     most = None if None in plan.counted else max(filter(None, plan.counted))
-    return [Cell(target, most, SEARCH_SEED + i) for target in plan.targets for i in range(plan.search_draws)]
+    return [Draw(target, most, SEARCH_SEED + i) for target in plan.targets for i in range(plan.search_draws)]
 
 
-def source_specs(plan: Plan, ground: Ground) -> list[TrialSpec]:
-    """One trial per source task, with the first seed; and one on all of them where the plan asks for `multitask`."""
-    specs = [
-        TrialSpec(
-            role="source",
-            init="scratch",
-            shots=None,
-            seed=plan.seeds[0],
-            training=plan.source_training,
-            train_rows=None if plan.source_rows is None else min(plan.source_rows, len(ground.splits[name].train)),
-            validation_rows=min(plan.source_validation_rows, len(ground.splits[name].validation)),
-            adapter=plan.adapter,
-            **_common(plan, ground, name),
-        )
-        for name in plan.sources
+def to_start(plan: Plan) -> list[tuple[Draw, Strategy]]:
+    """Draws and strategies for which a start is needed: those of the targets, and of a search of transfer's rates."""
+    found = [(draw, strategy) for draw in draws(plan) for strategy in transferring(plan)]
+    strategy = searched_strategy(plan)
+    if strategy is not None and len(grid(plan, "transfer", plan.transfer_training)) > 1:
+        found += [(draw, strategy) for draw in draws_of_search(plan)]
+    return found
+
+
+def places(plan: Plan) -> list[Place]:
+    """Every target trial that a plan asks for, but those that are only tested (untrained, zero-shot)."""
+    return [
+        (draw, method, strategy)
+        for draw in draws(plan)
+        for method in plan.methods
+        for strategy in (plan.strategies if method == "dept" else ["scratch"])
     ]
-    if MULTITASK in plan.strategies:
-        hashes = "\n".join(f"{spec.task} {spec.task_version} {spec.data_hash}" for spec in specs)
-        steps = plan.source_training.steps * len(specs)  # as many rows of each source as its own adapter saw
-        together = specs[0].model_copy(
+
+
+def needed_sources(plan: Plan) -> list[str]:
+    """Sources from whose own adapter some target starts, in the plan's order."""
+    wanted = transferring(plan)
+    if any(strategy in ALL_SOURCES for strategy in wanted):
+        return list(plan.sources)
+    named = {strategy.partition(":")[2] for strategy in wanted}
+    return [name for name in plan.sources if name in named]
+
+
+def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
+    """One trial per source that is needed, with the first seed; and one on all of them for the strategy `multitask`."""
+    single = {name: _source(plan, inputs, name) for name in plan.sources}
+    specs = [single[name] for name in needed_sources(plan)]
+    if MULTITASK in transferring(plan):
+        hashes = "\n".join(f"{spec.task} {spec.task_version} {spec.data_hash}" for spec in single.values())
+        steps = plan.source_training.steps * len(single)  # as many rows of each source as its own adapter saw
+        together = single[plan.sources[0]].model_copy(
             update={
                 "task": MULTITASK,
                 "task_version": 1,
@@ -100,6 +118,21 @@ def source_specs(plan: Plan, ground: Ground) -> list[TrialSpec]:
     return specs
 
 
+def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:
+    rows = inputs.splits[name]
+    return TrialSpec(
+        role="source",
+        init="scratch",
+        shots=None,
+        seed=plan.seeds[0],
+        training=plan.source_training,
+        train_rows=None if plan.source_rows is None else min(plan.source_rows, len(rows.train)),
+        validation_rows=min(plan.source_validation_rows, len(rows.validation)),
+        adapter=plan.adapter,
+        **common(plan, inputs, name),
+    )
+
+
 def grid(plan: Plan, key: RateKey, recipe: TrainConfig) -> list[Rate]:
     """The rates of a method that a plan chooses from; those of its recipe where it names none."""
     share = recipe.lr_low_rank / recipe.lr_prompt if recipe.lr_prompt else 0.0
@@ -110,119 +143,127 @@ def grid(plan: Plan, key: RateKey, recipe: TrainConfig) -> list[Rate]:
     return [(prompt, prompt * share) for prompt in prompts] if key in plan.rates else [_rates_of(recipe)]
 
 
-def search_specs(plan: Plan, ground: Ground, origins: Origins) -> dict[tuple[RateKey, Rate], list[TrialSpec]]:
-    """Trials that choose learning rates, by method and rates; only where a method has several to choose from."""
+def search_specs(
+    plan: Plan, inputs: Inputs, origins: Origins, missing: Container[tuple[Draw, str]] = ()
+) -> dict[tuple[RateKey, Rate], list[TrialSpec]]:
+    """Trials that choose learning rates, by method and rates; only where a method has several to choose from.
+
+    Args:
+        missing: draws and strategies that have no start; they are left out.
+    """
     found: dict[tuple[RateKey, Rate], list[TrialSpec]] = {}
     for key in dict.fromkeys((*plan.rates, *plan.low_rank_rates)):
-        strategy = _searched_strategy(plan) if key == "transfer" else "scratch"
+        strategy = searched_strategy(plan) if key == "transfer" else "scratch"
         rates = grid(plan, key, plan.transfer_training if key == "transfer" else plan.scratch_training)
         if len(rates) < 2 or strategy is None or (key not in plan.methods and key != "transfer"):
             continue
         method: Method = "dept" if key == "transfer" else key
         for rate in rates:
             found[key, rate] = [
-                _target(plan, ground, cell, method, strategy, origins, {(key, ""): rate}).model_copy(
+                _target(plan, inputs, (draw, method, strategy), origins, {(key, ""): rate}).model_copy(
                     update={"role": "search", "test_rows": 0}
                 )
-                for cell in search_cells(plan)
+                for draw in draws_of_search(plan)
+                if (draw, strategy) not in missing
             ]
     return found
 
 
-def target_specs(plan: Plan, ground: Ground, origins: Origins, rates: Rates | None = None) -> list[TrialSpec]:
-    """Per target: one untrained trial, then for each draw of shots every strategy and every rival method.
+def target_specs(
+    plan: Plan, inputs: Inputs, origins: Origins, rates: Rates | None = None, missing: Container[Place] = ()
+) -> list[TrialSpec]:
+    """Per target: one untrained trial, then for each draw of shots every strategy and every baseline.
 
     Args:
-        origins: for each cell and each strategy but scratch, the adapter that it starts from.
+        origins: for each draw and each strategy but scratch, the adapter that it starts from.
         rates: peak learning rates that were chosen by search.
+        missing: places that have no start or no rates; they are left out.
 
     Raises:
         InputError: a strategy whose origin is not given.
     """
+    by_target: dict[str, list[Place]] = {name: [] for name in plan.targets}
+    for place in places(plan):
+        by_target[place[0].target].append(place)
     specs = []
-    for name in plan.targets:
+    for name, mine in by_target.items():
         # Nothing is drawn or trained, so neither shots nor seed may make two trials of it.
-        untrained = TrainConfig(steps=0)
-        specs.append(
-            TrialSpec(
-                role="target",
-                init="untrained",
-                shots=None,
-                seed=0,
-                training=untrained,
-                adapter=plan.recipe(name).adapter,
-                **_common(plan, ground, name),
-            )
+        untrained = TrialSpec(
+            role="target",
+            init="untrained",
+            shots=None,
+            seed=0,
+            training=TrainConfig(steps=0),
+            adapter=plan.recipe(name).adapter,
+            **common(plan, inputs, name),
         )
+        specs.append(untrained)
         for source, origin in zero_shot_origins(plan, origins, name).items():
-            specs.append(
-                specs[-1].model_copy(
-                    update={"init": "source", "source_task": source, "source_sha256": origin.sha256, "seed": 0}
-                )
-            )
-        for cell in (cell for cell in cells(plan) if cell.target == name):
-            for method in plan.methods:
-                for strategy in plan.strategies if method == "dept" else ["scratch"]:
-                    specs.append(_target(plan, ground, cell, method, strategy, origins, rates or {}))
+            start: dict[str, Any] = {"source_task": source, "source_sha256": origin.sha256, "start": "source"}
+            specs.append(untrained.model_copy(update={"init": "source", **start}))
+        specs += [_target(plan, inputs, place, origins, rates or {}) for place in mine if place not in missing]
     return specs
 
 
 def zero_shot_origins(plan: Plan, origins: Origins, target: str) -> dict[str, Origin]:
     """The sources that are tested on a target as they are, by name, where the plan asks for it."""
     fixed = [strategy for strategy in plan.strategies if strategy.startswith("source:")] if plan.zero_shot else []
-    first = cells(plan)[0]
-    return {
-        origins[cell, strategy].task: origins[cell, strategy]
-        for strategy in fixed
-        for cell in [Cell(target, first.shots, first.seed)]
-    }
+    first = Draw(target, plan.counted[0], plan.seeds[0])
+    found = [origins.get((first, strategy)) for strategy in fixed]
+    return {origin.task: origin for origin in found if origin is not None}
 
 
-def transferring(plan: Plan) -> list[str]:
+def transferring(plan: Plan) -> list[Strategy]:
     """The strategies of a plan that need a source."""
     return [strategy for strategy in plan.strategies if strategy != "scratch"] if "dept" in plan.methods else []
 
 
-def _searched_strategy(plan: Plan) -> str | None:
-    wanted: Iterable[str] = transferring(plan)
-    return next((strategy for strategy in ("best-source", *wanted) if strategy in transferring(plan)), None)
+def searched_strategy(plan: Plan) -> Strategy | None:
+    """The strategy on which transfer's learning rates are chosen."""
+    wanted = transferring(plan)
+    return "best-source" if "best-source" in wanted else next(iter(wanted), None)
 
 
-def _target(
-    plan: Plan, ground: Ground, cell: Cell, method: Method, strategy: str, origins: Origins, rates: Rates
-) -> TrialSpec:
+def rate_key(method: Method, strategy: Strategy) -> RateKey | None:
+    """Under which key the rates of a trial are searched; None: it has none (in-context only reads its shots)."""
+    if method == "in-context":
+        return None
+    return "transfer" if method == "dept" and strategy != "scratch" else method
+
+
+def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: Rates) -> TrialSpec:
+    draw, method, strategy = place
     origin = None
     if strategy != "scratch":
-        origin = origins.get((cell, strategy))
+        origin = origins.get((draw, strategy))
         if origin is None:
             raise InputError(
-                f"target {cell.target}, k={cell.shots}, seed={cell.seed}: no source adapter is known for {strategy}; "
+                f"target {draw.target}, k={draw.shots}, seed={draw.seed}: no source adapter is known for {strategy}; "
                 "train the sources first"
             )
-    key: RateKey | None = "transfer" if origin else None if method == "in-context" else method
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
-    shape = plan.recipe(cell.target).adapter
-    every = cell.shots is None
+    start: Start = "shots" if method == "in-context" else "text"
+    if origin is not None:
+        start = "prompt" if strategy == "prompt-only" else "source"
+    shape = plan.recipe(draw.target).adapter
     return TrialSpec(
         role="target",
         method=method,
         init=init,
-        shots=cell.shots,
-        per_class=plan.per_class,
-        seed=cell.seed,
-        training=_training(plan, key, cell.target, rates),
+        start=start,
+        training=_training(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=shape.as_prompt_tuning(ground.d) if method == "prompt-tuning" else shape,
-        validation_rows=min(plan.source_validation_rows, len(ground.splits[cell.target].validation)) if every else None,
-        **_common(plan, ground, cell.target),
+        adapter=shape.as_prompt_tuning(inputs.d) if method == "prompt-tuning" else shape,
+        **drawn(plan, inputs, draw),
+        **common(plan, inputs, draw.target),
     )
 
 
 def _training(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> TrainConfig:
     """The recipe of a method with the rates chosen for it, or the plan's only ones."""
     if key is None:
-        return TrainConfig(steps=0)  # in-context: the shots are read, not learned
+        return TrainConfig(steps=0)
     recipe = plan.recipe(target)
     training = recipe.transfer_training if key == "transfer" else recipe.scratch_training
     chosen = rates.get((key, target)) or rates.get((key, "")) or grid(plan, key, training)[0]
@@ -233,14 +274,23 @@ def _rates_of(recipe: TrainConfig) -> Rate:
     return recipe.lr_prompt, recipe.lr_low_rank
 
 
-def _common(plan: Plan, ground: Ground, name: str) -> dict[str, Any]:
+def drawn(plan: Plan, inputs: Inputs, draw: Draw) -> dict[str, Any]:
+    """The fields of a spec that say which rows of a target it learns from and is validated on."""
+    every = draw.shots is None
+    most = min(plan.source_validation_rows, len(inputs.splits[draw.target].validation)) if every else None
+    return {"shots": draw.shots, "per_class": plan.per_class, "seed": draw.seed, "validation_rows": most}
+
+
+def common(plan: Plan, inputs: Inputs, name: str) -> dict[str, Any]:
+    """The fields of a spec that every trial of a task has."""
     return {
         "backbone": plan.backbone,
-        "backbone_id": ground.backbone_id,
+        "backbone_id": inputs.backbone_id,
+        "dtype": inputs.dtype,
         "task": name,
-        "task_version": ground.tasks[name].version,
-        "data_hash": ground.splits[name].data_hash,
+        "task_version": inputs.tasks[name].version,
+        "data_hash": inputs.splits[name].data_hash,
         "prompt_text": plan.prompt_text,
         # Asking for more rows than there are is the same trial as asking for all.
-        "test_rows": min(plan.test_rows, len(ground.splits[name].test)),
+        "test_rows": min(plan.test_rows, len(inputs.splits[name].test)),
     }

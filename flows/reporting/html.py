@@ -1,24 +1,39 @@
-"""What a run found, for people: HTML page, terminal table, markdown, and the numbers behind them."""
+"""The page of a report: one file that opens offline, of bounded size however many trials there are."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
-import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import TrialOutcome
+from flows.reporting.made_on import machine, versions
+from flows.reporting.numbers import NUMBERS, load_outcomes, load_report, write_numbers
 from flows.reporting.published import compare
-from flows.reporting.summary import headline, measure_name, score_of, shown, summary_rows
-from flows.reporting.text import columns, lines_of, markdown, mean_lines, number, terminal_table
-from infra.errors import InputError
+from flows.reporting.summary import Row, headline, measure_name, score_of, shown, summary_rows, trained, unmoved
+from flows.reporting.text import (
+    columns,
+    left_out,
+    lines_of,
+    markdown,
+    mean_lines,
+    mean_rows,
+    number,
+    picked,
+    terminal_table,
+)
+from infra.files import write_bytes, write_text
 
-__all__ = ["NUMBERS", "PAGE", "load_outcomes", "markdown", "terminal_table", "write_report"]
+__all__ = ["NUMBERS", "PAGE", "load_outcomes", "load_report", "markdown", "terminal_table", "write_report"]
 
-PAGE, NUMBERS = "report.html", "report.json"
+PAGE = "report.html"
+MOST = 200  # lines of each table but the first; more trials are summed up, more of other things left out
+MOST_OPEN = 120  # lines of the first table that stand open; more are folded behind the means
+MOST_PLAN = 100_000  # characters of the plan that are shown
+NAMED = 8  # trials that a sentence names
 
 
 def write_report(
@@ -30,10 +45,13 @@ def write_report(
 ) -> Path:
     """Write report.html (one file, opens offline), a PNG per plot and report.json; returns the path of the page.
 
+    The page stays below 3 MB: of very many targets it shows means, spreads and the largest gains and losses, and says
+    what it leaves out. report.json always holds every number.
+
     Args:
         folder: made if missing; files of an earlier report there are replaced.
         title: heading of the page.
-        plan: the plan as plain data; shown in full.
+        plan: the plan as plain data.
         outcomes: every trial of the run, trained now or taken from the ledger.
         context: all keys optional. run_id (str), started (str), seconds (float, wall clock), reused (fingerprints taken
             from the ledger), champions (mappings with model, version, trial, validation, decision), links (name ->
@@ -41,12 +59,9 @@ def write_report(
             chosen rates: of P, and of A and B where they have one), versions and machine (name -> value; this process's
             own if left out).
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from flows.reporting.bars import bar_plot
+    from flows.reporting.curves import curve_plots
 
-    from flows.cli.findings import machine, versions
-    from flows.reporting.figures import plots
-
-    folder.mkdir(parents=True, exist_ok=True)
     given: dict[str, Any] = {"run_id": None, "started": None, "seconds": None, "champions": [], "links": {}}
     given |= {"leaked": {}, "rates": {}} | dict(context or {})
     # A list, not a set: it goes into report.json.
@@ -54,9 +69,32 @@ def write_report(
     given.setdefault("versions", versions())
     given.setdefault("machine", machine())
     rows = summary_rows(outcomes)
-    drawn = plots(rows, outcomes)
-    for plot in drawn:
-        (folder / f"{plot.name}.png").write_bytes(plot.light)
+    plots = ([bar_plot(rows)] if rows else []) + curve_plots(outcomes)
+    for plot in plots:
+        write_bytes(folder / f"{plot.name}.png", plot.light)
+    write_numbers(folder, title, plan, given, outcomes)
+    page = _template().render(
+        title=title,
+        plan=_yaml(plan),
+        headline=headline(rows),
+        what=measure_name(rows),
+        compared=compare(outcomes),
+        plots=plots,
+        unmoved=_unmoved(outcomes),
+        shape=outcomes[0].spec.adapter if outcomes else None,
+        cut=sum(outcome.cut_rows for outcome in outcomes),
+        context=given,
+        most=MOST,
+        **_results(rows),
+        **_trials(outcomes, given["reused"]),
+    )
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -67,96 +105,107 @@ def write_report(
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["number"] = number
     environment.filters["score"] = lambda found: score_of(found) if found else None
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        plan=_yaml(plan),
-        headline=headline(rows),
-        rows=rows,
-        columns=columns(rows),
-        lines=[line for row in rows for line in lines_of(row, shown(rows))],
-        means=mean_lines(rows),
-        what=measure_name(rows),
-        compared=compare(outcomes),
-        searched=[outcome for outcome in outcomes if outcome.spec.role == "search"],
-        plots=drawn,
-        sources=[outcome for outcome in outcomes if outcome.spec.role == "source"],
-        costs=_costs(outcomes, given),
-        shape=outcomes[0].spec.adapter if outcomes else None,
-        cut=sum(outcome.cut_rows for outcome in outcomes),
-        context=given,
-    )
-    _replace(
-        folder / NUMBERS,
-        json.dumps(
-            {"title": title, "plan": plan, "context": given, "outcomes": [_plain(outcome) for outcome in outcomes]},
-            default=str,
-        ),
-    )
-    _replace(folder / PAGE, page)
-    return folder / PAGE
+    return environment.get_template("report.html.j2")
 
 
-def load_outcomes(folder: Path) -> list[TrialOutcome]:
-    """The outcomes that `write_report` left in `folder`.
-
-    Raises:
-        InputError: no report there, or one that cannot be read.
-    """
-    try:
-        body = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-        return [
-            TrialOutcome(
-                **{
-                    **item,
-                    "spec": TrialSpec.model_validate(item["spec"]),
-                    "adapter_folder": Path(item["adapter_folder"]),
-                    "loss_curve": [tuple(point) for point in item["loss_curve"]],
-                    "validation_curve": [tuple(point) for point in item["validation_curve"]],
-                }
-            )
-            for item in body["outcomes"]
-        ]
-    except FileNotFoundError as error:
-        raise InputError(f"report {folder.name}: not there; `dept run PLAN` writes one") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"report {folder.name}: {folder / NUMBERS} cannot be read; `dept run PLAN` writes it anew"
-        ) from error
+def _results(rows: Sequence[Row]) -> dict[str, Any]:
+    """The first table; where rows are left out, the means over all targets stand above them."""
+    beside, variants = columns(rows), shown(rows)
+    kept, left = picked(rows)
+    return {
+        "rows": kept,
+        "columns": beside,
+        "groups": [lines_of(row, variants) for row in kept],
+        "means": mean_lines(rows) if beside is None else mean_rows(rows, beside) if left else [],
+        "folded": beside is None and len(kept) * len(variants) > MOST_OPEN,
+        "left_out": left_out(rows, left),
+    }
 
 
-def _costs(outcomes: Sequence[TrialOutcome], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    reused = set(context["reused"])
-    costs = []
-    for outcome in outcomes:
-        if outcome.spec.role == "search":
-            continue
-        shape = outcome.spec.adapter
-        # trainable = m*d + (s+d)*r, solved for d: the report needs no backbone
-        known = outcome.trainable and outcome.spec.method == "dept"
-        d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if known else 0
-        costs.append(
-            {
-                "outcome": outcome,
-                "reused": outcome.spec.fingerprint in reused,
-                "equal_prompt": shape.equal_prompt_length(d) if d > 0 else None,
-            }
+def _trials(outcomes: Sequence[TrialOutcome], reused: Sequence[str]) -> dict[str, Any]:
+    """Sources, costs (a line a trial, or summed up), and the trials that searched."""
+    made = [outcome for outcome in outcomes if trained(outcome)]
+    sources = [outcome for outcome in made if outcome.spec.role == "source"]
+    searched = [outcome for outcome in outcomes if not trained(outcome)]
+    many = len(made) > MOST
+    known = set(reused)
+    return {
+        "sources": sources[:MOST],
+        "sources_left": max(0, len(sources) - MOST),
+        "trials": len(made),
+        "reused": len(known & {outcome.spec.fingerprint for outcome in made}) if known else 0,
+        "costs": [] if many else [_cost(outcome, known) for outcome in made],
+        "summed": _summed(made) if many else [],
+        "searched": searched,
+    }
+
+
+def _cost(outcome: TrialOutcome, reused: set[str]) -> dict[str, Any]:
+    return {
+        "outcome": outcome,
+        "reused": outcome.spec.fingerprint in reused,
+        "kept": _kept(outcome),
+        "equal_prompt": _equal_prompt(outcome),
+    }
+
+
+def _kept(outcome: TrialOutcome) -> str:
+    if not outcome.steps_done:
+        return "–"
+    return str(outcome.best_step) if outcome.best_step else "0, its start"
+
+
+def _equal_prompt(outcome: TrialOutcome) -> float | None:
+    """Tokens of the plain soft prompt with as many trainable numbers; None for what is no DePT adapter."""
+    shape = outcome.spec.adapter
+    # trainable = m*d + (s+d)*r, solved for d: the report needs no backbone
+    known = outcome.trainable and outcome.spec.method == "dept"
+    d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if known else 0
+    return shape.equal_prompt_length(d) if d > 0 else None
+
+
+def _summed(made: Sequence[TrialOutcome]) -> list[dict[str, Any]]:
+    """Costs by kind of trial, k and variant."""
+    groups: dict[tuple[str, str, str], list[TrialOutcome]] = {}
+    for outcome in made:
+        spec = outcome.spec
+        source = spec.role == "source"
+        shots = "all" if spec.shots is None else str(spec.shots)
+        groups.setdefault((spec.role, "–" if source else shots, "source" if source else spec.variant), []).append(
+            outcome
         )
-    return costs
+    return [
+        {
+            "variant": variant,
+            "k": k,
+            "trials": len(members),
+            "seconds": sum(o.seconds for o in members),
+            "median": statistics.median(o.seconds for o in members),
+            "speed": statistics.median(o.tokens_per_second for o in members),
+            "memory": max(o.peak_memory_mib for o in members),
+            "unmoved": len(unmoved(members)),
+            "cut": sum(o.cut_rows for o in members),
+        }
+        for (_, k, variant), members in list(groups.items())[:MOST]
+    ]
 
 
-def _plain(outcome: TrialOutcome) -> dict[str, Any]:
-    fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
-    return fields | {"spec": outcome.spec.model_dump(mode="json"), "adapter_folder": str(outcome.adapter_folder)}
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write under another name, then rename: a killed run leaves the old report or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _unmoved(outcomes: Sequence[TrialOutcome]) -> str:
+    """The sentence about trials that kept their start; empty where there are none."""
+    found = unmoved(outcomes)
+    if not found:
+        return ""
+    total = sum(trained(outcome) and outcome.steps_done > 0 for outcome in outcomes)
+    names = ", ".join(outcome.spec.label for outcome in found[:NAMED])
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    return (
+        f"{len(found):,} of {total:,} trained trials kept step 0: no validation loss was below that of the start, so "
+        f"the adapter is its start and training added nothing ({names}{more})."
+    )
 
 
 def _yaml(plan: Mapping[str, Any]) -> str:
     import yaml
 
-    return yaml.safe_dump(json.loads(json.dumps(dict(plan), default=str)), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(json.loads(json.dumps(dict(plan), default=str)), sort_keys=False, allow_unicode=True)
+    return text if len(text) <= MOST_PLAN else f"{text[:MOST_PLAN]}\n... (the rest is in {NUMBERS})"

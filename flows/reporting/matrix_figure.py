@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dept.trial import TrialOutcome
-from flows.reporting.figures import Plot, Theme, both_themes
-from flows.reporting.summary import score_of, zero_shot
+from flows.reporting.palette import Theme
+from flows.reporting.plot import Plot, both_themes
+from flows.reporting.summary import distinct, score_of, zero_shot
 from infra.errors import InputError
 
 Pair = tuple[str, str]  # source, target
@@ -45,8 +46,7 @@ def matrix_panels(outcomes: Sequence[TrialOutcome]) -> list[Panel]:
     Takes tested trials of variant `source:NAME`, those of scratch and of the untrained adapter; others are left alone.
     Seeds are paired; one untrained trial stands for every seed.
     """
-    unique = {o.spec.fingerprint: o for o in outcomes}
-    tested = [o for o in unique.values() if o.test and o.spec.role == "target" and o.spec.method == "dept"]
+    tested = [o for o in distinct(outcomes) if o.test and o.spec.role == "target" and o.spec.method == "dept"]
     scratch = {(o.spec.task, o.spec.shots, o.spec.seed): score_of(o.test) for o in tested if o.spec.init == "scratch"}
     untrained: dict[str, list[float]] = {}
     for outcome in tested:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from dept.trial import TrialOutcome
 from flows.planning.plan import Plan
-from flows.reporting.figures import LEGEND_COLUMNS, LIGHT, Theme, png
+from flows.reporting.palette import LIGHT, Theme
+from flows.reporting.plot import LEGEND_COLUMNS, png
 from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
 from infra.errors import InputError
 
@@ -37,7 +38,7 @@ def write_study(
     Raises:
         InputError: no target trial was tested.
     """
-    from flows.cli.findings import machine, versions
+    from flows.reporting.made_on import machine, versions
 
     rows = summary_rows(outcomes)
     if not rows:

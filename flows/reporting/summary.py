@@ -25,7 +25,7 @@ def metric_of(outcome: TrialOutcome) -> str:
 
 
 def rank(variant: str) -> tuple[int, str]:
-    """Sort key of a variant: baselines, scratch, strategies, rivals; sources by name."""
+    """Sort key of a variant: the untrained, scratch, strategies, baselines; sources by name."""
     kind = "source:" if variant.startswith("source:") else variant
     return ORDER.index(kind) if kind in ORDER else len(ORDER), variant
 
@@ -33,6 +33,16 @@ def rank(variant: str) -> tuple[int, str]:
 def zero_shot(outcome: TrialOutcome) -> bool:
     """Whether it is a source adapter, tried on a target as it is."""
     return outcome.spec.init == "source" and outcome.spec.training.steps == 0
+
+
+def trained(outcome: TrialOutcome) -> bool:
+    """Whether it is an adapter, or a baseline, that a plan asks for: no search, probe, mixture or evaluation."""
+    return outcome.spec.kind == "train" and outcome.spec.role != "search"
+
+
+def unmoved(outcomes: Iterable[TrialOutcome]) -> list[TrialOutcome]:
+    """Trained trials whose kept step is 0: no validation loss was below that of the start, so they are their start."""
+    return [o for o in outcomes if trained(o) and o.steps_done > 0 and o.best_step == 0]
 
 
 @dataclass(frozen=True)
@@ -145,18 +155,19 @@ def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
     An untrained trial has no shots; it is shown beside every k of its target. Trials of a learning-rate search and
     zero-shot trials take no part.
     """
-    unique = {outcome.spec.fingerprint: outcome for outcome in outcomes}
-    tested = [o for o in unique.values() if o.spec.role == "target" and o.test and not zero_shot(o)]
+    tested = [o for o in distinct(outcomes) if trained(o) and o.spec.role == "target" and o.test and not zero_shot(o)]
     rows: dict[tuple[str, int], dict[str, list[TrialOutcome]]] = {}
     for outcome in tested:
         if outcome.spec.shots is not None:
             found = rows.setdefault((outcome.spec.task, outcome.spec.shots), {})
             found.setdefault(outcome.spec.variant, []).append(outcome)
+    shots_of: dict[str, list[int]] = {}
+    for target, shots in rows:
+        shots_of.setdefault(target, []).append(shots)
     for outcome in tested:
         if outcome.spec.shots is None:
-            for (target, _), found in rows.items():
-                if target == outcome.spec.task:
-                    found.setdefault(outcome.spec.variant, []).append(outcome)
+            for shots in shots_of.get(outcome.spec.task, ()):
+                rows[outcome.spec.task, shots].setdefault(outcome.spec.variant, []).append(outcome)
     made = []
     for (target, shots), found in rows.items():
         if chosen := _choose([o for members in found.values() for o in members if o.spec.transfers]):
@@ -164,6 +175,11 @@ def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
         cells = {v: Cell(tuple(sorted(found[v], key=lambda o: o.spec.seed))) for v in sorted(found, key=rank)}
         made.append(Row(target, shots, cells))
     return made
+
+
+def distinct(outcomes: Iterable[TrialOutcome]) -> list[TrialOutcome]:
+    """Each trial once. Two strategies that came to the same start share a trial and both count."""
+    return list({outcome.spec: outcome for outcome in outcomes}.values())
 
 
 def shown(rows: Iterable[Row]) -> list[str]:
@@ -193,12 +209,12 @@ def measure_name(rows: Iterable[Row]) -> str:
 
 def headline(rows: Sequence[Row]) -> Headline:
     """What transfer was worth: mean over seeds, then over k, then over targets, each counting the same."""
-    rival = _against_prompt_tuning(rows)
+    beside = _against_prompt_tuning(rows)
     paired = [row for row in rows if row.gains]
     if not paired:
         return Headline(
             "No answer yet: no target has both a scratch and a transfer trial on the same shots.",
-            f"Put both into the plan's strategies to compare them.{rival}",
+            f"Put both into the plan's strategies to compare them.{beside}",
             None,
         )
     by_target = _by_target(paired, TRANSFER, "scratch")
@@ -221,7 +237,7 @@ def headline(rows: Sequence[Row]) -> Headline:
         )
     if TRANSFER in (variants := shown(rows)) and any(_is_strategy(variant) for variant in variants):
         detail += " Transfer is, for each seed, the strategy with the lowest validation loss."
-    return Headline(text, detail + rival, gain)
+    return Headline(text, detail + beside, gain)
 
 
 def _choose(transferred: Sequence[TrialOutcome]) -> list[TrialOutcome]:

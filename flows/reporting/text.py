@@ -13,6 +13,30 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+MOST_LINES = 300  # of a table for people; every number is in report.json
+
+
+def picked(rows: Sequence[Row], most: int = MOST_LINES) -> tuple[list[Row], int]:
+    """The rows to show, in their order, and how many are left out: of too many those of largest gain and loss."""
+    beside = columns(rows)
+    fit = most // (1 if beside is not None else max(1, len(shown(rows))))
+    if len(rows) <= fit:
+        return list(rows), 0
+    gains = {place: row.gain for place, row in enumerate(rows)}
+    order = sorted(gains, key=lambda place: -(gains[place] or 0.0))
+    chosen = set(order[: fit - fit // 2] + order[len(order) - fit // 2 :])
+    return [row for place, row in enumerate(rows) if place in chosen], len(rows) - len(chosen)
+
+
+def left_out(rows: Sequence[Row], number_left: int) -> str:
+    """The sentence about rows that `picked` left out; empty where there are none."""
+    if not number_left:
+        return ""
+    return (
+        f"{len(rows):,} pairs of target and k were tested; shown are the {len(rows) - number_left:,} of largest gain "
+        "and loss. All are in report.json (dept report --json)."
+    )
+
 
 def columns(rows: Sequence[Row]) -> tuple[str, ...] | None:
     """The variants that fit beside each other in one line per target and k; None: a line for each variant."""
@@ -22,14 +46,20 @@ def columns(rows: Sequence[Row]) -> tuple[str, ...] | None:
     return tuple(found) if len(found) <= len(STARTS) else None
 
 
-def terminal_table(outcomes: Sequence[TrialOutcome]) -> RenderableType:
-    """The summary as a rich table with the headline below it, and the published numbers where there are any."""
+def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> RenderableType:
+    """The summary as a rich table with the headline below it, and the published numbers where there are any.
+
+    Args:
+        most: lines of the table; the means over targets come in addition.
+    """
     from rich.console import Group
 
-    rows = summary_rows(outcomes)
-    answer = headline(rows)
-    beside = columns(rows)
-    table = _table(f"{_title(rows)}, % (mean ± sample std over {_seeds(rows)})", f"{answer.text} {answer.detail}")
+    every = summary_rows(outcomes)
+    answer = headline(every)
+    beside = columns(every)
+    rows, left = picked(every, most)
+    caption = " ".join(part for part in (answer.text, answer.detail, left_out(every, left)) if part)
+    table = _table(f"{_title(every)}, % (mean ± sample std over {_seeds(every)})", caption)
     if beside is not None:
         table.add_column("Target", no_wrap=True)
         table.add_column("k", justify="right")
@@ -40,8 +70,10 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> RenderableType:
         for row in rows:
             texts = (text.split(" (n=")[0] for text in _texts(row, beside))
             table.add_row(row.target, str(row.shots), *texts, _styled(row.gain), ", ".join(row.sources) or "–")
+        for line in mean_rows(every, beside) if left else ():
+            table.add_row(line["name"], str(line["k"]), *line["texts"], _styled(line["gain"]), "–")
     else:
-        variants = shown(rows)
+        variants = shown(every)
         longest = max(len(row.target) for row in rows) + max(map(len, variants))
         fits = longest <= 40  # what the numbers and a narrow last column leave of 80
         for heading in ("Target", "k", "Variant", "Score", "Gain", "From"):
@@ -55,7 +87,7 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> RenderableType:
                 cells = (line["variant"], line["text"], _styled(line["gain"]), line["origin"])
                 table.add_row(*place, *cells, end_section=line is lines[-1])
         before = None
-        for line in mean_lines(rows):
+        for line in mean_lines(every):
             place = (line["name"], str(line["k"])) if line["k"] != before else ("", "")
             table.add_row(*place, line["variant"], f"{line['mean']:.1f}", _styled(line["gain"]), "–")
             before = line["k"]
@@ -63,18 +95,25 @@ def terminal_table(outcomes: Sequence[TrialOutcome]) -> RenderableType:
     return Group(table, "", _beside_published(compared)) if compared else table
 
 
-def markdown(title: str, outcomes: Sequence[TrialOutcome]) -> str:
-    """The summary as markdown, for the Prefect artifact."""
-    rows = summary_rows(outcomes)
-    answer = headline(rows)
-    beside = columns(rows)
+def markdown(title: str, outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> str:
+    """The summary as markdown, for the Prefect artifact; `most` as in `terminal_table`."""
+    every = summary_rows(outcomes)
+    answer = headline(every)
+    beside = columns(every)
+    rows, left = picked(every, most)
     lines = [f"# {title}", "", f"**{answer.text}** {answer.detail}", ""]
+    if left:
+        lines += [left_out(every, left), ""]
     if beside is not None:
         lines += _markdown_table(
             ["Target", "k", *(variant.capitalize() for variant in beside), "Gain", "From"],
             [
                 [row.target, str(row.shots), *_texts(row, beside), _gain(row.gain), ", ".join(row.sources) or "–"]
                 for row in rows
+            ]
+            + [
+                [line["name"], str(line["k"]), *line["texts"], _gain(line["gain"]), "–"]
+                for line in (mean_rows(every, beside) if left else ())
             ],
         )
     else:
@@ -83,16 +122,16 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome]) -> str:
             [
                 [row.target, str(row.shots), line["variant"], line["text"], _gain(line["gain"]), line["origin"]]
                 for row in rows
-                for line in lines_of(row, shown(rows))
+                for line in lines_of(row, shown(every))
             ]
             + [
                 [line["name"], str(line["k"]), line["variant"], f"{line['mean']:.1f}", _gain(line["gain"]), "–"]
-                for line in mean_lines(rows)
+                for line in mean_lines(every)
             ],
         )
     lines += [
         "",
-        f"{_title(rows)} in percent, mean ± sample standard deviation over n seeds; gain in "
+        f"{_title(every)} in percent, mean ± sample standard deviation over n seeds; gain in "
         "points over scratch on the same shots.",
     ]
     if compared := compare(outcomes):
@@ -178,6 +217,18 @@ def mean_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
             known = "scratch" in found and variant not in ("scratch", "untrained")
             gain = mean - found["scratch"] if known else None
             lines.append({"name": name, "k": k, "variant": variant, "mean": mean, "gain": gain})
+    return lines
+
+
+def mean_rows(rows: Sequence[Row], beside: Sequence[str]) -> list[dict[str, Any]]:
+    """Means over the targets as one line per k, with the variants beside each other."""
+    lines = []
+    for k, (targets, found) in means(rows).items():
+        name = f"mean, {targets} target{'s' if targets > 1 else ''}"
+        texts = [f"{found[variant]:.1f}" if variant in found else "–" for variant in beside]
+        known = {TRANSFER, "scratch"} <= found.keys()
+        gain = found[TRANSFER] - found["scratch"] if known else None
+        lines.append({"name": name, "k": k, "texts": texts, "gain": gain})
     return lines
 
 

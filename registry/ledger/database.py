@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from filelock import FileLock
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -18,44 +20,84 @@ from registry.ledger import migrations
 
 BUSY_MILLISECONDS = 30_000  # how long a writer waits for another
 _ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
+_SECRET = re.compile(r"pass|secret|token|key", re.IGNORECASE)
+_KINDS = ("sqlite", "postgresql")
 
 
 def open_engine(url: str) -> Engine:
     """Engine of an SQLite file or a PostgreSQL database whose tables are at the newest revision.
 
     Raises:
-        InputError: an URL that cannot be read, a missing driver, an unreachable or damaged database.
+        InputError: an URL that cannot be read, a missing driver, an unreachable or damaged database. Passwords are
+            masked.
     """
+    engine = _engine(url)
     try:
-        parsed = make_url(url)
-        engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else create_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InputError(
-            f"ledger: {url!r} is no database URL ({error}). Remedy: sqlite:///folder/ledger.db or "
-            "postgresql+psycopg://user@host/name"
-        ) from error
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"ledger {parsed}: the driver {error.name} is not installed. Remedy: pip install "
-            f"{'psycopg[binary]' if error.name == 'psycopg' else error.name}"
-        ) from error
-    try:
-        with _alone(engine), engine.connect().execution_options(immediate=True) as connection, connection.begin():
-            if engine.dialect.name == "postgresql":
-                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
-            if not migrations.is_current(connection):
-                migrations.upgrade(connection)
+        _migrate(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        engine.dispose()
+        file = engine.dialect.name == "sqlite"
+        remedy = (
+            "check the path, its rights and free space; a damaged ledger file can be moved away, then trials are done "
+            "again"
+            if file
+            else "check that the server runs, its name, port and user, and that the database exists"
+        )
         raise InputError(
-            f"ledger {parsed}: cannot be opened ({cause(error)}). Remedy: check the path or the server; a "
-            "damaged ledger file can be moved away, then trials are done again"
+            f"ledger {shown(engine.url)}: cannot be opened ({cause(error, engine.url)}). Remedy: {remedy}"
         ) from error
     return engine
 
 
-def cause(error: BaseException) -> str:
-    """The driver's own first line, without SQLAlchemy's statement and links."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+def cause(error: BaseException, url: URL | None = None) -> str:
+    """The driver's own first line, without SQLAlchemy's statement and links, and without the URL's password."""
+    told = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
+    password = str(url.password) if url is not None and url.password else ""
+    for form in {password, quote(password), quote_plus(password)} - {""}:
+        told = told.replace(form, "***")
+    return told
+
+
+def shown(url: URL) -> str:
+    """An URL for people: SQLAlchemy's own rendering without the password, and secrets of its query masked too."""
+    query = {name: "***" if _SECRET.search(name) else value for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:  # its text may hold a password, so neither is shown whole
+        masked = re.sub(r"//[^/]*@", "//***@", url)
+        raise InputError(
+            f"ledger: {masked!r} is no database URL. Remedy: sqlite:///folder/ledger.db or "
+            "postgresql+psycopg://user@host/name"
+        ) from error
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")  # the driver of the extra `postgres`
+    try:
+        if parsed.get_backend_name() not in _KINDS:
+            raise NoSuchModuleError(f"a ledger is kept in {' or '.join(_KINDS)}")
+        return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InputError(
+            f"ledger: {shown(parsed)!r} is no database URL ({cause(error, parsed)}). Remedy: "
+            "sqlite:///folder/ledger.db or postgresql+psycopg://user@host/name"
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"ledger {shown(parsed)}: the driver {error.name or parsed.get_driver_name()} is not installed. Remedy: "
+            f"pip install {'dept-transfer[postgres]' if parsed.get_driver_name() == 'psycopg' else error.name}"
+        ) from error
+
+
+def _postgresql(url: URL) -> Engine:
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={"connect_timeout": 10} if "connect_timeout" not in url.query else {},
+        isolation_level="READ COMMITTED",  # a claim passes over rows that were taken meanwhile
+    )
 
 
 def _sqlite(url: URL) -> Engine:
@@ -79,14 +121,29 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("immediate") else "begin")
 
 
+def _migrate(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        _make_file(engine)
+    with engine.connect() as connection:
+        if migrations.is_current(connection):  # the usual case: nothing to write, so nobody to wait for
+            return
+    with _alone(engine), engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
+        if not migrations.is_current(connection):
+            migrations.upgrade(connection)
+
+
+def _make_file(engine: Engine) -> None:
+    Path(engine.url.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def _alone(engine: Engine) -> Iterator[None]:
     if engine.dialect.name != "sqlite":
         yield
         return
-    file = Path(engine.url.database or "").absolute()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
+    with FileLock(f"{Path(engine.url.database or '').absolute()}.lock"):
         raw = engine.raw_connection()
         try:  # outside any transaction; the mode is a property of the file and stays
             raw.cursor().execute("pragma journal_mode = wal")

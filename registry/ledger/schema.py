@@ -1,39 +1,36 @@
-"""Tables of the ledger. Times are UTC; the migrations in `registry.ledger.migrations` make the same tables."""
+"""Tables of the ledger. Times are UTC by the database's clock; the migrations beside this make the same tables.
+
+Their names begin with dept_, so that MLflow, which has a table `runs`, may use the same database.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Float, ForeignKey, Integer, MetaData, String, Text
+from pydantic import ValidationError
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
 
 from dept.trial import TrialSpec
+from infra.errors import InputError
+from registry.ledger.types import Number, UtcDateTime
 
 STATUSES = ("pending", "running", "trained", "finished", "failed")
-VERDICTS = ("first", "promoted", "kept", "not-stale")
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC times in and out; SQLite itself keeps no zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive times, which would be read in some local zone."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("the ledger takes aware times only")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the zone back."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+VERDICTS = ("first", "promoted", "kept", "not-stale", "rolled-back", "by-hand")
+RUN_STATUSES = ("running", "finished", "failed", "killed")
 
 
 class Base(DeclarativeBase):
@@ -55,55 +52,187 @@ def _one_of(column: str, values: tuple[str, ...]) -> str:
 
 
 class TrialRow(Base):
-    """One trial. `owner` is "host:pid:start time" of the process that works on it, null where none does."""
+    """One trial, by its fingerprint.
 
-    __tablename__ = "trials"
-    __table_args__ = (CheckConstraint(_one_of("status", STATUSES), name="status"),)
+    Attributes:
+        group_key: trials of one group can share a backbone: its id, number type, and stacked or one by one.
+        schema_version: layout of `spec`; rows of another layout than this code's are read, but never claimed.
+        position: place among the trials that were added with it.
+        owner: `infra.identity.process_id` of who works on it, null where nobody does. lease_until: when its hold ends.
+        attempt: raised by every claim, and by whatever takes a result away; each write names it.
+        token: of the call that claimed it, so that a claim whose answer was lost is found again.
+        progress: what the owner last told of its steps.
+        provenance: device, versions, commit, engine, ranks, host: what had a part, but is no part of the question.
+        error: why it failed. note: why an earlier result was taken away.
+    """
+
+    __tablename__ = "dept_trials"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", STATUSES), name="status"),
+        Index("ix_dept_trials_open", "status", "created_at", "position"),
+        Index("ix_dept_trials_adapter_sha256", "adapter_sha256"),
+    )
 
     fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
     task: Mapped[str] = mapped_column(String(128), index=True)
     role: Mapped[str] = mapped_column(String(16))
     init: Mapped[str] = mapped_column(String(16))
-    shots: Mapped[int | None] = mapped_column(Integer)
-    seed: Mapped[int] = mapped_column(Integer)
-    backbone: Mapped[str] = mapped_column(String(512))
+    shots: Mapped[int | None] = mapped_column(BigInteger)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    backbone: Mapped[str] = mapped_column(Text)
+    backbone_id: Mapped[str] = mapped_column(String(64))
+    group_key: Mapped[str] = mapped_column(String(128))
+    schema_version: Mapped[int] = mapped_column(Integer)
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
-    status: Mapped[str] = mapped_column(String(16), index=True, default="pending")
+    position: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(String(16))
     owner: Mapped[str | None] = mapped_column(String(512), index=True)
-    heartbeat_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    adapter_folder: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempt: Mapped[int] = mapped_column(BigInteger)
+    token: Mapped[str | None] = mapped_column(String(32), index=True)
+    progress: Mapped[int | None] = mapped_column(BigInteger)
+    adapter_key: Mapped[str | None] = mapped_column(Text)
     adapter_sha256: Mapped[str | None] = mapped_column(String(64))
     outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    provenance: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
     error: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     @property
     def trial_spec(self) -> TrialSpec:
-        """The spec that was added."""
-        return TrialSpec.model_validate(self.spec)
+        """The spec that was added.
+
+        Raises:
+            InputError: this version cannot read it; see `unreadable`.
+        """
+        try:
+            return TrialSpec.model_validate(self.spec)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise InputError(
+                f"ledger: the spec of trial {self.fingerprint[:12]} (layout {self.schema_version}) cannot be read: "
+                f"{where}: {first['msg']}. Remedy: use the dept-transfer that wrote it, or `dept trials forget`"
+            ) from error
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why the spec cannot be read, in one line; None where it can."""
+        try:
+            _ = self.trial_spec
+        except InputError as error:
+            return str(error)
+        return None
+
+
+class RunRow(Base):
+    """One run of a plan or of retraining: `plan` is what was asked for, `owner` the controller's process."""
+
+    __tablename__ = "dept_runs"
+    __table_args__ = (CheckConstraint(_one_of("status", RUN_STATUSES), name="status"),)
+
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(256))
+    kind: Mapped[str] = mapped_column(String(16))
+    plan: Mapped[dict[str, Any]] = mapped_column(JSON)
+    status: Mapped[str] = mapped_column(String(16))
+    owner: Mapped[str | None] = mapped_column(String(512))
+    mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class RunTrialRow(Base):
+    """A trial that a run asked for in a stage, under the label it has there: two labels may be one trial."""
+
+    __tablename__ = "dept_run_trials"
+
+    run_id: Mapped[str] = mapped_column(
+        String(32), ForeignKey("dept_runs.run_id", ondelete="CASCADE"), primary_key=True
+    )
+    stage: Mapped[str] = mapped_column(String(64), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(
+        String(64), ForeignKey("dept_trials.fingerprint", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    label: Mapped[str] = mapped_column(Text, primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger)
+
+
+class OwnTaskRow(Base):
+    """A task that is not in the catalogue. `block` is what `tasks.spec.Task` reads.
+
+    `rows_sha256` names its rows in the store (`rows/<sha256>`); "" where they are read from their source each time.
+    """
+
+    __tablename__ = "dept_own_tasks"
+    __table_args__ = (UniqueConstraint("name", "block_sha256", "rows_sha256"),)
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), index=True)
+    block: Mapped[dict[str, Any]] = mapped_column(JSON)
+    block_sha256: Mapped[str] = mapped_column(String(64))
+    rows_sha256: Mapped[str] = mapped_column(String(64))
+    registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class DecisionRow(Base):
-    """One decision about a champion: audit trail, only ever appended to. Scores are percent."""
+    """One decision about a champion: audit trail, only ever appended to. Scores and differences are percent.
 
-    __tablename__ = "decisions"
+    Attributes:
+        difference, low, high: of the challenger over the champion, with its confidence interval.
+        p, alpha, confidence: of the test that was made. wins, losses: rows that only one of the two had right.
+        needed: discordant rows that the test needs. looks: how often this pair of models was compared before.
+        by: who decided, `rule` or a person.
+    """
+
+    __tablename__ = "dept_decisions"
     __table_args__ = (CheckConstraint(_one_of("decision", VERDICTS), name="decision"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    uid: Mapped[str | None] = mapped_column(String(32), unique=True)
     model: Mapped[str] = mapped_column(String(256), index=True)
-    task: Mapped[str] = mapped_column(String(128))
-    champion_version: Mapped[str | None] = mapped_column(String(32))
-    champion_score: Mapped[float | None] = mapped_column(Float)
-    challenger_fingerprint: Mapped[str | None] = mapped_column(String(64), ForeignKey("trials.fingerprint"), index=True)
-    challenger_version: Mapped[str | None] = mapped_column(String(32))
-    challenger_score: Mapped[float | None] = mapped_column(Float)
-    rows_hash: Mapped[str | None] = mapped_column(String(64))
-    rows: Mapped[int | None] = mapped_column(Integer)
-    margin: Mapped[float | None] = mapped_column(Float)
+    task: Mapped[str] = mapped_column(String(128), index=True)
     decision: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+    champion_version: Mapped[str | None] = mapped_column(String(32))
+    champion_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    champion_score: Mapped[float | None] = mapped_column(Float)
+    challenger_version: Mapped[str | None] = mapped_column(String(32))
+    challenger_fingerprint: Mapped[str | None] = mapped_column(String(64), index=True)
+    challenger_score: Mapped[float | None] = mapped_column(Float)
+    backbone_id: Mapped[str | None] = mapped_column(String(64))
+    dtype: Mapped[str | None] = mapped_column(String(16))
+    test: Mapped[str | None] = mapped_column(String(16))
+    metric: Mapped[str | None] = mapped_column(String(32))
+    rows_hash: Mapped[str | None] = mapped_column(String(64))
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    margin: Mapped[float | None] = mapped_column(Float)
+    difference: Mapped[float | None] = mapped_column(Float)
+    low: Mapped[float | None] = mapped_column(Float)
+    high: Mapped[float | None] = mapped_column(Float)
+    p: Mapped[float | None] = mapped_column(Float)
+    alpha: Mapped[float | None] = mapped_column(Float)
+    confidence: Mapped[float | None] = mapped_column(Float)
+    wins: Mapped[int | None] = mapped_column(BigInteger)
+    losses: Mapped[int | None] = mapped_column(BigInteger)
+    needed: Mapped[int | None] = mapped_column(BigInteger)
+    looks: Mapped[int | None] = mapped_column(BigInteger)
+    run_id: Mapped[str | None] = mapped_column(String(64))
+    by: Mapped[str | None] = mapped_column(String(128))
+
+
+class LockRow(Base):
+    """Who holds a named lock, and until when by the database's clock."""
+
+    __tablename__ = "dept_locks"
+
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    token: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(512))
+    until: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -17,8 +17,10 @@ from mlflow.exceptions import MlflowException
 from dept.trial import TrialOutcome
 from infra.errors import InputError
 from infra.settings import home
-from registry.ledger.ledger import DecisionRow, Ledger
+from registry.ledger import Ledger
+from registry.ledger.schema import DecisionRow
 from registry.serving import ADAPTER_PATH, CHAMPION, MODEL_PATH, log_model, model_name
+from registry.store import Store
 from registry.tracking import Tracker
 from tasks.spec import Task
 
@@ -250,8 +252,9 @@ def _register(tracker: Tracker, ledger: Ledger, name: str, outcome: TrialOutcome
             raise
     for version in tracker.ask("search_model_versions", f"name = '{name}' and tags.fingerprint = '{fingerprint}'"):
         return version  # type: ignore[no-any-return]
-    run_id = tracker.log_trial(None, outcome)  # finds its run, or writes it again where the store was replaced
-    source = log_model(tracker, run_id, outcome.adapter_folder)
+    folder = Store.open().fetch(outcome.adapter_key)
+    run_id = tracker.log_trial(None, outcome, folder)  # finds its run, or writes it again where the store was replaced
+    source = log_model(tracker, run_id, folder)
     tags = {
         "fingerprint": fingerprint,
         "validation": repr(_validation(outcome)),

@@ -1,7 +1,5 @@
 """Finished trials with scores of one's choice, as the ledger would hand them to the report."""
 
-from pathlib import Path
-
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
 
@@ -33,14 +31,15 @@ def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, m
     steps = 0 if init == "untrained" else 60 if role == "source" else 15
     fields = {
         "spec": spec,
-        "adapter_folder": Path("adapters") / spec.fingerprint,
+        "adapter_key": f"adapters/{spec.fingerprint}/1",
         "adapter_sha256": spec.fingerprint,
-        "best_step": steps * 2 // 3,
+        "best_step": steps // 15 * 10,
         "steps_done": steps,
         "validation": {"accuracy": accuracy - 1, "macro_f1": accuracy},
         "test": {"accuracy": accuracy, "macro_f1": accuracy - 0.5},
         "loss_curve": [(step, 0.9 * 0.93**step + 0.02 * (step % 3)) for step in range(1, steps + 1)],
         "validation_curve": [(step, 55 + (accuracy - 56) * step / steps) for step in range(0, steps + 1, 5) if steps],
+        "validation_loss_curve": [(step, 1.2 - 0.4 * step / steps) for step in range(0, steps + 1, 5) if steps],
         "seconds": 1.3 * steps,
         "tokens": 240 * steps,
         "tokens_per_second": 160.0 * (steps > 0),
@@ -66,3 +65,22 @@ def two_targets():
         outcome("tweet-polarity", "scratch", 80.0, seed=1),
         outcome("tweet-polarity", "best-source", 91.0, seed=1, source="amazon-polarity"),
     ]
+
+
+def many(targets, ks=(4, 16), seeds=5):
+    """A large run: 2 sources, and on each target, k and seed scratch, two strategies and two baselines."""
+    trials = [outcome(f"source-{number}", "scratch", 88.0 - number, role="source") for number in range(2)]
+    for place in range(targets):
+        task = f"customer-task-{place:03d}"
+        trials.append(outcome(task, "untrained", 50.0 + place % 7))
+        for k in ks:
+            for seed in range(seeds):
+                score = 60.0 + (place * 7 + seed * 3) % 20 + k / 8
+                trials += [
+                    outcome(task, "scratch", score, k=k, seed=seed),
+                    outcome(task, "best-source", score + place % 11 - 3, k=k, seed=seed, source="source-0"),
+                    outcome(task, "multitask", score + place % 5, k=k, seed=seed, source="multitask"),
+                    outcome(task, "scratch", score - 1, k=k, seed=seed, method="prompt-tuning"),
+                    outcome(task, "scratch", score + 1, k=k, seed=seed, method="lora"),
+                ]
+    return trials

@@ -96,7 +96,7 @@ def test_readme_python(demo):
 
 
 def test_readme_own_task(demo, tmp_path):
-    from flows.planning.plan import check
+    from flows.planning.check import check
     from flows.planning.plan_file import load_plan, replaced
 
     block, keys = re.findall(r"```yaml\n(.*?)```", README, re.S)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.tracking import Tracker
 
 KILLS = 10
@@ -42,7 +42,7 @@ def done_now(home, monkeypatch):
     found = {}
     for row in Ledger.open().find():
         if row.status in ("trained", "finished"):
-            file = home / "adapters" / row.fingerprint / "adapter.safetensors"
+            file = home / "store" / row.adapter_key / "adapter.safetensors"
             found[row.fingerprint] = (file.stat().st_mtime_ns, Adapter.load(file.parent).sha256)
     return found
 
@@ -58,9 +58,7 @@ def check_whole(home, reference, monkeypatch):
     assert sorted(run.data.tags["fingerprint"] for run in trials) == sorted(row.fingerprint for row in rows)
     assert {run.info.status for run in trials} == {"FINISHED"}
     assert "RUNNING" not in {run.info.status for run in runs}
-    folders = {path.name for path in (home / "adapters").iterdir()}
-    assert folders == {row.fingerprint for row in rows}
-    mine = {row.trial_spec.label: home / "adapters" / row.fingerprint for row in rows}
+    mine = {row.trial_spec.label: home / "store" / row.adapter_key for row in rows}
     assert mine.keys() == reference.keys()
     for label, folder in mine.items():
         ours, theirs = Adapter.load(folder), Adapter.load(reference[label])
@@ -77,7 +75,7 @@ def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
     whole = time.monotonic() - began
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "reference"))
     reference = {
-        row.trial_spec.label: tmp_path / "reference" / "adapters" / row.fingerprint for row in Ledger.open().find()
+        row.trial_spec.label: tmp_path / "reference" / "store" / row.adapter_key for row in Ledger.open().find()
     }
     draw, kills, homes, moments = random.Random(20261124), 0, 0, []
     while kills < KILLS:

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import main as cli
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 
 
 def test_every_source_against_every_target(prefect_url, make_plan):

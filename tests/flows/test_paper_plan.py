@@ -6,7 +6,7 @@ import pytest
 
 from flows import transfer
 from flows.planning.plan_file import load_plan, replaced
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 
 ROWS = Path(__file__).parents[1] / "tasks" / "hub_rows"
 

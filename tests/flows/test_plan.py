@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.planning.plan import Plan, check
+from flows.planning.check import check
+from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced, with_settings
 from infra.errors import InputError
 from tasks.load import load_splits

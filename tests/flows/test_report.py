@@ -1,15 +1,19 @@
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from flows.reporting.html import load_outcomes, markdown, terminal_table, write_report
+from flows.reporting.html import load_outcomes, load_report, markdown, terminal_table, write_report
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError
-from tests.flows.report_helpers import outcome, two_targets
+from tests.flows.report_helpers import many, outcome, two_targets
 
 
 @pytest.fixture
@@ -128,7 +132,7 @@ def test_page_is_one_file_that_needs_nothing_else(tmp_path, outcomes):
             assert name not in attrs or attrs[name].startswith("data:image/png;base64,")
     assert "@import" not in path.read_text(encoding="utf-8")
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 3
+    assert len(images) == 4
     assert all(len(attrs["alt"]) > 40 for attrs in images)
     assert "movie-polarity k=16: untrained 54.0 (n=1)" in images[0]["alt"]
     said = page.text
@@ -149,7 +153,7 @@ def test_plots_lie_beside_the_page(tmp_path, outcomes):
         head = path.read_bytes()[:24]
         assert head.startswith(b"\x89PNG")
         sizes[path.stem] = struct.unpack(">II", head[16:])
-    assert sizes.keys() == {"accuracy", "loss", "validation"}
+    assert sizes.keys() == {"accuracy", "loss", "validation", "validation-loss"}
     assert all(600 < width < 3000 and 300 < height < 3000 for width, height in sizes.values())
 
 
@@ -157,11 +161,11 @@ def test_page_escapes_what_users_name(tmp_path, outcomes):
     path = write_report(tmp_path, "<script>alert(1)</script>", {"prompt_text": "<img src=x>"}, outcomes)
     tags = [tag for tag, _ in Page(path.read_text(encoding="utf-8")).tags]
     assert "script" not in tags
-    assert tags.count("img") == 3
+    assert tags.count("img") == 4
 
 
 def test_page_of_a_run_without_tests_or_curves(tmp_path, outcomes):
-    bare = [replace(o, test={}, loss_curve=[], validation_curve=[]) for o in outcomes]
+    bare = [replace(o, test={}, loss_curve=[], validation_curve=[], validation_loss_curve=[]) for o in outcomes]
     said = Page(write_report(tmp_path, "bare", {}, bare).read_text(encoding="utf-8")).text
     assert "No target trial was tested" in said
     assert not list(tmp_path.glob("*.png"))
@@ -217,3 +221,79 @@ def test_terminal_and_markdown_say_the_same(outcomes):
     rows = [line for line in said.splitlines() if line.startswith("|")]
     assert len(rows) == 4
     assert {line.count("|") for line in rows} == {8}
+
+
+def test_kept_step_zero_is_said(tmp_path, outcomes):
+    outcomes[2] = replace(outcomes[2], best_step=0)
+    said = Page(write_report(tmp_path, "x", {}, outcomes).read_text(encoding="utf-8")).text
+    assert "1 of 9 trained trials kept step 0" in said  # the untrained take no step
+    assert "the adapter is its start and training added nothing (movie-polarity/k16/s0/scratch)" in said
+    assert "15 0, its start" in said
+    plain = Page(write_report(tmp_path, "x", {}, two_targets()).read_text(encoding="utf-8")).text
+    assert "kept step 0" not in plain
+    assert "15 10 19.5" in plain  # steps, kept step, seconds
+
+
+def test_the_loss_that_chose_the_step_is_drawn(tmp_path, outcomes):
+    page = write_report(tmp_path, "x", {}, outcomes).read_text(encoding="utf-8")
+    said = Page(page).text
+    assert "Validation loss A ring marks the step whose adapter was kept: the lowest loss chose it." in said
+    assert "movie-polarity/k16/s0/scratch from 1.2 to 0.8" in page
+
+
+@pytest.mark.parametrize("targets", [59, 295])
+def test_a_large_report_stays_small(tmp_path, targets):
+    """3,000 and 15,000 trials: below 3 MB and 30 s; what is left out is said, and report.json holds all."""
+    given = many(targets)
+    start = time.monotonic()
+    page = write_report(tmp_path, "large", {"name": "large"}, given)
+    assert time.monotonic() - start < 30
+    assert page.stat().st_size < 3_000_000
+    for plot in tmp_path.glob("*.png"):
+        width, height = struct.unpack(">II", plot.read_bytes()[16:24])
+        assert max(width, height) < 4000
+    said = Page(page.read_text(encoding="utf-8")).text
+    assert f"{2 * targets} pairs of target and k were tested; shown are the 42 of largest gain and loss." in said
+    assert "All are in report.json (dept report --json)." in said
+    assert f"mean, {targets} targets 4 scratch" in said
+    trials = f"{len(given):,}".replace(",", " ")
+    assert f"{trials} trials, summed up; each one is in report.json" in said
+    assert len(load_report(tmp_path)["outcomes"]) == len(given)
+    assert len(markdown("large", given)) < 50_000
+    assert page.read_text(encoding="utf-8").count("<tr>") < 1000
+
+
+def test_of_many_targets_the_largest_gains_and_losses_are_shown(tmp_path):
+    given = many(59)
+    best = [o for o in given if o.spec.task == "customer-task-030" and o.spec.transfers and o.spec.shots == 16]
+    for found in best:
+        found.test["accuracy"] = 99.9
+    said = Page(write_report(tmp_path, "large", {}, given).read_text(encoding="utf-8")).text
+    assert "customer-task-030 16 untrained" in said
+    assert "customer-task-030 4 untrained" not in said
+
+
+def test_a_report_of_the_first_version_is_read(tmp_path, outcomes):
+    write_report(tmp_path, "old", {}, outcomes)
+    body = json.loads((tmp_path / "report.json").read_text())
+    for item in body["outcomes"]:
+        item["adapter_folder"] = f"/somewhere/.dept/{item.pop('adapter_key').rsplit('/', 1)[0]}"
+        del item["validation_loss_curve"]
+        for new in ("kind", "dtype", "start", "sources", "row_ids", "schema_version"):
+            item["spec"].pop(new, None)
+    (tmp_path / "report.json").write_text(json.dumps(body))
+    found = load_outcomes(tmp_path)
+    assert [o.test for o in found] == [o.test for o in outcomes]
+    assert found[0].adapter_key.startswith("adapters/")
+    assert len(found[0].adapter_key) == len("adapters/") + 64
+    assert found[0].validation_loss_curve == []
+    assert summary_rows(found)[0].gain == pytest.approx(11.0)
+
+
+def test_a_report_needs_no_torch(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom flows.reporting.html import write_report\n"
+        "from tests.flows.report_helpers import two_targets\n"
+        f"write_report(Path({str(tmp_path)!r}), 'x', {{}}, two_targets())\nassert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})  # noqa: PTH109

@@ -60,7 +60,7 @@ def test_strategy_is_chosen_on_validation_never_on_test():
         trial("scratch", 60.0, seed=2),
         trial("best-source", 61.0, validation=75.0, seed=2),
         trial("multitask", 95.0, validation=99.0, loss=float("nan"), seed=2),
-        trial("lora", 99.0, validation=99.0, seed=2),  # a rival transfers nothing
+        trial("lora", 99.0, validation=99.0, seed=2),  # a baseline transfers nothing
     ]
     for order in (trials, trials[::-1]):
         (row,) = summary_rows(order)
@@ -141,8 +141,8 @@ def printed(outcomes, width=80):
 def test_table_of_few_variants_is_the_short_one():
     head = next(line for line in printed(two_targets()).splitlines() if "Target" in line)
     assert head.split() == ["Target", "k", "Untrained", "Scratch", "Transfer", "Gain", "From"]
-    rivals = [trial("scratch", 60.0), trial("prompt-tuning", 58.0), trial("lora", 55.0)]
-    head = next(line for line in printed(rivals).splitlines() if "Target" in line)
+    baselines = [trial("scratch", 60.0), trial("prompt-tuning", 58.0), trial("lora", 55.0)]
+    head = next(line for line in printed(baselines).splitlines() if "Target" in line)
     assert head.split() == ["Target", "k", "Scratch", "Prompt-tuning", "Lora", "Gain", "From"]
 
 
@@ -180,7 +180,7 @@ def test_search_trials_are_counted_and_nowhere_else(tmp_path):
     page = write_report(tmp_path, "x", {}, given)
     said = Page(page.read_text(encoding="utf-8")).text
     assert "sms-spam" not in page.read_text(encoding="utf-8")
-    assert "1 more trials searched for learning rates, on validation rows alone (40 s)" in said
+    assert "1 more trial searched for learning rates and starts, on validation rows alone (40 s)" in said
 
 
 def test_page_of_a_study(tmp_path):

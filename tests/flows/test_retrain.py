@@ -4,7 +4,7 @@ import dept.backbones.shared
 from flows import retrain, transfer
 from flows.planning.plan_file import load_plan, validated
 from flows.planning.retraining import Retraining
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion.champion import champion, model_name
 from registry.tracking import Tracker
 from tests.flows.conftest import write_task

@@ -8,9 +8,10 @@ from mlflow import MlflowClient
 from dept.adapters.adapter import Adapter
 from dept.distributed.launch import train_sharded
 from flows import transfer
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion.champion import champion, model_name
 from registry.serving import load_champion
+from registry.store import Store
 from registry.tracking import Tracker
 
 TRIALS = 2 + 2 * (1 + 2 * 2)  # sources, then per target: untrained, and two starts for each of two seeds
@@ -26,17 +27,21 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     plan = load(make_plan())
     done = transfer.run(plan)
     assert (done.trained, done.reused, done.failed) == (TRIALS, 0, {})
-    rows = Ledger.open().find()
-    assert {row.status for row in rows} == {"finished"}
+    every = Ledger.open().find()
+    assert {row.status for row in every} == {"finished"}
+    rows = [row for row in every if row.kind == "train"]
     assert len(rows) == TRIALS
+    assert len(every) - len(rows) == 2 * 2 * 2  # a probe of each source on each draw
+    (begun,) = Ledger.open().runs()
+    assert (begun.status, begun.kind, begun.mlflow_run_id) == ("finished", "transfer", done.run_id)
 
     tracker = Tracker()
     runs = tracker.client.search_runs([tracker.experiment_id])
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == done.run_id]
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["fingerprint"] for run in children} == {row.fingerprint for row in rows}
-    transferred = next(run for run in children if run.data.tags["init"] == "best-source")
-    assert {"task", "shots", "seed", "backbone", "fingerprint", "parent_adapter"} <= transferred.data.tags.keys()
+    transferred = next(run for run in children if run.data.params["start"] == "best-source")
+    assert {"task", "backbone", "fingerprint", "attempt", "source_sha256"} <= transferred.data.tags.keys()
     assert {"test/accuracy", "test/macro_f1", "validation/accuracy", "cost/seconds", "cost/peak_memory_mib"} <= (
         transferred.data.metrics.keys()
     )
@@ -65,7 +70,7 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
 
     again = transfer.run(plan)
     assert (again.trained, again.reused) == (0, TRIALS)
-    assert len(Ledger.open().find()) == TRIALS
+    assert len(Ledger.open().find()) == len(every)
     versions = MlflowClient(tracker.uri).search_model_versions(f"name = '{model_name(plan.backbone, 'film')}'")
     assert len(versions) == 1
 
@@ -85,7 +90,7 @@ def test_prefect_knows_the_run_and_its_table(prefect_url, make_plan):
     assert done.run_id in artifact.description
 
 
-def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan):
+def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan, capsys):
     plan = load(make_plan(seeds=[0], scratch_training={"steps": 4, "max_loss": 0.001}))
     done = transfer.run(plan)
     assert len(done.failed) == 2
@@ -94,15 +99,47 @@ def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan):
     assert statuses.count("failed") == 2
     assert statuses.count("finished") == len(statuses) - 2
 
+    again = transfer.run(plan)  # left alone until someone asks for it
+    assert again.trained == 0
+    assert again.failed.keys() == done.failed.keys()
+    assert all("dept trials retry" in reason for reason in again.failed.values())
+    assert "left alone" in capsys.readouterr().err
+    attempts = {row.fingerprint: row.attempt for row in Ledger.open().find(status="failed")}
+    assert Ledger.open().retry() == 2
+    assert transfer.run(plan).failed.keys() == done.failed.keys()
+    assert all(row.attempt > attempts[row.fingerprint] for row in Ledger.open().find(status="failed"))
+
+
+def test_what_needs_a_failed_source_is_not_run_and_the_rest_goes_on(prefect_url, make_plan):
+    strategies = ["scratch", "source:food", "source:service", "best-source"]
+    broken = {"steps": 6, "batch_size": 4, "eval_every": 3, "max_loss": 0.001}
+    done = transfer.run(load(make_plan(seeds=[0], strategies=strategies, source_training=broken)))
+    assert len(done.failed) == 2
+    assert {label.rpartition("/")[2] for label in done.not_run} == {"source:food", "source:service", "best-source"}
+    assert set(done.not_run.values()) == {
+        "the source trial of food failed",
+        "the source trial of service failed",
+        "the source trial of food, service failed",
+    }
+    tested = {row.trial_spec.variant for row in Ledger.open().find(role="target", status="finished")}
+    assert tested == {"untrained", "scratch"}
+
+
+def test_a_source_that_no_strategy_starts_from_is_not_trained(prefect_url, make_plan, capsys):
+    done = transfer.run(load(make_plan(seeds=[0], strategies=["scratch", "source:food"])))
+    assert done.trained == 1 + 2 * 3
+    assert {row.task for row in Ledger.open().find(role="source")} == {"food"}
+    assert "Not trained, since no strategy starts from them: service." in capsys.readouterr().err
+
 
 def test_the_dtype_of_the_plan_is_that_of_the_weights(prefect_url, make_plan):
     asked = {"seeds": [0], "strategies": ["scratch"], "sources": [], "targets": ["film"]}
     for dtype in (None, "bfloat16"):
         assert not transfer.run(load(make_plan(dtype=dtype, **asked))).failed
     ledger = Ledger.open()
-    outcomes = {row.trial_spec.backbone_id: ledger.outcome(row.fingerprint) for row in ledger.find()}
-    assert len(outcomes) == 2  # other weights: trials of one type are none of the other
-    adapters = [Adapter.load(outcome.adapter_folder) for outcome in outcomes.values()]
+    outcomes = {row.trial_spec.dtype: ledger.outcome(row.fingerprint) for row in ledger.find()}
+    assert set(outcomes) == {"float32", "bfloat16"}  # trials of one type are none of the other
+    adapters = [Adapter.load(Store.open().fetch(outcome.adapter_key)) for outcome in outcomes.values()]
     assert {adapter.metadata["dtype"] for adapter in adapters} == {"float32", "bfloat16"}
     assert {adapter.prompt.dtype for adapter in adapters} == {torch.float32}
 
@@ -121,12 +158,14 @@ def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, t
         assert not done.failed
         assert set(asked) == ({"float32"} if engine == "deepspeed" else set())
         # By label: a transfer trial's fingerprint holds the bits of its source, which ranks round differently.
-        found[engine] = {row.trial_spec.label: row for row in Ledger.open().find()}
+        store = Store.open()
+        found[engine] = {
+            row.trial_spec.label: (row, Adapter.load(store.fetch(row.adapter_key)))
+            for row in Ledger.open().find(kind="train")
+        }
     assert found["local"].keys() == found["deepspeed"].keys()
-    for label, local in found["local"].items():
-        sharded = found["deepspeed"][label]
-        ours = Adapter.load(tmp_path / "local" / "adapters" / local.fingerprint)
-        theirs = Adapter.load(tmp_path / "deepspeed" / "adapters" / sharded.fingerprint)
+    for label, (local, ours) in found["local"].items():
+        sharded, theirs = found["deepspeed"][label]
         for name in ("prompt", "a", "b"):
             torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-4, rtol=0)
         losses = [torch.tensor([loss for _, loss in row.outcome["loss_curve"]]) for row in (local, sharded)]

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
+from registry.store import Store
 from tasks.spec import Task
+from tests.registry.ledger_helpers import finish, make_outcome, make_spec
+
+__all__ = ["finish", "make_outcome", "make_spec"]
 
 TASK = Task.build(
     "mood",
@@ -23,44 +26,6 @@ TASK = Task.build(
     },
     "test",
 )
-
-
-def make_spec(**changes) -> TrialSpec:
-    fields = {
-        "backbone": "tiny",
-        "backbone_id": "b" * 64,
-        "task": "movie-polarity",
-        "task_version": 1,
-        "data_hash": "d" * 64,
-        "role": "target",
-        "init": "scratch",
-        "shots": 16,
-        "seed": 0,
-        "prompt_text": "x",
-        "adapter": AdapterConfig(),
-        "training": TrainConfig(),
-        "test_rows": 200,
-    }
-    return TrialSpec(**{**fields, **changes})
-
-
-def make_outcome(spec: TrialSpec, folder: Path, **changes) -> TrialOutcome:
-    fields = {
-        "best_step": 20,
-        "steps_done": 60,
-        "validation": {"accuracy": 75.0},
-        "test": {"accuracy": 70.5},
-        "loss_curve": [(1, 2.5), (2, 1.5)],
-        "validation_curve": [(20, 75.0)],
-        "seconds": 1.5,
-        "tokens": 900,
-        "tokens_per_second": 600.0,
-        "peak_memory_mib": 512.0,
-        "trainable": 9000,
-        "cut_rows": 3,
-        "extra": {"shots": ["a", "b"]},
-    }
-    return TrialOutcome(spec=spec, adapter_folder=folder, adapter_sha256="a" * 64, **{**fields, **changes})
 
 
 def save_adapter(folder: Path, spec: TrialSpec, d: int = 8, **metadata) -> str:
@@ -82,12 +47,16 @@ def save_adapter(folder: Path, spec: TrialSpec, d: int = 8, **metadata) -> str:
 
 
 def trained_outcome(folder: Path, spec: TrialSpec, d: int = 8, metadata: dict | None = None, **changes) -> TrialOutcome:
-    """An outcome whose adapter lies in folder/<fingerprint>, as a trial leaves it."""
-    adapter_folder = folder / spec.fingerprint
-    digest = save_adapter(adapter_folder, spec, d, **(metadata or {}))
-    outcome = make_outcome(spec, adapter_folder, **changes)
+    """An outcome whose adapter lies in folder/<fingerprint> and in the store, as a trial leaves it."""
+    digest = save_adapter(folder / spec.fingerprint, spec, d, **(metadata or {}))
+    outcome = make_outcome(spec, **changes)
+    Store.open().put_folder(folder / spec.fingerprint, outcome.adapter_key)
     outcome.adapter_sha256 = digest
     return outcome
+
+
+def folder_of(outcome: TrialOutcome) -> Path:
+    return Store.open().fetch(outcome.adapter_key)
 
 
 @functools.cache

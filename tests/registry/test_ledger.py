@@ -1,433 +1,221 @@
-import contextlib
+"""What the ledger keeps: trials, runs, numbers, own tasks."""
+
 import json
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text, update
+from sqlalchemy import text, update
 
-from dept.trial import TrialSpec
 from infra.errors import InputError
-from infra.identity import is_dead, is_gone
+from infra.identity import process_id
 from infra.settings import home
-from registry.ledger import database, migrations
-from registry.ledger.ledger import Ledger, TrialRow, owner_id
-from registry.ledger.schema import Base
-from tests.registry.registry_helpers import make_outcome, make_spec
+from registry.ledger import Ledger
+from registry.ledger.schema import TrialRow
+from tests.registry.ledger_helpers import claim_one, finish, make_outcome, make_spec
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture
-def ledger():
+def test_the_default_is_a_file_in_home_or_the_settings_url(monkeypatch, tmp_path):
     opened = Ledger.open()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def spec(ledger) -> TrialSpec:
-    made = make_spec()
-    ledger.add([made])
-    return made
-
-
-def in_child(body: str, wait: bool = True) -> subprocess.Popen:
-    child = subprocess.Popen(
-        [sys.executable, "-c", f"from registry.ledger.ledger import Ledger, owner_id\n{body}"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if wait:
-        assert child.wait(60) == 0
-    return child
-
-
-def test_the_default_is_a_file_in_home_with_wal_and_foreign_keys(ledger):
     assert (home() / "ledger.db").is_file()
-    with ledger.engine.connect() as connection:
-        values = [
+    with opened.engine.connect() as connection:
+        found = [
             connection.exec_driver_sql(f"pragma {name}").scalar()
             for name in ("journal_mode", "foreign_keys", "busy_timeout")
         ]
-    assert values == ["wal", 1, database.BUSY_MILLISECONDS]
+    assert found == ["wal", 1, 30_000]
+    monkeypatch.setenv("DEPT_LEDGER_URL", f"sqlite:///{tmp_path / 'other.db'}")
+    assert Ledger.open().engine.url.database == str(tmp_path / "other.db")
 
 
-def test_migrations_make_the_tables_of_the_schema(ledger):
-    with ledger.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, Base.metadata) == []
-        checks = {
-            table: {check["name"] for check in inspect(connection).get_check_constraints(table)}
-            for table in Base.metadata.tables
-        }
-    assert checks == {"trials": {"ck_trials_status"}, "decisions": {"ck_decisions_decision"}}
-
-
-def test_the_migration_can_be_taken_back(ledger):
-    from alembic import command
-
-    settings = migrations.config()
-    with ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
-        settings.attributes["connection"] = connection
-        command.downgrade(settings, "base")
-    with ledger.engine.connect() as connection:
-        assert set(inspect(connection).get_table_names()) == {"alembic_version"}
-
-
-def test_a_migration_cut_short_leaves_nothing(tmp_path, monkeypatch):
-    upgrade = migrations.upgrade
-
-    def cut(connection):
-        upgrade(connection)
-        raise OSError("power cut")
-
-    url = f"sqlite:///{tmp_path / 'new.db'}"
-    monkeypatch.setattr(migrations, "upgrade", cut)
-    with pytest.raises(InputError, match="power cut"):
-        Ledger.open(url)
-    monkeypatch.undo()
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    assert Ledger.open(url).find() == []
-
-
-def test_processes_may_open_a_new_file_at_once(tmp_path):
-    url = f"sqlite:///{tmp_path / 'race.db'}"
-    children = [in_child(f"assert Ledger.open({url!r}).find() == []", wait=False) for _ in range(4)]
-    assert [child.wait(60) for child in children] == [0, 0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("nonsense", "no database URL"),
-        ("sqlite://", "needs a file"),
-        ("martian://x/y", "no database URL"),
-        ("postgresql+nodriver://x/y", "no database URL"),
-    ],
-)
-def test_a_bad_url_is_named(url, message):
-    with pytest.raises(InputError, match=message):
-        Ledger.open(url)
-
-
-def test_postgresql_without_its_driver_says_what_to_install():
-    try:
-        import psycopg  # noqa: F401
-    except ModuleNotFoundError:
-        with pytest.raises(InputError, match=r"pip install psycopg\[binary\]"):
-            Ledger.open("postgresql+psycopg://nobody@localhost:1/none")
-    else:
-        with pytest.raises(InputError, match="cannot be opened"):
-            Ledger.open("postgresql+psycopg://nobody@localhost:1/none")
-
-
-def test_a_damaged_or_newer_file_is_refused(tmp_path, ledger):
-    (tmp_path / "bad.db").write_bytes(b"this is not a database at all" * 100)
-    with pytest.raises(InputError, match=r"cannot be opened.*not a database"):
-        Ledger.open(f"sqlite:///{tmp_path / 'bad.db'}")
-    with ledger.engine.begin() as connection:
-        connection.execute(text("update alembic_version set version_num = '9999'"))
-    with pytest.raises(InputError, match="newer dept-transfer"):
-        Ledger.open()
-
-
-def test_add_is_idempotent_and_never_resets(ledger, spec, tmp_path):
-    ledger.claim(spec.fingerprint, owner_id())
-    outcome = make_outcome(spec, tmp_path)
-    assert ledger.finish(spec.fingerprint, "run", outcome)
-    ledger.add([spec, make_spec(seed=1), make_spec(seed=1)])
+def test_add_is_idempotent_and_never_resets(ledger):
+    spec = make_spec()
+    finish(ledger, make_outcome(spec))
+    assert ledger.add([spec, make_spec(seed=1), make_spec(seed=1)]) == 1
     rows = ledger.find()
     assert [row.seed for row in rows] == [0, 1]
     assert [row.status for row in rows] == ["finished", "pending"]
     assert rows[0].trial_spec == spec
+    assert ledger.add([]) == 0
 
 
-def test_the_way_of_a_trial(ledger, spec, tmp_path):
-    me, key = owner_id(), spec.fingerprint
-    assert ledger.get(key).status == "pending"
-    assert ledger.claim(key, me)
+def test_the_way_of_a_trial(ledger):
+    spec = make_spec()
+    key = spec.fingerprint
+    claim = claim_one(ledger, spec)
     row = ledger.get(key)
-    assert (row.status, row.owner, row.attempts) == ("running", me, 1)
-    assert datetime.now(UTC) - row.heartbeat_at < timedelta(seconds=30)
+    assert (row.status, row.owner, row.attempt, claim.attempt) == ("running", process_id(), 1, 1)
+    assert row.lease_until > row.updated_at
     with pytest.raises(InputError, match="no result: it is running"):
         ledger.outcome(key)
-    outcome = make_outcome(spec, tmp_path)
-    assert ledger.trained(key, outcome, owner=me)
+    outcome = make_outcome(spec)
+    assert ledger.trained(claim, outcome, {"device": "cpu", "host": "here"})
     assert ledger.get(key).status == "trained"
-    assert ledger.finish(key, "run-1", outcome, owner=me)
+    outcome.test = {"accuracy": 99.0}
+    assert ledger.finish(claim, "run-1", outcome)
     row = ledger.get(key)
-    assert (row.status, row.owner, row.mlflow_run_id) == ("finished", None, "run-1")
+    assert (row.status, row.owner, row.lease_until, row.mlflow_run_id) == ("finished", None, None, "run-1")
+    assert row.provenance == {"device": "cpu", "host": "here"}
     assert row.finished_at >= row.created_at
     assert ledger.outcome(key) == outcome
+    assert ledger.outcomes(["f" * 64, key, key]) == {key: outcome}
+    assert ledger.by_sha256(outcome.adapter_sha256).fingerprint == key
+    assert ledger.by_sha256("0" * 64) is None
 
 
-def test_a_finished_trial_stays_finished(ledger, spec, tmp_path):
-    key, outcome = spec.fingerprint, make_outcome(spec, tmp_path)
-    ledger.finish(key, "run", outcome)
-    assert not ledger.claim(key, owner_id(), retry_failed=True, stale_seconds=0)
-    assert not ledger.fail(key, "late")
-    assert not ledger.trained(key, make_outcome(spec, tmp_path, seconds=9.0))
-    assert not ledger.finish(key, "other", outcome)
-    assert (ledger.get(key).status, ledger.get(key).mlflow_run_id) == ("finished", "run")
-
-
-def test_a_live_owner_is_not_robbed(ledger, spec):
-    assert ledger.claim(spec.fingerprint, owner_id())
-    assert not ledger.claim(spec.fingerprint, "elsewhere:1:1.00")
-    assert not ledger.claim(spec.fingerprint, owner_id())
-
-
-def test_threads_race_and_one_wins(ledger):
-    for seed in range(10):
-        spec = make_spec(seed=seed)
-        ledger.add([spec])
-        ledgers, start = [Ledger.open() for _ in range(6)], threading.Barrier(6)
-
-        def take(one, spec=spec, start=start):
-            start.wait()
-            return one.claim(spec.fingerprint, owner_id())
-
-        with ThreadPoolExecutor(6) as pool:
-            assert sum(pool.map(take, ledgers)) == 1
-        assert ledger.get(spec.fingerprint).attempts == 1
-
-
-def test_a_claim_between_look_and_update_loses(ledger, spec, monkeypatch):
-    look = ledger.get
-
-    def look_then_lose(fingerprint):
-        seen = look(fingerprint)
-        monkeypatch.undo()
-        assert Ledger(ledger.engine).claim(fingerprint, owner_id())
-        return seen
-
-    monkeypatch.setattr(ledger, "get", look_then_lose)
-    assert not ledger.claim(spec.fingerprint, "late:1:1.00")
-
-
-def test_processes_race_and_each_trial_is_taken_once(ledger):
-    specs = [make_spec(seed=seed) for seed in range(40)]
-    ledger.add(specs)
-    body = (
-        "import json, time\nledger = Ledger.open()\ntime.sleep(max(0, {start} - time.time()))\n"
-        "print(json.dumps([r.fingerprint for r in ledger.find() if ledger.claim(r.fingerprint, owner_id())]))\n"
-        "input()"
-    )
-    start = time.time() + 4
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", "from registry.ledger.ledger import Ledger, owner_id\n" + body.format(start=start)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    taken = [json.loads(child.stdout.readline()) for child in children]
-    for child in children:
-        child.communicate("\n", timeout=30)
-    everything = [key for one in taken for key in one]
-    assert sorted(everything) == sorted(spec.fingerprint for spec in specs)
-
-
-@pytest.mark.parametrize("reap", [True, False])
-def test_after_kill_9_the_next_claim_succeeds_at_once(ledger, tmp_path, reap):
-    running, trained = make_spec(seed=1), make_spec(seed=2)
-    ledger.add([running, trained])
-    child = in_child(
-        "import time\nledger = Ledger.open()\nfor row in ledger.find():\n"
-        "    assert ledger.claim(row.fingerprint, owner_id())\n"
-        "print(owner_id(), flush=True)\ntime.sleep(60)",
-        wait=False,
-    )
-    owner = child.stdout.readline().strip()
-    ledger.trained(trained.fingerprint, make_outcome(trained, tmp_path), owner=owner)
-    assert not is_gone(owner)
-    assert not ledger.claim(running.fingerprint, owner_id())
-    os.kill(child.pid, signal.SIGKILL)
-    if reap:
-        child.wait()
-    else:  # a zombie still has a process id
-        deadline = time.monotonic() + 10
-        while not is_gone(owner) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert ledger.claim(running.fingerprint, owner_id())
-    assert ledger.claim(trained.fingerprint, owner_id())
-    assert ledger.get(running.fingerprint).status == "running"
-    assert ledger.get(trained.fingerprint).status == "trained"
-    assert ledger.outcome(trained.fingerprint).spec == trained
-    child.wait()
-
-
-def test_a_reused_process_id_is_not_the_owner():
-    host, pid, start = owner_id().rsplit(":", 2)
-    assert not is_gone(f"{host}:{pid}:{start}")
-    assert is_gone(f"{host}:{pid}:{float(start) - 60:.2f}")
-    assert not is_gone(f"{host}-other:{pid}:{float(start) - 60:.2f}")
-    assert not is_gone("a name of another making")
-
-
-def test_an_owner_elsewhere_is_judged_by_its_heartbeat(ledger, spec):
-    elsewhere = f"not-{socket.gethostname()}:1:1.00"
-    assert ledger.claim(spec.fingerprint, elsewhere)
-    assert not ledger.claim(spec.fingerprint, owner_id())
-
-    def silent_for(seconds):
-        with ledger.engine.begin() as connection:
-            connection.execute(update(TrialRow).values(heartbeat_at=datetime.now(UTC) - timedelta(seconds=seconds)))
-
-    silent_for(110)
-    assert not ledger.claim(spec.fingerprint, owner_id())
-    silent_for(130)
-    assert ledger.heartbeat(elsewhere) == 1
-    assert not ledger.claim(spec.fingerprint, owner_id())
-    silent_for(130)
-    assert ledger.claim(spec.fingerprint, owner_id())
-    assert ledger.heartbeat(elsewhere) == 0
-    assert is_dead(None, datetime.now(UTC))
-
-
-def test_who_lost_a_trial_cannot_write_it(ledger, spec, tmp_path):
-    key, outcome = spec.fingerprint, make_outcome(spec, tmp_path)
-    ledger.claim(key, owner_id())
-    assert not ledger.trained(key, outcome, owner="elsewhere:1:1.00")
-    assert not ledger.fail(key, "no", owner="elsewhere:1:1.00")
-    assert ledger.get(key).status == "running"
-
-
-def test_failed_trials_are_tried_again_only_when_asked(ledger, spec):
-    ledger.claim(spec.fingerprint, owner_id())
-    assert ledger.fail(spec.fingerprint, "loss exploded")
-    assert (ledger.get(spec.fingerprint).status, ledger.get(spec.fingerprint).error) == ("failed", "loss exploded")
-    assert not ledger.claim(spec.fingerprint, owner_id())
-    assert ledger.claim(spec.fingerprint, owner_id(), retry_failed=True)
-    row = ledger.get(spec.fingerprint)
-    assert (row.status, row.attempts, row.error) == ("running", 2, None)
-
-
-def test_release_makes_running_pending_and_keeps_trained(ledger, tmp_path):
+def test_many_at_once_are_written_as_one_by_one(ledger):
     specs = [make_spec(seed=seed) for seed in range(3)]
     ledger.add(specs)
-    mine, theirs = owner_id(), "elsewhere:1:1.00"
-    for spec, owner in zip(specs, (mine, mine, theirs), strict=True):
-        ledger.claim(spec.fingerprint, owner)
-    ledger.trained(specs[1].fingerprint, make_outcome(specs[1], tmp_path))
-    ledger.release(mine)
-    rows = [ledger.get(spec.fingerprint) for spec in specs]
-    assert [(row.status, row.owner) for row in rows] == [("pending", None), ("trained", None), ("running", theirs)]
-    assert ledger.claim(specs[1].fingerprint, "elsewhere:2:1.00")
+    claims = ledger.claim(process_id())
+    assert [claim.spec for claim in claims] == specs
+    ledger.forget([specs[1].fingerprint])
+    outcomes = [make_outcome(spec, validation={"accuracy": float(spec.seed)}) for spec in specs]
+    left = {specs[0].fingerprint, specs[2].fingerprint}
+    assert ledger.trained_many([(c, o, {"n": o.spec.seed}) for c, o in zip(claims, outcomes, strict=True)]) == left
+    assert ledger.finish_many([(c, f"run-{o.spec.seed}", o) for c, o in zip(claims, outcomes, strict=True)]) == left
+    rows = ledger.find()
+    assert [(row.seed, row.mlflow_run_id, row.provenance) for row in rows] == [
+        (0, "run-0", {"n": 0}),
+        (2, "run-2", {"n": 2}),
+    ]
+    assert [ledger.outcome(row.fingerprint).validation["accuracy"] for row in rows] == [0.0, 2.0]
 
 
-def test_beating_sends_heartbeats_and_releases(ledger, spec):
-    me = owner_id()
-    ledger.claim(spec.fingerprint, me)
-    before = ledger.get(spec.fingerprint).heartbeat_at
-    with contextlib.suppress(RuntimeError), ledger.beating(me, seconds=0.02):
-        deadline = time.monotonic() + 10
-        while ledger.get(spec.fingerprint).heartbeat_at == before and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert ledger.get(spec.fingerprint).heartbeat_at > before
-        raise RuntimeError
-    assert ledger.get(spec.fingerprint).status == "pending"
+def test_runs_know_their_trials(ledger):
+    one = ledger.begin_run("demo", {"shots": [4]}, mlflow_run_id="m")
+    two = ledger.begin_run("night", {}, "retrain")
+    specs = [make_spec(seed=seed) for seed in range(4)]
+    assert ledger.add(specs[:2], one, "sources") == 2
+    assert ledger.add(specs[1:3], one, "targets") == 1
+    assert ledger.add(specs[1:3], one, "targets") == 0
+    assert ledger.add(specs[3:], two, "targets") == 1
+    assert ledger.counts(one) == {"pending": 3}
+    assert ledger.counts() == {"pending": 4}
+    assert (ledger.left(one), ledger.left(one, "sources"), ledger.left(two, "sources")) == (3, 2, 0)
+    finish(ledger, make_outcome(specs[1]))
+    ledger.release(claims := ledger.claim(process_id(), run_id=one, stage="targets"))
+    assert [claim.spec.seed for claim in claims] == [2]
+    (claim,) = ledger.claim(process_id(), run_id=one, stage="targets")
+    ledger.fail(claim, "loss exploded")
+    assert ledger.counts(one, "targets") == {"finished": 1, "failed": 1}
+    assert ledger.left(one, "targets") == 0
+    assert ledger.failures(one) == {specs[2].label: "loss exploded"}
+    assert [row.seed for row in ledger.find(run_id=one, stage="targets")] == [1, 2]
+    ledger.end_run(one)
+    ledger.end_run(one, "failed")  # it has ended already
+    first, second = ledger.run(one), ledger.run(two)
+    assert (first.status, first.plan, first.mlflow_run_id, first.kind) == ("finished", {"shots": [4]}, "m", "transfer")
+    assert first.ended_at >= first.started_at
+    assert (second.status, second.owner, second.kind) == ("running", process_id(), "retrain")
+    assert [row.run_id for row in ledger.runs()] == [two, one]
+    assert [row.run_id for row in ledger.runs("finished", limit=5)] == [one]
+    with pytest.raises(InputError, match="no run"):
+        ledger.add(specs, "f" * 32, "x")
 
 
-def test_find_filters_and_limits(ledger):
+def test_two_ways_to_one_trial_are_two_labels(ledger):
+    """Provenance is not in the fingerprint: best-source and source:NAME may be the same question."""
+    common = {"start": "source", "source_sha256": "5" * 64, "source_task": "amazon"}
+    specs = [make_spec(init=init, **common) for init in ("best-source", "source")]
+    run = ledger.begin_run("demo", {})
+    assert ledger.add(specs, run, "targets") == 1
+    (claim,) = ledger.claim(process_id(), run_id=run)
+    ledger.fail(claim, "no")
+    assert sorted(ledger.failures(run)) == sorted(spec.label for spec in specs)
+    assert ledger.counts(run) == {"failed": 1}
+
+
+def test_find_filters_limits_and_orders(ledger):
     ledger.add(
         [
-            make_spec(task=task, role=role, init=init, seed=seed)
-            for task, role, init, seed in (
-                ("a", "source", "scratch", 0),
-                ("a", "target", "best-source", 0),
-                ("b", "target", "best-source", 1),
+            make_spec(task=task, role=role, init=init, seed=seed, kind=kind)
+            for task, role, init, seed, kind in (
+                ("a", "source", "scratch", 0, "train"),
+                ("a", "target", "best-source", 0, "train"),
+                ("b", "target", "best-source", 1, "evaluate"),
             )
         ]
     )
     assert len(ledger.find()) == 3
     assert {row.task for row in ledger.find(role="target")} == {"a", "b"}
     assert [row.task for row in ledger.find(init="best-source", task="b")] == ["b"]
+    assert [row.task for row in ledger.find(kind="evaluate")] == ["b"]
     assert ledger.find(status="finished") == []
     assert ledger.find(backbone="other") == []
-    assert len(ledger.find(backbone="tiny", status="pending", limit=2)) == 2
+    assert len(ledger.find(backbone_id="b" * 64, backbone="tiny", status="pending", limit=2)) == 2
+    assert [row.task for row in ledger.find(newest_first=True, limit=1)] == ["b"]
+    created = ledger.find()[0].created_at
+    assert len(ledger.find(since=created)) == 3
+    assert ledger.find(since=created.replace(year=created.year + 1)) == []
+    assert [row.seed for row in ledger.find(outcomes=False)] == [0, 0, 1]
 
 
-def test_numbers_come_back_even_nan(ledger, spec, tmp_path):
+def test_numbers_come_back_even_nan_and_wide_ones(ledger):
+    spec = make_spec(seed=2**31 + 5)
     outcome = make_outcome(
         spec,
-        tmp_path / "x",
         validation={"accuracy": math.nan, "loss": math.inf},
         loss_curve=[(1, -math.inf), (2, 0.5)],
-        extra={"note": "a", "rate": 0.5},
+        extra={"note": "a", "rate": 0.5, "rows": [1, -1, "text"]},
+        tokens=2**40,
     )
-    ledger.finish(spec.fingerprint, "run", outcome)
+    finish(ledger, outcome)
     with ledger.engine.connect() as connection:
-        stored = connection.execute(text("select outcome from trials")).scalar()
+        stored = connection.execute(text("select cast(outcome as text) from dept_trials")).scalar()
     json.loads(stored, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     back = ledger.outcome(spec.fingerprint)
     assert math.isnan(back.validation["accuracy"])
     assert back.validation["loss"] == math.inf
     assert back.loss_curve == [(1, -math.inf), (2, 0.5)]
-    assert back.extra == outcome.extra
+    assert (back.extra, back.tokens, back.spec.seed) == (outcome.extra, 2**40, 2**31 + 5)
+    with ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        connection.execute(update(TrialRow).values(attempt=2**40, status="pending"))
+    (claim,) = ledger.claim(process_id())
+    assert claim.attempt == 2**40 + 1
 
 
-def test_the_home_can_be_moved(ledger, spec, tmp_path, monkeypatch):
-    ledger.finish(spec.fingerprint, "run", make_outcome(spec, home() / "adapters" / "x"))
-    ledger.close()
-    home().rename(tmp_path / "moved")
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "moved"))
-    assert Ledger.open().outcome(spec.fingerprint).adapter_folder == tmp_path / "moved" / "adapters" / "x"
-
-
-def test_unknown_trials_and_foreign_outcomes_are_refused(ledger, spec, tmp_path):
+def test_unknown_trials_and_foreign_outcomes_are_refused(ledger):
+    claim, other = claim_one(ledger, make_spec()), make_outcome(make_spec(seed=9))
     assert ledger.get("f" * 64) is None
     for call in (
-        lambda: ledger.claim("f" * 64, owner_id()),
         lambda: ledger.outcome("f" * 64),
-        lambda: ledger.trained("f" * 64, make_outcome(spec, tmp_path)),
-        lambda: ledger.finish("f" * 64, "run", make_outcome(spec, tmp_path)),
+        lambda: ledger.trained(claim, other),
+        lambda: ledger.finish(claim, "run", other),
     ):
         with pytest.raises(InputError, match="ledger: "):
             call()
+    assert not ledger.heal("f" * 64, "x")
 
 
-def test_decisions_are_an_audit_trail(ledger, spec):
-    ledger.record_decision(
-        "dept-tiny-a",
-        "a",
-        "first",
-        "no champion yet",
-        challenger_fingerprint=spec.fingerprint,
-        challenger_version="1",
-        challenger_score=75.0,
-    )
-    ledger.record_decision("dept-tiny-a", "a", "not-stale", "nothing changed", champion_version="1")
-    ledger.record_decision("dept-tiny-b", "b", "first", "no champion yet")
-    rows = ledger.decisions("dept-tiny-a")
-    assert [row.decision for row in rows] == ["first", "not-stale"]
-    assert rows[0].challenger_score == 75.0
-    assert rows[0].at.tzinfo is not None
-    assert len(ledger.decisions()) == 3
-    with pytest.raises(InputError, match="not recorded"):
-        ledger.record_decision("m", "a", "kept", "x", challenger_fingerprint="f" * 64)
-    with pytest.raises(InputError, match="not recorded"):
-        ledger.record_decision("m", "a", "perhaps", "x")
+def test_rows_that_this_version_cannot_read_are_told_not_raised(ledger):
+    good, bad, newer = make_spec(), make_spec(seed=1), make_spec(seed=2)
+    ledger.add([good, bad, newer])
+    with ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        body = {**bad.model_dump(mode="json"), "method": "telepathy"}
+        connection.execute(update(TrialRow).where(TrialRow.seed == 1).values(spec=body))
+        connection.execute(update(TrialRow).where(TrialRow.seed == 2).values(schema_version=99))
+    rows = ledger.find()
+    assert [row.unreadable is None for row in rows] == [True, False, True]
+    assert "method" in rows[1].unreadable
+    assert "\n" not in rows[1].unreadable
+    with pytest.raises(InputError, match=r"spec of trial .* cannot be read: method.*forget"):
+        _ = rows[1].trial_spec
+    assert [claim.spec.seed for claim in ledger.claim(process_id())] == [0]
+    failed = ledger.get(bad.fingerprint)
+    assert (failed.status, failed.error) == ("failed", rows[1].unreadable)
+    assert ledger.claim(process_id()) == []
+    assert ledger.get(newer.fingerprint).status == "pending"  # for a worker that knows its layout
 
 
-def test_a_ledger_that_cannot_be_written_says_so(ledger, spec):
-    with ledger.engine.begin() as connection:
-        connection.execute(text("alter table trials rename to elsewhere"))
-    with pytest.raises(InputError, match=r"no such table.*goes on from here"):
-        ledger.find()
+def test_own_tasks_are_remembered_newest_first(ledger):
+    ledger.remember_tasks({"mood": {"version": 1}, "food": {"version": 1}})
+    ledger.remember_tasks({"mood": {"version": 2}}, {"mood": "a" * 64})
+    found = ledger.own_tasks()
+    assert {name: (row.block, row.rows_sha256) for name, row in found.items()} == {
+        "mood": ({"version": 2}, "a" * 64),
+        "food": ({"version": 1}, ""),
+    }
+    ledger.remember_tasks({"mood": {"version": 1}})  # the older block again: it is the newest now
+    assert ledger.own_tasks()["mood"].block == {"version": 1}
+    assert ledger.forget_tasks(["mood"]) == 2
+    assert set(ledger.own_tasks()) == {"food"}
+    ledger.remember_tasks({})

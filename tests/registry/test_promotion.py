@@ -5,11 +5,11 @@ import pytest
 from dept.adapters.adapter import Adapter
 from infra.errors import InputError
 from infra.settings import home
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion import champion as promotion
 from registry.promotion.champion import Champion, Scores, challenge, champion, crown, keep, model_name
 from registry.tracking import Tracker
-from tests.registry.registry_helpers import TASK, make_spec, new_store, trained_outcome
+from tests.registry.registry_helpers import TASK, finish, folder_of, make_spec, new_store, trained_outcome
 
 NAME = "dept-tiny-mood"
 
@@ -41,7 +41,7 @@ def finished(tracker, ledger):
             home() / "adapters", spec, validation={"accuracy": validation}, test={"accuracy": test}
         )
         ledger.add([spec])
-        ledger.finish(spec.fingerprint, tracker.log_trial(None, outcome), outcome)
+        finish(ledger, outcome, tracker.log_trial(None, outcome, folder_of(outcome)))
         return outcome
 
     return make

@@ -15,11 +15,19 @@ from dept.backbones.shared import shared_backbone
 from infra.errors import InputError
 from infra.settings import home
 from registry import serving
-from registry.ledger.ledger import Ledger
+from registry.ledger import Ledger
 from registry.promotion.champion import champion, crown
 from registry.serving import Predictor, load_champion
 from registry.tracking import Tracker
-from tests.registry.registry_helpers import TASK, make_spec, new_store, save_tiny_backbone, trained_outcome
+from tests.registry.registry_helpers import (
+    TASK,
+    finish,
+    folder_of,
+    make_spec,
+    new_store,
+    save_tiny_backbone,
+    trained_outcome,
+)
 
 TEXTS = ["a nice film", "the dull  book", "nice"]
 
@@ -47,14 +55,14 @@ def outcome(folder):
 def crowned(outcome):
     tracker, ledger = Tracker(), Ledger.open()
     ledger.add([outcome.spec])
-    ledger.finish(outcome.spec.fingerprint, tracker.log_trial(None, outcome), outcome)
+    finish(ledger, outcome, tracker.log_trial(None, outcome, folder_of(outcome)))
     crown(tracker, ledger, outcome, TASK)
     return tracker
 
 
 def test_probabilities_are_those_of_the_model_itself(outcome, folder):
     """Against a plain forward pass over the text, one label word after the other."""
-    adapter, backbone = Adapter.load(outcome.adapter_folder), Backbone.from_pretrained(str(folder))
+    adapter, backbone = Adapter.load(folder_of(outcome)), Backbone.from_pretrained(str(folder))
     table = Predictor(adapter).predict(TEXTS)
     assert list(table.columns) == ["label", "pos", "neg"]
     assert table["pos"].max() - table["pos"].min() > 1e-3, "the backbone does not tell these texts apart"
@@ -118,12 +126,12 @@ def test_the_stored_model_holds_code_pins_and_no_pickle(crowned):
     ],
 )
 def test_every_shape_of_input_gives_the_same_answer(outcome, inputs):
-    predictor = Predictor(Adapter.load(outcome.adapter_folder))
+    predictor = Predictor(Adapter.load(folder_of(outcome)))
     pd.testing.assert_frame_equal(predictor.predict(inputs), predictor.predict(["a nice film"]))
 
 
 def test_no_input_gives_no_answer(outcome):
-    table = Predictor(Adapter.load(outcome.adapter_folder)).predict([])
+    table = Predictor(Adapter.load(folder_of(outcome))).predict([])
     assert (list(table.columns), len(table)) == (["label", "pos", "neg"], 0)
 
 
@@ -132,11 +140,11 @@ def test_no_input_gives_no_answer(outcome):
 )
 def test_what_is_no_text_is_named(outcome, inputs):
     with pytest.raises(InputError, match="text"):
-        Predictor(Adapter.load(outcome.adapter_folder)).predict(inputs)
+        Predictor(Adapter.load(folder_of(outcome))).predict(inputs)
 
 
 def test_templates_of_several_fields_want_them_all(outcome):
-    adapter = Adapter.load(outcome.adapter_folder)
+    adapter = Adapter.load(folder_of(outcome))
     adapter.metadata["template"] = "say: {premise} x {hypothesis} mood:"
     predictor = Predictor(adapter)
     assert len(predictor.predict({"premise": ["a", "b"], "hypothesis": ["c", "d"]})) == 2
@@ -147,7 +155,7 @@ def test_templates_of_several_fields_want_them_all(outcome):
 
 
 def test_one_backbone_serves_the_process(outcome):
-    one, two = (Predictor(Adapter.load(outcome.adapter_folder)) for _ in range(2))
+    one, two = (Predictor(Adapter.load(folder_of(outcome))) for _ in range(2))
     assert one.backbone is two.backbone
 
 
@@ -156,7 +164,7 @@ def test_altered_or_strange_adapters_are_refused(crowned, outcome, folder):
     found.write_bytes(found.read_bytes()[:-1])
     with pytest.raises(InputError, match="sha256"):
         load_champion("mood", str(folder))
-    adapter = Adapter.load(outcome.adapter_folder)
+    adapter = Adapter.load(folder_of(outcome))
     adapter.metadata["backbone_id"] = "f" * 64
     with pytest.raises(InputError, match="other weights"):
         Predictor(adapter)

@@ -1,0 +1,46 @@
+"""Adapters by what the ledger knows of them: their place in the store, checked against their sha256."""
+
+from __future__ import annotations
+
+from dept.adapters.adapter import Adapter
+from dept.trial import TrialOutcome
+from flows.execution.context import RunContext
+from flows.execution.heal import LostError, heal, place_of
+from infra.errors import InputError
+
+
+class UnusableError(InputError):
+    """An adapter that a trial needs is not in the ledger, or is of another backbone."""
+
+
+def load_adapter(context: RunContext, outcome: TrialOutcome) -> Adapter:
+    """The adapter of a trial, checked against the ledger's sha256 and the backbone.
+
+    Raises:
+        LostError: missing, damaged or altered; its trial is pending again.
+        UnusableError: of another backbone.
+        InputError: the store does not answer.
+    """
+    try:
+        adapter = Adapter.load(place_of(context, outcome))
+    except LostError as error:
+        heal(context, outcome, str(error))
+        raise
+    try:
+        context.backbone.check_adapter(adapter)
+    except InputError as error:
+        raise UnusableError(str(error)) from error
+    return adapter
+
+
+def find_adapter(context: RunContext, sha256: str) -> Adapter:
+    """The adapter of this sha256: a source trial's, or a mixture of such.
+
+    Raises:
+        UnusableError: it is not in the ledger, or of another backbone.
+        LostError, InputError: as `load_adapter`.
+    """
+    row = context.ledger.by_sha256(sha256)
+    if row is None:
+        raise UnusableError(f"adapter {sha256[:12]} is not in the ledger. Remedy: run the plan that trained it again")
+    return load_adapter(context, context.ledger.outcome(row.fingerprint))

@@ -1,0 +1,77 @@
+"""What a run works with: plan, tasks, rows, the stores, and the backbone, loaded on first use. No torch until then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from dept.trial import Dtype
+from flows.planning.trials import Inputs
+from infra.settings import settings
+from registry.ledger import Ledger
+from registry.store import Store
+from registry.tracking import Tracker
+from tasks.spec import Task
+from tasks.splits import Splits
+
+if TYPE_CHECKING:
+    from dept.backbones.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How trials are trained: in this process (0 ranks), or by DeepSpeed over ranks."""
+
+    ranks: int = 0
+
+
+@dataclass
+class RunContext:
+    """One run in one process, for controller and worker alike; handed on explicitly, never across processes.
+
+    Attributes:
+        order: the plan, or the order of a retraining.
+        backbone_name: as the order gives it. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
+        tasks, splits: by name.
+        run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
+    """
+
+    order: BaseModel
+    backbone_name: str
+    backbone_id: str
+    d: int
+    dtype: Dtype
+    device: str | None
+    engine: Engine
+    tasks: Mapping[str, Task]
+    splits: Mapping[str, Splits]
+    ledger: Ledger
+    store: Store
+    tracker: Tracker
+    run_id: str = ""
+    parent_run: str = ""
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The backbone, one per process whoever asks for it.
+
+        Raises:
+            InputError: see `Backbone.from_pretrained`.
+        """
+        from dept.backbones.shared import shared_backbone
+
+        return shared_backbone(self.backbone_name, self.dtype, self.device)
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a claim holds without progress."""
+        return settings().lease_seconds
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the trials of the run stand on."""
+        return Inputs(self.tasks, self.splits, self.backbone_id, self.d, self.dtype)

@@ -1,0 +1,56 @@
+"""The hold on claimed trials: renewed by progress alone, so that work which hangs loses them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from registry.ledger import Claim, Ledger
+
+RENEWALS = 6  # in the time of a lease
+
+
+class LeaseLostError(Exception):
+    """Another attempt holds some of the trials: this worker was silent for longer than its lease."""
+
+
+class Lease:
+    """The claims of one group of trials.
+
+    Args:
+        seconds: how long a claim holds without progress, by the database's clock.
+    """
+
+    def __init__(self, ledger: Ledger, claims: Sequence[Claim], seconds: float) -> None:
+        self.ledger, self.seconds = ledger, seconds
+        self.claims = {claim.fingerprint: claim for claim in claims}
+        self._renewed = time.monotonic()
+
+    def progress(self, *_: object) -> None:
+        """Say that work went on; renews the claims now and then. Any arguments, so that it can be a callback.
+
+        Raises:
+            LeaseLostError: another attempt holds a trial; what is still held stays claimed.
+        """
+        if time.monotonic() - self._renewed >= self.seconds / RENEWALS:
+            self.renew()
+
+    def renew(self) -> None:
+        """Renew the claims at once; as `progress`."""
+        held = self.ledger.renew(list(self.claims.values()), self.seconds)
+        self._renewed = time.monotonic()
+        lost = self.claims.keys() - held
+        for fingerprint in lost:
+            del self.claims[fingerprint]
+        if lost:
+            raise LeaseLostError(f"{len(lost)} trials are held by another worker")
+
+    def closed(self, fingerprint: str) -> None:
+        """A trial that is finished, failed or lost needs no renewal."""
+        self.claims.pop(fingerprint, None)
+
+    def release(self) -> None:
+        """Let go of what is left."""
+        if self.claims:
+            self.ledger.release(list(self.claims.values()))
+            self.claims.clear()

@@ -1,0 +1,65 @@
+"""Open a run: check all that a user may have got wrong, then the stores. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from dept.backbones.describe import describe
+from flows.execution.context import Engine, RunContext
+from flows.planning.check import check
+from flows.planning.plan import Plan
+from infra.errors import InputError
+from registry.ledger import Ledger
+from registry.store import Store
+from registry.tracking import Tracker
+from tasks.spec import Task
+
+
+def open_plan(plan: Plan) -> RunContext:
+    """Check a plan before any training and open the stores; no run is begun.
+
+    Raises:
+        InputError: see `flows.planning.check.check`, `dept.backbones.describe`, `Ledger.open`, `Store.open`, `Tracker`;
+            words that the tokenizer does not tell apart; baselines that cannot be run here, or on these tasks.
+    """
+    tasks, splits = plan.resolve_tasks(), check(plan)
+    backbone = describe(plan.backbone, plan.dtype, plan.device)
+    backbone.check_room(plan.adapter.m, plan.adapter.s)
+    for name, task in tasks.items():
+        try:
+            if task.scored:
+                backbone.tokens.encode_words(task.words)
+        except InputError as error:
+            raise InputError(f"task {name}: {error}") from error
+    check_methods(plan, tasks)
+    return RunContext(
+        order=plan,
+        backbone_name=plan.backbone,
+        backbone_id=backbone.backbone_id,
+        d=backbone.d,
+        dtype=backbone.dtype,  # type: ignore[arg-type]
+        device=plan.device,
+        engine=Engine(plan.ranks if plan.engine == "deepspeed" else 0),
+        tasks=tasks,
+        splits=splits,
+        ledger=Ledger.open(),
+        store=Store.open(),
+        tracker=Tracker(),
+    )
+
+
+def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
+    """Refuse baselines that cannot be run here, or on these tasks.
+
+    Raises:
+        InputError: peft is missing, or a target is answered by generation, which baselines do not do.
+    """
+    baselines = [method for method in plan.methods if method in ("lora", "full")]
+    if "lora" in baselines and find_spec("peft") is None:
+        raise InputError('method lora needs peft, which is not installed. Remedy: pip install "peft>=0.17"')
+    written = [name for name in plan.targets if not tasks[name].scored]
+    if baselines and written:
+        raise InputError(
+            f"methods: {baselines[0]} is for tasks whose answers are scored; {written[0]} is answered by generation"
+        )

@@ -1,0 +1,86 @@
+"""Bring the trials of a stage to their end: add them, see that workers run, wait for the ledger. No torch here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dept.trial import TrialOutcome, TrialSpec
+from flows.execution.context import RunContext
+from flows.execution.heal import look
+from flows.execution.progress import say
+
+POLL_SECONDS = 1.0
+AGAIN = "it failed before, and is left alone: `dept trials retry` runs it again"
+Workers = Callable[[RunContext], int]  # does what it can of a run now, or sees that others do
+
+
+@dataclass
+class Settled:
+    """How trials ended.
+
+    Attributes:
+        outcomes: of finished trials, each with the spec of this run, in the order in which they were asked for.
+        failed: label -> reason. trained: fingerprints of those that this run trained, not the ledger's.
+    """
+
+    outcomes: list[TrialOutcome] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+
+    @property
+    def by_fingerprint(self) -> dict[str, TrialOutcome]:
+        """Finished trials."""
+        return {outcome.spec.fingerprint: outcome for outcome in self.outcomes}
+
+
+def work_here(context: RunContext) -> int:
+    """Be a worker oneself, in this process: how `dept run` works on one machine."""
+    from flows.execution.work import work  # torch: a controller with workers elsewhere needs none
+
+    return work(context)
+
+
+def settle(context: RunContext, stage: str, specs: Sequence[TrialSpec], workers: Workers = work_here) -> Settled:
+    """Add trials to the run and wait until each is finished or failed, whoever works on them.
+
+    A trial whose adapter is missing or damaged is made again; one that failed in an earlier run is left alone.
+
+    Raises:
+        LostError: an adapter that a trial starts from was damaged meanwhile; its own trial is pending again.
+        InputError: a full disk, or a store that does not answer.
+    """
+    if not specs:
+        return Settled()
+    fingerprints = [spec.fingerprint for spec in specs]
+    context.ledger.add(specs, context.run_id, stage)
+    known = context.ledger.outcomes(fingerprints)
+    lost = look(context, known.values())
+    before = known.keys() - set(lost) | _trained(context, stage)
+    old = context.ledger.failures(context.run_id, stage)
+    while context.ledger.left(context.run_id, stage):
+        if not workers(context):
+            time.sleep(POLL_SECONDS)  # others work on them
+    found = context.ledger.outcomes(fingerprints)
+    settled = Settled(
+        [replace(found[key], spec=spec) for spec, key in zip(specs, fingerprints, strict=True) if key in found],
+        {
+            label: f"{reason} ({AGAIN})" if label in old else reason
+            for label, reason in failures(context, stage).items()
+        },
+        found.keys() - before,
+    )
+    for label in old:
+        say(f"{label}: {AGAIN}.")
+    return settled
+
+
+def failures(context: RunContext, stage: str) -> dict[str, str]:
+    """Why trials of a stage failed, by label."""
+    return context.ledger.failures(context.run_id, stage)
+
+
+def _trained(context: RunContext, stage: str) -> set[str]:
+    rows = context.ledger.find(run_id=context.run_id, stage=stage, status="trained", outcomes=False)
+    return {row.fingerprint for row in rows}

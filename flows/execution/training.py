@@ -1,0 +1,144 @@
+"""Train claimed trials as one stack, probes among them; each is recorded as soon as it leaves the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions
+from dept.engine.state import Result, State, Trial
+from dept.engine.train import train
+from dept.trial import TrialOutcome
+from flows.execution.adapters import UnusableError
+from flows.execution.context import RunContext
+from flows.execution.lease import Lease
+from flows.execution.progress import bar
+from flows.execution.record import close, fail, keep, manifest, outcome_of
+from flows.execution.rows import TaskExample, examples_of, rows_of
+from flows.execution.starts import sources_of, start_of
+from infra.errors import InputError
+from infra.settings import home
+from registry.ledger import Claim
+
+CHECKPOINT_SECONDS = 30.0
+Tested = tuple[Claim, TrialOutcome]
+
+
+@dataclass
+class Prepared:
+    """A trial with its rows and its start."""
+
+    claim: Claim
+    trial: Trial
+    examples: tuple[list[TaskExample], list[TaskExample]]
+    likeness: list[torch.Tensor] = field(default_factory=list)  # mean prompts that a probe is compared with
+
+
+def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> list[Tested]:
+    """Train, and return those that are to be tested: their adapters are durable.
+
+    Raises:
+        LeaseLostError: another worker holds some of them.
+        LostError: an adapter that one starts from is damaged; its trial is pending again.
+        InputError: a full disk, or a store that does not answer.
+    """
+    prepared = {p.trial.key: p for claim in claims if (p := _prepare(context, lease, claim)) is not None}
+    trained: list[Tested] = []
+    if not prepared:
+        return trained
+
+    def record(result: Result) -> None:
+        mine = prepared[result.key]
+        shown.shrink(max(0.0, _expected(mine.trial) - _spent(mine.trial, result.state)))
+        done = _record(context, lease, mine, result)
+        trained.extend([done] if done else [])
+        lease.progress()
+
+    def told(tokens: int) -> None:
+        shown.advance(tokens)
+        lease.progress()
+
+    def restored(key: str, state: State) -> None:
+        shown.advance(_spent(prepared[key].trial, state))
+
+    trials = [mine.trial for mine in prepared.values()]
+    options = EngineOptions(checkpoint_folder=home() / "checkpoints", checkpoint_seconds=CHECKPOINT_SECONDS)
+    told_to: dict[str, Any] = {"on_result": record, "on_tokens": told, "on_restored": restored}
+    with bar(_title(claims), sum(map(_expected, trials))) as shown:
+        if context.engine.ranks:
+            from dept.distributed.launch import train_sharded
+
+            ranks = context.engine.ranks
+            train_sharded(trials, context.backbone_name, ranks=ranks, dtype=context.dtype, options=options, **told_to)
+        else:
+            train(trials, context.backbone, options, **told_to)
+    return trained
+
+
+def _prepare(context: RunContext, lease: Lease, claim: Claim) -> Prepared | None:
+    """Rows and start of a trial; one that cannot be made is failed, with the reason."""
+    spec = claim.spec
+    lease.progress()
+    try:
+        sources = sources_of(context, spec)
+    except UnusableError as error:
+        fail(context, lease, claim, str(error))
+        return None
+    try:
+        examples = examples_of(context, spec)
+        continues = spec.start == "shots"
+        training, validation = (rows_of(context, part, spec.adapter, continues) for part in examples)
+        start = start_of(context, spec, examples[0], sources)
+    except InputError as error:
+        fail(context, lease, claim, str(error))
+        return None
+    order = 0 if spec.kind == "probe" else spec.seed  # of the data: probes of all draws go through it alike
+    trial = Trial(claim.fingerprint, start, spec.training, training, validation, order)
+    likeness = [source.prompt.detach().mean(0) for source in sources] if spec.sources else []
+    return Prepared(claim, trial, examples, likeness)
+
+
+def _record(context: RunContext, lease: Lease, mine: Prepared, result: Result) -> Tested | None:
+    claim, spec, trial = mine.claim, mine.claim.spec, mine.trial
+    if result.failure is not None:
+        fail(context, lease, claim, result.failure)
+        return None
+    outcome = outcome_of(context, spec, (*trial.rows, *trial.validation), result.state)
+    outcome.peak_memory_mib = result.peak_memory_mib
+    outcome.trainable = spec.adapter.trainable(context.d) if spec.training.steps else 0
+    if spec.kind == "probe":
+        if mine.likeness:
+            prompt, theirs = result.adapter.prompt.detach().mean(0), torch.stack(mine.likeness)
+            outcome.extra["similarity"] = torch.cosine_similarity(prompt[None], theirs).tolist()
+        close(context, lease, [(claim, outcome)])
+        return None
+    told = manifest(context, spec, *mine.examples)
+    held = keep(context, lease, claim, outcome, lambda folder: result.adapter.save(folder, **told))
+    return (claim, outcome) if held else None
+
+
+def _title(claims: Sequence[Claim]) -> str:
+    probes = sum(claim.spec.kind == "probe" for claim in claims)
+    roles = sorted({claim.spec.role for claim in claims if claim.spec.kind == "train"})
+    words = {"source": "sources", "target": "targets", "search": "rate trials", "challenger": "challengers"}
+    named = [words.get(role, role) for role in roles] + (["probes"] if probes else [])
+    return f"Training {len(claims)} {' and '.join(named)}"
+
+
+def _expected(trial: Trial) -> float:
+    config, mean = trial.config, _mean_length(trial.rows)
+    checks = 1 + -(-config.steps // config.eval_every)
+    return config.steps * trial.batch_size * mean + checks * sum(row.length for row in trial.validation)
+
+
+def _spent(trial: Trial, state: State) -> float:
+    checks = len(state.validation_curve) * sum(row.length for row in trial.validation)
+    return state.step * trial.batch_size * _mean_length(trial.rows) + checks
+
+
+def _mean_length(rows: Sequence[Row]) -> float:
+    return sum(len(row.source) for row in rows) / max(1, len(rows))

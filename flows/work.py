@@ -1,0 +1,74 @@
+"""The flow `dept-work`: a worker, which does what the controllers of runs have added to the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import flow
+
+from flows.execution.context import RunContext
+from flows.execution.heal import LostError
+from flows.execution.open import open_plan
+from flows.execution.progress import say
+from flows.execution.settle import work_here
+from flows.planning.plan import Plan
+from infra.errors import InputError
+from registry.ledger import Ledger
+
+Opener = Callable[[Mapping[str, Any]], RunContext]
+OPENERS: Mapping[str, Opener] = {"transfer": lambda body: open_plan(Plan.model_validate(body))}  # by kind of run
+
+
+@flow(name="dept-work")
+def dept_work(run_id: str | None = None) -> int:
+    """Claim trials, train, test, store and record them, until nothing is left to claim.
+
+    Args:
+        run_id: only trials of this run; empty: of every run that is under way.
+    """
+    return run(run_id)
+
+
+def run(run_id: str | None = None) -> int:
+    """Be a worker in this process until there is nothing left to claim; returns how many groups of trials it did.
+
+    Raises:
+        InputError: no such run; a backbone or a store that is not in reach.
+    """
+    ledger, contexts, groups = Ledger.open(), dict[str, RunContext](), 0
+    while True:
+        did = 0
+        for wanted in _open_runs(ledger, run_id):
+            if not ledger.left(wanted):
+                continue
+            if wanted not in contexts:
+                contexts[wanted] = join(ledger, wanted)
+            try:
+                did += work_here(contexts[wanted])
+            except LostError as error:
+                say(f"{error}. Its trial is made again.")  # by whoever claims it next
+        if not did:
+            return groups
+        groups += did
+
+
+def join(ledger: Ledger, run_id: str) -> RunContext:
+    """The context of a run that another process has begun.
+
+    Raises:
+        InputError: no such run, of a kind that this version does not know, or as `open_plan`.
+    """
+    row = ledger.run(run_id)
+    if row is None:
+        raise InputError(f"work: no run {run_id[:32]!r}. Remedy: `dept status` names those under way")
+    if row.kind not in OPENERS:
+        raise InputError(f"work: run {run_id[:12]} is of kind {row.kind!r}, which this version does not know")
+    context = OPENERS[row.kind](row.plan)
+    context.run_id, context.parent_run = run_id, row.mlflow_run_id or ""
+    return context
+
+
+def _open_runs(ledger: Ledger, run_id: str | None) -> list[str]:
+    """Runs to work for, oldest first."""
+    return [run_id] if run_id is not None else [row.run_id for row in reversed(ledger.runs(status="running"))]

