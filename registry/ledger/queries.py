@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session, defer
 from dept.trial import TrialOutcome
 from infra.errors import InputError
 from registry.ledger.claims import chunks
+from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_of
 from registry.ledger.schema import RunTrialRow, TrialRow
 
 OPEN = ("pending", "running", "trained")
+HELD = ("running", "trained")
 
 
 class Queries(Connected):
@@ -24,6 +26,21 @@ class Queries(Connected):
     def get(self, fingerprint: str) -> TrialRow | None:
         """The row of a trial, detached; None where there is none."""
         return self._read(lambda session: session.get(TrialRow, fingerprint))
+
+    def begins(self, prefix: str, limit: int = 5) -> list[str]:
+        """Fingerprints that begin with `prefix`, at most `limit`."""
+        query = select(TrialRow.fingerprint).where(TrialRow.fingerprint.startswith(prefix, autoescape=True))
+        return self._read(lambda session: list(session.scalars(query.order_by(TrialRow.fingerprint).limit(limit))))
+
+    def held(self) -> list[tuple[TrialRow, bool]]:
+        """Trials that somebody works on, oldest first, without outcomes; and whether the lease has not ended yet."""
+        query = (
+            select(TrialRow, TrialRow.lease_until > now())
+            .options(defer(TrialRow.outcome))
+            .where(TrialRow.status.in_(HELD), TrialRow.owner.is_not(None))
+            .order_by(TrialRow.created_at, TrialRow.position)
+        )
+        return self._read(lambda session: [(row, bool(good)) for row, good in session.execute(query)])
 
     def by_sha256(self, sha256: str) -> TrialRow | None:
         """The row of the trial that left the adapter of this sha256 (of several the first); None where none did."""
