@@ -1,1 +1,1 @@
-"""Where it runs: the services of one machine (`services`), and files for containers and Kubernetes."""
+"""The ground floor: settings, errors, files, processes, and the services of one machine. See README.md."""

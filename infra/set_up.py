@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.crash_automation import ensure_crash_automation
 from infra.prefect_api import ensure_pools
+from infra.secrets import masked
 
 
 def main() -> None:
@@ -17,8 +18,11 @@ def main() -> None:
     parser.add_argument("--base-job-template", type=Path, help="JSON file, as for `prefect work-pool create`")
     given = parser.parse_args()
     file: Path | None = given.base_job_template
-    ensure_pools(kind=given.type, template=json.loads(file.read_text(encoding="utf-8")) if file else None)
-    ensure_crash_automation()
+    try:
+        ensure_pools(kind=given.type, template=json.loads(file.read_text(encoding="utf-8")) if file else None)
+        ensure_crash_automation()
+    except (OSError, ValueError) as error:  # no server, no file, no JSON
+        parser.exit(1, f"error: {masked(error)}. Remedy: check PREFECT_API_URL and the template\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What set-up promises: pinned locks that fit pyproject.toml, make targets, deployments that match the plans."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -171,6 +172,11 @@ def test_set_up_knows_its_arguments():
 
     done = subprocess.run([sys.executable, "-m", "infra.set_up", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
+    env = os.environ | {"PREFECT_API_URL": "http://me:s3cr3t@127.0.0.1:1/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    failed = subprocess.run([sys.executable, "-m", "infra.set_up"], cwd=ROOT, capture_output=True, text=True, env=env)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert "s3cr3t" not in failed.stderr
     worker = (ROOT / "infra" / "k8s" / "worker.yaml").read_text()
     (line,) = re.findall(r"python -m infra\.set_up (.*)", worker)
     words = line.split()

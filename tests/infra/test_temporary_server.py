@@ -22,13 +22,18 @@ import sys, time
 from pathlib import Path
 from infra.prefect_api import client
 from infra.temporary_server import prefect_api
+def wait(file):
+    while not Path(file).exists():
+        time.sleep(0.01)
+Path(sys.argv[1] + ".ready").touch()
+wait(sys.argv[2] + ".begin")
 with prefect_api() as url:
     with client() as asked:
         assert str(asked.api_url).rstrip("/") == url, asked.api_url
         assert asked.read_flow_runs() == []
-    Path(sys.argv[1]).write_text(url)
-    while not Path(sys.argv[2]).exists():
-        time.sleep(0.05)
+    Path(sys.argv[1] + ".new").write_text(url)
+    Path(sys.argv[1] + ".new").rename(sys.argv[1])
+    wait(sys.argv[2])
 """
 
 
@@ -47,12 +52,15 @@ def user(folder: Path, number: int) -> subprocess.Popen:
 
 
 def urls_of(users: list[subprocess.Popen], folder: Path) -> list[str]:
-    deadline = time.monotonic() + 150
+    """What each has got, all having asked at the same moment."""
     files = [folder / f"{number}.url" for number in range(len(users))]
-    while not all(file.exists() and file.read_text() for file in files):
-        assert all(one.poll() is None for one in users), [one.stderr.read() for one in users if one.poll()]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    deadline = time.monotonic() + 200
+    for wanted in ([file.with_name(f"{file.name}.ready") for file in files], files):
+        while not all(file.exists() for file in wanted):
+            assert all(one.poll() is None for one in users), [one.stderr.read() for one in users if one.poll()]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (folder / "end.begin").touch()
     return [file.read_text() for file in files]
 
 
