@@ -9,15 +9,15 @@ from pathlib import Path
 import psutil
 
 
-def process_id() -> str:
-    """This process as "host:boot:pidns:pid:start".
+def process_id(pid: int | None = None) -> str:
+    """A process of this machine, by default this one, as "host:boot:pidns:pid:start".
 
     boot: the kernel's id of this boot. pidns: the namespace of process ids, so that two containers that share a host
     name and a kernel are told apart. start: clock ticks since boot, which no setting of the clock moves. Where there is
     no /proc, boot is "-" or the time of boot, pidns is "-" and start is in hundredths of seconds since the epoch.
     """
-    pid = os.getpid()
-    return f"{_here()}:{pid}:{_start(pid)}"
+    number = os.getpid() if pid is None else pid
+    return f"{_here()}:{number}:{_start(number)}"
 
 
 def host_prefix() -> str:
