@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Flow, flow, task
+from prefect import Flow, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
@@ -21,10 +21,12 @@ from dept.trial import STACKED, TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
 from flows.execution.open import open_plan
+from flows.execution.own_tasks import remember
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
+from flows.planning.roots import check_paths
 from flows.planning.strategies import Starts, choose, start_specs
 from flows.planning.trials import (
     Place,
@@ -39,6 +41,7 @@ from flows.planning.trials import (
 from flows.reporting.html import markdown, write_report
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError
+from infra.hidden import hidden_credentials
 from infra.quiet import errors_told_by_caller
 from infra.settings import home
 from infra.temporary_server import prefect_api
@@ -90,7 +93,10 @@ def make_flow(opened: RunContext | None = None) -> Flow[[Plan], dict[str, Any]]:
         Args:
             plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
         """
-        return control(opened or open_plan(plan), plan)
+        with hidden_credentials():
+            if runtime.deployment.id:  # it came through the API
+                check_paths(plan)
+            return control(opened or open_plan(plan), plan)
 
     return dept_transfer
 
@@ -118,6 +124,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     with begun(context, plan.name, "transfer"):
+        remember(context, plan)
         if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
             say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
         for left in reversed(range(TRIES)):

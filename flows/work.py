@@ -14,6 +14,7 @@ from flows.execution.progress import say
 from flows.execution.settle import work_here
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from infra.hidden import hidden_credentials
 from registry.ledger import Ledger
 
 Opener = Callable[[Mapping[str, Any]], RunContext]
@@ -27,7 +28,8 @@ def dept_work(run_id: str | None = None) -> int:
     Args:
         run_id: only trials of this run; empty: of every run that is under way.
     """
-    return run(run_id)
+    with hidden_credentials():
+        return run(run_id)
 
 
 def run(run_id: str | None = None) -> int:

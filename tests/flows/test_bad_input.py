@@ -15,19 +15,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_an_error_within_the_flow_is_one_line(prefect_url, make_plan, tmp_path):
-    plan = make_plan(seeds=[0], source_training={"steps": 2, "max_loss": 0.001})
+    plan, full = make_plan(seeds=[0]), tmp_path / "full"
+    full.write_text("a file, where the folder of the store should be")
+    own = {"PREFECT_API_URL": prefect_url, "DEPT_HOME": str(tmp_path / "home"), "DEPT_STORE": str(full)}
     result = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", str(plan)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | {"PREFECT_API_URL": prefect_url, "DEPT_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | own | {"OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if "done in" not in line]  # the progress of the sources
+    lines = [line for line in result.stderr.splitlines() if "done in" not in line]  # a line of progress
     assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: transfer: source trials failed")
+    assert lines[0].startswith(f"Error: store {full}: cannot write")
     assert result.stdout == ""
 
 

@@ -9,7 +9,8 @@ import yaml
 
 from dept.config import AdapterConfig, TrainConfig
 from flows.cli.cost_table import _short, _span
-from flows.planning.cost import WIDTHS, estimate
+from flows.planning.backbone_cost import WIDTHS
+from flows.planning.cost import estimate
 from flows.planning.plan_file import SHIPPED, load_plan
 from infra.settings import home
 from tests.flows.test_cli import dept, refused
@@ -93,9 +94,9 @@ def test_all_strategies_and_a_search(plan):
     assert counted["sources", "multitask"].steps == 20
     assert counted["search", "scratch"].trials == 2 * searched
     assert counted["search", "best-source"].trials == 3 * searched
-    assert counted["choice", "best-source"].trials == (draws + searched) * 2
-    assert counted["choice", "similar"].steps == (draws + searched) * 2
-    assert counted["choice", "mixture"].steps == (draws + searched) * 3
+    assert counted["choice", "best-source"].trials == (draws + searched) * 2  # rates are searched on its starts
+    assert counted["choice", "similar"].steps == draws * 2
+    assert counted["choice", "mixture"].steps == draws * 3
     assert ("choice", "prompt-only") not in counted  # the same question as best-source
     assert {variant for stage, variant in counted if stage == "targets"} == {*strategies, "untrained"}
     assert all(line.trials == draws for (stage, v), line in counted.items() if stage == "targets" and v != "untrained")

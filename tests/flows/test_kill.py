@@ -35,13 +35,15 @@ def start(plan, home, url, log):
 
 
 def done_now(home, monkeypatch):
-    """Fingerprint -> (status, when and what its adapter file is) of trials whose training has ended."""
+    """Fingerprint -> what may not change any more: a trained adapter's file, the attempt of a finished probe."""
     if not (home / "ledger.db").exists():
         return {}
     monkeypatch.setenv("DEPT_HOME", str(home))
     found = {}
     for row in Ledger.open().find():
-        if row.status in ("trained", "finished"):
+        if row.status == "finished" and not row.adapter_key:
+            found[row.fingerprint] = row.attempt  # a probe keeps no adapter
+        elif row.status in ("trained", "finished"):
             file = home / "store" / row.adapter_key / "adapter.safetensors"
             found[row.fingerprint] = (file.stat().st_mtime_ns, Adapter.load(file.parent).sha256)
     return found
@@ -55,10 +57,12 @@ def check_whole(home, reference, monkeypatch):
     tracker = Tracker()
     runs = tracker.client.search_runs([tracker.experiment_id], max_results=5000)
     trials = [run for run in runs if run.data.tags["kind"] == "trial"]
-    assert sorted(run.data.tags["fingerprint"] for run in trials) == sorted(row.fingerprint for row in rows)
+    trained = sorted(row.fingerprint for row in rows if row.kind == "train")
+    assert sorted(run.data.tags["fingerprint"] for run in trials) == trained
     assert {run.info.status for run in trials} == {"FINISHED"}
     assert "RUNNING" not in {run.info.status for run in runs}
-    mine = {row.trial_spec.label: home / "store" / row.adapter_key for row in rows}
+    assert {row.kind for row in rows} == {"train", "probe", "mixture"}
+    mine = {row.trial_spec.label: home / "store" / row.adapter_key for row in rows if row.adapter_key}
     assert mine.keys() == reference.keys()
     for label, folder in mine.items():
         ours, theirs = Adapter.load(folder), Adapter.load(reference[label])
@@ -69,13 +73,16 @@ def check_whole(home, reference, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
-    plan, log = make_plan(), tmp_path / "log.txt"
+    plan = make_plan(seeds=[0], strategies=["scratch", "best-source", "mixture", "similar"], probe_steps=2)
+    log = tmp_path / "log.txt"
     began = time.monotonic()
     assert start(plan, tmp_path / "reference", prefect_url, log).wait(timeout=300) == 0, log.read_text()
     whole = time.monotonic() - began
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "reference"))
     reference = {
-        row.trial_spec.label: tmp_path / "reference" / "store" / row.adapter_key for row in Ledger.open().find()
+        row.trial_spec.label: tmp_path / "reference" / "store" / row.adapter_key
+        for row in Ledger.open().find()
+        if row.adapter_key
     }
     draw, kills, homes, moments = random.Random(20261124), 0, 0, []
     while kills < KILLS:

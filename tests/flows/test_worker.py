@@ -243,15 +243,13 @@ def test_a_plan_of_another_name_goes_on_from_the_checkpoint(begin, tmp_path, mon
 
 def test_what_is_trained_already_is_only_tested_and_logged(begin, monkeypatch):
     context, plan = begin(strategies=["scratch"], targets=["film"], sources=[])
-    monkeypatch.setattr("flows.execution.work.test_claims", lambda *_: None)
     spec = transfer.target_specs(plan, context.inputs, {})
     context.ledger.add(spec, context.run_id, "targets")
     claims = context.ledger.claim(process_id(), run_id=context.run_id, lease_seconds=60)
     training.train_claims(context, Lease(context.ledger, claims, 60), claims)
     context.ledger.release(claims)
     assert {row.status for row in context.ledger.find()} == {"trained"}
-    monkeypatch.undo()
-    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained twice"))
     done = settle(context, "targets", spec)
     assert len(done.outcomes) == len(spec)
     assert not done.trained

