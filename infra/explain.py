@@ -265,3 +265,16 @@ def _figure(number: float) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def inner_models(field: FieldInfo) -> list[type[BaseModel]]:
+    """The models whose keys may stand within a field: its own, those of a list's entries, those of a union."""
+    found: list[type[BaseModel]] = []
+    waiting = [field.annotation]
+    while waiting:
+        kind, _ = _bare(waiting.pop(0), [])
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found.append(kind)
+        elif get_args(kind) and get_origin(kind) is not Literal:
+            waiting += [arg for arg in get_args(kind) if arg is not Ellipsis]
+    return found

@@ -95,7 +95,7 @@ class Store:
                 if _OLD.fullmatch(key) and (older := home() / key).is_dir():
                     return older
                 raise LostFileError(key, f"store {self.url}: {key} is missing")
-            folder = Path(place) if self.local else self._copy(place, key, sums)
+            folder = Path(place) if self.local else self._copy(place, sums)
             if wrong := _wrong(folder, sums):
                 raise self._damaged(key, wrong)
         return folder / "content" if set(sums) == {"content"} else folder
@@ -142,7 +142,7 @@ class Store:
                 return
             if self.system.exists(place):
                 self.quarantine(key)
-            payload = json.dumps(sums, indent=1, sort_keys=True).encode()
+            payload = _listed(sums)
             if self.local:
                 with new_folder(place) as made:
                     for name, file in files.items():
@@ -170,8 +170,9 @@ class Store:
         except (ValueError, AttributeError):
             return {SUMS: "unreadable"}  # the check that follows names it
 
-    def _copy(self, place: str, key: str, sums: dict[str, str]) -> Path:
-        folder = home() / "fetched" / key
+    def _copy(self, place: str, sums: dict[str, str]) -> Path:
+        # By content, so that stores that know other things by the same key do not meet.
+        folder = home() / "fetched" / hashlib.sha256(_listed(sums)).hexdigest()
         if folder.is_dir() and not _wrong(folder, sums):
             return folder
         with new_folder(folder) as made:
@@ -203,6 +204,10 @@ class Store:
                 f"store {self.url}: cannot {what} ({_first_line(error)}). Remedy: free space, or check DEPT_STORE and "
                 "its rights; the next run goes on from here"
             ) from error
+
+
+def _listed(sums: dict[str, str]) -> bytes:
+    return json.dumps(sums, indent=1, sort_keys=True).encode()
 
 
 def _sum(file: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from infra.errors import InputError
-from infra.explain import explained
+from infra.explain import Form, explained
 from tasks.grid import Grid
 from tasks.origins import FileSource, Frozen, HubSource, PackageSource, Threshold
 from tasks.plain import composed, normalise, shown
@@ -80,7 +80,7 @@ class Task(Frozen):
         description="qa, generation: tokens kept for an answer, the token that ends it counted; none: by the answers "
         "in the data, 32 at least",
     )
-    cut: str | None = Field(
+    cut: Annotated[str | None, Form("a field of the template, start or end")] = Field(
         None,
         pattern=r"^[^\W\d]\w*$",
         description="what a text longer than its room loses: a field of the template (its end), or start or end of the "

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dept.backbones.files import cannot_load, folder_of, short_name, weights_id
+from dept.backbones.files import cannot_load, folder_of, legacy_id, short_name, weights_id
 from dept.backbones.tokens import KINDS, Family, Tokens
 from infra.errors import InputError
 
@@ -73,6 +73,10 @@ class BackboneInfo:
         )
         made.check()
         return made
+
+    def legacy_ids(self) -> set[str]:
+        """The ids that version 0.1.0 may have given this backbone; they held the number type."""
+        return {legacy_id(self.folder, dtype) for dtype in DTYPES}
 
     def check_room(self, m: int, s: int) -> None:
         """Refuse a prompt of m and texts of s tokens that the backbone has no positions for.

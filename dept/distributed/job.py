@@ -1,4 +1,8 @@
-"""What a parent process and its ranks say to each other: a folder of files, each written whole or not at all."""
+"""What a parent process and its ranks say to each other: a folder of files, each written whole or not at all.
+
+session.json  ranks/N.json  ranks.log  progress.json  error.json  stop
+jobs/N/  job.json and what belongs to it, then the answer, then done.json
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,13 @@ from dept.batches.tokenise import Row
 from dept.config import EngineOptions, TrainConfig
 from dept.engine.state import Result, State, Trial
 
-JOB, PROGRESS, ERROR, LOG = "job.json", "progress.json", "error.json", "ranks.log"
+SESSION, PROGRESS, ERROR, LOG, STOP = "session.json", "progress.json", "error.json", "ranks.log", "stop"
+JOB, DONE, RESTORED, ANSWER, EMBEDDINGS = "job.json", "done.json", "restored.json", "answer.json", "answer.safetensors"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train a job's trials; see `dept.engine.train.train` and `dept.distributed.launch.train_sharded`.
+    """What the ranks of a session load; see `dept.distributed.launch.Session`.
 
     `owner` and `owner_started` name the process whose death ends the ranks.
     """
@@ -30,7 +35,6 @@ class Settings:
     backbone: str
     dtype: str
     ranks: int
-    options: EngineOptions
     owner: int
     owner_started: float
 
@@ -55,64 +59,96 @@ def write_json(file: Path, body: Any) -> None:
     temporary.replace(file)
 
 
-def write(folder: Path, settings: Settings, trials: Sequence[Trial]) -> None:
-    """Lay a job out in an empty folder.
+def read_json(file: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def open_session(folder: Path, settings: Settings) -> None:
+    """Lay a session out in a new folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for name in ("ranks", "jobs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_json(folder / SESSION, asdict(settings))
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a session."""
+    return Settings(**read_json(folder / SESSION))
+
+
+def folder_of(session: Path, number: int) -> Path:
+    """Where a session's job lies; the first has number 0."""
+    return session / "jobs" / str(number)
+
+
+def kind_of(work: Path) -> str:
+    """What a job asks for: train, score, generate, mixture or embed."""
+    return str(read_json(work / JOB)["kind"])
+
+
+class _Tables:
+    """Rows as JSON: what several trials share is written once."""
+
+    def __init__(self) -> None:
+        self.words: dict[tuple[tuple[int, ...], ...], int] = {}
+        self.places: dict[int, int] = {}
+        self.tables: list[list[Any]] = []
+
+    def add(self, rows: Sequence[Row]) -> int:
+        if id(rows) not in self.places:
+            self.places[id(rows)] = len(self.tables)
+            known = self.words
+            self.tables.append(
+                [[r.source, known.setdefault(r.candidates, len(known)), r.gold, r.first, r.cut] for r in rows]
+            )
+        return self.places[id(rows)]
+
+    def body(self) -> dict[str, Any]:
+        return {"rows": self.tables, "words": list(self.words)}
+
+
+def _tables(body: dict[str, Any]) -> list[list[Row]]:
+    words = [tuple(tuple(word) for word in candidates) for candidates in body["words"]]
+    return [
+        [Row(tuple(source), words[at], gold, first, cut) for source, at, gold, first, cut in table]
+        for table in body["rows"]
+    ]
+
+
+def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions) -> None:
+    """Lay out a job that trains, in a new folder.
 
     Raises:
         InputError: a start adapter cannot be written.
         OSError: nor can the rest.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("starts", "results", "ranks"):
-        (folder / name).mkdir(exist_ok=True)
-    words: dict[tuple[tuple[int, ...], ...], int] = {}
-    tables: dict[int, int] = {}
-    rows: list[list[Any]] = []
+    (work / "results").mkdir(parents=True, exist_ok=True)
+    tables = _Tables()
     body: list[dict[str, Any]] = []
-
-    def table(given: Sequence[Row]) -> int:
-        if id(given) not in tables:  # trials of one task share their rows: written once
-            tables[id(given)] = len(rows)
-            rows.append([[r.source, words.setdefault(r.candidates, len(words)), r.gold, r.first, r.cut] for r in given])
-        return tables[id(given)]
-
     for index, trial in enumerate(trials):
-        trial.start.save(folder / "starts" / str(index))
-        body.append(
-            {
-                "key": trial.key,
-                "config": trial.config.model_dump(),
-                "rows": table(trial.rows),
-                "validation": table(trial.validation),
-                "seed": trial.seed,
-            }
-        )
-    told = asdict(settings) | {"options": settings.options.model_dump(mode="json")}
-    write_json(folder / JOB, {"settings": told, "trials": body, "rows": rows, "words": list(words)})
+        trial.start.save(work / "adapters" / str(index))
+        told = {"key": trial.key, "config": trial.config.model_dump(), "seed": trial.seed}
+        body.append(told | {"rows": tables.add(trial.rows), "validation": tables.add(trial.validation)})
+    told = {"kind": "train", "options": options.model_dump(mode="json"), "trials": body}
+    write_json(work / JOB, told | tables.body())
 
 
-def read_settings(folder: Path) -> Settings:
-    """The settings of a job."""
-    told = json.loads((folder / JOB).read_text(encoding="utf-8"))["settings"]
-    return Settings(**{**told, "options": EngineOptions(**told["options"])})
-
-
-def read_trials(folder: Path) -> list[Trial]:
-    """The trials of a job, in the order in which they were given.
+def read_trials(work: Path) -> tuple[EngineOptions, list[Trial]]:
+    """The options and trials of a job, in the order in which they were given.
 
     Raises:
         InputError: a start adapter is damaged.
     """
-    body = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    words = [tuple(tuple(word) for word in candidates) for candidates in body["words"]]
-    rows = [
-        [Row(tuple(source), words[at], gold, first, cut) for source, at, gold, first, cut in table]
-        for table in body["rows"]
-    ]
-    return [
+    body = read_json(work / JOB)
+    rows = _tables(body)
+    trials = [
         Trial(
             t["key"],
-            Adapter.load(folder / "starts" / str(index)),
+            Adapter.load(work / "adapters" / str(index)),
             TrainConfig(**t["config"]),
             rows[t["rows"]],
             rows[t["validation"]],
@@ -120,46 +156,68 @@ def read_trials(folder: Path) -> list[Trial]:
         )
         for index, t in enumerate(body["trials"])
     ]
+    return EngineOptions(**body["options"]), trials
 
 
-def write_result(folder: Path, index: int, result: Result) -> None:
+def write_items(
+    work: Path, kind: str, adapters: Sequence[Adapter], items: Sequence[tuple[int, Row]], **told: Any
+) -> None:
+    """Lay out a job that scores, generates or mixes (adapter or target id, row) items, in a new folder.
+
+    Raises:
+        InputError: an adapter cannot be written.
+        OSError: nor can the rest.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    for index, adapter in enumerate(adapters):
+        adapter.save(work / "adapters" / str(index))
+    tables = _Tables()
+    tables.add([row for _, row in items])
+    body = {"kind": kind, "adapters": len(adapters), "of": [which for which, _ in items], **told}
+    write_json(work / JOB, body | tables.body())
+
+
+def read_items(work: Path) -> tuple[list[Adapter], list[tuple[int, Row]], dict[str, Any]]:
+    """Adapters, items and what else a job says.
+
+    Raises:
+        InputError: an adapter is damaged.
+    """
+    body = read_json(work / JOB)
+    adapters = [Adapter.load(work / "adapters" / str(index)) for index in range(body["adapters"])]
+    return adapters, list(zip(body["of"], _tables(body)[0], strict=True)), body
+
+
+def write_result(work: Path, index: int, result: Result) -> None:
     """Write a trained adapter and then, as the sign that it is whole, what the trial reached.
 
     Raises:
         InputError: the adapter cannot be written.
         OSError: nor can the rest.
     """
-    result.adapter.save(folder / "results" / str(index))
-    write_json(
-        folder / "results" / f"{index}.json", {"state": asdict(result.state), "peak_memory_mib": result.peak_memory_mib}
-    )
+    result.adapter.save(work / "results" / str(index))
+    told = {"state": asdict(result.state), "peak_memory_mib": result.peak_memory_mib}
+    write_json(work / "results" / f"{index}.json", told)
 
 
-def read_results(folder: Path, keys: Sequence[str], known: Iterable[str]) -> list[Result]:
+def read_results(work: Path, keys: Sequence[str], known: Iterable[str]) -> list[Result]:
     """Results that are there and not yet known, in the order in which they came.
 
     Raises:
         InputError: an adapter is damaged.
     """
     seen = set(known)
-    fresh = [file for file in (folder / "results").glob("[0-9]*.json") if keys[int(file.stem)] not in seen]
+    fresh = [file for file in (work / "results").glob("[0-9]*.json") if keys[int(file.stem)] not in seen]
     results = []
     for file in sorted(fresh, key=lambda f: (f.stat().st_mtime_ns, int(f.stem))):
-        body = json.loads(file.read_text(encoding="utf-8"))
-        results.append(
-            Result(
-                keys[int(file.stem)],
-                Adapter.load(folder / "results" / file.stem),
-                State.of(body["state"]),
-                body["peak_memory_mib"],
-            )
-        )
+        body = read_json(file)
+        adapter, state = Adapter.load(work / "results" / file.stem), State.of(body["state"])
+        results.append(Result(keys[int(file.stem)], adapter, state, body["peak_memory_mib"]))
     return results
 
 
-def clear(folder: Path) -> None:
-    """Remove what a finished job needs no more; its log and the ranks' reports stay."""
-    for name in ("starts", "results"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (JOB, PROGRESS):
+def close_session(folder: Path) -> None:
+    """Remove what a finished session needs no more; its log and the ranks' reports stay."""
+    shutil.rmtree(folder / "jobs", ignore_errors=True)
+    for name in (SESSION, PROGRESS, STOP):
         (folder / name).unlink(missing_ok=True)

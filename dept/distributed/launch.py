@@ -1,33 +1,238 @@
-"""Train trials on several ranks: start torchrun, watch it, hand on results as they come, leave no process behind."""
+"""A backbone that ranks hold between them: start torchrun, hand it jobs, hand on results, leave no process behind."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import psutil
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-from dept.backbones.files import folder_of
+from dept.adapters.adapter import Adapter
+from dept.backbones.describe import BackboneInfo, describe
+from dept.batches.tokenise import Row
 from dept.config import EngineOptions
-from dept.distributed import job
+from dept.distributed import job, processes
+from dept.distributed.agent import Agent, RankDiedError
 from dept.engine.state import Result, State, Trial
-from infra.errors import InputError, WorkerDiedError
+from infra.errors import InputError
 from infra.settings import home
 
-POLL_SECONDS = 0.1
-LOG_LINES = 25
-DTYPES = ("float32", "bfloat16")
+__all__ = ["RankDiedError", "Session", "train_sharded"]
+Key = TypeVar("Key", bound=Hashable)
+Progress = Callable[[int], None]
 
 
-class RankDiedError(WorkerDiedError):
-    """A rank ended before its trials were done; the message holds the last lines of the ranks' log."""
+class Session:
+    """A backbone that DeepSpeed ZeRO-3 shards over processes of this machine; no other process holds it.
+
+    The ranks start with the first job and stay until `close`; they end when this process ends, however it ends. A
+    session whose ranks died is over.
+
+    Args:
+        backbone: catalogue name, folder or hub id, as for `Backbone.from_pretrained`; each rank loads its share.
+        ranks: gloo between CPU ranks, NCCL between CUDA devices, one device a rank.
+        dtype: "float32" or "bfloat16"; default float32 on CPU and bfloat16 on CUDA.
+        folder: where the session's files lie, must be new; default below home()/jobs. When all is done the ranks' log
+            and what each of them held (`ranks/N.json`) stay; after a failure all does.
+        timeout: seconds after which the ranks are taken for hung in one job.
+
+    Attributes:
+        info: what the backbone is; name, tokens, d and positions are those of a loaded backbone.
+
+    Raises:
+        InputError: an unknown backbone, more ranks than devices, a dtype that cannot be sharded.
+
+    Example:
+        >>> with Session("smollm2-135m", ranks=2) as backbone:  # doctest: +SKIP
+        ...     start = from_text(backbone, config, "Is it good?", seed=0)
+        ...     result = backbone.train([Trial("mine", start, TrainConfig(), rows, rows)])["mine"]
+        ...     scores = backbone.score([result.adapter], [(0, row) for row in test_rows])
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        ranks: int = 2,
+        dtype: str | None = None,
+        *,
+        folder: Path | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.cuda, self.ranks = torch.cuda.is_available(), ranks
+        self.dtype = dtype or ("bfloat16" if self.cuda else "float32")
+        processes.check(ranks, self.dtype, self.cuda)
+        # An unknown name ends here, and an embedded backbone is converted once, not by each rank.
+        self.info: BackboneInfo = describe(backbone, self.dtype)
+        self.folder = (folder or home() / "jobs" / uuid.uuid4().hex[:12]).absolute()
+        me = os.getpid()
+        settings = job.Settings(backbone, self.dtype, ranks, me, psutil.Process(me).create_time())
+        self._agent = Agent(self.folder, settings, self.cuda, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close(clean=kind is None)
+
+    name = property(lambda self: self.info.name, doc="Short name, for people.")
+    tokens = property(lambda self: self.info.tokens, doc="Text to token ids and back.")
+    d = property(lambda self: self.info.d, doc="Width of the input embeddings.")
+    weights_id = property(lambda self: self.info.backbone_id, doc="sha256 (hex) of weights and tokenizer.")
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens the backbone was made for; None where it sets no bound."""
+        return self.info.positions
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process keeps what it is given: the ranks' devices are theirs."""
+        return torch.device("cpu")
+
+    def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
+        """See `Tokens.encode_texts`."""
+        return self.info.tokens.encode_texts(texts, continues)
+
+    def check_in_context(self) -> None:
+        """See `Backbone.check_in_context`."""
+        if self.info.family != "causal":
+            raise InputError("in-context: for causal backbones only")
+
+    def check_adapter(self, adapter: Adapter) -> None:
+        """See `Backbone.check_adapter`."""
+        adapter.check_fits(self.info.name, self.info.backbone_id, self.info.d, self.info.legacy_ids)
+
+    def check_room(self, m: int, s: int) -> None:
+        """See `Backbone.check_room`."""
+        self.info.check_room(m, s)
+
+    def provenance(self) -> dict[str, Any]:
+        """See `dept.engine.memory.provenance`, as rank 0 told it, and the number of ranks; {} before the first job."""
+        file = self.folder / "ranks" / "0.json"
+        return {**job.read_json(file)["provenance"], "ranks": self.ranks} if file.is_file() else {}
+
+    def train(
+        self,
+        trials: Sequence[Trial],
+        options: EngineOptions | None = None,
+        *,
+        on_result: Callable[[Result], None] | None = None,
+        on_tokens: Progress | None = None,
+        on_restored: Callable[[str, State], None] | None = None,
+    ) -> dict[str, Result]:
+        """Train trials as `dept.train` does; every function is called in this process.
+
+        Raises:
+            RankDiedError: a rank ended early or `timeout` passed; every other rank is gone by then. Results handed to
+                `on_result` stay good, and a session with the same checkpoint folder goes on with the rest.
+            InputError: a backbone that cannot be loaded, a full disk.
+        """
+        if not trials:
+            return {}
+        options = options or EngineOptions()
+        if options.checkpoint_folder is not None:
+            options = options.model_copy(update={"checkpoint_folder": options.checkpoint_folder.absolute()})
+        keys = [trial.key for trial in trials]
+        results: dict[str, Result] = {}
+        restored: set[str] = set()
+
+        def look(work: Path) -> None:
+            if on_restored is not None and (work / job.RESTORED).is_file():
+                for key, body in job.read_json(work / job.RESTORED).items():
+                    if key not in restored:
+                        restored.add(key)
+                        on_restored(key, State.of(body))
+            for result in job.read_results(work, keys, results):
+                results[result.key] = result
+                if on_result is not None:
+                    on_result(result)
+
+        self._agent.do(lambda work: job.write_trials(work, trials, options), look, on_tokens)
+        return results
+
+    def score(
+        self,
+        adapters: Sequence[Adapter],
+        items: Sequence[tuple[int, Row]],
+        budget: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[float]]:
+        """Log-probabilities (nats) of every candidate of (adapter id, row) items, as `dept.engine.evaluate.score_rows`.
+
+        Args:
+            adapters: of one shape.
+
+        Raises:
+            RankDiedError, InputError: see `train`.
+        """
+        return self._ask("score", adapters, items, progress, budget=budget) if items else []
+
+    def generate(
+        self,
+        adapters: Sequence[Adapter],
+        items: Sequence[tuple[int, Row]],
+        max_new_tokens: int,
+        budget: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Greedy continuations of (adapter id, row) items (`dept.batches.tokenise.encode_open`), as `dept.generate`.
+
+        Raises:
+            RankDiedError, InputError: see `train`.
+        """
+        found = self._ask("generate", adapters, items, progress, most=max_new_tokens, budget=budget) if items else []
+        return [self.info.tokens.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+
+    def learn_weights(
+        self,
+        sources: Sequence[Adapter],
+        rows: Mapping[Key, Sequence[Row]],
+        steps: int,
+        on_tokens: Progress | None = None,
+    ) -> dict[Key, list[float]]:
+        """Weights of sources per target, as `dept.engine.mixture.learn_weights`.
+
+        Raises:
+            RankDiedError, InputError: see `train`.
+        """
+        items = [(target, row) for target, part in enumerate(rows.values()) for row in part]
+        return dict(zip(rows, self._ask("mixture", sources, items, on_tokens, steps=steps), strict=True))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings [..., d], float32, of token ids [...].
+
+        Raises:
+            RankDiedError, InputError: see `train`.
+        """
+
+        def write(work: Path) -> None:
+            work.mkdir(parents=True)
+            job.write_json(work / job.JOB, {"kind": "embed", "ids": ids.tolist()})
+
+        return load_file(self._agent.do(write) / job.EMBEDDINGS)["embeddings"]
+
+    def close(self, clean: bool = True) -> None:
+        """Let the ranks end; `clean`: what they need no more is removed."""
+        self._agent.close(clean)
+
+    def _ask(
+        self,
+        kind: str,
+        adapters: Sequence[Adapter],
+        items: Sequence[tuple[int, Row]],
+        progress: Progress | None,
+        **told: Any,
+    ) -> list[Any]:
+        work = self._agent.do(lambda at: job.write_items(at, kind, adapters, items, **told), progress=progress)
+        found: list[Any] = job.read_json(work / job.ANSWER)
+        return found
 
 
 def train_sharded(
@@ -37,181 +242,14 @@ def train_sharded(
     ranks: int = 2,
     dtype: str | None = None,
     on_result: Callable[[Result], None] | None = None,
-    on_tokens: Callable[[int], None] | None = None,
+    on_tokens: Progress | None = None,
     on_restored: Callable[[str, State], None] | None = None,
     options: EngineOptions | None = None,
     folder: Path | None = None,
     timeout: float | None = None,
 ) -> dict[str, Result]:
-    """Train trials as `dept.engine.train` does, on a backbone that DeepSpeed ZeRO-3 shards over `ranks` processes.
-
-    The ranks are processes of this machine: gloo between CPU ranks, NCCL between CUDA devices, one device a rank. They
-    end when this process ends, however it ends.
-
-    Args:
-        backbone: catalogue name, folder or hub id, as for `Backbone.from_pretrained`; each rank loads its share.
-        dtype: "float32" or "bfloat16"; default float32 on CPU and bfloat16 on CUDA.
-        on_result: called in this process once per trial, soon after it has left the stack.
-        on_restored: called in this process once for each trial that goes on from a checkpoint.
-        options: see `dept.engine.train.train`.
-        on_tokens: called in this process with the real tokens trained and validated on since the last call.
-        folder: where the job's files lie, must be new; default below home()/jobs. When all is done the ranks' log and
-            what each of them held (`ranks/N.json`) stay; after a failure all does.
-        timeout: seconds after which the ranks are taken for hung.
-
-    Raises:
-        RankDiedError: a rank ended early or `timeout` passed; every other rank is gone by then. Results handed to
-            `on_result` stay good, and a call with the same `options.checkpoint_folder` goes on with the rest.
-        InputError: an unknown backbone, more ranks than devices, a dtype that cannot be sharded, a full disk.
-    """
+    """Train trials in a `Session` of their own; its arguments and errors are those of `Session` and its `train`."""
     if not trials:
         return {}
-    cuda = torch.cuda.is_available()
-    dtype = dtype or ("bfloat16" if cuda else "float32")
-    _check(ranks, dtype, cuda)
-    folder_of(backbone)  # an unknown name ends here, and an embedded backbone is converted once, not by each rank
-    folder = (folder or home() / "jobs" / uuid.uuid4().hex[:12]).absolute()
-    me = os.getpid()
-    settings = job.Settings(
-        backbone,
-        dtype,
-        ranks,
-        options or EngineOptions(),
-        me,
-        psutil.Process(me).create_time(),
-    )
-    try:
-        job.write(folder, settings, trials)
-    except OSError as error:
-        raise InputError(
-            f"engine deepspeed: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME"
-        ) from error
-    results = _watch(folder, [trial.key for trial in trials], ranks, cuda, on_result, on_tokens, timeout)
-    job.clear(folder)
-    return results
-
-
-def _check(ranks: int, dtype: str, cuda: bool) -> None:
-    if ranks < 1:
-        raise InputError(f"engine deepspeed: ranks={ranks}; at least 1 is needed")
-    if cuda and ranks > torch.cuda.device_count():
-        raise InputError(
-            f"engine deepspeed: ranks={ranks}, but there are {torch.cuda.device_count()} CUDA devices. "
-            "Remedy: fewer ranks, or CUDA_VISIBLE_DEVICES='' for ranks on the CPU"
-        )
-    if dtype not in DTYPES:
-        raise InputError(f"engine deepspeed: dtype {dtype!r} cannot be sharded; known: {', '.join(DTYPES)}")
-
-
-def _watch(
-    folder: Path,
-    keys: Sequence[str],
-    ranks: int,
-    cuda: bool,
-    on_result: Callable[[Result], None] | None,
-    on_tokens: Callable[[int], None] | None,
-    timeout: float | None,
-) -> dict[str, Result]:
-    results: dict[str, Result] = {}
-    tokens = 0
-    deadline = time.monotonic() + timeout if timeout else float("inf")
-    agent = _start(folder, ranks, cuda)
-    try:
-        while True:
-            code = agent.poll()  # before the look into the folder, so that what the ranks wrote last is seen
-            total = _tokens(folder)
-            if on_tokens is not None and total > tokens:
-                on_tokens(total - tokens)
-            tokens = max(total, tokens)
-            for result in job.read_results(folder, keys, results):
-                results[result.key] = result
-                if on_result is not None:
-                    on_result(result)
-            if code is not None:
-                break
-            if time.monotonic() > deadline:
-                raise RankDiedError(f"the ranks did not end within {timeout} s\n{_tail(folder)}")
-            time.sleep(POLL_SECONDS)
-    finally:
-        _end(agent)
-    if code or len(results) < len(keys):
-        if (folder / job.ERROR).is_file():
-            raise InputError(json.loads((folder / job.ERROR).read_text(encoding="utf-8"))["input_error"])
-        raise RankDiedError(
-            f"a rank died with {len(keys) - len(results)} of {len(keys)} trials to go (torchrun ended "
-            f"with {code}); the others are stopped. Log: {folder / job.LOG}\n{_tail(folder)}"
-        )
-    return results
-
-
-def _start(folder: Path, ranks: int, cuda: bool) -> subprocess.Popen[bytes]:
-    threads = str(max(1, (os.cpu_count() or 1) // ranks))
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {
-        "OMP_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        **os.environ,
-        "PYTHONPATH": path,
-        "DS_ACCELERATOR": "cuda" if cuda else "cpu",
-        "DS_BUILD_OPS": "0",
-        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
-    }  # DeepSpeed's calls of torch
-    if sys.platform == "linux" and not cuda:
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo asks for the host's address; there may be none
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--local-addr",
-        "127.0.0.1",
-        "--nproc-per-node",
-        str(ranks),
-        "--max-restarts",
-        "0",
-        "--monitor-interval",
-        "0.2",
-        "--module",
-        "dept.distributed.worker",
-        str(folder),
-    ]
-    with (folder / job.LOG).open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-
-
-def _end(agent: subprocess.Popen[bytes]) -> None:
-    """Kill torchrun and its ranks, if they are still there. A rank born meanwhile ends itself (`worker.watch`)."""
-    if agent.poll() is not None:
-        return
-    try:
-        processes = psutil.Process(agent.pid).children(recursive=True)
-    except psutil.Error:
-        processes = []
-    agent.kill()
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    agent.wait()
-    psutil.wait_procs(processes, timeout=10)
-
-
-def _tokens(folder: Path) -> int:
-    try:
-        return int(json.loads((folder / job.PROGRESS).read_text(encoding="utf-8"))["tokens"])
-    except FileNotFoundError:
-        return 0
-
-
-def _tail(folder: Path) -> str:
-    lines = (folder / job.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-LOG_LINES:])
+    with Session(backbone, ranks, dtype, folder=folder, timeout=timeout) as session:
+        return session.train(trials, options, on_result=on_result, on_tokens=on_tokens, on_restored=on_restored)

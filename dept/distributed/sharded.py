@@ -1,6 +1,6 @@
 """The same loop under DeepSpeed: ZeRO-3 shards the frozen backbone over ranks, each rank holds all adapters.
 
-Runs inside a rank (`worker.py`); the flow's side is `launch.py`. ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054.
+Runs inside a rank (`ranks.py`); the flow's side is `launch.py`. ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054.
 The adapters are inputs of the backbone, not parameters of it, so the engine needs no optimizer: its hooks gather a
 module's weights before it runs, forward and backward, and drop them after.
 """
@@ -10,9 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -24,46 +21,9 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
 from dept.backbones.files import folder_of, short_name
-from dept.backbones.loading import DTYPES, load_model, load_tokenizer
-from dept.batches.pack import Pack
-from dept.distributed import job
-from dept.engine.state import Result
-from dept.engine.train import train
+from dept.backbones.loading import DTYPES, load_model, load_tokenizer, same_bits_twice
 
-PROGRESS_SECONDS = 0.2
 COLLECTIVE_MINUTES = 30
-
-
-def run_rank(folder: Path, settings: job.Settings) -> None:
-    """Train a job's trials as one rank of several; rank 0 alone writes adapters, checkpoints and progress.
-
-    Raises:
-        InputError: a backbone that cannot be loaded, a full disk.
-        RuntimeError: this rank holds more or less than its share of the backbone, or another rank is gone.
-    """
-    rank, place = join_ranks()
-    backbone = load_sharded(settings.backbone, settings.dtype, place)
-    report = {"rank": rank, "pid": os.getpid(), **check_shares(backbone, settings.ranks)}
-    job.write_json(folder / "ranks" / f"{rank}.json", report)
-    trials = job.read_trials(folder)
-    index = {trial.key: i for i, trial in enumerate(trials)}
-    ranks = Ranks(backbone, rank, settings.ranks, folder)
-
-    def write(result: Result) -> None:
-        job.write_result(folder, index[result.key], result)
-
-    train(
-        trials,
-        backbone,
-        settings.options,
-        on_result=write if rank == 0 else None,
-        on_tokens=ranks.count,
-        parallel=ranks,
-    )  # all restore, one saves
-    ranks.tell(at_once=True)
-    job.write_json(folder / "ranks" / f"{rank}.json", {**report, "left_gathered": ranks.left_gathered})
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def join_ranks() -> tuple[int, str]:
@@ -136,6 +96,8 @@ def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
     Raises:
         InputError: see `Backbone.from_pretrained`.
     """
+    if device.startswith("cuda"):
+        same_bits_twice()  # all ranks decide alike
     folder = folder_of(name_or_path)
     _import_classes(str(folder))
     config = engine_config(DTYPES[dtype])
@@ -170,56 +132,6 @@ class _Resume(torch.autograd.Function):
         for module, count in ctx.awaited.items():
             module.ds_grads_remaining = count
         return (None, *gradients)
-
-
-class Ranks:
-    """How ranks share a step: each takes part of the rows of every micro-batch. See `dept.engine.train.Parallel`."""
-
-    def __init__(self, backbone: Sharded, rank: int, size: int, folder: Path) -> None:
-        self.backbone, self.rank, self.size, self.folder = backbone, rank, size, folder
-        self.saves = rank == 0
-        self.left_gathered = 0
-        self.tokens, self.mine = 0, 0
-        self.awaited: list[float] = []  # weights of the micro-batches that this rank has still to train on
-        self.told = time.monotonic()
-
-    def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
-        """Every `size`-th pack of each group; where there is none for this rank, one of another with weight 0."""
-        shared = [(group[self.rank :: self.size] or group[:1], float(len(group) > self.rank)) for group in groups]
-        self.awaited = [weight for _, weight in shared]
-        return shared
-
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add up tensors over the ranks, in place, at the end of a step."""
-        self.left_gathered = max(self.left_gathered, gathered(self.backbone))
-        self.backbone.offload.release_backward_leftovers()
-        trained = torch.tensor(self.mine, device=self.backbone.device)
-        for tensor in (*tensors, trained):
-            torch.distributed.all_reduce(tensor)
-        self.mine = 0
-        self.tokens += int(trained)
-        self.tell()
-
-    def agree(self, scores: list[list[float]]) -> list[list[float]]:
-        """Rank 0's scores: what is decided by them must be the same on every rank, to the last bit."""
-        flat = torch.tensor([s for row in scores for s in row], dtype=torch.float64, device=self.backbone.device)
-        torch.distributed.broadcast(flat, src=0)
-        values = iter(flat.tolist())
-        return [[next(values) for _ in row] for row in scores]
-
-    def count(self, tokens: int) -> None:
-        """Count the tokens of a micro-batch: each rank trains on its own, all validate on the same."""
-        if self.awaited:
-            self.mine += tokens if self.awaited.pop(0) else 0
-        else:
-            self.tokens += tokens
-            self.tell()
-
-    def tell(self, at_once: bool = False) -> None:
-        """Write how many tokens are done, for the flow's progress bar."""
-        if self.rank == 0 and (at_once or time.monotonic() - self.told >= PROGRESS_SECONDS):
-            job.write_json(self.folder / job.PROGRESS, {"tokens": self.tokens})
-            self.told = time.monotonic()
 
 
 def gathered(backbone: Backbone) -> int:

@@ -1,4 +1,4 @@
-"""Entry of one rank: `python -m dept.distributed.worker JOB_FOLDER`, started by torchrun (`launch.py`)."""
+"""Entry of one rank: `python -m dept.distributed.worker SESSION_FOLDER`, started by torchrun (`launch.py`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ ORPHANED = 71  # exit code of a rank whose flow is gone
 
 
 def watch(owner: int, owner_started: float) -> None:
-    """End this process when the flow that owns the job or torchrun dies: torchrun puts each rank into a session of its
-    own, so that no signal to a group reaches it."""
+    """End this process when the flow that owns the session or torchrun dies.
+
+    torchrun puts each rank into a process group of its own, so that no signal to a group reaches it.
+    """
     agent = os.getppid()
 
     def look() -> None:
@@ -30,14 +32,14 @@ def watch(owner: int, owner_started: float) -> None:
 
 
 def main() -> None:
-    """Watch first, then import DeepSpeed, which takes seconds, and train."""
+    """Watch first, then import DeepSpeed, which takes seconds, and work."""
     folder = Path(sys.argv[1])
     settings = job.read_settings(folder)
     watch(settings.owner, settings.owner_started)
-    from dept.distributed import sharded
+    from dept.distributed import ranks
 
     try:
-        sharded.run_rank(folder, settings)
+        ranks.serve(folder, settings)
     except InputError as error:
         job.write_json(folder / job.ERROR, {"input_error": str(error)})
         raise

@@ -18,6 +18,7 @@ from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
 from dept.engine.gradients import accumulate
 from dept.engine.memory import token_budget, within_memory
+from dept.engine.parallel import Local, Parallel
 
 Key = TypeVar("Key", bound=Hashable)
 RATE = 0.3  # of Adam on the logits of the weights: a few steps move a weight from 1/n to near 0 or 1
@@ -38,6 +39,7 @@ def learn_weights(
     rows: Mapping[Key, Sequence[Row]],
     steps: int,
     on_tokens: Callable[[int], None] | None = None,
+    parallel: Parallel | None = None,
 ) -> dict[Key, list[float]]:
     """Convex weights over the sources per target, by `steps` of Adam on the loss of all its shots.
 
@@ -45,6 +47,7 @@ def learn_weights(
         sources: adapters of one shape.
         rows: the shots of each target, with the right candidate alone.
         on_tokens: called with the real tokens of each micro-batch.
+        parallel: how ranks share a step; default one process alone.
 
     Returns:
         For each target one weight per source, not negative, of sum 1.
@@ -65,10 +68,11 @@ def learn_weights(
         def attempt(budget: int, pair: tuple[Tensor, Tensor] = pair, like: Tensors = mixtures) -> list[Tensor]:
             leaves = [part.detach().requires_grad_() for part in pair]
             tensors = Tensors(leaves[0], leaves[1], like.b, like.scale)
-            accumulate(backbone, tensors, items, counted, budget, on_tokens=on_tokens)
+            accumulate(backbone, tensors, items, counted, budget, parallel, on_tokens)
             return [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves]
 
         gradients, budget = within_memory(backbone, attempt, budget, max(row.length for _, row in items))
+        (parallel or Local()).sum(gradients)
         optimizer.zero_grad()
         torch.autograd.backward(pair, gradients)
         optimizer.step()

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.cli.terminal import plain_table
+import typer
+
+from flows.cli.terminal import Column, piped, plain_table, show
+from flows.cli.terminal import table as lines_of
 from flows.planning.cost import Estimate, Line
+
+
+def show_estimate(found: Estimate) -> None:
+    """The estimate and its notes: a table in a terminal, lines divided by tabs in a pipe."""
+    if piped():
+        heads = ("Stage", "Variant", "Trials", "Steps", "Numbers", "In all", "Tokens", "Time")
+        rows = [(line.stage, line.variant, *_cells(line, found)) for line in found.lines]
+        lines_of("", [Column(name) for name in heads], [*rows, ("all", "", *_total(found))])
+    else:
+        show(table(found))
+    for note in found.notes:
+        typer.echo(note)
 
 
 def table(found: Estimate) -> Any:
@@ -15,17 +30,21 @@ def table(found: Estimate) -> Any:
         column.no_wrap = True
     for line in found.lines:
         made.add_row(line.stage, line.variant, *_cells(line, found))
+    made.add_section()
+    made.add_row("all", "", *_total(found))
+    return made
+
+
+def _total(found: Estimate) -> list[str]:
     total = Line("all", "")
     for line in found.lines:
         total.trials, total.steps = total.trials + line.trials, total.steps + line.steps
         total.trained, total.evaluated = total.trained + line.trained, total.evaluated + line.evaluated
         total.bound |= line.bound
         total.numbers += line.numbers
-    cells_ = _cells(total, found)
-    cells_[2] = ""  # a mean over stages would mislead
-    made.add_section()
-    made.add_row("all", "", *cells_)
-    return made
+    cells = _cells(total, found)
+    cells[2] = ""  # a mean over stages would mislead
+    return cells
 
 
 def _cells(line: Line, found: Estimate) -> list[str]:

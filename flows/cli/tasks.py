@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +11,12 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from flows.cli.terminal import plain_table, show, width
+from flows.cli import stores
+from flows.cli.group import command
+from flows.cli.terminal import Column, Json, document, piped, plain_table, show, width
+from flows.cli.terminal import table as lines_of
 from infra.errors import InputError
+from infra.nearest import near
 
 if TYPE_CHECKING:
     from tasks.spec import Task
@@ -36,46 +41,88 @@ app = typer.Typer(cls=_NamesToo, rich_markup_mode="rich", invoke_without_command
 
 
 @app.callback(invoke_without_command=True)
-def overview(ctx: typer.Context) -> None:
-    """List the tasks of the catalogue; `dept tasks NAME` shows one with examples."""
+@command
+def overview(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the tasks of the catalogue and your own; `dept tasks NAME` shows one with examples.
+
+    Example: dept tasks --json
+    """
     if ctx.invoked_subcommand is not None:
         return
-    from tasks.catalogue import catalogue
-    from tasks.load import load_splits
+    found = [_facts(task) | {"own": own} for task, own in _all_tasks()]
+    if as_json:
+        document({"tasks": found})
+    elif piped():
+        heads = ("Task", "Kind", "Train", "Valid.", "Test", "Metrics", "Rows from", "Answers", "License")
+        keys = ("name", "kind", "train", "validation", "test", "metrics", "rows_from", "answers", "license")
+        rows = [[", ".join(fact[key]) if isinstance(fact[key], tuple) else fact[key] for key in keys] for fact in found]
+        lines_of("", [Column(head) for head in heads], rows)
+    else:
+        _overview_table(found)
 
+
+def _overview_table(found: list[dict[str, Any]]) -> None:
+    """The list as a table of the terminal's width; what is cut or left out, `dept tasks NAME` shows."""
     table = plain_table("Tasks", ("Task", "Kind"), ("Train", "Valid.", "Test"))
     for column in table.columns:
         column.no_wrap = True
     wide = width() >= WIDE
     names = ("Metric", "Rows from", "Answers", "License") if wide else ("Metric", "Rows from")
-    for name in names:  # what is cut or left out, `dept tasks NAME` shows
+    for name in names:
         table.add_column(name, no_wrap=True, overflow="ellipsis", width=(width() - FIXED) // len(names))
-    away = False
-    for task in catalogue().values():
-        rows = ["–", "–", "–"]
-        if in_reach(task):
-            splits = load_splits(task)
-            rows = [f"{len(part):,}" for part in (splits.train, splits.validation, splits.test)]
-        else:
-            away = True
-        license_ = re.split(r" \(|;", task.license)[0]  # in full: dept tasks NAME
-        about = (", ".join(task.metrics), _origin(task), _answers(task), license_)[: len(names)]
-        table.add_row(task.name, task.kind, *rows, *map(escape, about))
+    for fact in found:
+        rows = ["–" if fact[part] is None else f"{fact[part]:,}" for part in ("train", "validation", "test")]
+        answers = _few(fact["answers"], fact["answers_in_all"])
+        license_ = re.split(r" \(|;", fact["license"])[0]  # in full: dept tasks NAME
+        about = (", ".join(fact["metrics"]), fact["rows_from"], answers, license_)[: len(names)]
+        table.add_row(fact["name"], fact["kind"], *rows, *map(escape, about))
     show(table)
-    if away:
+    if any(fact["train"] is None for fact in found):
         show("–: rows that are not on this machine; `dept tasks NAME` says how to reach them.")
 
 
+def _facts(task: Task) -> dict[str, Any]:
+    """A task in a line: splits are None where the rows are not on this machine."""
+    from flows.planning.reach import in_reach
+    from tasks.load import load_splits
+
+    splits = load_splits(task) if in_reach(task) else None
+    return {
+        "name": task.name,
+        "kind": task.kind,
+        "train": None if splits is None else len(splits.train),
+        "validation": None if splits is None else len(splits.validation),
+        "test": None if splits is None else len(splits.test),
+        "metrics": task.metrics,
+        "rows_from": _origin(task),
+        "answers": tuple(task.words) if task.strata > 1 else (_answers(task),),
+        "answers_in_all": len(task.words),
+        "license": task.license,
+    }
+
+
+def _few(answers: Sequence[str], in_all: int) -> str:
+    more = f", … {in_all} in all" if len(answers) > MOST_ANSWERS else ""
+    return ", ".join(answers[: MOST_ANSWERS if more else None]) + more
+
+
 @app.command("show")
-def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]) -> None:
-    """Show one task: its block, the sizes of its splits, three examples. Short: dept tasks NAME."""
+@command
+def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")], as_json: Json = False) -> None:
+    """Show one task: its block, the sizes of its splits, three examples. Short: dept tasks NAME.
+
+    Example: dept tasks movie-polarity
+    """
     import yaml
 
-    from tasks.catalogue import get_task
+    from flows.planning.reach import in_reach
     from tasks.load import load_splits
     from tasks.spec import HubSource
 
-    task = get_task(name)
+    task = _task(name)
+    if as_json:
+        document({**_facts(task), "block": task.block()})
+        return
     typer.echo(yaml.safe_dump({task.name: task.block()}, sort_keys=False, allow_unicode=True, width=100))
     try:
         splits = load_splits(task)
@@ -90,12 +137,16 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
 
 
 @app.command()
+@command
 def check(
     what: Annotated[str, typer.Argument(help="NAME of the catalogue, FILE.yaml of tasks or own_tasks, or PLAN:NAME.")],
     tokens: Annotated[int | None, typer.Option(min=2, help="Longest text; default: the task's max_length.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
 ) -> None:
-    """Hold a task against its real rows, and show three examples as the backbone will read them."""
+    """Hold a task against its real rows, and show three examples as the backbone will read them.
+
+    Example: dept tasks check mine.yaml --backbone smollm2-135m
+    """
     from flows.planning.check_task import check_task, named
 
     for task in named(what):
@@ -110,6 +161,7 @@ def check(
 
 
 @app.command()
+@command
 def new(
     source: Annotated[str, typer.Argument(help="A csv, jsonl or parquet file, or owner/name of a hub data set.")],
     text: Annotated[list[str] | None, typer.Option(help="Column of the text (again for a second one).")] = None,
@@ -122,7 +174,10 @@ def new(
     revision: Annotated[str, typer.Option(help="Revision of the hub data set.")] = "main",
     out: Annotated[Path | None, typer.Option(help="Write the block here, not to standard output.")] = None,
 ) -> None:
-    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan."""
+    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan.
+
+    Example: dept tasks new reviews.csv --out mine.yaml
+    """
     from flows.planning.new_task import new_block
 
     block = new_block(source, tuple(text or ()), label, kind, name, config, revision, out)
@@ -139,18 +194,83 @@ def new(
     typer.echo(f"Written: {out}. Look it over, then: dept tasks check {out}")
 
 
-def in_reach(task: Task) -> bool:
-    """Whether a task's rows are on this machine: an installed wheel, a file, or a local copy of a hub data set."""
-    from tasks.sources.hub import local_copy
-    from tasks.sources.read import locate
-    from tasks.spec import HubSource
+@app.command()
+@command
+def add(
+    file: Annotated[Path, typer.Argument(help="FILE.yaml of tasks, or a plan with own_tasks.")],
+) -> None:
+    """Make your own tasks known outside their plan: to predict, retrain and `dept tasks`. Their rows go to the store.
 
-    try:
-        if isinstance(task.source, HubSource):
-            return local_copy(task, task.source.train) is not None
-        return bool(locate(task.source))
-    except InputError:
-        return False
+    Example: dept tasks add mine.yaml
+    """
+    import tempfile
+
+    from flows.planning.check_task import named
+    from registry.ledger import Ledger
+    from registry.store import Store
+    from tasks.catalogue import catalogue
+    from tasks.load import load_splits
+    from tasks.rows_file import write_rows
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"tasks add: {file}: give a .yaml file of tasks or a plan")
+    found = named(str(file))
+    shipped = catalogue()
+    taken = [task.name for task in found if task.name in shipped]
+    if taken:
+        raise InputError(f"tasks add: the catalogue already has a task {taken[0]}; choose another name")
+    splits = {task.name: load_splits(task) for task in found}  # all are read before anything is kept
+    ledger, store, rows = Ledger.open(), Store.open(), dict[str, str]()
+    with tempfile.TemporaryDirectory(prefix="dept-") as folder:
+        for task in found:
+            path = Path(folder) / "rows"
+            rows[task.name] = write_rows(task, splits[task.name], path)
+            key = f"rows/{rows[task.name]}"
+            if not store.exists(key):
+                store.put_file(path, key)
+    ledger.remember_tasks({task.name: task.model_dump(mode="json") for task in found}, rows)
+    for task in found:
+        typer.echo(f"Added: {task.name} ({sizes(splits[task.name])})")
+
+
+@app.command()
+@command
+def forget(names: Annotated[list[str], typer.Argument(help="Own tasks.")]) -> None:
+    """Forget own tasks; their trials and champions stay.
+
+    Example: dept tasks forget mine
+    """
+    ledger = stores.ledger()
+    known = {} if ledger is None else ledger.own_tasks()
+    unknown = [name for name in names if name not in known]
+    if ledger is None or unknown:
+        raise InputError(f"tasks forget: no own task {(unknown or names)[0]!r}{near((unknown or names)[0], known)}")
+    ledger.forget_tasks(names)
+    typer.echo(f"Forgotten: {', '.join(names)}")
+
+
+def _all_tasks() -> list[tuple[Task, bool]]:
+    """The catalogue, then the tasks that the ledger remembers; and whether a task is the user's own."""
+    from pydantic import ValidationError
+
+    from tasks.catalogue import catalogue
+    from tasks.spec import Task
+
+    found = [(task, False) for task in catalogue().values()]
+    ledger = stores.ledger()
+    for name, row in ({} if ledger is None else ledger.own_tasks()).items():
+        try:
+            found.append((Task.model_validate({**row.block, "name": name}), True))
+        except ValidationError:  # of another version: the plan that names the task brings it anew
+            continue
+    return found
+
+
+def _task(name: str) -> Task:
+    found = {task.name: task for task, _ in _all_tasks()}
+    if name not in found:
+        raise InputError(f"unknown task {name!r}{near(name, found)}")
+    return found[name]
 
 
 def sizes(splits: Splits) -> str:
@@ -170,13 +290,7 @@ def show_examples(task: Task, splits: Splits) -> None:
 
 
 def _answers(task: Task) -> str:
-    if not task.scored:
-        return "text"
-    words = task.words
-    if task.grid:
-        return f"{words[0]} to {words[-1]}"
-    more = f", … {len(words)} in all" if len(words) > MOST_ANSWERS else ""
-    return ", ".join(words[: MOST_ANSWERS if more else None]) + more
+    return f"{task.words[0]} to {task.words[-1]}" if task.scored else "text"
 
 
 def _origin(task: Task) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from rich.progress import (
 )
 
 LOG_SECONDS = 15.0
+LOG = logging.getLogger("flows.progress")
+BARS = LOG.getChild("bars")
 
 
 def say(line: str) -> None:
@@ -69,7 +72,8 @@ class _Logged:
 @contextmanager
 def bar(what: str, total: float) -> Iterator[Bar]:
     """Show `what` while the block runs; `total` is all the work in the caller's unit."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not BARS.isEnabledFor(logging.WARNING))  # `dept -q`
+    LOG.info("%s begins", what)
     if not console.is_terminal:
         logged = _Logged(console, what, total)
         yield logged

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, case, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from dept.trial import SCHEMA, TrialOutcome, TrialSpec
@@ -87,30 +87,19 @@ class Claims(Connected):
         self, owner: str, limit: int, run_id: str | None, stage: str | None, lease_seconds: float, group: str | None
     ) -> list[TrialRow]:
         token = secrets.token_hex(16)
-        free = self._free(run_id, stage)
+        within = _within(run_id, stage)
+        gone = TrialRow.owner.in_(self._gone_owners())
+        left = and_(TrialRow.status.in_(HELD), or_(TrialRow.owner.is_(None), TrialRow.lease_until <= now(), gone))
 
         def take(session: Session) -> list[TrialRow]:
             taken = list(session.scalars(select(TrialRow).where(TrialRow.token == token)))
-            if not taken:  # else the answer of a first try was lost
-                result = session.execute(_taking(free, owner, limit, lease_seconds, group, token))
-                taken = [row for (row,) in result]
+            for free in (left, TrialRow.status == "pending"):  # apart, so that each walks along an index
+                if not taken:  # else the answer of a first try was lost
+                    query = _taking(and_(free, within), owner, limit, lease_seconds, group, token)
+                    taken = list(session.scalars(query))
             return sorted(taken, key=lambda row: (row.created_at, row.position, row.fingerprint))
 
         return self._write(take)
-
-    def _free(self, run_id: str | None, stage: str | None) -> ColumnElement[bool]:
-        free = or_(
-            TrialRow.status == "pending",
-            and_(
-                TrialRow.status.in_(HELD),
-                or_(TrialRow.owner.is_(None), TrialRow.lease_until <= now(), TrialRow.owner.in_(self._gone_owners())),
-            ),
-        )
-        free = and_(TrialRow.schema_version == SCHEMA, free)
-        if run_id is not None:
-            members = select(RunTrialRow.fingerprint).where(RunTrialRow.run_id == run_id)
-            free = and_(free, TrialRow.fingerprint.in_(members if stage is None else members.filter_by(stage=stage)))
-        return free
 
     def _gone_owners(self) -> list[str]:
         query = select(TrialRow.owner).where(TrialRow.owner.is_not(None)).distinct()
@@ -172,6 +161,15 @@ class Claims(Connected):
             self._write(release)
 
 
+def _within(run_id: str | None, stage: str | None) -> ColumnElement[bool]:
+    """Rows of this code's layout, and of a run and a stage where one is named."""
+    layout = TrialRow.schema_version == SCHEMA
+    if run_id is None:
+        return layout
+    member = exists().where(RunTrialRow.run_id == run_id, RunTrialRow.fingerprint == TrialRow.fingerprint)
+    return and_(layout, member if stage is None else member.where(RunTrialRow.stage == stage))
+
+
 def _taking(
     free: ColumnElement[bool], owner: str, limit: int, lease_seconds: float, group: str | None, token: str
 ) -> Any:
@@ -202,14 +200,18 @@ def _taking(
     )
 
 
-def is_held(claims: Sequence[Claim]) -> ColumnElement[bool]:
-    """The rows that these very attempts still hold."""
+def is_of(claims: Sequence[Claim]) -> ColumnElement[bool]:
+    """The rows whose attempt is still the one of these claims."""
     pairs = [(claim.fingerprint, claim.attempt) for claim in claims]
     return and_(
+        TrialRow.fingerprint.in_([fingerprint for fingerprint, _ in pairs]),  # SQLite takes no index for pairs
         tuple_(TrialRow.fingerprint, TrialRow.attempt).in_(pairs),
-        TrialRow.status.in_(HELD),
-        TrialRow.owner.is_not(None),
     )
+
+
+def is_held(claims: Sequence[Claim]) -> ColumnElement[bool]:
+    """The rows that these very attempts still hold."""
+    return and_(is_of(claims), TrialRow.status.in_(HELD), TrialRow.owner.is_not(None))
 
 
 def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from urllib.parse import quote, quote_plus
 from filelock import FileLock
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from infra.errors import InputError
 from registry.ledger import migrations
@@ -32,6 +33,7 @@ def open_engine(url: str) -> Engine:
             masked.
     """
     engine = _engine(url)
+    _forked.add(engine)
     try:
         _migrate(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -47,6 +49,19 @@ def open_engine(url: str) -> Engine:
             f"ledger {shown(engine.url)}: cannot be opened ({cause(error, engine.url)}). Remedy: {remedy}"
         ) from error
     return engine
+
+
+_forked: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _drop_inherited() -> None:
+    """In a forked child: let go of the parent's connections without touching them."""
+    for engine in _forked:
+        engine.dispose(close=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def cause(error: BaseException, url: URL | None = None) -> str:
@@ -94,7 +109,6 @@ def _engine(url: str) -> Engine:
 def _postgresql(url: URL) -> Engine:
     return create_engine(
         url,
-        poolclass=NullPool,
         connect_args={"connect_timeout": 10} if "connect_timeout" not in url.query else {},
         isolation_level="READ COMMITTED",  # a claim passes over rows that were taken meanwhile
     )
@@ -103,8 +117,8 @@ def _postgresql(url: URL) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InputError("ledger: an SQLite ledger needs a file. Remedy: sqlite:///folder/ledger.db")
-    # No pool: a connection costs less than a millisecond, and none is ever shared by threads or forked.
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
+    # Kept open: when the last connection of a file is closed, SQLite writes its log back, which costs tens of ms.
+    engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import defer
+from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy.orm import Session, defer
 
 from dept.trial import TrialOutcome
 from infra.errors import InputError
 from registry.ledger.claims import chunks
+from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_of
 from registry.ledger.schema import RunTrialRow, TrialRow
 
 OPEN = ("pending", "running", "trained")
+HELD = ("running", "trained")
 
 
 class Queries(Connected):
@@ -24,6 +26,21 @@ class Queries(Connected):
     def get(self, fingerprint: str) -> TrialRow | None:
         """The row of a trial, detached; None where there is none."""
         return self._read(lambda session: session.get(TrialRow, fingerprint))
+
+    def begins(self, prefix: str, limit: int = 5) -> list[str]:
+        """Fingerprints that begin with `prefix`, at most `limit`."""
+        query = select(TrialRow.fingerprint).where(TrialRow.fingerprint.startswith(prefix, autoescape=True))
+        return self._read(lambda session: list(session.scalars(query.order_by(TrialRow.fingerprint).limit(limit))))
+
+    def held(self) -> list[tuple[TrialRow, bool]]:
+        """Trials that somebody works on, oldest first, without outcomes; and whether the lease has not ended yet."""
+        query = (
+            select(TrialRow, TrialRow.lease_until > now())
+            .options(defer(TrialRow.outcome))
+            .where(TrialRow.status.in_(HELD), TrialRow.owner.is_not(None))
+            .order_by(TrialRow.created_at, TrialRow.position)
+        )
+        return self._read(lambda session: [(row, bool(good)) for row, good in session.execute(query)])
 
     def by_sha256(self, sha256: str) -> TrialRow | None:
         """The row of the trial that left the adapter of this sha256 (of several the first); None where none did."""
@@ -112,13 +129,22 @@ class Queries(Connected):
     def counts(self, run_id: str | None = None, stage: str | None = None) -> dict[str, int]:
         """How many trials of a run (None: of all) are in each status; statuses without any are left out."""
         query = select(TrialRow.status, func.count()).group_by(TrialRow.status)
-        if run_id is not None:
-            query = query.where(TrialRow.fingerprint.in_(_members(run_id, stage)))
-        return self._read(lambda session: {status: int(count) for status, count in session.execute(query)})
+        if run_id is None:
+            return self._read(lambda session: {status: int(count) for status, count in session.execute(query)})
+        # The finished ones, in the end nearly all, are counted as the rest: their rows need not be looked up.
+        rest = query.where(TrialRow.status.in_((*OPEN, "failed")), _member(run_id, stage))
+        whole = select(func.count(_members(run_id, stage).subquery().c.fingerprint.distinct()))
+
+        def count(session: Session) -> dict[str, int]:
+            found = {status: int(count) for status, count in session.execute(rest)}
+            finished = int(session.scalar(whole) or 0) - sum(found.values())
+            return {**found, "finished": finished} if finished else found
+
+        return self._read(count)
 
     def left(self, run_id: str, stage: str | None = None) -> int:
         """How many trials of a run are neither finished nor failed."""
-        query = select(func.count()).where(TrialRow.status.in_(OPEN), TrialRow.fingerprint.in_(_members(run_id, stage)))
+        query = select(func.count()).where(TrialRow.status.in_(OPEN), _member(run_id, stage))
         return self._read(lambda session: int(session.scalar(query) or 0))
 
     def failures(self, run_id: str, stage: str | None = None) -> dict[str, str]:
@@ -132,6 +158,11 @@ class Queries(Connected):
         if stage is not None:
             query = query.where(RunTrialRow.stage == stage)
         return self._read(lambda session: {label: error or "" for label, error in session.execute(query)})
+
+
+def _member(run_id: str, stage: str | None) -> ColumnElement[bool]:
+    found = exists().where(RunTrialRow.run_id == run_id, RunTrialRow.fingerprint == TrialRow.fingerprint)
+    return found if stage is None else found.where(RunTrialRow.stage == stage)
 
 
 def _members(run_id: str, stage: str | None) -> Select[str]:

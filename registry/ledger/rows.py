@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from infra.errors import InputError
 from registry.ledger.schema import TrialRow
 
 _ELSEWHERE = {"spec", "adapter_key", "adapter_sha256"}  # these have columns of their own
+_FIELDS = tuple(field.name for field in dataclasses.fields(TrialOutcome) if field.name not in _ELSEWHERE)
 _NUMBERS = ("seconds", "tokens_per_second", "peak_memory_mib")
 
 
@@ -40,15 +42,12 @@ def group_of(spec: TrialSpec) -> str:
 
 def outcome_columns(outcome: TrialOutcome) -> dict[str, Any]:
     """The columns that an outcome fills, safe for any JSON column."""
-    return {
-        "outcome": {
-            field.name: _finite(getattr(outcome, field.name))
-            for field in dataclasses.fields(outcome)
-            if field.name not in _ELSEWHERE
-        },
-        "adapter_key": outcome.adapter_key,
-        "adapter_sha256": outcome.adapter_sha256,
-    }
+    body = {name: getattr(outcome, name) for name in _FIELDS}
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError):
+        body = _finite(body)
+    return {"outcome": body, "adapter_key": outcome.adapter_key, "adapter_sha256": outcome.adapter_sha256}
 
 
 def outcome_of(row: TrialRow, spec: TrialSpec | None = None) -> TrialOutcome:

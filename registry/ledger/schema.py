@@ -69,7 +69,8 @@ class TrialRow(Base):
     __tablename__ = "dept_trials"
     __table_args__ = (
         CheckConstraint(_one_of("status", STATUSES), name="status"),
-        Index("ix_dept_trials_open", "status", "created_at", "position"),
+        Index("ix_dept_trials_open", "status", "created_at", "position", "fingerprint"),  # what a claim walks along
+        Index("ix_dept_trials_counted", "fingerprint", "status"),  # what a count needs, without the rows
         Index("ix_dept_trials_adapter_sha256", "adapter_sha256"),
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, bindparam, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from dept.trial import SCHEMA, TrialOutcome, TrialSpec
 from infra.errors import InputError
-from registry.ledger.claims import HELD, Claim, chunks
+from registry.ledger.claims import HELD, Claim, chunks, is_of
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_columns, spec_columns
@@ -162,10 +162,9 @@ class Writes(Connected):
         """Compare-and-set: lock the rows that these attempts hold, then write those; says which."""
         written: set[str] = set()
         for part in chunks(done):
-            pairs = [(claim.fingerprint, claim.attempt) for claim, _ in part]
             query = (
                 select(TrialRow.fingerprint, TrialRow.status, TrialRow.owner)
-                .where(tuple_(TrialRow.fingerprint, TrialRow.attempt).in_(pairs))
+                .where(is_of([claim for claim, _ in part]))
                 .order_by(TrialRow.fingerprint)  # one order for all, so that two writers never wait for each other
                 .with_for_update()
             )

@@ -14,12 +14,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from dept.adapters.initialise import from_text
+from dept.adapters.stack import NAMES, Tensors
 from dept.backbones.backbone import Backbone
-from dept.config import EngineOptions
+from dept.batches.tokenise import encode, encode_open
+from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.distributed import job
-from dept.distributed.launch import RankDiedError, train_sharded
+from dept.distributed.launch import RankDiedError, Session, train_sharded
 from dept.engine.checkpoint import tidy
-from dept.engine.train import train
+from dept.engine.evaluate import score_rows
+from dept.engine.generate import generate_ids
+from dept.engine.mixture import learn_weights
+from dept.engine.train import Trial, train
 from infra.errors import InputError
 from tests.dept.test_dept_stack import assert_same, trials_of
 
@@ -30,7 +36,7 @@ import sys
 from pathlib import Path
 from dept.distributed import job
 from dept.distributed.launch import train_sharded
-train_sharded(job.read_trials(Path(sys.argv[1])), sys.argv[2], folder=Path(sys.argv[3]))
+train_sharded(job.read_trials(Path(sys.argv[1]))[1], sys.argv[2], folder=Path(sys.argv[3]))
 """
 
 
@@ -102,6 +108,50 @@ def test_two_ranks_give_what_one_process_gives(tiny_folders, tmp_path):
     assert not processes_of(folder)
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_one_session_does_all_that_needs_a_backbone(tiny_folders, tmp_path, family):
+    """Starts, training, scoring, generation and mixing in the ranks give what one process gives."""
+    name, folder = str(tiny_folders[family]), tmp_path / "session"
+    own = Backbone.from_pretrained(name, device="cpu")
+    config, texts = AdapterConfig(m=4, r=2, s=24), ["the film was good", "bad plot and awful acting", "great"]
+    rows = encode(own.tokens, texts, ("negative", "positive"), [1, 0, 1], config)
+    gold = {"a": [row.only_gold() for row in rows[:2]], "b": [row.only_gold() for row in rows[1:]]}
+    recipe = TrainConfig(steps=4, lr_prompt=0.05, eval_every=2)
+    with Session(name, ranks=2, folder=folder) as session:
+        assert session.provenance() == {}
+        start = from_text(session, config, "good or bad?", 3)
+        tokens = []
+        adapters = [session.train([Trial("x", start, recipe, rows, rows)], on_tokens=tokens.append)["x"].adapter, start]
+        assert sum(tokens) > 0
+        items = [(i, row) for i in (0, 1) for row in rows]
+        scored = session.score(adapters, items, progress=tokens.append)
+        session.check_adapter(adapters[0])
+        open_rows = [(0, row) for row in encode_open(session.tokens, texts, config, 5)]
+        written = session.generate(adapters[:1], open_rows, 5)
+        weights = session.learn_weights(adapters, gold, steps=3)
+        assert session.score([], []) == []
+        pids = [report["pid"] for report in reports(folder)]
+        assert session.provenance()["sharded"] is True
+        assert session.provenance()["ranks"] == 2
+    assert not processes_of(folder)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert_shared(folder, own)
+    assert sorted(file.name for file in folder.iterdir()) == ["ranks", "ranks.log"]
+    mine = from_text(own, config, "good or bad?", 3)
+    for part in NAMES:
+        assert torch.equal(getattr(mine, part), getattr(start, part))
+    expected = train([Trial("x", mine, recipe, rows, rows)], own)["x"].adapter
+    for part in NAMES:
+        torch.testing.assert_close(getattr(adapters[0], part), getattr(expected, part), atol=1e-4, rtol=0)
+    tensors = Tensors.of(adapters, own.device)
+    torch.testing.assert_close(torch.tensor(scored), torch.tensor(score_rows(own, tensors, items)), atol=1e-4, rtol=0)
+    alone = Tensors.of(adapters[:1], own.device)
+    texts_of = [own.tokenizer.decode(ids, skip_special_tokens=True) for ids in generate_ids(own, alone, open_rows, 5)]
+    assert written == texts_of
+    for target, found in learn_weights(own, adapters, gold, steps=3).items():
+        assert weights[target] == pytest.approx(found, abs=1e-4)
+
+
 def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp_path):
     """Causal; kill -9 of a rank after the first result; the rest goes on from the checkpoint to the same numbers."""
     backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
@@ -143,8 +193,7 @@ def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp
 
 def test_ranks_end_when_the_flow_is_killed(tiny_folders, tmp_path):
     backbone = Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
-    settings = job.Settings("", "float32", 2, EngineOptions(), os.getpid(), 0.0)
-    job.write(tmp_path / "trials", settings, long_trials(backbone, 10**6))
+    job.write_trials(tmp_path / "trials", long_trials(backbone, 10**6), EngineOptions())
     folder = tmp_path / "job"
     flow = subprocess.Popen([sys.executable, "-c", FLOW, tmp_path / "trials", tiny_folders["llama"], folder], cwd=ROOT)
     try:
@@ -182,19 +231,20 @@ def test_a_backbone_that_cannot_be_loaded_is_bad_input(tiny_folders, tmp_path):
 
 def test_a_job_says_what_was_given(tiny_llama, tmp_path):
     trials = long_trials(tiny_llama, 7)
-    job.write(tmp_path, job.Settings("x", "float32", 2, EngineOptions(checkpoint_seconds=1.5), 1, 2.0), trials)
-    for ours, theirs in zip(job.read_trials(tmp_path), trials, strict=True):
+    job.write_trials(tmp_path, trials, EngineOptions(checkpoint_seconds=1.5))
+    options, read = job.read_trials(tmp_path)
+    for ours, theirs in zip(read, trials, strict=True):
         assert (ours.key, ours.config, ours.seed) == (theirs.key, theirs.config, theirs.seed)
         assert (list(ours.rows), list(ours.validation)) == (list(theirs.rows), list(theirs.validation))
         for name in ("prompt", "a", "b"):
             assert torch.equal(getattr(ours.start, name), getattr(theirs.start, name))
-    assert job.read_settings(tmp_path).options.checkpoint_seconds == 1.5
+    assert options.checkpoint_seconds == 1.5
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_ranks_share_every_row_once(tiny_llama, tmp_path, size, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    from dept.distributed.sharded import Ranks
+    from dept.distributed.ranks import Ranks
 
     rows = trials_of(tiny_llama, 1)[0].rows
     groups = [[(0, row) for row in rows[:4]], [(1, rows[4])], [(1, rows[0]), (0, rows[1])]]

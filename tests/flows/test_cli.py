@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -11,16 +12,22 @@ from typer.testing import CliRunner
 from dept.backbones.wheel import Wheel
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
+from flows.cli import terminal
 from flows.cli.main import app
 from flows.reporting.html import write_report
 from infra.settings import home
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "flows" / "plans" / "demo.yaml"
-COMMANDS = ("run", "tasks", "trials", "report", "predict", "doctor", "retrain", "up", "down")
+COMMANDS = (
+    *("run", "transfer-matrix", "plan", "tasks", "trials", "report", "predict", "retrain", "up", "down", "status"),
+    *("work", "tune"),
+    *("doctor", "settings"),
+)
 
 
 def dept(*words, stdin=None):
+    terminal.reset()  # as a new process would
     return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, list(words), input=stdin)
 
 
@@ -39,7 +46,6 @@ def trial(seed=0, **changes):
     return TrialSpec(
         backbone="smollm2-135m",
         backbone_id="b" * 64,
-        task="movie-polarity",
         task_version=1,
         data_hash="d" * 64,
         role="target",
@@ -47,7 +53,7 @@ def trial(seed=0, **changes):
         adapter=AdapterConfig(),
         training=TrainConfig(),
         test_rows=200,
-        **{"init": "scratch", "shots": 16, "seed": seed} | changes,
+        **{"task": "movie-polarity", "init": "scratch", "shots": 16, "seed": seed} | changes,
     )
 
 
@@ -69,6 +75,8 @@ def test_every_command_explains_itself(command):
     result = dept(command, "--help")
     assert result.exit_code == 0
     assert f"dept {command}" in result.stdout
+    assert "Example: " in result.stdout
+    assert "--quiet" in result.stdout
     assert len(result.stdout.splitlines()) > 5
 
 
@@ -85,7 +93,7 @@ def test_help_lists_every_command_at_once():
     ("old", "new", "said"),
     [
         ("test_rows", "test_rowz", "unknown key; did you mean test_rows?"),
-        ("test_rows: 200", "test_rows: -1", "greater than or equal to 1, got -1"),
+        ("test_rows: 200", "test_rows: -1", "test_rows: must be a whole number from 1 to 1,000,000, got -1"),
         ("movie-polarity", "movie-polarty", "unknown task 'movie-polarty'; did you mean movie-polarity?"),
         ("targets", "  targets", "not valid YAML"),
     ],
@@ -101,7 +109,7 @@ def test_unknown_plan_device_and_engine():
     refused(dept("run", "dmo"), "did you mean demo?", "Shipped plans: demo")
     refused(dept("run", "[/red]none[bold]"), "[/red]none[bold]")  # what users type is no markup
     refused(dept("run", "demo", "--device", "abacus"), "device", "'abacus'")
-    refused(dept("run", "demo", "--engine", "horovod"), "engine", "'local' or 'deepspeed'")
+    refused(dept("run", "demo", "--engine", "horovod"), "engine", "unknown; known: local, deepspeed")
 
 
 def test_no_traceback_in_a_real_process(tmp_path):
@@ -115,6 +123,14 @@ def test_no_traceback_in_a_real_process(tmp_path):
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: plan nothing.yaml: no such file. Shipped plans: demo, ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_version():
+    assert dept("--version").stdout == f"dept-transfer {importlib.metadata.version('dept-transfer')}\n"
+
+
+def test_completion_is_offered():
+    assert "--install-completion" in dept("--help").stdout
 
 
 def test_usage_errors_exit_with_2():
@@ -150,28 +166,6 @@ def test_one_task_is_shown_with_examples_and_citation():
     refused(dept("tasks", "sms-spa"), "sms-spam")
 
 
-def test_trials_come_from_the_ledger():
-    from infra.identity import process_id
-    from registry.ledger import Ledger
-
-    assert "No trial yet" in dept("trials").stdout
-    ledger = Ledger.open()
-    first, second = trial(0), trial(1)
-    ledger.add([first, second])
-    claims = {claim.fingerprint: claim for claim in ledger.claim(process_id())}
-    ledger.trained(claims[first.fingerprint], result_of(first, 81.25))
-    ledger.fail(claims[second.fingerprint], "loss 99 is above max_loss")
-    shown = dept("trials").stdout
-    assert "movie-polarity/k16/s0/scratch" in shown
-    assert "81.2" in shown
-    assert "loss 99 is above max_loss" in shown
-    shown = dept("trials", "--status", "failed").stdout
-    assert second.fingerprint[:12] in shown
-    assert first.fingerprint[:12] not in shown
-    assert "No trial fits" in dept("trials", "--task", "sms-spam").stdout
-    refused(dept("trials", "--status", "lost"), "unknown status 'lost'", "finished")
-
-
 def test_report_shows_the_last_or_a_named_run():
     refused(dept("report"), "dept run demo")
     for run, accuracy in (("run-b", 70.0), ("run-a", 80.0)):
@@ -180,11 +174,11 @@ def test_report_shows_the_last_or_a_named_run():
     for words in ((), ("--last",), ("run-a",)):
         result = dept("report", *words)
         assert result.exit_code == 0, result.output
-        assert " 80.0 " in result.stdout
+        assert "\t80.0\t" in result.stdout
         assert str(home() / "reports" / "run-a" / "report.html") in result.stdout
-    assert " 70.0 " in dept("report", "run-b").stdout
+    assert "\t70.0\t" in dept("report", "run-b").stdout
     refused(dept("report", "run"), "several runs", "run-a, run-b")
-    refused(dept("report", "../run-a"), "no run", "run-a, run-b")
+    refused(dept("report", "../run-a"), "run '../run-a' cannot name a file")
     refused(dept("report", "run-a", "--last"), "not both")
     (home() / "reports" / "run-a" / "report.json").write_text(json.dumps({"outcomes": [{}]}))
     refused(dept("report"), "cannot be read")
@@ -194,7 +188,7 @@ def test_predict_wants_text():
     refused(dept("predict", "--task", "movie-polarity", stdin=""), "no text")
     refused(dept("predict", "--task", "movie-polarity", "fine", " "), "a text is empty")
     assert dept("predict", "fine").exit_code == 2  # no task
-    refused(dept("predict", "--task", "movie-polarity", "fine"), "no champion of dept-smollm2-135m-movie-polarity")
+    refused(dept("predict", "--task", "movie-polarity", "fine"), "no champion of movie-polarity yet")
 
 
 def test_doctor_names_what_is_missing(monkeypatch):
@@ -219,3 +213,125 @@ def test_down_with_nothing_up_is_quiet():
     result = dept("down")
     assert result.exit_code == 0
     assert "nothing is running" in result.stdout
+
+
+READERS = (
+    ("trials",),
+    ("trials", "--json"),
+    ("tasks",),
+    ("tasks", "sms-spam"),
+    ("plan", "demo"),
+    ("plan", "--schema"),
+    ("settings",),
+    ("status", "--json"),
+    ("doctor", "--json"),
+    ("report",),
+    ("predict", "--task", "sms-spam", "hello"),
+    ("run", "demo", "--dry-run"),
+)
+
+
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+def test_what_only_reads_makes_nothing(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    result = dept(*words)
+    assert result.exit_code in (0, 2), result.output
+    assert "Traceback" not in result.output
+    assert not home().exists()
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("trials",), "trials"),
+        (("tasks",), "tasks"),
+        (("tasks", "sms-spam"), "block"),
+        (("plan",), "plans"),
+        (("plan", "demo"), "targets"),
+        (("plan", "--schema"), "properties"),
+        (("settings",), "settings"),
+        (("doctor",), "findings"),
+        (("status",), "services"),
+    ],
+)
+def test_json_is_one_document_and_nothing_else(words, key):
+    result = dept(*words, "--json")
+    assert result.exit_code == 0, result.output
+    assert key in json.loads(result.stdout)
+
+
+def test_a_pipe_gets_whole_values_without_drawing():
+    spec = trial(task="a-task-with-a-name-that-is-far-too-long-for-eighty-columns-of-any-terminal")
+    from registry.ledger import Ledger
+
+    Ledger.open().add([spec])
+    for words in (("trials",), ("tasks",), ("settings",), ("plan", "--schema"), ("plan",)):
+        shown = CliRunner(env={"COLUMNS": "40"}).invoke(app, list(words)).stdout
+        assert not set(shown) & set("─━│┃╭╮…"), words
+        widths = {line.count("\t") for line in shown.splitlines()}
+        assert len(widths) == 1, words
+        assert widths != {0}
+    assert spec.fingerprint in dept("trials").stdout
+    assert spec.label in dept("trials").stdout
+
+
+def test_quiet_and_verbose_stand_on_either_side():
+    assert "No trial yet" in dept("trials").stderr
+    assert dept("trials", "-q").stderr == ""
+    assert dept("-q", "trials").stderr == ""
+    assert dept("tasks", "-v").exit_code == 0
+    assert dept("-vv", "tasks").exit_code == 0
+
+
+def test_secrets_do_not_show(monkeypatch):
+    monkeypatch.setenv("DEPT_LEDGER_URL", "postgresql+psycopg://ann:hunter2@127.0.0.1:9/dept")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:hunter2@127.0.0.1:9")
+    for words in (("settings",), ("settings", "--json"), ("doctor",), ("trials",)):
+        result = dept(*words)
+        assert "hunter2" not in result.output, words
+    assert "ann:***@127.0.0.1:9/dept" in dept("settings").stdout
+
+
+def test_settings_name_value_origin_and_meaning(monkeypatch):
+    monkeypatch.setenv("DEPT_LEDGERURL", "x")
+    result = dept("settings")
+    line = next(line for line in result.stdout.splitlines() if line.startswith("DEPT_HOME\t"))
+    assert line.split("\t")[1:3] == [str(home()), "environment"]
+    assert "did you mean DEPT_LEDGER_URL?" in result.stderr
+    monkeypatch.setenv("DEPT_LEASE_SECONDS", "soon")
+    refused(dept("settings"), "DEPT_LEASE_SECONDS=soon: not a number")
+
+
+def test_the_schema_has_every_key_with_meaning_and_bounds():
+    lines = [line.split("\t") for line in dept("plan", "--schema").stdout.splitlines()[1:]]
+    found = {line[0]: line[1:] for line in lines}
+    assert found["test_rows"] == ["test rows per trial at most", "200", "a whole number from 1 to 1,000,000"]
+    assert found["targets"][1] == "required"
+    for key in ("adapter.layout", "scratch_training.steps", "groups[].adapter.m", "own_tasks[].source.path"):
+        assert key in found, key
+    assert [key for key, (meaning, _, _) in found.items() if not meaning and not key.startswith("own_tasks")] == []
+
+
+def test_a_shipped_plan_can_be_taken_as_a_start(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(dept("plan", "demo").stdout)
+    assert path.read_text() == DEMO.read_text()
+    refused(dept("plan", "dmo"), "did you mean demo?")
+    refused(dept("plan", "demo", "--schema"), "not both")
+
+
+def test_report_as_json():
+    write_report(home() / "reports" / "run-a", "run-a", {}, [result_of(trial(seed), 70.0 + seed) for seed in (0, 1)])
+    body = json.loads(dept("report", "--json").stdout)
+    assert body["run"] == "run-a"
+    (line,) = body["lines"]
+    assert (line["target"], line["k"], line["variant"], line["score"], line["n"]) == (
+        "movie-polarity",
+        16,
+        "scratch",
+        70.5,
+        2,
+    )
+    assert line["std"] == pytest.approx(0.7071, abs=1e-3)

@@ -211,7 +211,8 @@ def test_a_port_that_is_taken(option):
 
 def test_an_empty_home():
     result = dept("trials")
-    assert (result.exit_code, result.stdout.strip()) == (0, "No trial yet: `dept run demo` trains some.")
+    assert (result.exit_code, result.stderr.strip()) == (0, "No trial yet: `dept run demo` trains some.")
     refused(dept("report"), "report: none in", "yet; `dept run demo` makes one")
     refused(dept("report", "some-run"), "no run 'some-run'; known: none yet")
-    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of dept-smollm2-135m-sms-spam yet. Remedy")
+    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of sms-spam yet. Remedy")
+    assert not home().exists()

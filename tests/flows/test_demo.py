@@ -69,7 +69,7 @@ def test_readme_commands(demo):
     assert [line[2] for line in lines] == shlex.split(predict)[4:], answers.stderr
     assert {line[0] for line in lines} <= {"negative", "positive"}
     for command, expected in (
-        ("dept report", "Transfer"),
+        ("dept report", "transfer"),
         ("dept trials", "movie-polarity"),
         ("dept tasks", "trec-coarse"),
         ("dept tasks sms-spam", "SMS"),

@@ -197,6 +197,37 @@ def test_held_out_rows_are_kept_out_of_the_sources():
     assert source.data_hash != load_splits(plan.resolve_tasks()["trec-coarse"]).data_hash
 
 
+@pytest.mark.parametrize("written", ["./model", "model", "../here/model"])
+def test_a_backbone_folder_counts_from_the_plan(tmp_path, monkeypatch, written):
+    here = tmp_path / "here"
+    (here / "model").mkdir(parents=True)
+    (here / "model" / "config.json").write_text("{}")
+    path = write(here, f"backbone: {written}\ntargets: [movie-polarity]\nstrategies: [scratch]\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_plan(path).backbone == str(here / "model")
+    assert load_plan(path) == load_plan(path.relative_to(tmp_path))
+    changed = with_settings(load_plan("demo"), [f"backbone={here / 'model'}"])
+    assert changed.backbone == str(here / "model")
+    monkeypatch.chdir(here)  # on the command line it counts from where the command is given
+    assert with_settings(load_plan("demo"), ["backbone=./model"]).backbone == str(here / "model")
+    assert load_plan("demo").backbone == "smollm2-135m"
+
+
+def test_each_task_is_read_once(monkeypatch):
+    from flows.planning import check as module
+
+    read = []
+
+    def load(task):
+        read.append(task.name)
+        return load_splits(task)
+
+    monkeypatch.setattr(module, "load_splits", load)
+    plan = load_plan("demo")
+    check(plan)
+    assert sorted(read) == sorted([*plan.sources, *plan.targets])
+
+
 def test_replaced_checks_again():
     with pytest.raises(InputError, match="device"):
         replaced(load_plan("demo"), device="abacus")

@@ -109,7 +109,8 @@ def _trials() -> None:
         sa.PrimaryKeyConstraint("fingerprint", name="pk_dept_trials"),
         sa.CheckConstraint("status in ('pending', 'running', 'trained', 'finished', 'failed')", name="status"),
     )
-    op.create_index("ix_dept_trials_open", "dept_trials", ["status", "created_at", "position"])
+    op.create_index("ix_dept_trials_open", "dept_trials", ["status", "created_at", "position", "fingerprint"])
+    op.create_index("ix_dept_trials_counted", "dept_trials", ["fingerprint", "status"])
     for column in ("task", "owner", "token", "adapter_sha256"):
         op.create_index(f"ix_dept_trials_{column}", "dept_trials", [column])
 

@@ -1,0 +1,32 @@
+"""What a user may want after a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.planning.plan import Plan
+
+
+def next_steps(plan: Plan) -> list[str]:
+    """Lines that name the commands which answer, show and explain; with the addresses of servers that answer."""
+    from flows.cli.state import pages
+
+    task = plan.targets[0]
+    lines = ["", "Next:"]
+    if getattr(plan, "register", True):
+        text = _text(plan, task)
+        lines.append(f"  dept predict --task {task} {text}")
+    lines.append("  dept report --last     this table again; its page has plots and every trial")
+    found = pages()
+    if found:
+        lines += [f"  {name}: {address}" for name, address in found.items()]
+    else:
+        lines.append("  dept up                pages of runs and models, and a worker that waits")
+    return lines
+
+
+def _text(plan: Plan, task: str) -> str:
+    """What the task reads, as an argument: one text, or a file where there are several columns."""
+    fields = plan.resolve_tasks()[task].fields
+    return '"what a lovely film"' if len(fields) == 1 else f"--file rows.csv   (columns: {', '.join(fields)})"

@@ -1,0 +1,161 @@
+"""What is to be answered: texts of the command line, lines of standard input, rows of a file."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from infra.errors import InputError
+from infra.nearest import near
+from tasks.sources.cells import text as as_text
+from tasks.sources.read import read_table
+from tasks.sources.readers import Lines
+
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+Fields = dict[str, str]
+BOM = "\ufeff"
+
+
+class Inputs:
+    """Rows to answer. Reading them a second time gives the same; nothing but a batch is kept of a file.
+
+    Args:
+        fields: of the task's template, in its order.
+        columns: field -> column of the file; default: a column called like the field.
+    """
+
+    def __init__(self, fields: Sequence[str], columns: Mapping[str, str]) -> None:
+        unknown = [name for name in columns if name not in fields]
+        if unknown:
+            raise InputError(f"predict: --column {unknown[0]}: the task has no such field{near(unknown[0], fields)}")
+        self.fields = tuple(fields)
+        self.columns = {field: columns.get(field, field) for field in fields}
+        self._lines: list[tuple[str, Fields]] = []
+        self._file: tuple[Path, str] | None = None
+        self._called = ""
+
+    def texts(self, texts: Sequence[str]) -> Inputs:
+        """Arguments of the command line."""
+        self._lines = [(f"text {number}", self._row(f"text {number}", text)) for number, text in enumerate(texts, 1)]
+        return self
+
+    def lines(self, lines: Sequence[bytes], encoding: str | None) -> Inputs:
+        """Lines of standard input, each one text, or values divided by tabs in the order of the fields."""
+        self._lines = []
+        for number, raw in enumerate(lines, 1):
+            where = f"standard input, line {number}"
+            line = decoded(raw, encoding, where).rstrip("\r\n")
+            self._lines.append((where, self._row(where, line.removeprefix(BOM) if number == 1 else line)))
+        return self
+
+    def file(self, path: Path, form: str | None, encoding: str | None, scratch: Path) -> Inputs:
+        """Rows of a file or of a saved data set, or of standard input where `path` is "-".
+
+        Args:
+            scratch: folder for a copy in UTF-8.
+        """
+        form = form or ("dataset" if path.is_dir() else FORMATS.get(path.suffix.lower()))
+        if form is None:
+            what = "standard input" if str(path) == "-" else f"{path}: its ending does not tell"
+            raise InputError(f"predict: {what}: which format? Give --format csv, tsv, jsonl or parquet")
+        self._called = "standard input" if str(path) == "-" else str(path)
+        if str(path) == "-":
+            copy = scratch / "standard-input"
+            copy.write_bytes(sys.stdin.buffer.read())
+            path = copy
+        if not path.exists():
+            raise InputError(f"predict: {path}: no such file")
+        if encoding and form in ("parquet", "dataset"):
+            raise InputError(f"predict: --encoding is for text; a {form} has its own")
+        if encoding:
+            path = _in_utf8(path, encoding, scratch)
+        self._file = (path, form)
+        return self
+
+    def __iter__(self) -> Iterator[tuple[str, Fields]]:
+        """Where a row stands, and its fields.
+
+        Raises:
+            InputError: what is wrong, with its line.
+        """
+        if self._file is None:
+            yield from self._lines
+            return
+        for where, row in self._rows(*self._file):
+            missing = [column for column in self.columns.values() if column not in row]
+            if missing:
+                field = next(name for name, column in self.columns.items() if column == missing[0])
+                raise InputError(
+                    f"predict: {where}: no column {missing[0]!r}; there are {', '.join(row) or 'none'}. "
+                    f"Remedy: --column {field}=NAME"
+                )
+            yield where, {field: _text(row[column], column, where) for field, column in self.columns.items()}
+
+    def _rows(self, path: Path, form: str) -> Lines:
+        """Rows of the file, called by the name that the user gave."""
+        try:
+            delimiter = {"csv": ",", "tsv": "\t"}.get(form)
+            lines = read_table(path, (), "csv" if delimiter else form, delimiter)
+            for where, row in lines:
+                yield where.replace(str(path), self._called), row
+        except InputError as error:
+            raise InputError(f"predict: {str(error).replace(str(path), self._called)}") from error
+
+    def _row(self, where: str, line: str) -> Fields:
+        values = [unescaped(value) for value in line.split("\t")] if len(self.fields) > 1 else [line]
+        if len(values) != len(self.fields):
+            raise InputError(
+                f"predict: {where}: {len(values)} value{'s' if len(values) > 1 else ''}, but the task reads "
+                f"{len(self.fields)}. Remedy: divide {', '.join(self.fields)} by tabs, or give a table with --file"
+            )
+        for field, value in zip(self.fields, values, strict=True):
+            if not value.strip():
+                raise InputError(f"predict: {where}: {'a text' if len(values) == 1 else field} is empty")
+        return dict(zip(self.fields, values, strict=True))
+
+
+def _text(value: object, column: str, where: str) -> str:
+    try:
+        return as_text(value, column, where)
+    except InputError as error:
+        raise InputError(f"predict: {error}") from error
+
+
+def decoded(raw: bytes, encoding: str | None, where: str) -> str:
+    """Bytes as text.
+
+    Raises:
+        InputError: not of this encoding, or an encoding that Python does not know.
+    """
+    try:
+        return raw.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"predict: {where}: not {encoding or 'UTF-8'} (byte 0x{raw[error.start]:02x}). "
+            "Remedy: name the encoding, such as --encoding latin-1"
+        ) from error
+    except LookupError as error:
+        raise InputError(
+            f"predict: unknown encoding {encoding!r}; usual ones: utf-8, latin-1, cp1252, utf-16"
+        ) from error
+
+
+def unescaped(value: str) -> str:
+    """Undo what the answers of `dept predict` do to tabs and line ends."""
+    for short, long in (("\\\\", "\0"), ("\\t", "\t"), ("\\n", "\n"), ("\\r", "\r"), ("\0", "\\")):
+        value = value.replace(short, long)
+    return value
+
+
+def _in_utf8(path: Path, encoding: str, scratch: Path) -> Path:
+    copy = Path(tempfile.mkstemp(dir=scratch, suffix=path.suffix)[1])
+    with copy.open("w", encoding="utf-8", newline="") as out:
+        if encoding.lower().replace("_", "-") in ("utf-16", "utf-32"):  # line ends are not single bytes there
+            out.write(decoded(path.read_bytes(), encoding, str(path)))
+        else:
+            with path.open("rb") as stream:
+                for number, raw in enumerate(stream, 1):
+                    out.write(decoded(raw, encoding, f"{path}, line {number}"))
+    return copy

@@ -1,0 +1,176 @@
+"""`dept predict`: what may be given, what comes out, and how faults are told. The champion is a small stand-in."""
+
+import csv
+import io
+import json
+
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from flows.cli import predict
+from infra.settings import home
+from tests.flows.test_cli import dept, refused
+
+
+class Champion:
+    """Answers by the length of the text; counts what it is asked."""
+
+    class backbone:  # noqa: N801
+        name = "tiny"
+
+    def __init__(self, fields=("text",), labels=("neg", "pos"), words=("bad", "good")):
+        self.fields, self.labels, self.words, self.asked = fields, labels, words, []
+
+    def predict(self, rows):
+        self.asked.append(len(rows))
+        made = []
+        for row in rows:
+            long = min(0.9, len("".join(row.values())) / 20)
+            if not self.labels:
+                made.append({"label": "written: " + row["text"]})
+            else:
+                made.append({"label": self.labels[long > 0.5], self.labels[0]: 1 - long, self.labels[1]: long})
+        return pd.DataFrame(made)
+
+
+@pytest.fixture
+def champion(monkeypatch):
+    def stand_in(**changes):
+        made = Champion(**changes)
+        monkeypatch.setattr(predict, "_champion", lambda task, backbone: made)
+        return made
+
+    return stand_in
+
+
+def answer(*words, stdin=None):
+    result = dept("predict", "--task", "t", *words, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_texts_and_lines(champion):
+    champion()
+    assert answer("fine", "a very long opinion") == "bad\t0.800\tfine\ngood\t0.900\ta very long opinion\n"
+    assert answer(stdin="fine\r\na very long opinion\n") == answer("fine", "a very long opinion")
+    assert answer(stdin=b"\xef\xbb\xbffine\n") == "bad\t0.800\tfine\n"  # a byte order mark is no text
+
+
+def test_all_probabilities_and_json(champion):
+    champion()
+    assert answer("fine", "--all") == "answer\tprobability\tneg\tpos\ttext\nbad\t0.800\t0.800\t0.200\tfine\n"
+    body = json.loads(answer("fine", "a very long opinion", "--json"))
+    assert body["task"] == "t"
+    assert body["backbone"] == "tiny"
+    assert body["labels"] == ["neg", "pos"]
+    assert body["answers"][0] == {
+        "where": "text 1",
+        "label": "neg",
+        "answer": "bad",
+        "probability": 0.8,
+        "probabilities": {"neg": 0.8, "pos": 0.2},
+        "input": {"text": "fine"},
+    }
+
+
+def test_written_answers_have_no_probability(champion):
+    champion(labels=(), words=())
+    assert answer("fine") == "written: fine\t\tfine\n"
+    assert json.loads(answer("fine", "--json"))["answers"][0]["probability"] is None
+
+
+def test_tabs_and_line_ends_stay_in_their_cell(champion):
+    champion()
+    assert answer("a\tb\nc\\") == "bad\t0.700\ta\\tb\\nc\\\\\n"
+
+
+def test_several_columns(champion):
+    champion(fields=("premise", "hypothesis"))
+    assert answer("it rains\tit is wet") == "good\t0.850\tit rains\tit is wet\n"
+    told = "1 value, but the task reads 2. Remedy: divide premise, hypothesis by tabs"
+    refused(dept("predict", "--task", "t", stdin="it rains\tit is wet\nalone\n"), "standard input, line 2: " + told)
+    refused(dept("predict", "--task", "t", "a\t "), "text 1: hypothesis is empty")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_files_in_and_out(champion, tmp_path, ending):
+    made = champion()
+    rows = [{"review": f"an opinion, number {n}", "stars": n} for n in range(600)]
+    path, out = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+    table = pd.DataFrame(rows)
+    if ending == "jsonl":
+        table.to_json(path, orient="records", lines=True)
+    elif ending == "parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
+    said = answer("--file", str(path), "--column", "text=review", "--out", str(out))
+    assert said == f"Answers: {out} (600 rows)\n"
+    assert made.asked == [256, 256, 88]  # never all rows at once
+    if ending == "jsonl":
+        first = json.loads(out.read_text().splitlines()[0])
+        assert (first["label"], first["input"]) == ("pos", {"text": "an opinion, number 0"})
+    else:
+        if ending == "parquet":
+            found = parquet.read_table(out).to_pylist()
+        else:
+            found = list(csv.DictReader(io.StringIO(out.read_text()), delimiter="," if ending == "csv" else "\t"))
+        assert len(found) == 600
+        assert found[1]["text"] == "an opinion, number 1"
+        assert found[1]["answer"] == "good"
+        assert float(found[1]["p(pos)"]) == 0.9
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+
+
+def test_a_file_from_a_pipe(champion):
+    champion()
+    body = '{"text": "fine"}\n{"text": "so good that it is"}\n'
+    shown = answer("--file", "-", "--format", "jsonl", stdin=body)
+    assert shown.splitlines()[1] == "good\t0.900\tso good that it is"
+    refused(dept("predict", "--task", "t", "--file", "-", stdin=body), "standard input: which format?")
+    refused(
+        dept("predict", "--task", "t", "--file", "-", "--format", "jsonl", stdin=body + "{\n"),
+        "standard input, line 3: not valid JSON",
+    )
+
+
+def test_other_encodings(champion, tmp_path):
+    champion()
+    latin = "caf\u00e9\n".encode("latin-1")
+    told = ("standard input, line 2: not UTF-8 (byte 0xe9)", "Remedy: name the encoding, such as --encoding latin-1")
+    refused(dept("predict", "--task", "t", stdin=b"fine\n" + latin), *told)
+    assert "caf\u00e9" in answer("--encoding", "latin-1", stdin=latin)
+    refused(dept("predict", "--task", "t", "--encoding", "klingon", stdin=latin), "unknown encoding 'klingon'")
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"text\nfine\n" + latin)
+    refused(dept("predict", "--task", "t", "--file", str(path)), f"{path}, line 3: not UTF-8")
+    assert "caf\u00e9" in answer("--file", str(path), "--encoding", "latin-1")
+
+
+def test_faults_come_before_the_first_answer(champion, tmp_path):
+    made = champion()
+    refused(dept("predict", "--task", "t", stdin="fine\n\n"), "standard input, line 2: a text is empty")
+    path = tmp_path / "in.csv"
+    path.write_text("review,stars\ngood,1\n,2\n")
+    refused(
+        dept("predict", "--task", "t", "--file", str(path)),
+        f"{path}, line 2: no column 'text'; there are review, stars. Remedy: --column text=NAME",
+    )
+    refused(dept("predict", "--task", "t", "--file", str(path), "--column", "text=review"), f"{path}, line 3")
+    refused(dept("predict", "--task", "t", "--file", str(path), "--column", "txt=review"), "did you mean text?")
+    refused(dept("predict", "--task", "t", "--file", str(path), "--column", "review"), "expected FIELD=NAME")
+    refused(dept("predict", "--task", "t", "--file", str(tmp_path / "no.csv")), "no such file")
+    refused(dept("predict", "--task", "t", "--file", str(tmp_path / "x.xls")), "which format?")
+    path.write_text("text\n")
+    refused(dept("predict", "--task", "t", "--file", str(path)), "holds no rows")
+    refused(dept("predict", "--task", "t", "fine", "--out", str(tmp_path / "out.xls")), "which format?")
+    refused(dept("predict", "--task", "t", "fine", "--out", str(tmp_path / "no" / "out.csv")), "cannot be written")
+    refused(dept("predict", "--task", "t", "fine", "--file", "x.csv"), "either texts or --file")
+    assert made.asked in ([], [1])
+
+
+def test_without_a_champion_nothing_is_made():
+    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of sms-spam yet", "dept run")
+    refused(dept("predict", "--task", "sms-spam", stdin=""), "no text")
+    assert not home().exists()
