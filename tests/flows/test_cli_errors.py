@@ -5,19 +5,13 @@ import shutil
 import socket
 
 import pytest
-import torch
 import yaml
-from flows.execution.steps import ground
 
-from dept.adapters.adapter import MANIFEST, TENSORS, Adapter
 from flows import retrain, transfer
-from flows.planning.plan_file import load_plan
-from flows.planning.trials import source_specs
 from infra.settings import home
 from registry.ledger import Ledger
-from registry.tracking import Tracker
 from tests.flows.test_cli import dept, refused
-from tests.registry.registry_helpers import finish, make_outcome, new_store, save_tiny_backbone
+from tests.registry.registry_helpers import new_store, save_tiny_backbone
 
 GOOD = "".join(f"a lovely thing number {i},good\n" for i in range(20))
 BAD = "".join(f"a dreadful thing number {i},bad\n" for i in range(20))
@@ -121,64 +115,6 @@ def test_an_encoder_or_a_damaged_backbone(plan, tmp_path, tiny_folders):
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"llama"', '"bert"'))
     refused(dept("run", plan(backbone=str(folder))), "bert is an encoder alone")
-
-
-@pytest.fixture
-def trained(plan):
-    """A plan whose source the ledger holds as finished; its path and the adapter's folder."""
-    new_store(home())
-    path = plan()
-    order = load_plan(path)
-    shop = transfer.examine(order)
-    (spec,) = source_specs(order, ground(shop))
-    folder = home() / "store" / "adapters" / spec.fingerprint / "1"
-
-    def put(d=32, **metadata):
-        made = Adapter(torch.zeros(4, d), torch.zeros(16, 2), torch.zeros(2, d))
-        digest = made.save(home() / "made", backbone_id=spec.backbone_id, **metadata)
-        shop.store.put_folder(home() / "made", outcome.adapter_key)
-        return digest
-
-    outcome = make_outcome(spec, validation={"accuracy": 60.0, "score": 60.0, "loss": 1.0})
-    outcome.adapter_sha256 = put()
-    finish(shop.ledger, outcome)
-    return path, folder, put
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        ("nothing", None),
-        ("gone", "is missing"),
-        ("cut", "cut short or altered"),
-        ("altered", "cut short or altered"),
-        ("pickle", "cut short or altered"),
-        ("manifest", "adapter.json is cut short"),
-        ("exchanged", "is not the one in the ledger"),
-    ],
-)
-def test_a_source_adapter_of_an_earlier_run(trained, damage, said):
-    path, folder, put = trained
-    file = folder / TENSORS
-    whole = file.read_bytes()
-    if damage == "gone":
-        shutil.rmtree(folder)
-    elif damage == "cut":
-        file.write_bytes(whole[:-4])
-    elif damage == "altered":
-        file.write_bytes(whole[:-1] + b"\x01")
-    elif damage == "pickle":
-        torch.save({}, file)
-    elif damage == "manifest":
-        (folder / MANIFEST).write_text("{")
-    elif damage == "exchanged":
-        put(d=16)
-    result = dept("run", path)
-    if said is None:
-        assert isinstance(result.exception, AssertionError)  # only the server was missing
-    else:
-        refused(result, said)
-    assert Tracker().client.search_runs([Tracker().experiment_id]) == []  # no run was begun
 
 
 def test_damaged_stores(plan):
