@@ -106,7 +106,7 @@ def up(
 def down(say: Say = print) -> list[str]:
     """Stop what `up` started, worker first, and remove what `up` wrote (databases and logs stay). Idempotent.
 
-    A process is stopped only if it still has the recorded start time, or carries the mark of this very `up`.
+    A process is stopped only if it still is the recorded one, or carries the mark of this very `up`.
     Returns the names of the services that were stopped.
 
     Raises:
