@@ -22,6 +22,7 @@ from flows.execution.context import RunContext
 from flows.execution.heal import LostError
 from flows.execution.judge import judge, told
 from flows.execution.open import open_plan
+from flows.execution.own_tasks import remember_tasks
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.planning.plan import Plan
@@ -119,6 +120,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     with begun(context, plan.name, "transfer"):
+        remember_tasks(context.ledger, plan.own_tasks)
         if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
             say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
         for left in reversed(range(TRIES)):

@@ -11,8 +11,9 @@ from flows.execution.heal import look
 from flows.execution.settle import Workers, settle, work_here
 from infra.errors import InputError
 from registry.ledger.schema import DecisionRow
-from registry.promotion.champion import CONFIDENCE, MARGIN, ChampionChangedError, Match, decide, match, standing
+from registry.promotion.champion import MARGIN, ChampionChangedError, Match, decide, match, standing
 from registry.promotion.choose import candidates
+from registry.promotion.compare import CONFIDENCE
 
 STAGE = "judge"
 TRIES = 3  # where other processes decide about the same champion meanwhile

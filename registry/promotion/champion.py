@@ -63,7 +63,7 @@ def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpe
     found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
     name = found.name if found else versions.find_model(stores.tracker, spec.task, spec.backbone_id)
     name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
-    remember(stores, spec.fingerprint, seen_by(stores, candidate, considered))
+    remember(stores, candidate, seen_by(stores, candidate, considered))
     if found is None or found.fingerprint == spec.fingerprint or found.adapter_key is None:
         return Match(spec.task, name, candidate, found)
     theirs, sure = remembered(stores, stores.ledger.outcome(found.fingerprint))

@@ -13,7 +13,7 @@ from registry.ledger import Ledger
 from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
 from registry.promotion.model import ADAPTER_PATH
-from registry.promotion.names import CHAMPION
+from registry.promotion.names import CHAMPION, old_model_name
 from registry.store import LostFileError, Store
 from registry.tracking import Tracker
 
@@ -89,6 +89,53 @@ def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone
         validation=None if score is None else float(score),
         note="" if version or tracker is None else f"{name}: MLflow has lost its champion; `dept run` writes it again",
     )
+
+
+def older_champion(tracker: Tracker, task: str, backbone: str, backbone_id: str) -> Champion | None:
+    """The champion that version 0.1.0 registered under a name without weights; whoever loads it checks that it fits."""
+    name = old_model_name(backbone, task)
+    version = versions.by_alias(tracker, name, CHAMPION)
+    if version is None:
+        return None
+    tags = version.tags
+    return Champion(
+        name=name,
+        task=task,
+        backbone=tags.get("backbone", backbone),
+        backbone_id=backbone_id,
+        dtype=None,
+        fingerprint=tags.get("fingerprint", ""),
+        adapter_sha256=tags.get("adapter_sha256"),
+        adapter_key=f"adapters/{tags['fingerprint']}" if "fingerprint" in tags else None,
+        version=str(version.version),
+        source=str(version.source),
+        since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        note=f"{name} was registered by version 0.1.0; `dept run` of its plan registers it under its weights",
+    )
+
+
+def all_champions(ledger: Ledger, tracker: Tracker | None, backbone_id: str | None = None) -> list[Champion]:
+    """Every champion of the ledger, by task; `backbone_id`: only those on these weights."""
+    pairs = {(row.task, row.backbone_id) for row in ledger.decisions() if row.decision in MOVES and row.backbone_id}
+    wanted = sorted((task, weights) for task, weights in pairs if backbone_id in (None, weights))
+    found = (champion(ledger, tracker, task, str(weights)) for task, weights in wanted)
+    return [one for one in found if one is not None]
+
+
+def backbones_of(ledger: Ledger | None, tracker: Tracker | None, task: str) -> dict[str, str]:
+    """Backbones on which a task has a champion: sha256 of the weights -> name or path when it was trained."""
+    found: dict[str, str] = {}
+    if ledger is not None:
+        for row in ledger.decisions(task=task):
+            if row.decision in MOVES and row.backbone_id and row.challenger_fingerprint:
+                trial = ledger.get(row.challenger_fingerprint)
+                found[row.backbone_id] = trial.backbone if trial is not None else row.model
+    if tracker is None:
+        return found
+    for backbone_id, name in versions.models_of(tracker, task).items():
+        if backbone_id not in found and (version := versions.by_alias(tracker, name, CHAMPION)) is not None:
+            found[backbone_id] = version.tags.get("backbone", name)
+    return found
 
 
 def of_weights(decisions: Sequence[DecisionRow], backbone_id: str) -> list[DecisionRow]:

@@ -73,19 +73,26 @@ def seen_by(stores: Stores, outcome: TrialOutcome, considered: Iterable[TrialSpe
     return marks
 
 
-def remember(stores: Stores, fingerprint: str, seen: set[bytes]) -> None:
-    """Keep what an adapter has seen, beside what was kept before.
+def remember(stores: Stores, outcome: TrialOutcome, seen: set[bytes]) -> None:
+    """Keep what an adapter has seen, beside what was kept before, and the state of its task's rows.
 
     Raises:
         InputError: the store cannot be written.
     """
+    fingerprint, task = outcome.spec.fingerprint, outcome.spec.task
     known = _read(stores, fingerprint) or set()
-    if seen <= known:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "seen"
-        file.write_bytes(b"".join(sorted(seen | known)))
-        stores.store.put_file(file, _key(fingerprint))
+    if not seen <= known:
+        _put(stores, _key(fingerprint), b"".join(sorted(seen | known)))
+    if not stores.store.exists(_state_key(fingerprint)):
+        _put(stores, _state_key(fingerprint), _whole_hash(stores, task).encode())
+
+
+def state_of(stores: Stores, outcome: TrialOutcome) -> str:
+    """Hash of the rows of an adapter's task when it stood, before a plan left out those of its other tasks."""
+    try:
+        return stores.store.fetch(_state_key(outcome.spec.fingerprint)).read_text()
+    except LostFileError:
+        return outcome.spec.data_hash
 
 
 def remembered(stores: Stores, outcome: TrialOutcome) -> tuple[set[bytes], bool]:
@@ -117,10 +124,12 @@ def unseen_task(stores: Stores, spec: TrialSpec, task: str) -> bool:
         for row in part
         for mark in _marks(row)
     }
-    lineage = [spec, *_sources(stores, spec)]
-    if any(task in (one.task, *one.members) for one in lineage):
+    if any(task in (one.task, *one.members) for one in (spec, *_sources(stores, spec))):
         return False
-    return not any(mark in theirs for row in _rows_of(stores, [spec]) for mark in _marks(row))
+    known = _read(stores, spec.fingerprint)
+    if known is None:
+        known = {mark for row in _rows_of(stores, [spec]) for mark in _marks(row)}
+    return known.isdisjoint(theirs)
 
 
 def _rows_of(stores: Stores, specs: Sequence[TrialSpec]) -> Iterator[Example]:
@@ -188,5 +197,23 @@ def _read(stores: Stores, fingerprint: str) -> set[bytes] | None:
     return {payload[i : i + _DIGITS] for i in range(0, len(payload), _DIGITS)}
 
 
+def _put(stores: Stores, key: str, payload: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "payload"
+        file.write_bytes(payload)
+        stores.store.put_file(file, key)
+
+
+def _whole_hash(stores: Stores, task: str) -> str:
+    try:
+        return load_splits(stores.tasks[task]).data_hash
+    except InputError:  # rows that are no longer where they were, read from the store for this run
+        return stores.splits[task].data_hash
+
+
 def _key(fingerprint: str) -> str:
     return f"seen/{fingerprint}/rows"
+
+
+def _state_key(fingerprint: str) -> str:
+    return f"seen/{fingerprint}/state"

@@ -25,6 +25,12 @@ def find_model(tracker: Tracker, task: str, backbone_id: str) -> str | None:
     return str(min(found, key=lambda model: model.creation_timestamp).name) if found else None
 
 
+def models_of(tracker: Tracker, task: str) -> dict[str, str]:
+    """The registered models of a task: sha256 of their weights -> name."""
+    found = tracker.ask("search_registered_models", f"tags.task = '{task}'")
+    return {model.tags["backbone_id"]: str(model.name) for model in found if "backbone_id" in model.tags}
+
+
 def by_alias(tracker: Tracker, name: str, alias: str) -> ModelVersion | None:
     """The version that has an alias; None where no version, or no model of this name, is there."""
     try:
