@@ -14,6 +14,7 @@ import torch
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.backbone import Backbone
+from dept.backbones.describe import describe
 from dept.backbones.shared import shared_backbone
 from dept.engine.evaluate import Request, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
@@ -25,7 +26,7 @@ from registry.promotion.lookup import Champion, adapter_folder, backbones_of, ch
 from registry.promotion.model import answer_columns
 from registry.store import Store
 from registry.tracking import Tracker
-from tasks.formatting import normalise
+from tasks.plain import normalise
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Predictor:
         names = (name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
         self.fields = tuple(dict.fromkeys(names))
         self.backbone = backbone or shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
-        adapter.check_fits(self.backbone.name, self.backbone.weights_id, self.backbone.d)
+        self.backbone.check_adapter(adapter)
         self.name = found.name if found else ""
         self.version = found.version if found else None
         self.note = found.note if found else ""
@@ -84,7 +85,7 @@ class Predictor:
         """Answer rows of the template's fields, in their order."""
         texts = [self.template.format(**{name: normalise(row[name]) for name in self.fields}) for row in rows]
         if not self.words:  # a task that is answered by writing
-            longest = int(self.adapter.metadata.get("answer_tokens") or ANSWER_TOKENS)
+            longest = int(self.adapter.metadata.get("answer_room") or ANSWER_TOKENS)
             written = generate(self.backbone, [self.adapter], [Prompted(text, 0) for text in texts], longest)
             return [Answer(text.strip(), text.strip()) for text in written]
         scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])
@@ -154,7 +155,7 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
             raise InputError(f"no champion of task {task} yet. Remedy: run a plan that has it")
         backbone_id, backbone = next(iter(known.items()))
     else:
-        backbone_id = _weights(backbone)
+        backbone_id = describe(backbone).backbone_id
     found = champion(ledger, tracker, task, backbone_id)
     if found is None and tracker is not None:
         found = older_champion(tracker, task, backbone, backbone_id)
@@ -166,10 +167,6 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
         )
     adapter = load_adapter(adapter_folder(found, store, tracker), found.adapter_sha256)
     return Predictor(adapter, shared_backbone(backbone, found.dtype or adapter.metadata.get("dtype")), found)
-
-
-def _weights(backbone: str) -> str:
-    return shared_backbone(backbone).weights_id
 
 
 def _ledger() -> Ledger | None:

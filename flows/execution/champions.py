@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from dept.backbones.describe import describe
 from flows.execution.context import Engine, RunContext
 from flows.planning.retraining import Retraining
 from infra.errors import InputError
@@ -14,8 +16,9 @@ from registry.promotion.lookup import MOVES
 from registry.store import Store
 from registry.tracking import Tracker
 from tasks.catalogue import catalogue
+from tasks.load import load_splits
 from tasks.spec import Task
-from tasks.splits import Splits, load_splits
+from tasks.splits import Splits
 
 
 def known_tasks(ledger: Ledger, own: Iterable[Task] = ()) -> dict[str, Task]:
@@ -27,6 +30,28 @@ def known_tasks(ledger: Ledger, own: Iterable[Task] = ()) -> dict[str, Task]:
         except ValidationError:  # of another version: a plan that names the task brings it anew
             continue
     return found | {task.name: task for task in own}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a decision by hand needs: `registry.promotion.rows.Stores` without a run."""
+
+    ledger: Ledger
+    store: Store
+    tracker: Tracker
+    tasks: Mapping[str, Task]
+    splits: Mapping[str, Splits] = field(default_factory=dict)
+    run_id: str = ""
+    parent_run: str = ""
+
+
+def stores_of(ledger: Ledger) -> Known:
+    """The stores, opened, and every task that is known.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    return Known(ledger, Store.open(), Tracker(), known_tasks(ledger))
 
 
 def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
@@ -46,7 +71,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
             f"retrain: unknown task {unknown[0]!r}; known: {', '.join(sorted(tasks))}. Remedy: `dept tasks add FILE`, "
             "or `dept run` of the plan that has it"
         )
-    backbone = _describe(order)
+    backbone = describe(order.backbone, order.dtype, order.device)
     names = {row.task for row in ledger.decisions() if row.decision in MOVES}
     splits, left_out = dict[str, Splits](), dict[str, str]()
     for name in sorted(names if not order.tasks else names & set(order.tasks)):
@@ -60,9 +85,9 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
     context = RunContext(
         order=order,
         backbone_name=order.backbone,
-        backbone_id=backbone.weights_id,
+        backbone_id=backbone.backbone_id,
         d=backbone.d,
-        dtype=str(backbone.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        dtype=backbone.dtype,  # type: ignore[arg-type]
         device=order.device,
         engine=Engine(),
         tasks=tasks,
@@ -77,9 +102,3 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
 def join_retraining(body: Mapping[str, object]) -> RunContext:
     """The context of a retraining run, for a worker."""
     return open_retraining(Retraining.model_validate(body))[0]
-
-
-def _describe(order: Retraining):  # type: ignore[no-untyped-def]  # until dept.backbones.describe is there
-    from dept.backbones.shared import shared_backbone
-
-    return shared_backbone(order.backbone, order.dtype, order.device)

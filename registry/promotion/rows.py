@@ -18,9 +18,12 @@ from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.store import LostFileError, Store
 from registry.tracking import Tracker
-from tasks.formatting import Example, fold
+from tasks.draws import few_shot, subset
+from tasks.formatting import Example
+from tasks.load import load_splits
+from tasks.plain import fold
 from tasks.spec import Task
-from tasks.splits import Splits, few_shot, load_splits, subset
+from tasks.splits import Splits
 
 MOST_ROWS = 1000
 _DIGITS = 8  # bytes of a digest: of a million rows two are alike by chance once in 10^7
@@ -50,7 +53,7 @@ class Stores(Protocol):
 def judging_rows(stores: Stores, task: str, seen: set[bytes], most: int = MOST_ROWS) -> list[Example]:
     """At most `most` rows of a task that nobody in `seen` has seen, in a fixed order; of equal rows one."""
     splits, found = stores.splits[task], dict[bytes, Example]()
-    for row in (*getattr(splits, "judge", ()), *splits.train, *splits.validation):
+    for row in (*splits.judge, *splits.train, *splits.validation):
         marks = _marks(row)
         if not any(mark in seen for mark in marks):
             found.setdefault(marks[0], row)
@@ -118,12 +121,7 @@ def unseen_task(stores: Stores, spec: TrialSpec, task: str) -> bool:
         InputError: rows of a task that cannot be read.
     """
     splits = stores.splits[task]
-    theirs = {
-        mark
-        for part in (splits.train, splits.validation, getattr(splits, "judge", ()))
-        for row in part
-        for mark in _marks(row)
-    }
+    theirs = {mark for part in (splits.train, splits.validation, splits.judge) for row in part for mark in _marks(row)}
     if any(task in (one.task, *one.members) for one in (spec, *_sources(stores, spec))):
         return False
     known = _read(stores, spec.fingerprint)

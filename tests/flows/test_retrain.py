@@ -82,7 +82,8 @@ def test_rows_that_judge_were_seen_by_neither(prefect_url, make_plan, tmp_path):
     plan = load_plan(make_plan(seeds=[0], shots=[6]))
     transfer.run(plan)
     film = next(task for task in plan.own_tasks if task.name == "film")
-    from tasks.splits import few_shot, load_splits
+    from tasks.draws import few_shot
+    from tasks.load import load_splits
 
     splits = load_splits(film)
     retrain.run(order(plan, tasks=["film"], max_age_days=1e-9))

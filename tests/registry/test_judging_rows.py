@@ -7,8 +7,8 @@ import pytest
 from registry.ledger import Ledger
 from registry.promotion.rows import judging_rows, remember, remembered, seen_by, state_of, unseen_task
 from registry.store import Store
+from tasks.draws import few_shot
 from tasks.formatting import Example
-from tasks.splits import few_shot
 from tests.registry.promotion_helpers import World, mood_splits
 from tests.registry.registry_helpers import TASK, make_spec
 
@@ -37,8 +37,8 @@ def test_rows_of_draws_and_tests_never_judge(world):
     judging = ids(judging_rows(world, "mood", seen_by(world, outcome, ())))
     shots, validation = few_shot(splits, 16, 3, 2)[:2]
     assert not judging & ids((*shots, *validation, *splits.test))
-    assert len(judging) == 1000 - 300 or len(judging) == len(splits.train) + len(splits.validation) - 32
-    assert judging <= ids((*splits.train, *splits.validation))
+    free = ids((*splits.judge, *splits.train, *splits.validation)) - ids((*shots, *validation))
+    assert judging == free
 
 
 def test_draws_on_which_something_was_chosen_count_as_seen(world):
@@ -51,15 +51,9 @@ def test_draws_on_which_something_was_chosen_count_as_seen(world):
 
 
 def test_an_adapter_of_all_rows_leaves_the_rows_kept_for_judging(world):
-    outcome = world.trial(shots=None, train_rows=50)
-    assert judging_rows(world, "mood", seen_by(world, outcome, ())) == []
-    kept = tuple(Example(f"judge {i}", f"kept row {i}", i % 2, "good") for i in range(40))
-    splits = world.splits["mood"]
-    judged = type(
-        "Judged", (), {**{f.name: getattr(splits, f.name) for f in dataclasses.fields(splits)}, "judge": kept}
-    )
-    world.splits["mood"] = judged()
-    assert ids(judging_rows(world, "mood", seen_by(world, outcome, ()))) == ids(kept)
+    outcome, splits = world.trial(shots=None, train_rows=50), world.splits["mood"]
+    assert len(splits.judge) == 120
+    assert ids(judging_rows(world, "mood", seen_by(world, outcome, ()))) == ids(splits.judge)
 
 
 def test_the_order_is_fixed_and_the_number_bounded(world):
@@ -98,6 +92,7 @@ def test_what_was_seen_is_remembered_though_the_file_changes(world):
     texts = {row.text for row in (*old.train, *old.validation)}
     assert rows
     assert not texts & {row.text for row in rows}
+    assert texts & {row.text for row in (*world.splits["mood"].judge, *world.splits["mood"].train)}
     remember(world, outcome, {b"12345678"})
     assert remembered(world, outcome)[0] == seen | {b"12345678"}
 

@@ -143,7 +143,7 @@ def test_asked_again_it_is_the_same_decision(world):
 
 
 def test_few_rows_cannot_tell_and_spend_nothing(world):
-    world.splits["mood"] = mood_splits(30)
+    world.splits["mood"] = mood_splits(50)  # too few for rows that judge
     world.fight(world.trial(0, shots=None), always, always)
     row = world.fight(world.trial(1, shots=None), never, always)
     assert (row.decision, row.rows, row.p) == ("kept", 0, None)
