@@ -1,5 +1,7 @@
 """Finished trials with scores of one's choice, as the ledger would hand them to the report."""
 
+import hashlib
+
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
 
@@ -21,7 +23,7 @@ def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, m
         "shots": None if init == "untrained" or role == "source" else k,
         "seed": seed,
         "source_task": source,
-        "source_sha256": "5" * 64 if source else None,
+        "source_sha256": hashlib.sha256(source.encode()).hexdigest() if source else None,
         "prompt_text": "Name the label.",
         "adapter": SHAPE,
         "training": TrainConfig(steps=0 if init == "untrained" else 15),
