@@ -129,16 +129,17 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         remember(context, plan)
         if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
             say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
+        champions: list[dict[str, Any]] = []
         for left in reversed(range(TRIES)):
             try:
                 done = stages(context, plan, workers)
+                if plan.register:
+                    reached = done.outcomes
+                    champions = step("register-champions", lambda: register(context, reached, workers))  # noqa: B023
                 break
             except LostError as error:
                 if not left:
                     raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
-        champions = []
-        if plan.register:
-            champions = step("register-champions", lambda: register(context, done.outcomes, workers))
         page = step("write-report", lambda: report(context, plan, done, champions, started))
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
