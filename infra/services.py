@@ -272,11 +272,3 @@ def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
     prefect = Path(sys.executable).with_name("prefect")
     shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect
     say(f"next:    {shown} deployment run {deployments.first(file)}     (stop all: make down)")
-
-
-if __name__ == "__main__":
-    for service in status():
-        print(
-            f"{service.name:<8} {'running, pid ' + str(service.pid) if service.running else 'not running'}"
-            f"{' at ' + service.url if service.url else ''}"
-        )
