@@ -43,6 +43,7 @@ from flows.reporting.html import markdown, write_report
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError
 from infra.hidden import hidden_credentials
+from infra.names import safe_name
 from infra.quiet import errors_told_by_caller
 from infra.settings import home
 from infra.temporary_server import prefect_api
@@ -260,6 +261,8 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
     }
     title = f"dept-transfer: {plan.name}"
     outcomes = [*done.outcomes, *done.tried]
-    page = write_report(home() / "reports" / run_id, title, plan.model_dump(mode="json"), outcomes, about)
+    page = write_report(
+        home() / "reports" / safe_name(run_id, "run id"), title, plan.model_dump(mode="json"), outcomes, about
+    )
     create_markdown_artifact(markdown(title, outcomes), key="dept-transfer", description=str(page))
     return page
