@@ -135,7 +135,7 @@ def test_what_the_ledger_holds_is_left_out(plan):
     assert estimate(loaded, Held(100)).lines == []
 
 
-def test_numbers_of_the_rivals_are_those_that_are_trained(plan, tiny_folders):
+def test_numbers_of_the_baselines_are_those_that_are_trained(plan, tiny_folders):
     from dept.backbones.loading import load_model
 
     counted, _ = lines(plan(methods=["dept", "prompt-tuning", "lora", "full", "in-context"]))

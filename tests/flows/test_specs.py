@@ -91,7 +91,7 @@ def test_more_test_rows_than_there_are_is_all_of_them(demo):
         assert spec.test_rows == len(inputs.splits["amazon-polarity"].test)
 
 
-def test_rivals_have_the_budget_of_scratch(demo):
+def test_baselines_have_the_budget_of_scratch(demo):
     plan, inputs = demo
     methods = ["dept", "prompt-tuning", "lora", "full", "in-context"]
     plan = replaced(plan, methods=methods, strategies=["scratch"], shots=[4], seeds=[0])
