@@ -208,11 +208,13 @@ def begun(context: RunContext, name: str, kind: str) -> Iterator[None]:
         yield
     except BaseException as error:
         failed = isinstance(error, Exception)
+        context.close(clean=False)
         with contextlib.suppress(InputError):  # the first error is the one to show
             context.ledger.end_run(context.run_id, "failed" if failed else "killed")
         with contextlib.suppress(InputError):
             context.tracker.close_flow_run(context.parent_run, "FAILED" if failed else "KILLED", {}, [])
         raise
+    context.close()
     context.ledger.end_run(context.run_id, "finished")
 
 

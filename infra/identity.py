@@ -9,14 +9,17 @@ from pathlib import Path
 import psutil
 
 
-def process_id() -> str:
-    """This process as "host:boot:pidns:pid:start".
+def process_id(pid: int | None = None) -> str:
+    """This process, or another that runs here, as "host:boot:pidns:pid:start".
 
     boot: the kernel's id of this boot. pidns: the namespace of process ids, so that two containers that share a host
     name and a kernel are told apart. start: clock ticks since boot, which no setting of the clock moves. Where there is
-    no /proc, boot is "-" or the time of boot, pidns is "-" and start is in hundredths of seconds since the epoch.
+    no /proc, boot and pidns are "-" and start is in hundredths of seconds since the epoch.
+
+    Raises:
+        psutil.NoSuchProcess: nothing runs here under that number.
     """
-    pid = os.getpid()
+    pid = os.getpid() if pid is None else pid
     return f"{_here()}:{pid}:{_start(pid)}"
 
 

@@ -38,13 +38,14 @@ class Store:
 
     Args:
         url: a folder, or an URL that fsspec knows (file://, s3://, gs://, memory://).
+        make: a folder that is not there is an empty store, not one that is not mounted.
 
     Raises:
         InputError: an URL of an unknown kind, or one whose driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, make: bool = False) -> None:
+        self.url, self._make = url, make
         try:
             self.system, self.root = fsspec.core.url_to_fs(str(Path(url).absolute()) if "://" not in url else url)
         except (ValueError, ImportError) as error:
@@ -56,7 +57,8 @@ class Store:
     @classmethod
     def open(cls, url: str | None = None) -> Self:
         """The store at `url`; default $DEPT_STORE, else home()/store. Makes nothing yet."""
-        return cls(url or settings().store or str(home() / "store"))
+        url = url or settings().store
+        return cls(url) if url else cls(str(home() / "store"), make=True)
 
     def put_folder(self, folder: str | Path, key: str) -> None:
         """Keep a copy of a folder under a key; returns when it is durable and whole.
@@ -92,6 +94,11 @@ class Store:
         with self._told(f"read {key}"):
             sums = self._sums(place)
             if sums is None:
+                if self.local and not self._make and not Path(self.root).is_dir():
+                    raise InputError(
+                        f"store {self.url}: the folder is not there. Remedy: mount it, or check DEPT_STORE; if its "
+                        "files are lost, make an empty folder, and their trials are done again"
+                    )
                 if _OLD.fullmatch(key) and (older := home() / key).is_dir():
                     return older
                 raise LostFileError(key, f"store {self.url}: {key} is missing")

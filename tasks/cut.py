@@ -3,47 +3,61 @@
 from __future__ import annotations
 
 import math
+import re
+import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 ANSWER_LEAST, ANSWER_MOST = 32, 512  # tokens kept for a free answer where the task does not say
 ANSWER_SHARE = 0.95  # of the answers that the usual room holds whole
 BYTES_PER_TOKEN = 3.5  # of UTF-8, on the small side: rather too much room than too little
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The part of a text that may be lost.
-
-    start, end: characters of the text, the end not included.
-    side: from which side of that part tokens are lost first.
-    """
-
-    start: int
-    end: int
-    side: Literal["start", "end"] = "end"
-
-
-def kept(spans: Sequence[tuple[int, int]], room: int, cut: Cut | None, causal: bool) -> list[int]:
+def kept(spans: Sequence[tuple[int, int]], room: int, part: tuple[int, int] | None, causal: bool) -> list[int]:
     """Indices of the tokens that stay, in order: at most `room`.
 
-    Tokens that lie within the cut's characters go first. Where that is not enough, or without a cut, the text loses
-    its beginning (causal) or its end but for the last token, which ends it (encoder-decoder).
+    The last tokens that lie within `part` go first. Where that is not enough, or without a part, the text loses its
+    beginning (causal) or its end but for the last token, which ends it (encoder-decoder).
 
     Args:
         spans: characters (start, end) of each token in the text; equal where a token stands for none.
         room: tokens that may stay, at least 1.
+        part: characters (start, end) of what may be lost.
     """
     left = list(range(len(spans)))
     over = len(spans) - room
-    if over > 0 and cut is not None:
-        inside = [i for i, (a, b) in enumerate(spans) if cut.start <= a < b <= cut.end]
-        gone = set(inside[:over] if cut.side == "start" else inside[-over:])
+    if over > 0 and part is not None:
+        gone = set([i for i, (a, b) in enumerate(spans) if part[0] <= a < b <= part[1]][-over:])
         left = [i for i in left if i not in gone]
     if len(left) > room:
         left = left[len(left) - room :] if causal else [*left[: room - 1], left[-1]]
     return left
+
+
+class Places:
+    """Where the fields of a template stand in a text made by it.
+
+    A field's own line breaks are blanks, so the template's mark its ends; where fields are parted by less, the first
+    reading counts.
+    """
+
+    def __init__(self, template: str) -> None:
+        pattern, self.names = "", list[str]()
+        for literal, name, _, _ in string.Formatter().parse(template):
+            pattern += r"\s+".join(re.escape(part) for part in re.split(r"\s+", literal))
+            if name is not None:
+                self.names.append(name)
+                pattern += "(.*?)"
+        # A text may have lost the blanks at its end, and been normalised by who asks for an answer.
+        self._pattern = re.compile(pattern.removesuffix(r"\s+") + r"\s*", re.DOTALL)
+
+    def of(self, text: str) -> dict[str, tuple[int, int]]:
+        """Field -> its characters in the text, of its first place; nothing for a text of another template."""
+        match = self._pattern.fullmatch(text)
+        found: dict[str, tuple[int, int]] = {}
+        for index, name in enumerate(self.names if match else (), start=1):
+            assert match is not None
+            found.setdefault(name, match.span(index))
+        return found
 
 
 def usual_answer_length(answers: Iterable[str]) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import string
 from dataclasses import dataclass, field
 
 from infra.errors import InputError
-from tasks.cut import Cut
 from tasks.plain import fold, normalise
 from tasks.spec import Task
 
@@ -39,7 +37,6 @@ class Example:
     value: the number itself (regression).
     group: rows of one question share it (MultiRC).
     key: digest of the folded fields without the template, by which tasks of different templates find equal rows.
-    cut: what of a text longer than its room is lost; None: as the kind of backbone has it.
     """
 
     id: str
@@ -50,35 +47,11 @@ class Example:
     value: float | None = None
     group: str = ""
     key: str = field(default="", compare=False)
-    cut: Cut | None = None
 
 
 def render(task: Task, fields: dict[str, str]) -> str:
     """The task's template with the white-space-normalised fields put in. The template's own line breaks stay."""
-    return rendered(task.template, fields)[0]
-
-
-def rendered(template: str, fields: dict[str, str], cut: str | None = None) -> tuple[str, Cut | None]:
-    """The template with the white-space-normalised fields put in, and what may be cut of that text.
-
-    Args:
-        cut: a field of the template, of which the end is cut first; `start` or `end` of the whole text (where no field
-            is called so); None: nothing is said.
-    """
-    text, found = "", None
-    for literal, name, _, _ in string.Formatter().parse(template):
-        text += literal
-        if name is None:
-            continue
-        before = len(text)
-        text += normalise(fields[name])
-        if name == cut and found is None:
-            found = Cut(before, len(text))
-    if found is None and cut == "start":
-        found = Cut(0, len(text), "start")
-    elif found is None and cut == "end":
-        found = Cut(0, len(text), "end")
-    return text, found
+    return task.template.format(**{name: normalise(value) for name, value in fields.items()})
 
 
 def key_of(fields: dict[str, str]) -> str:
@@ -89,10 +62,10 @@ def key_of(fields: dict[str, str]) -> str:
 
 def to_example(task: Task, record: Record) -> Example:
     """Example of a record. Raises InputError for a label outside the verbalizer, a number outside the grid."""
-    text, cut = rendered(task.template, record.fields, task.cut)
+    text = render(task, record.fields)
     key = key_of(record.fields)
     if not task.scored:
-        return Example(record.id, text, 0, record.label, record.answers, None, record.group, key, cut)
+        return Example(record.id, text, 0, record.label, record.answers, None, record.group, key)
     if task.grid:
         value = float(record.label)
         if not task.grid.low <= value <= task.grid.high:
@@ -101,11 +74,11 @@ def to_example(task: Task, record: Record) -> Example:
                 f"({task.grid.low:g} to {task.grid.high:g}); widen the grid or mend the row"
             )
         index = round((value - task.grid.low) / task.grid.step)
-        return Example(record.id, text, index, task.words[index], (), value, record.group, key, cut)
+        return Example(record.id, text, index, task.words[index], (), value, record.group, key)
     if record.label not in task.index:
         raise InputError(
             f"task {task.name}, row {record.id}: label {record.label!r} is not in the verbalizer "
             f"({', '.join(task.labels)}); add it there or mend the row"
         )
     index = task.index[record.label]
-    return Example(record.id, text, index, task.words[index], (), None, record.group, key, cut)
+    return Example(record.id, text, index, task.words[index], (), None, record.group, key)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import InputError
-from tasks.cut import Cut
 from tasks.formatting import Example
 from tasks.order import Tested
 from tasks.spec import Task
@@ -75,10 +74,8 @@ def _lines(task: Task, splits: Splits) -> Iterator[dict[str, Any]]:
     for part, rows in splits.parts().items():
         for row in sorted(rows, key=lambda row: row.id):
             line = {name: getattr(row, name) for name in ("id", "text", "label", "target", "answers", "value")}
-            line |= {"part": part, "group": row.group, "key": row.key}
-            yield line | ({"cut": [row.cut.start, row.cut.end, row.cut.side]} if row.cut else {})
+            yield line | {"part": part, "group": row.group, "key": row.key}
 
 
 def _example(row: dict[str, Any]) -> Example:
-    cut = row.pop("cut", None)
-    return Example(**row | {"answers": tuple(row["answers"]), "cut": Cut(*cut) if cut else None})
+    return Example(**row | {"answers": tuple(row["answers"])})

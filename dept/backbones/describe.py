@@ -169,11 +169,16 @@ class PlainTokenizer:
         )
 
     def __call__(
-        self, texts: Sequence[str], add_special_tokens: bool = True, verbose: bool = False
-    ) -> dict[str, list[list[int]]]:
-        """`input_ids` of texts, as transformers gives them."""
+        self,
+        texts: Sequence[str],
+        add_special_tokens: bool = True,
+        verbose: bool = False,
+        return_offsets_mapping: bool = False,
+    ) -> dict[str, list[list[Any]]]:
+        """`input_ids` of texts, and their places in the texts where asked for, as transformers gives them."""
         found = self._inner.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return {"input_ids": [encoding.ids for encoding in found]}
+        places = {"offset_mapping": [encoding.offsets for encoding in found]} if return_offsets_mapping else {}
+        return {"input_ids": [encoding.ids for encoding in found], **places}
 
     def convert_ids_to_tokens(self, index: int) -> str | None:
         """The token of an id."""

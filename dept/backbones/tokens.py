@@ -89,6 +89,23 @@ class Tokens(ABC):
     def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
         """At most `room` of a text's ids, those at the side `cut` left out; what marks its ends stays."""
 
+    def spans(self, text: str, continues: bool = False) -> list[tuple[int, int]]:
+        """Characters (start, end) that each id of `encode_texts([text], continues)` stands for; equal where for none.
+
+        A tokenizer that knows no places is taken to have ids of even length.
+        """
+        ids = self.encode_texts([text], continues)[0]
+        for special in (True, False):
+            try:
+                made = self.tokenizer([text], add_special_tokens=special, verbose=False, return_offsets_mapping=True)
+            except (NotImplementedError, TypeError):
+                break
+            found, places = list(made["input_ids"][0]), made["offset_mapping"][0]
+            before = len(ids) - len(found)
+            if before >= 0 and ids[before:] == found:
+                return [(0, 0)] * before + [(int(a), int(b)) for a, b in places]
+        return [(i * len(text) // len(ids), (i + 1) * len(text) // len(ids)) for i in range(len(ids))]
+
     def checked(self, found: list[list[int]]) -> list[list[int]]:
         """The same ids.
 

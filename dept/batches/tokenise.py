@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dept.backbones.tokens import Cut, Tokens
 from dept.config import AdapterConfig
 from infra.errors import InputError
+from tasks.cut import Places, kept
 
 ANSWER_TOKENS = 32  # room for a free answer, in training and generation alike, where a task does not say
 
@@ -47,7 +48,8 @@ def encode(
     labels: Sequence[int] | None,
     config: AdapterConfig,
     *,
-    cut: Cut | None = None,
+    cut: str | None = None,
+    template: str | None = None,
     max_length: int | None = None,
     continues: bool = False,
 ) -> list[Row]:
@@ -56,8 +58,10 @@ def encode(
     Args:
         tokens: of a loaded backbone (`backbone.tokens`) or a described one (`info.tokens`).
         labels: index of each text's right word; None where unknown.
-        cut: the side of a text longer than s that is left out; default the start for causal backbones, whose question
-            stands at the end, and the end for encoder-decoders, as the authors do.
+        cut: what a text longer than s loses first: a field of the template (its end), or the `start` or `end` of the
+            whole; default the start for causal backbones, whose question stands at the end, and the end for
+            encoder-decoders, as the authors do.
+        template: by which the texts were made, where `cut` is one of its fields.
         max_length: tokens of a text that are kept at most; default as many as fit into s.
         continues: the prompt holds text that these go on from (`adapters.adapter.CONTINUES`).
 
@@ -68,7 +72,9 @@ def encode(
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
-    made = _rows(tokens, texts, config, longest, cut, max_length, continues, f"a label word of {longest} tokens")
+    made = _rows(
+        tokens, texts, config, longest, (cut, template), max_length, continues, f"a label word of {longest} tokens"
+    )
     gold = [-1] * len(texts) if labels is None else labels
     return [
         Row(ids, known[_after(text)], right, first, was_cut)
@@ -83,7 +89,8 @@ def encode_answers(
     config: AdapterConfig,
     longest: int = ANSWER_TOKENS,
     *,
-    cut: Cut | None = None,
+    cut: str | None = None,
+    template: str | None = None,
     max_length: int | None = None,
     continues: bool = False,
 ) -> list[Row]:
@@ -92,7 +99,7 @@ def encode_answers(
     Args:
         longest: tokens kept free for an answer, whatever its length, so that generation finds the text where training
             had it; a longer answer is cut.
-        tokens, cut, max_length, continues: see `encode`.
+        tokens, cut, template, max_length, continues: see `encode`.
 
     Raises:
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
@@ -105,7 +112,9 @@ def encode_answers(
     ends: dict[int, list[int]] = {}
     for after, members in places.items():
         ends |= dict(zip(members, tokens.encode_answers([answers[i] for i in members], after), strict=True))
-    made = _rows(tokens, texts, config, longest, cut, max_length, continues, f"an answer of {longest} tokens")
+    made = _rows(
+        tokens, texts, config, longest, (cut, template), max_length, continues, f"an answer of {longest} tokens"
+    )
     return [
         Row(ids, (tuple(ends[i][:longest]),), 0, first, was_cut or len(ends[i]) > longest)
         for i, (ids, first, was_cut) in enumerate(made)
@@ -118,7 +127,8 @@ def encode_open(
     config: AdapterConfig,
     longest: int = ANSWER_TOKENS,
     *,
-    cut: Cut | None = None,
+    cut: str | None = None,
+    template: str | None = None,
     max_length: int | None = None,
     continues: bool = False,
 ) -> list[Row]:
@@ -128,7 +138,7 @@ def encode_open(
         InputError: see `encode_answers`.
     """
     texts = [text.rstrip(" \t") for text in texts]
-    made = _rows(tokens, texts, config, longest, cut, max_length, continues, f"{longest} new tokens")
+    made = _rows(tokens, texts, config, longest, (cut, template), max_length, continues, f"{longest} new tokens")
     return [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
 
 
@@ -137,7 +147,7 @@ def _rows(
     texts: Sequence[str],
     config: AdapterConfig,
     longest: int,
-    cut: Cut | None,
+    cut: tuple[str | None, str | None],
     max_length: int | None,
     continues: bool,
     beside: str,
@@ -149,13 +159,23 @@ def _rows(
             f"adapter: s={config.s} leaves no room for text beside {beside}. Remedy: a larger s or shorter answers"
         )
     room = min(room, max_length or room)
+    key, places = cut[0], Places(cut[1]) if cut[1] is not None else None
+    by_field = key is not None and places is not None and key in places.names
+    side: Cut = "start" if key == "start" else "end" if key == "end" else tokens.cut
+
+    def shorten(text: str, ids: list[int]) -> list[int]:
+        part = places.of(text).get(key) if by_field and places is not None and key is not None else None
+        if part is None:
+            return tokens.shorten(ids, room, side)
+        return [ids[i] for i in kept(tokens.spans(text, continues), room, part, tokens.family == "causal")]
+
     made = []
     for index, ids in enumerate(tokens.encode_texts(texts, continues)):
         if not ids:
             raise InputError(f"text {index + 1} of {len(texts)} holds no token: {texts[index]!r}")
-        kept = tokens.shorten(ids, room, cut or tokens.cut)
-        first = tokens.first_row(len(kept), longest, config.s, config.layout)
-        made.append((tuple(kept), first, len(ids) > room))
+        stay = shorten(texts[index], ids) if len(ids) > room else ids
+        first = tokens.first_row(len(stay), longest, config.s, config.layout)
+        made.append((tuple(stay), first, len(ids) > room))
     return made
 
 

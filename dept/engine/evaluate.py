@@ -150,6 +150,7 @@ def reading_of(adapter: Adapter) -> dict[str, Any]:
     about = adapter.metadata
     return {
         "cut": about.get("cut"),
+        "template": about.get("template"),
         "max_length": about.get("max_length"),
         "continues": bool(about.get(CONTINUES, False)),
     }

@@ -140,17 +140,19 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
 @command
 def check(
     what: Annotated[str, typer.Argument(help="NAME of the catalogue, FILE.yaml of tasks or own_tasks, or PLAN:NAME.")],
-    tokens: Annotated[int | None, typer.Option(min=2, help="Longest text; default: the task's max_length.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=2, help="The adapter's s: text and answer; default: the plan's.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
 ) -> None:
     """Hold a task against its real rows, and show three examples as the backbone will read them.
 
     Example: dept tasks check mine.yaml --backbone smollm2-135m
     """
-    from flows.planning.check_task import check_task, named
+    from flows.planning.check_task import check_task, named, planned_s
 
     for task in named(what):
-        found = check_task(task, tokens, backbone)
+        found = check_task(task, tokens or planned_s(what, task), backbone)
         typer.echo(f"{task.name}: {task.kind}, {', '.join(task.metrics)}, rows from {_origin(task)}")
         for line in found.lines:
             typer.echo(f"  {line}")
@@ -163,7 +165,9 @@ def check(
 @app.command()
 @command
 def new(
-    source: Annotated[str, typer.Argument(help="A csv, jsonl or parquet file, or owner/name of a hub data set.")],
+    source: Annotated[
+        str, typer.Argument(help="A csv, jsonl or parquet file, a folder of save_to_disk, or owner/name of the hub.")
+    ],
     text: Annotated[list[str] | None, typer.Option(help="Column of the text (again for a second one).")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label, number or answer.")] = None,
     kind: Annotated[
@@ -172,6 +176,8 @@ def new(
     name: Annotated[str | None, typer.Option(help="Name of the task; default: of the file.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of the hub data set.")] = None,
     revision: Annotated[str, typer.Option(help="Revision of the hub data set.")] = "main",
+    validation: Annotated[Path | None, typer.Option(help="File of the validation rows, if SOURCE has none.")] = None,
+    test: Annotated[Path | None, typer.Option(help="File of the test rows, if SOURCE has none.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the block here, not to standard output.")] = None,
 ) -> None:
     """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan.
@@ -180,7 +186,7 @@ def new(
     """
     from flows.planning.new_task import new_block
 
-    block = new_block(source, tuple(text or ()), label, kind, name, config, revision, out)
+    block = new_block(source, tuple(text or ()), label, kind, name, config, revision, out, validation, test)
     if out is None:
         typer.echo(block, nl=False)
         return

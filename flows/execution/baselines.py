@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dept.backbones.shared import shared_backbone
 from dept.baselines.train import train_baseline
 from dept.engine.memory import peak_memory_mib
 from flows.execution.context import RunContext
@@ -33,7 +34,7 @@ def baseline_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) 
 
 
 def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
-    spec = claim.spec
+    spec, backbone = claim.spec, shared_backbone(context.backbone_name, context.dtype, context.device)
     lease.progress()
     try:
         examples = examples_of(context, spec)
@@ -44,7 +45,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         fail(context, lease, claim, str(error))
         return
     with train_baseline(
-        spec.method, context.backbone, training, validation, spec.training, spec.seed, on_tokens=lease.progress
+        spec.method, backbone, training, validation, spec.training, spec.seed, on_tokens=lease.progress
     ) as baseline:
         if baseline.state.failure is not None:
             fail(context, lease, claim, baseline.state.failure)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -19,7 +18,7 @@ from tasks.spec import Task
 from tasks.splits import Splits
 
 if TYPE_CHECKING:
-    from dept.backbones.backbone import Backbone
+    from flows.execution.engines import Running
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,25 @@ class RunContext:
     tracker: Tracker
     run_id: str = ""
     parent_run: str = ""
+    _running: dict[str, Running] = field(default_factory=dict, repr=False)  # by number type; shared by copies
 
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The backbone, one per process whoever asks for it.
+    @property
+    def backbone(self) -> Running:
+        """The backbone in the number type of this context, in this process or held by ranks; loaded on first use.
 
         Raises:
-            InputError: see `Backbone.from_pretrained`.
+            InputError: see `flows.execution.engines.running`.
         """
-        from dept.backbones.shared import shared_backbone
+        if self.dtype not in self._running:
+            from flows.execution.engines import running  # torch
 
-        return shared_backbone(self.backbone_name, self.dtype, self.device)
+            self._running[self.dtype] = running(self.backbone_name, self.dtype, self.device, self.engine.ranks)
+        return self._running[self.dtype]
+
+    def close(self, clean: bool = True) -> None:
+        """Let the ranks end, where there are any; `clean`: nothing went wrong."""
+        while self._running:
+            self._running.popitem()[1].close(clean)
 
     @property
     def lease_seconds(self) -> float:

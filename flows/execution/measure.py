@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.stack import Tensors
-from dept.batches.tokenise import Row
-from dept.engine.evaluate import predictions, score_rows, summarise
-from dept.engine.generate import Prompted, generate
+from dept.batches.tokenise import Row, encode_open
+from dept.engine.evaluate import predictions, summarise
 from flows.execution.context import RunContext
-from flows.execution.rows import of_task, room_of, rows_of
+from flows.execution.rows import cut_of, of_task, room_of, rows_of
 from tasks.formatting import Example
 from tasks.metrics import measure
 from tasks.spec import Task
@@ -50,8 +49,7 @@ def measured(
     ]
     scored = [i for i, (name, _) in enumerate(tests) if context.tasks[name].scored]
     items = [(i, row) for i in scored for row in rows[i]]
-    tensors = Tensors.of(adapters, context.backbone.device)
-    scores = iter(score_rows(context.backbone, tensors, items, progress=progress))
+    scores = iter(context.backbone.score(adapters, items, progress=progress))
     texts = _written(context, adapters, {i: test for i, test in enumerate(tests) if i not in scored}, progress)
     found = []
     for i, (name, examples) in enumerate(tests):
@@ -75,8 +73,16 @@ def _written(
         lengths.setdefault(room_of(context, name, adapters[i].config), []).append(i)
     found: dict[int, list[str]] = {}
     for longest, members in lengths.items():
-        asked = [Prompted(example.text, i) for i in members for example in tests[i][1]]
-        said = iter(generate(context.backbone, adapters, asked, longest, progress))
+        items = []
+        for i in members:
+            name, examples = tests[i]
+            about: dict[str, Any] = cut_of(context.tasks[name]) | {
+                "continues": bool(adapters[i].metadata.get(CONTINUES))
+            }
+            texts = [example.text for example in examples]
+            rows = encode_open(context.backbone.tokens, texts, adapters[i].config, longest, **about)
+            items += [(i, row) for row in rows]
+        said = iter(context.backbone.generate(adapters, items, longest, progress=progress))
         found |= {i: [next(said).strip() for _ in tests[i][1]] for i in members}
     return found
 

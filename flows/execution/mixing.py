@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_mixture
 from dept.batches.tokenise import Row
-from dept.engine.mixture import learn_weights
 from dept.trial import TrialOutcome
 from flows.execution.adapters import UnusableError
 from flows.execution.context import RunContext
@@ -64,7 +63,7 @@ def _mix(context: RunContext, lease: Lease, claims: Sequence[Claim], steps: int)
             b.advance(tokens)
             lease.progress()
 
-        weights = learn_weights(context.backbone, adapters, rows, steps, told)
+        weights = context.backbone.learn_weights(adapters, rows, steps, told)
     seconds = (time.monotonic() - began) / len(rows)
     for claim in claims:
         if claim.fingerprint in rows:

@@ -56,6 +56,8 @@ def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
         InputError: peft is missing, or a target is answered by generation, which baselines do not do.
     """
     baselines = [method for method in plan.methods if method in ("lora", "full")]
+    if baselines and plan.engine == "deepspeed":
+        raise InputError(f"methods: {baselines[0]} needs the whole backbone in one process. Remedy: engine: local")
     if "lora" in baselines and find_spec("peft") is None:
         raise InputError('method lora needs peft, which is not installed. Remedy: pip install "peft>=0.17"')
     written = [name for name in plan.targets if not tasks[name].scored]

@@ -6,7 +6,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,12 @@ def manifest(
     answers: dict[str, Any] = {}
     if task is not None:
         answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words), **cut_of(task)}
-        answers["answer_room"] = None if task.scored else room_of(context, spec.task, spec.adapter)
+        answers["answer_length"] = None if task.scored else room_of(context, spec.task, spec.adapter)
     return {
         "fingerprint": spec.fingerprint,
         "backbone": context.backbone_name,
         "backbone_id": spec.backbone_id,
-        "dtype": str(context.backbone.dtype).removeprefix("torch."),
+        "dtype": spec.dtype or context.dtype,
         "method": spec.method,
         "task": spec.task,
         "task_version": spec.task_version,
@@ -128,15 +127,7 @@ def provenance(context: RunContext) -> Mapping[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "device": str(context.backbone.device),
         "engine": "deepspeed" if context.engine.ranks else "local",
         "ranks": context.engine.ranks or 1,
-        **{name: _version(name) for name in ("torch", "transformers", "dept-transfer")},
+        **context.backbone.provenance(),
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

@@ -91,7 +91,7 @@ def rows_of(
 
 def cut_of(task: Task) -> dict[str, Any]:
     """How long texts of a task are cut, as `dept.batches.tokenise` takes it and adapters' files say it."""
-    return {"cut": task.cut if task.cut in ("start", "end") else None, "max_length": task.max_length}
+    return {"cut": task.cut, "template": task.template, "max_length": task.max_length}
 
 
 def room_of(context: RunContext, name: str, shape: AdapterConfig) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.engine.state import Result, State, Trial
-from dept.engine.train import train
 from dept.trial import TrialOutcome
 from flows.execution.adapters import UnusableError
 from flows.execution.context import RunContext
@@ -67,15 +65,8 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
 
     trials = [mine.trial for mine in prepared.values()]
     options = EngineOptions(checkpoint_folder=home() / "checkpoints", checkpoint_seconds=CHECKPOINT_SECONDS)
-    told_to: dict[str, Any] = {"on_result": record, "on_tokens": told, "on_restored": restored}
     with bar(_title(claims), sum(map(_expected, trials))) as shown:
-        if context.engine.ranks:
-            from dept.distributed.launch import train_sharded
-
-            ranks = context.engine.ranks
-            train_sharded(trials, context.backbone_name, ranks=ranks, dtype=context.dtype, options=options, **told_to)
-        else:
-            train(trials, context.backbone, options, **told_to)
+        context.backbone.train(trials, options, on_result=record, on_tokens=told, on_restored=restored)
     return trained
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.planning.check_lengths import check_lengths
 from flows.planning.plan_file import load_plan
 from infra.errors import InputError
 from infra.nearest import near
@@ -19,7 +20,7 @@ from tasks.spec import Task
 from tasks.splits import Splits
 from tasks.yaml_file import read_yaml
 
-MEASURED = 20_000  # rows whose length is counted at most, evenly over the splits
+SAID = {"judge": "to judge champions by"}
 FEW = 16  # training rows of a label below which few-shot draws soon run out
 
 
@@ -51,11 +52,26 @@ def named(what: str) -> list[Task]:
     return [known[name]]
 
 
+def planned_s(what: str, task: Task) -> int | None:
+    """The s of the adapter that a plan (PLAN:NAME, or FILE.yaml with own_tasks) makes for a task; None: no plan says.
+
+    Raises:
+        InputError: a plan that cannot be read.
+    """
+    if Path(what).suffix in (".yaml", ".yml"):
+        body = read_yaml(Path(what).expanduser())
+        shape = body.get("adapter") if isinstance(body, dict) and "own_tasks" in body else None
+        s = shape.get("s") if isinstance(shape, dict) else None
+        return s if isinstance(s, int) and s > 1 else None
+    plan_name, colon, _ = what.rpartition(":")
+    return load_plan(plan_name).recipe(task.name).adapter.s if colon else None
+
+
 def check_task(task: Task, tokens: int | None = None, backbone: str | None = None) -> Findings:
     """Read a task's rows and look at sizes, labels, repeated rows, leaks and lengths.
 
     Args:
-        tokens: longest text; None: the task's max_length.
+        tokens: the adapter's s, answer and all; None: the usual one.
         backbone: whose tokenizer counts tokens; None: words are counted, of which each is at least one token.
 
     Raises:
@@ -64,9 +80,9 @@ def check_task(task: Task, tokens: int | None = None, backbone: str | None = Non
     """
     splits = load_splits(task)
     found = Findings(splits)
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    parts = {name: part for name, part in splits.parts().items() if part}
     rows = [row for part in parts.values() for row in part]
-    found.lines.append("rows: " + ", ".join(f"{len(part):,} {name}" for name, part in parts.items()))
+    found.lines.append("rows: " + ", ".join(f"{len(part):,} {SAID.get(name, name)}" for name, part in parts.items()))
     _repeats(splits, rows, found)
     if task.strata > 1:
         _labels(task, parts, found)
@@ -76,7 +92,9 @@ def check_task(task: Task, tokens: int | None = None, backbone: str | None = Non
         found.lines.append(f"numbers: {low:g} to {high:g}, mean {statistics.fmean(values):g}; grid {_ends(task)}")
     else:
         _answers(task, rows, found)
-    _lengths(task, parts, tokens, backbone, found)
+    lengths = check_lengths(task, splits, tokens, backbone)
+    found.lines += lengths.lines
+    found.warnings += lengths.warnings
     return found
 
 
@@ -121,44 +139,6 @@ def _answers(task: Task, rows: Sequence[Example], found: Findings) -> None:
         inside = sum(any(answer.casefold() in row.text.casefold() for answer in row.answers) for row in rows)
         line += f", {100 * inside / len(rows):.0f} % found in the text"
     found.lines.append(line)
-
-
-def _lengths(
-    task: Task,
-    parts: dict[str, tuple[Example, ...]],
-    tokens: int | None,
-    backbone: str | None,
-    found: Findings,
-) -> None:
-    each = max(1, MEASURED // len(parts))
-    picked = [row for part in parts.values() for row in part[:each]]  # a split's rows stand in no order
-    count, unit = (_counter(backbone), "tokens") if backbone else (_words, "words")
-    lengths = sorted(count([row.text for row in picked]))
-    middle, most = lengths[len(lengths) // 2], lengths[-1]
-    of = "" if len(picked) == sum(map(len, parts.values())) else f" (of {len(picked):,} rows looked at)"
-    found.lines.append(f"length: {middle} {unit} in the median, {most} at most{of}")
-    limit = tokens or task.max_length
-    if limit is None:
-        return
-    long = sum(length > limit for length in lengths)
-    least = "" if backbone else "at least "
-    found.lines.append(f"longer than {limit} tokens: {least}{long:,} rows ({100 * long / len(lengths):.1f} %)")
-    if long:
-        remedy = "their beginning (encoder-decoder) or end (causal) is kept; a larger s keeps more"
-        found.warnings.append(f"{long:,} rows will be cut: {remedy}")
-    if not backbone:
-        found.lines.append("each word is at least one token; --backbone NAME counts tokens")
-
-
-def _words(texts: Sequence[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
-
-
-def _counter(backbone: str) -> Callable[[Sequence[str]], list[int]]:
-    from dept.backbones.describe import describe
-
-    tokens = describe(backbone).tokens
-    return lambda texts: [len(ids) for ids in tokens.encode_texts(texts)]
 
 
 def _ends(task: Task) -> str:

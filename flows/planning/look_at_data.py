@@ -3,77 +3,93 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from infra.errors import InputError
-from infra.settings import settings
-from tasks.sources.cells import Row
-from tasks.sources.delimited import read_csv
+from tasks.plain import listed, normalise, shown
+from tasks.sources.cells import NO_NUMBER, NOTHING, Row, nothing, written
+from tasks.sources.delimited import check_columns, headers
 from tasks.sources.hub import DATA
-from tasks.sources.readers import decode, read_jsonl, read_parquet
+from tasks.sources.read import ENDINGS, read_table, saved_splits
 
 DELIMITERS = ",;\t|"
 CSV = {".csv", ".tsv", ".txt"}
+FILES = {*CSV, *ENDINGS}
 MOST_ROWS = 200_000  # of a data set that are looked at: labels and bounds come from them
+MOST_COLUMNS = 2000
+NO_WORD = NO_NUMBER | {"null", "NULL", "#N/A"}  # not taken for labels, even among labels that are words
 
 
 @dataclass
 class Data:
-    """rows: flat, structs as dotted columns. words: names of a column's class numbers. splits: the hub's, with rows."""
+    """rows: flat, structs as dotted columns. words: names of a column's class numbers. splits: role or name in the hub
+    -> rows. delimiter: of a csv; None for other files. paths: role -> file, where there are several."""
 
     rows: list[Row]
-    delimiter: str = ","
+    delimiter: str | None = None
     words: dict[str, list[str]] = field(default_factory=dict)
     splits: dict[str, list[Row]] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
 
     def column(self, name: str) -> Column:
         """The values of a column, in the order of the rows. Raises InputError for a column that is not there."""
         if name not in self.names:
-            raise InputError(f"tasks new: no column {name!r}; columns there: {', '.join(self.names)}")
+            raise InputError(f"tasks new: no column {shown(name)}; columns there: {listed(self.names)}")
         return Column(name, [row.get(name) for row in self.rows])
 
-    @property
-    def names(self) -> list[str]:
+    @cached_property
+    def names(self) -> dict[str, None]:
         """All columns, in the order of their first appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
+        return dict.fromkeys(name for row in self.rows for name in row)
 
     def labelled(self, label: str) -> dict[str, int]:
-        """Rows with a label of each split of the hub; some hide those of the test split (null or -1)."""
-        counts = {name: sum(row.get(label) not in (None, -1) for row in part) for name, part in self.splits.items()}
+        """Rows with a label of each split; some data sets hide those of the test split (null or -1)."""
+        counts = {
+            name: sum(not nothing(row.get(label)) and row.get(label) != -1 for row in part)
+            for name, part in self.splits.items()
+        }
         return {name: count for name, count in counts.items() if count}
 
 
 @dataclass
 class Column:
-    """One column: its name and values."""
+    """One column: its name and values. there: those that hold something; missing: how many do not."""
 
     name: str
     values: list[Any]
 
     def __post_init__(self) -> None:
-        self.there = [value for value in self.values if value is not None and value != "" and value != []]
+        there = [value for value in self.values if not nothing(value) and not _no_word(value)]
+        self.there = [value for value in there if not isinstance(value, str) or value.strip()]
+        said = [value for value in self.there if not (isinstance(value, str) and value.strip() in NOTHING)]
+        if said and _numbers(said):  # among numbers NA and None are no labels
+            self.there = said
         self.missing = len(self.values) - len(self.there)
         self.lists = bool(self.there) and all(isinstance(value, list) for value in self.there)
-        self.text = bool(self.there) and all(isinstance(value, str) for value in self.there)
+        self.text = bool(self.there) and all(isinstance(value, (str, bytes)) for value in self.there)
         plain = [str(value) for value in self.there]
         self.distinct = len(set(plain))
         self.words = sum(len(value.split()) for value in plain) / max(1, len(plain))
 
-    @property
+    @cached_property
     def numbers(self) -> list[float] | None:
         """The values as numbers; None where one is none."""
-        found = []
-        for value in self.there:
-            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-                return None
-            try:
-                found.append(float(value))
-            except ValueError:
-                return None
-        return found if found and all(map(math.isfinite, found)) else None
+        return _numbers(self.there)
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """The values as labels, as `tasks check` will read them; 1 for 1.0 where all numbers are whole."""
+        plain = {normalise(written(value, "tasks new", self.name)) for value in self.there}
+        if any(isinstance(value, (float, Decimal)) for value in self.there):
+            whole = {key: f"{float(key):.0f}" for key in plain if _whole(key)}
+            return set(whole.values()) if len(whole) == len(plain) else plain
+        return plain
 
     @property
     def names_rows(self) -> bool:
@@ -87,27 +103,46 @@ class Column:
 
 
 def look_at_file(path: Path) -> Data:
-    """Rows of a csv, tsv, jsonl or parquet file.
+    """Rows of a csv, tsv, jsonl or parquet file, or of a folder that save_to_disk of `datasets` wrote.
 
     Raises:
         InputError: no such file, an unknown ending, a file that cannot be read or holds no rows.
     """
+    if path.is_dir():
+        return _look_at_folder(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a csv, jsonl or parquet file, or owner/name of a hub data set")
-    ending, delimiter = path.suffix.lower(), ","
+    ending, delimiter = path.suffix.lower(), None
+    if ending not in FILES:
+        raise InputError(
+            f"{path}: cannot tell its format by the ending {shown(ending)}; rename it .csv, .jsonl or .parquet"
+        )
     if ending in CSV:
-        delimiter = _delimiter(path)
-        lines = read_csv(path, [], delimiter)
-    elif ending in (".jsonl", ".ndjson"):
-        lines = read_jsonl(path)
-    elif ending == ".parquet":
-        lines = read_parquet(path)
-    else:
-        raise InputError(f"{path}: cannot tell its format by the ending {ending!r}; rename it .csv, .jsonl or .parquet")
-    rows = [flat(row) for _, row in lines]
+        names = headers(path, DELIMITERS)
+        delimiter = max(DELIMITERS, key=lambda mark: (len(names[mark]), mark == ","))
+        check_columns(names[delimiter], MOST_COLUMNS, f"{path}, line 1")
+    rows = [flat(row) for _, row in read_table(path, format=ENDINGS.get(ending, "csv"), delimiter=delimiter)]
     if not rows:
         raise InputError(f"{path}: holds no rows")
+    if len(rows[0]) > MOST_COLUMNS:
+        check_columns(list(rows[0]), MOST_COLUMNS, str(path))
     return Data(rows, delimiter)
+
+
+def look_at_files(files: dict[str, Path]) -> Data:
+    """Rows of a user's files by role (train, validation, test): those of train, and all as splits.
+
+    Raises:
+        InputError: see `look_at_file`; files of different columns.
+    """
+    found = {role: look_at_file(path) for role, path in files.items()}
+    train = found["train"]
+    for role, data in found.items():
+        lost = [name for name in train.names if name not in data.names]
+        if lost and role != "train":
+            raise InputError(f"{files[role]}: no column {shown(lost[0])}, which {files['train']} has")
+    splits = {role: data.rows for role, data in found.items()}
+    return Data(train.rows, train.delimiter, splits=splits, paths=dict(files))
 
 
 def look_at_hub(repo: str, name: str, config: str | None, revision: str) -> Data:
@@ -116,8 +151,8 @@ def look_at_hub(repo: str, name: str, config: str | None, revision: str) -> Data
     Raises:
         InputError: the hub, the data set or its training split is out of reach.
     """
-    root = settings().data
-    folder = root / name if root else None
+    root = os.environ.get(DATA)
+    folder = Path(root).expanduser() / name if root else None
     if folder is not None and folder.is_dir():
         splits = {path.stem: look_at_file(path) for path in sorted(folder.glob("*.*"))}
         rows = {split: found.rows for split, found in splits.items()}
@@ -156,9 +191,42 @@ def share_found(answers: Sequence[Any], texts: Sequence[Any]) -> float:
     return found / total if total else 0.0
 
 
-def _delimiter(path: Path) -> str:
-    head = decode(path).split("\n", 1)[0]
-    return max(DELIMITERS, key=lambda mark: (head.count(mark), mark == ","))
+def _look_at_folder(path: Path) -> Data:
+    places = saved_splits(path) or {"train": path}
+    splits = {role: [flat(row) for _, row in read_table(place, format="dataset")] for role, place in places.items()}
+    if not splits["train"]:
+        raise InputError(f"{path}: holds no rows")
+    return Data(splits["train"], words=_class_names(places["train"]), splits=splits, paths=places)
+
+
+def _class_names(folder: Path) -> dict[str, list[str]]:
+    from datasets import ClassLabel, Dataset
+
+    features = Dataset.load_from_disk(str(folder)).features
+    return {name: list(kind.names) for name, kind in features.items() if isinstance(kind, ClassLabel)}
+
+
+def _no_word(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() in NO_WORD
+
+
+def _numbers(values: Sequence[Any]) -> list[float] | None:
+    found = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+            return None
+        try:
+            found.append(float(value))
+        except (ValueError, OverflowError):
+            return None
+    return found if found and all(map(math.isfinite, found)) else None
+
+
+def _whole(key: str) -> bool:
+    try:
+        return float(key).is_integer()
+    except ValueError:
+        return False
 
 
 def _remote(repo: str, config: str | None, revision: str) -> tuple[dict[str, list[Row]], dict[str, list[str]]]:

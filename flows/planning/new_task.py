@@ -5,42 +5,29 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flows.planning.look_at_data import CSV, Column, Data, look_at_file, look_at_hub, share_found
+from flows.planning.guess import Guess, guess_columns
+from flows.planning.look_at_data import (
+    CSV,
+    FILES,
+    Column,
+    Data,
+    look_at_file,
+    look_at_files,
+    look_at_hub,
+)
 from infra.errors import InputError
+from tasks.cut import usual_answer_length
 from tasks.spec import Kind, Task
 
-LABELS = (
-    *("label", "labels", "class", "category", "sentiment", "topic", "intent", "target", "score", "rating", "stars"),
-    *("answer", "answers", "answers.text", "output", "summary", "response", "completion", "highlights", "y"),
-)
-TEXTS = (
-    *("text", "sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1", "question2"),
-    *("context", "passage", "paragraph", "document", "article", "title", "body", "content", "review", "comment"),
-    *("message", "tweet", "query", "instruction", "input", "dialogue", "text1", "text2", "text_a", "text_b"),
-)
-CONTEXTS = ("context", "passage", "paragraph", "document", "article", "text")
-MOST_LABELS, ROWS_PER_LABEL = 60, 3  # of a classification; a label needs a row in each split
-MOST_INTEGERS = 12  # distinct whole numbers that still count as labels
 MOST_POINTS = 41  # of a guessed grid
-FOUND = 0.8  # share of the answers that stand in the text: question answering
+LONG = 16  # words of a field, on average, from which on it is the one to cut
 LARGE = 10_000  # training rows from which validation rows are taken out of them
-
-
-@dataclass
-class Guess:
-    """What the columns are taken for, and why."""
-
-    texts: list[str]
-    label: str
-    kind: Kind
-    why: str
 
 
 def new_block(
@@ -52,123 +39,57 @@ def new_block(
     config: str | None = None,
     revision: str = "main",
     out: Path | None = None,
+    validation: Path | None = None,
+    test: Path | None = None,
 ) -> str:
-    """The YAML of `own_tasks:` with one task on a file, or on a hub data set `owner/name`.
+    """The YAML of `own_tasks:` with one task on a file, a saved data set, or a hub data set `owner/name`.
 
     Args:
         texts, label, kind, name: None or empty: guessed.
+        validation, test: files of those rows, where `source` holds the training rows alone.
         out: where the block will lie, which a relative path of the file counts from; None: the path as given.
 
     Raises:
         InputError: data that cannot be read, a column that is not there, or nothing to be guessed from.
     """
     path = Path(source).expanduser()
-    on_hub = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix.lower() not in FILES
+    on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not path.exists() and path.suffix.lower() not in FILES
     called = name or re.sub(r"[^a-z0-9.-]+", "-", path.stem.lower()).strip("-.") or "my-task"
-    data = look_at_hub(source, called, config, revision) if on_hub else look_at_file(path)
+    given = {role: file.expanduser() for role, file in (("validation", validation), ("test", test)) if file}
+    if on_hub and given:
+        raise InputError("tasks new: --validation and --test go with a file, not with a data set of the hub")
+    if on_hub:
+        data = look_at_hub(source, called, config, revision)
+    else:
+        data = look_at_files({"train": path, **given}) if given else look_at_file(path)
     guess = guess_columns(data, texts, label, kind)
     comments = {"kind": guess.why}
     block: dict[str, Any] = {} if guess.kind == "classification" else {"kind": guess.kind}
     fields = _fields(guess.texts)
     block["template"] = _template(guess, list(fields))
     comments["template"] = f"what the model reads: {', '.join(guess.texts)}, of the columns {', '.join(data.names)}"
-    _answers(data.column(guess.label), guess.kind, data.words.get(guess.label), block, comments)
+    labelled = data.labelled(guess.label)
+    rows = [row.get(guess.label) for part in labelled for row in data.splits[part]] or data.column(guess.label).values
+    _answers(Column(guess.label, rows), guess.kind, data.words.get(guess.label), block, comments)
+    _room(data, guess, fields, block, comments)
     columns = {field: column for field, column in fields.items() if field != column}
     if on_hub:
-        splits = data.labelled(guess.label)
-        block["rule"], at = _rule(splits)
-        comments["rule"] = f"rows of the hub with a label: {', '.join(f'{v:,} {k}' for k, v in splits.items())}"
+        block["rule"], at = _rule(labelled)
+        comments["rule"] = f"rows of the hub with a label: {', '.join(f'{v:,} {k}' for k, v in labelled.items())}"
         block["source"] = {"kind": "hub", "repo": source} | ({"config": config} if config else {})
         block["source"] |= {"revision": revision} | at
         comments["source"] = "pin the revision to a commit, so that the rows stay what they are"
     else:
-        block["source"] = _file_source(path, out, data.delimiter)
-        comments["source"] = "a relative path counts from the folder of this file"
+        paths = {role: place for role, place in data.paths.items() if role in labelled or role == "train"}
+        block["source"] = _file_source(paths or {"train": path}, out, data.delimiter)
+        comments["source"] = "a relative path counts from the folder of this file" + (
+            f"; rows with a label: {', '.join(f'{v:,} {k}' for k, v in labelled.items())}" if len(paths) > 1 else ""
+        )
     if "text" in columns and not on_hub:
         block["source"]["text"] = columns.pop("text")
     block["source"] |= ({"columns": columns} if columns else {}) | {"label": guess.label}
     Task.build(called, block, "tasks new")
     return _written(called, block, comments, _damages(data, guess))
-
-
-def guess_columns(data: Data, texts: Sequence[str], label: str | None, kind: Kind | None) -> Guess:
-    """What a user did not say, guessed. Raises InputError where nothing fits, naming the option that helps."""
-    columns = {name: data.column(name) for name in data.names}
-    for name in (*texts, *filter(None, [label])):
-        data.column(name)
-    if label in texts:
-        raise InputError(f"tasks new: column {label!r} cannot be both --text and --label")
-    answer = columns[label or _label(columns, texts)]
-    picked = list(texts) or _texts(columns, answer, len(data.rows))
-    found, why = _kind(answer, [columns[text] for text in picked])
-    if kind is not None:
-        return Guess(_ordered(picked, kind), answer.name, kind, f"as asked; answers stand in column {answer.name}")
-    return Guess(_ordered(picked, found), answer.name, found, why)
-
-
-def _label(columns: dict[str, Column], texts: Sequence[str]) -> str:
-    left = [column for column in columns.values() if column.name not in texts and column.there]
-    for wanted in LABELS:
-        for column in left:
-            if column.name.casefold() == wanted:
-                return column.name
-    candidates = [c for c in left if not c.names_rows and c.name.casefold() not in TEXTS]
-    few = [c for c in candidates if 2 <= c.distinct <= min(MOST_LABELS, len(c.there) // ROWS_PER_LABEL) and not c.lists]
-    numbers = [c for c in candidates if c.numbers and c.distinct > 1]
-    lists = [c for c in candidates if c.lists]
-    for group in (few, numbers, lists):
-        if group:
-            return min(group, key=lambda c: (c.words, c.distinct)).name  # fewer words and values: more like a label
-    raise InputError(
-        f"tasks new: no column looks like a label, number or answer; columns: {', '.join(columns)}. Name it: --label"
-    )
-
-
-def _texts(columns: dict[str, Column], answer: Column, rows: int) -> list[str]:
-    strings = [c for c in columns.values() if c.text and c is not answer and (c.numbers is None)]
-    known = [c for c in strings if c.name.casefold() in TEXTS]
-    long = [c for c in strings if c.words >= 2 and not c.names_rows and c.distinct > min(5, rows // 2)]
-    longest = max(long, key=lambda c: c.words, default=None)
-    picked = known or ([longest] if longest else [])
-    if not known:  # a second text of some length counts, a heading of two words does not
-        picked += [c for c in long if c is not longest and c.words >= 4][:1]
-    if not picked:
-        raise InputError(f"tasks new: no column looks like text; columns: {', '.join(columns)}. Name it: --text")
-    return [name for name in columns if name in {c.name for c in picked}]
-
-
-def _kind(answer: Column, texts: Sequence[Column]) -> tuple[Kind, str]:
-    """The kind that the answers' column speaks for, and why."""
-    name, n = answer.name, len(answer.there)
-    inside = max((share_found(answer.values, column.values) for column in texts), default=0.0)
-    if answer.lists:
-        kind: Kind = "qa" if inside >= FOUND else "generation"
-        return kind, f"column {name} holds lists; {100 * inside:.0f} % of the answers stand in the text"
-    numbers = answer.numbers
-    if len(texts) > 1 and numbers is None and inside >= FOUND:  # question and context, however few the answers
-        return "qa", f"{100 * inside:.0f} % of the answers in column {name} stand in the text"
-    few = answer.distinct <= min(MOST_LABELS, max(2, n // ROWS_PER_LABEL))
-    if numbers and not (all(x.is_integer() for x in numbers) and answer.distinct <= MOST_INTEGERS and few):
-        return (
-            "regression",
-            f"column {name} holds {answer.distinct:,} numbers from {min(numbers):g} to {max(numbers):g}",
-        )
-    if few and answer.distinct > 1 and answer.words < 6:
-        kinds = "pair classification: " if len(texts) > 1 else ""
-        return "classification", f"{kinds}column {name} holds {answer.distinct} values in {n:,} rows"
-    if inside >= FOUND:
-        return "qa", f"{100 * inside:.0f} % of the answers in column {name} stand in the text"
-    return (
-        "generation",
-        f"column {name} holds {answer.distinct:,} texts, {100 * inside:.0f} % of which stand in the text",
-    )
-
-
-def _ordered(texts: list[str], kind: Kind) -> list[str]:
-    """Question before context, so that what is cut of a long text is the context (encoder-decoder backbones)."""
-    if kind != "qa":
-        return texts
-    return sorted(texts, key=lambda name: name.rpartition(".")[2].casefold() in CONTEXTS)
 
 
 def _fields(texts: Sequence[str]) -> dict[str, str]:
@@ -194,7 +115,7 @@ def _answers(
     column: Column, kind: Kind, names: list[str] | None, block: dict[str, Any], comments: dict[str, str]
 ) -> None:
     if kind == "classification":
-        keys = sorted({_as_key(value) for value in column.there}, key=_number_first)
+        keys = sorted(column.keys, key=_number_first)
         if not 2 <= len(keys) <= 1000:
             raise InputError(
                 f"tasks new: column {column.name!r} holds {len(keys)} labels; choose another --label or --kind"
@@ -234,10 +155,6 @@ def _plain(value: Decimal) -> float:
     return int(number) if number.is_integer() else number
 
 
-def _as_key(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value).strip()
-
-
 def _number_first(key: str) -> tuple[int, float, str]:
     try:
         return 0, float(key), key
@@ -263,13 +180,36 @@ def _rule(splits: dict[str, int]) -> tuple[str, dict[str, str]]:
     return "hash", {"train": "train"}
 
 
-def _file_source(path: Path, out: Path | None, delimiter: str) -> dict[str, Any]:
-    shown = path if out is None or path.is_absolute() else Path(os.path.relpath(path, out.parent))
-    source: dict[str, Any] = {"kind": "file", "path": shown.as_posix()}
-    if path.suffix.lower() in CSV:
-        source |= {} if path.suffix.lower() == ".csv" else {"format": "csv"}
-        source |= {} if delimiter == "," else {"delimiter": delimiter}
+def _file_source(paths: dict[str, Path], out: Path | None, delimiter: str | None) -> dict[str, Any]:
+    source: dict[str, Any] = {"kind": "file"}
+    for role, path in paths.items():
+        said = path if out is None or path.is_absolute() else Path(os.path.relpath(path, out.parent))
+        source["path" if role == "train" else role] = said.as_posix()
+    ending = paths["train"].suffix.lower()
+    if ending in CSV and delimiter is not None:
+        source |= {"format": "csv"} if ending == ".txt" else {}
+        source |= {} if delimiter == ("\t" if ending == ".tsv" else ",") else {"delimiter": delimiter}
     return source
+
+
+def _room(data: Data, guess: Guess, fields: dict[str, str], block: dict[str, Any], comments: dict[str, str]) -> None:
+    """What a text too long for its room loses, and the room of a free answer."""
+    columns = {field: data.column(column) for field, column in fields.items()}
+    longest = max(columns, key=lambda field: columns[field].words)
+    free = guess.kind in ("qa", "generation")
+    if columns[longest].words >= LONG and (free or len(columns) > 1):
+        block["cut"] = longest
+        comments["cut"] = f"a text too long for the adapter's s loses the end of {longest}, and nothing else"
+    if not free:
+        return
+    answers = [a for value in data.column(guess.label).there for a in (value if isinstance(value, list) else [value])]
+    block["answer_length"] = usual_answer_length(str(answer) for answer in answers)
+    sizes = sorted(sum(len(str(row.get(column) or "")) for column in fields.values()) for row in data.rows)
+    s = block["answer_length"] + int(sizes[int(0.95 * (len(sizes) - 1))] / 3.5) + 16
+    comments["answer_length"] = (
+        "tokens kept for an answer; longer ones are cut. Beside it most texts fit whole into an adapter of s = "
+        f"{32 * -(-s // 32)} (adapter: {{s: ...}} in the plan; dept tasks check FILE --backbone NAME counts)"
+    )
 
 
 def _damages(data: Data, guess: Guess) -> list[str]:
@@ -295,6 +235,3 @@ def _written(name: str, block: dict[str, Any], comments: dict[str, str], damages
             lines.append(f"    # {' '.join(comments[key[1]].split())}")
         lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-FILES = {*CSV, ".jsonl", ".ndjson", ".parquet"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import weakref
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from infra.errors import InputError
+from infra.secrets import masked
 from registry.ledger import migrations
 
 BUSY_MILLISECONDS = 30_000  # how long a writer waits for another
 _ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
-_SECRET = re.compile(r"pass|secret|token|key", re.IGNORECASE)
+_OLDEST_SQLITE = (3, 35, 0)  # UPDATE ... RETURNING
 _KINDS = ("sqlite", "postgresql")
 
 
@@ -74,18 +74,16 @@ def cause(error: BaseException, url: URL | None = None) -> str:
 
 
 def shown(url: URL) -> str:
-    """An URL for people: SQLAlchemy's own rendering without the password, and secrets of its query masked too."""
-    query = {name: "***" if _SECRET.search(name) else value for name, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
+    """An URL for people: without the password, and without secrets of its query."""
+    return masked(url.render_as_string(hide_password=True))
 
 
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:  # its text may hold a password, so neither is shown whole
-        masked = re.sub(r"//[^/]*@", "//***@", url)
+    except (ArgumentError, ValueError) as error:  # its text may hold a password, so it is not shown
         raise InputError(
-            f"ledger: {masked!r} is no database URL. Remedy: sqlite:///folder/ledger.db or "
+            f"ledger: {masked(url)!r} is no database URL. Remedy: sqlite:///folder/ledger.db or "
             "postgresql+psycopg://user@host/name"
         ) from error
     if parsed.drivername == "postgresql":
@@ -117,6 +115,11 @@ def _postgresql(url: URL) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InputError("ledger: an SQLite ledger needs a file. Remedy: sqlite:///folder/ledger.db")
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise InputError(
+            f"ledger: SQLite {sqlite3.sqlite_version} is older than {'.'.join(map(str, _OLDEST_SQLITE))}. Remedy: a "
+            "newer Python, or DEPT_LEDGER_URL=postgresql+psycopg://..."
+        )
     # Kept open: when the last connection of a file is closed, SQLite writes its log back, which costs tens of ms.
     engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare)

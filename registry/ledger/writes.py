@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from dept.trial import SCHEMA, TrialOutcome, TrialSpec
 from infra.errors import InputError
+from infra.secrets import masked
 from registry.ledger.claims import HELD, Claim, chunks, is_of
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
@@ -106,7 +107,7 @@ class Writes(Connected):
 
     def fail(self, claim: Claim, reason: str) -> bool:
         """Record why a trial has no result; it stays failed until `retry`. Result as in `trained`."""
-        return bool(self._close("failed", [(claim, {"error": reason})], _FREE))
+        return bool(self._close("failed", [(claim, {"error": masked(reason)})], _FREE))
 
     def heal(self, fingerprint: str, reason: str, attempt: int | None = None) -> bool:
         """Send a trained or finished trial back to pending, since its file is missing or damaged; the reason is noted.
@@ -120,7 +121,7 @@ class Writes(Connected):
         which = (TrialRow.fingerprint == fingerprint) & TrialRow.status.in_(("trained", "finished"))
         if attempt is not None:
             which &= TrialRow.attempt == attempt
-        return self._again(which & (TrialRow.schema_version == SCHEMA), note=reason[:2000]) == 1
+        return self._again(which & (TrialRow.schema_version == SCHEMA), note=masked(reason)[:2000]) == 1
 
     def retry(self, fingerprints: Iterable[str] | None = None, *, run_id: str | None = None) -> int:
         """Let failed trials be claimed again: those named, those of a run, or, with neither, all.

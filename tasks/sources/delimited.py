@@ -157,10 +157,11 @@ def _zip(header: list[str], cells: list[str], path: Path, line: int) -> tuple[st
     return f"{path}, line {line}", dict(zip(header, cells, strict=True))
 
 
-def header_of(path: Path, delimiter: str) -> list[str]:
-    """The names of a file's columns, as far as quotes go."""
-    rows, _ = _quoted(decode(path).split("\n", 1)[:1], delimiter, path)
-    return rows[0].values if rows else []
+def headers(path: Path, delimiters: str) -> dict[str, list[str]]:
+    """Delimiter -> the names of a file's columns if it were that one. Raises InputError as `read_csv` does."""
+    first = list(io.StringIO(decode(path).lstrip("\r\n"), newline=""))[:1]
+    found = {mark: _quoted(first, mark, path)[0] or _unquoted(first[0], mark) for mark in delimiters}
+    return {mark: rows[0].values if rows else [] for mark, rows in found.items()}
 
 
 def check_columns(header: Sequence[str], most: int, where: str) -> None:

@@ -112,8 +112,6 @@ def locate(source: PackageSource | FileSource) -> dict[str, Path]:
         if not inside:
             found[role] = place
         elif role == "train":
-            if "train" not in inside:
-                raise InputError(f"{place}: no split called train; name a folder of one split, such as its first")
             found = {**inside, **found}
         else:
             raise InputError(f"source.{role}: {place} holds several splits; name the folder of one")
@@ -121,10 +119,15 @@ def locate(source: PackageSource | FileSource) -> dict[str, Path]:
 
 
 def saved_splits(folder: Path) -> dict[str, Path]:
-    """Role -> folder of each split of a DatasetDict that save_to_disk wrote; nothing for another folder."""
+    """Role -> folder of each split of a DatasetDict that save_to_disk wrote; nothing for another folder.
+
+    Raises InputError where no split is called train.
+    """
     if not (folder / "dataset_dict.json").is_file():
         return {}
     found = {role: [folder / name for name in names if (folder / name).is_dir()] for role, names in SPLITS.items()}
+    if not found["train"]:
+        raise InputError(f"{folder}: no split called train; name the folder of one split")
     return {role: places[0] for role, places in found.items() if places}
 
 

@@ -130,7 +130,8 @@ def test_what_check_counts(tmp_path):
     assert "rows: 22 train, 3 validation, 6 test" in shown
     assert "left out: 1 duplicate" in shown
     assert "label 'a' (answer 'great'): " in shown
-    assert "longer than 6 tokens: at least 1 rows" in shown  # ten words and the template's one
+    assert "room: s = 6, of which 1 are kept for the answer: 5 tokens of text" in shown
+    assert "longer than 5 tokens: at least 1 rows" in shown  # ten words and the template's one
     assert "(answer: 'awful')" in shown
 
 
@@ -140,11 +141,11 @@ def test_check_counts_tokens_of_a_backbone(tmp_path, tiny_folders):
         "mine:\n  template: '{text}'\n  verbalizer: {a: x, b: y}\n  source: {kind: file, path: mine.jsonl}\n"
     )
     arguments = ("tasks", "check", str(tmp_path / "own.yaml"), "--tokens", "4")
-    assert "longer than 4 tokens: at least 0 rows" in dept(*arguments).stdout
+    assert "longer than 3 tokens: at least 0 rows" in dept(*arguments).stdout
     shown = dept(*arguments, "--backbone", str(tiny_folders["llama"])).stdout
     assert "6 tokens in the median" in shown  # z, z, z, blank and two digits: the tokenizer falls back to bytes
-    assert "longer than 4 tokens: 30 rows (100.0 %)" in shown
-    exact = dept(*arguments[:-1], "6", "--backbone", str(tiny_folders["llama"])).stdout
+    assert "longer than 2 tokens: 30 rows (100.0 %)" in shown  # a word takes two
+    exact = dept(*arguments[:-1], "8", "--backbone", str(tiny_folders["llama"])).stdout
     assert "longer than 6 tokens: 0 rows" in exact
     refused(dept(*arguments, "--backbone", "/no/such/folder"), "no such folder")
 

@@ -26,10 +26,10 @@ from registry.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = (  # a step takes a tenth of a second
-    "import time\nfrom flows.execution import training\ntrain = training.train\n"
+    "import time\nfrom flows.execution import engines, training\ntrain = engines.train\n"
     "def slow(*args, on_tokens, **rest):\n"
     "    return train(*args, on_tokens=lambda n: (time.sleep(0.1), on_tokens(n)), **rest)\n"
-    "training.train = slow\n"
+    "engines.train = slow\n"
 )
 
 
@@ -107,9 +107,9 @@ def test_a_loop_that_hangs_loses_its_trials(begin, tmp_path):
     log, specs = tmp_path / "log", source_specs(plan, context.inputs)
     context.ledger.add(specs, context.run_id, "sources")
     hang = (
-        "import time\nfrom flows.execution import training\n"
+        "import time\nfrom flows.execution import engines\n"
         "def hang(trials, backbone, *args, on_tokens=None, **rest):\n    on_tokens(1)\n    time.sleep(3600)\n"
-        "training.train = hang"
+        "engines.train = hang"
     )
     other = worker(context, log, hang)
     try:
@@ -249,7 +249,7 @@ def test_what_is_trained_already_is_only_tested_and_logged(begin, monkeypatch):
     training.train_claims(context, Lease(context.ledger, claims, 60), claims)
     context.ledger.release(claims)
     assert {row.status for row in context.ledger.find()} == {"trained"}
-    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained twice"))
+    monkeypatch.setattr("flows.execution.engines.train", lambda *_, **__: pytest.fail("trained twice"))
     done = settle(context, "targets", spec)
     assert len(done.outcomes) == len(spec)
     assert not done.trained

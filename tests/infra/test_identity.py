@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from infra import identity
@@ -35,7 +36,7 @@ def test_a_name_says_where_and_which():
 @pytest.mark.parametrize("reap", [True, False])
 def test_a_death_is_seen_at_once(child, reap):
     made, name = child
-    assert name != process_id()
+    assert name == process_id(made.pid) != process_id()
     assert name.startswith(host_prefix())
     assert not is_gone(name)
     os.kill(made.pid, signal.SIGSTOP)
@@ -59,6 +60,14 @@ def test_a_process_of_another_user_is_alive():
     start = identity._start(1)
     assert not is_gone(f"{host_prefix()}1:{start}")
     assert is_gone(f"{host_prefix()}1:{start + 1000}")
+
+
+def test_what_does_not_run_has_no_name(child):
+    made, _ = child
+    made.kill()
+    made.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        process_id(made.pid)
 
 
 @pytest.mark.parametrize("other", ["host", "boot", "space"])

@@ -250,8 +250,7 @@ def test_a_file_that_was_damaged_in_mid_run_is_named(tmp_path):
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     ledger = Ledger.open(url)
     ledger.add([make_spec(seed=seed) for seed in range(100)])
-    with ledger.engine.connect() as there:
-        there.exec_driver_sql("pragma wal_checkpoint(truncate)")
+    ledger.close()  # writes its log back, and opens the file anew below
     body = bytearray((tmp_path / "ledger.db").read_bytes())
     body[4096:] = b"\xff" * (len(body) - 4096)
     (tmp_path / "ledger.db").write_bytes(body)
@@ -264,6 +263,7 @@ def test_a_full_disk_is_told_at_once(tmp_path):
     from sqlalchemy import event
 
     event.listen(ledger.engine, "connect", lambda there, _: there.execute("pragma max_page_count = 60"), insert=False)
+    ledger.close()
     began = time.monotonic()
     with pytest.raises(InputError, match=r"is full.*free disk space"):
         ledger.add([make_spec(seed=seed) for seed in range(2000)])

@@ -82,6 +82,12 @@ def test_what_is_forgotten_is_gone_and_may_come_anew(ledger):
     assert ledger.add(specs, run, "x") == 2
 
 
+def test_reasons_hold_no_credentials(ledger):
+    claim = claim_one(ledger, make_spec())
+    ledger.fail(claim, "no answer from https://ada:s3cret@host/x")
+    assert "s3cret" not in ledger.get(claim.fingerprint).error
+
+
 def test_the_file_comes_before_the_row(ledger, monkeypatch, tmp_path):
     """A store that refuses: the worker gets one line, and the trial is not entered as trained."""
     (tmp_path / "file").write_text("not a folder")

@@ -76,7 +76,22 @@ def test_a_file_is_kept_by_its_sha256(store, tmp_path):
     assert not store.exists(f"rows/{'0' * 64}")
 
 
-def test_what_is_missing_is_named(store):
+def test_a_store_that_is_not_mounted_is_not_a_lost_file(made, tmp_path):
+    store = Store.open(str(tmp_path / "share"))
+    store.put_folder(made, KEY)
+    (tmp_path / "share").rename(tmp_path / "unmounted")
+    with pytest.raises(InputError, match=r"not there.*mount it") as caught:
+        store.fetch(KEY)
+    assert not isinstance(caught.value, LostFileError)
+    (tmp_path / "share").mkdir()
+    with pytest.raises(LostFileError):
+        store.fetch(KEY)
+    with pytest.raises(LostFileError):
+        Store.open().fetch(KEY)
+
+
+def test_what_is_missing_is_named(store, made):
+    store.put_folder(made, "adapters/other")
     with pytest.raises(LostFileError, match=f"{KEY} is missing") as caught:
         store.fetch(KEY)
     assert (caught.value.key, caught.value.aside) == (KEY, None)

@@ -1,0 +1,131 @@
+"""What runs a backbone: this process, or a session of ranks that hold it between them. One interface for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from dept.adapters.adapter import Adapter
+from dept.adapters.initialise import Vocabulary
+from dept.adapters.stack import Tensors
+from dept.backbones.backbone import Backbone
+from dept.backbones.shared import shared_backbone
+from dept.backbones.tokens import Tokens
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions
+from dept.distributed.launch import Session
+from dept.engine.evaluate import score_rows
+from dept.engine.generate import generate_ids
+from dept.engine.memory import provenance
+from dept.engine.mixture import learn_weights
+from dept.engine.state import Result, Trial
+from dept.engine.train import train
+
+Key = TypeVar("Key", bound=Hashable)
+Progress = Callable[[int], object]
+Item = tuple[int, Row]  # which adapter, and the row
+
+
+class Running(Vocabulary, Protocol):
+    """A backbone that trials are run on; `dept.distributed.launch.Session` says what each function does."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Text to token ids and back."""
+
+    @property
+    def weights_id(self) -> str:
+        """sha256 (hex) of weights and tokenizer."""
+
+    def check_adapter(self, adapter: Adapter) -> None:
+        """Refuse an adapter of another backbone."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What has a part in the numbers and is no part of the question."""
+
+    def train(self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Any) -> dict[str, Result]:
+        """Train trials in one stack."""
+
+    def score(
+        self, adapters: Sequence[Adapter], items: Sequence[Item], budget: int | None = None, progress: Any = None
+    ) -> list[list[float]]:
+        """Log-probabilities of every candidate."""
+
+    def generate(
+        self,
+        adapters: Sequence[Adapter],
+        items: Sequence[Item],
+        max_new_tokens: int,
+        budget: int | None = None,
+        progress: Any = None,
+    ) -> list[str]:
+        """Greedy continuations."""
+
+    def learn_weights(
+        self, sources: Sequence[Adapter], rows: Mapping[Key, Sequence[Row]], steps: int, on_tokens: Any = None
+    ) -> dict[Key, list[float]]:
+        """Weights of sources per target."""
+
+    def close(self, clean: bool = True) -> None:
+        """Let go of what is held."""
+
+
+class InProcess:
+    """A backbone that this process holds."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backbone, name)  # tokens, embed, positions, device, weights_id, check_adapter, ...
+
+    def provenance(self) -> dict[str, Any]:
+        """See `dept.engine.memory.provenance`."""
+        return provenance(self.backbone)
+
+    def train(self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Any) -> dict[str, Result]:
+        """See `dept.engine.train.train`."""
+        return train(trials, self.backbone, options, **told)
+
+    def score(
+        self, adapters: Sequence[Adapter], items: Sequence[Item], budget: int | None = None, progress: Any = None
+    ) -> list[list[float]]:
+        """See `dept.engine.evaluate.score_rows`."""
+        return score_rows(self.backbone, Tensors.of(adapters, self.backbone.device), items, budget, progress)
+
+    def generate(
+        self,
+        adapters: Sequence[Adapter],
+        items: Sequence[Item],
+        max_new_tokens: int,
+        budget: int | None = None,
+        progress: Any = None,
+    ) -> list[str]:
+        """See `dept.engine.generate.generate_ids`."""
+        if not items:
+            return []
+        tensors = Tensors.of(adapters, self.backbone.device)
+        found = generate_ids(self.backbone, tensors, items, max_new_tokens, budget, progress)
+        return [self.backbone.tokens.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+
+    def learn_weights(
+        self, sources: Sequence[Adapter], rows: Mapping[Key, Sequence[Row]], steps: int, on_tokens: Any = None
+    ) -> dict[Key, list[float]]:
+        """See `dept.engine.mixture.learn_weights`."""
+        return learn_weights(self.backbone, sources, rows, steps, on_tokens)
+
+    def close(self, clean: bool = True) -> None:
+        """The process keeps its backbone for whoever asks next."""
+
+
+def running(name: str, dtype: str | None, device: str | None, ranks: int) -> Running:
+    """A backbone to run trials on: in this process (0 ranks), or held by ranks and by no other process.
+
+    Raises:
+        InputError: see `Backbone.from_pretrained` and `Session`.
+    """
+    made: Any = Session(name, ranks, dtype) if ranks else InProcess(shared_backbone(name, dtype, device))
+    return made  # type: ignore[no-any-return]
+
+
+__all__ = ["InProcess", "Running", "running", "train"]
