@@ -231,7 +231,6 @@ READERS = (
     ("doctor", "--json"),
     ("report",),
     ("predict", "--task", "sms-spam", "hello"),
-    ("run", "demo", "--dry-run"),
 )
 
 
