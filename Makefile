@@ -56,8 +56,8 @@ up: $(VENV)/.runtime ## start Prefect, MLflow and a worker here; PREFECT_PORT=42
 down: $(VENV)/.runtime ## stop what `make up` started
 	@$(BIN)/dept down
 
-status: $(VENV)/.runtime ## say which of them run
-	@$(BIN)/python -m infra.services
+status: $(VENV)/.runtime ## say what runs: services, workers, trials
+	@$(BIN)/dept status
 
 clean: ## remove .venv and caches; keeps .dept, where the results are
 	@test ! -x $(BIN)/dept || $(BIN)/dept down

@@ -17,9 +17,10 @@ from prefect import Flow, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from dept.trial import STACKED, TrialOutcome
+from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
+from flows.execution.judge import judge, told
 from flows.execution.open import open_plan
 from flows.execution.own_tasks import remember
 from flows.execution.progress import say
@@ -134,7 +135,9 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
             except LostError as error:
                 if not left:
                     raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
-        champions = step("register-champions", lambda: register(context, done.outcomes)) if plan.register else []
+        champions = []
+        if plan.register:
+            champions = step("register-champions", lambda: register(context, done.outcomes, workers))
         page = step("write-report", lambda: report(context, plan, done, champions, started))
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
@@ -229,42 +232,18 @@ def step(name: str, body: Callable[[], T]) -> T:
     return kept[0]
 
 
-def register(context: RunContext, outcomes: list[TrialOutcome]) -> list[dict[str, Any]]:
-    """Register the best adapter of each task, by validation score, and let it become champion where it is better."""
-    from registry.promotion.champion import crown  # it loads torch
-
-    best: dict[str, TrialOutcome] = {}
-    for outcome in outcomes:
-        if outcome.spec.method not in STACKED or outcome.spec.task not in context.tasks or not outcome.validation:
-            continue  # a multitask adapter answers for no task of its own; a baseline is no adapter that can be served
-        first = best.get(outcome.spec.task)
-        if first is None or _by_score(outcome) > _by_score(first):
-            best[outcome.spec.task] = outcome
-    told = []
-    for name, outcome in best.items():
-        decision = crown(context.tracker, context.ledger, outcome, context.tasks[name])
-        told.append(
-            {
-                "model": decision.model,
-                "version": decision.challenger_version,
-                "trial": outcome.spec.label,
-                "validation": decision.challenger_score,
-                "decision": f"{decision.decision}: {decision.reason}",
-            }
-        )
-    return told
-
-
-def _by_score(outcome: TrialOutcome) -> tuple[float, float]:
-    """What people read; of equals, the lower loss."""
-    return outcome.validation["score"], -outcome.validation["loss"]
+def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:
+    """Let the candidate of each task stand against its champion; what was decided, for the report."""
+    by_fingerprint = {outcome.spec.fingerprint: outcome for outcome in outcomes}
+    decided = judge(context, outcomes, workers)
+    return [told(row, by_fingerprint.get(str(row.challenger_fingerprint))) for row in decided]
 
 
 def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str, Any]], started: str) -> Path:
     """Write report and plots, and a Prefect artifact with the table; returns the path of report.html."""
     run_id = context.parent_run
     link = context.tracker.link(run_id)
-    told = {
+    about = {
         "run_id": run_id,
         "started": started,
         "champions": champions,
@@ -280,6 +259,6 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
     }
     title = f"dept-transfer: {plan.name}"
     outcomes = [*done.outcomes, *done.tried]
-    page = write_report(home() / "reports" / run_id, title, plan.model_dump(mode="json"), outcomes, told)
+    page = write_report(home() / "reports" / run_id, title, plan.model_dump(mode="json"), outcomes, about)
     create_markdown_artifact(markdown(title, outcomes), key="dept-transfer", description=str(page))
     return page

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.execution.champions import join_retraining
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
 from flows.execution.open import open_plan
@@ -18,7 +19,10 @@ from infra.hidden import hidden_credentials
 from registry.ledger import Ledger
 
 Opener = Callable[[Mapping[str, Any]], RunContext]
-OPENERS: Mapping[str, Opener] = {"transfer": lambda body: open_plan(Plan.model_validate(body))}  # by kind of run
+OPENERS: Mapping[str, Opener] = {  # by kind of run
+    "transfer": lambda body: open_plan(Plan.model_validate(body)),
+    "retrain": join_retraining,
+}
 
 
 @flow(name="dept-work")

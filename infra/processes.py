@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 
+from infra.identity import host_prefix, is_gone, process_id
+
 MARK = "DEPT_SERVICE"  # environment variable that every process of a service inherits
-SAME_START = 2.0  # seconds; the start time is derived from the boot time, which the system clock shifts a little
 # SIGINT and SIGTERM stay ignored in what a non-interactive shell starts with `&`; a Prefect worker would then never
 # stop. A Python that starts with the default actions installs its own handlers, so reset them and become the command.
 _LAUNCH = (
@@ -26,11 +27,11 @@ _LAUNCH = (
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of a started process. `started` is seconds since the epoch; `url` is None for a worker."""
+    """What is remembered of a started process. `id`: see `infra.identity.process_id`; `url` is None for a worker."""
 
     name: str
     pid: int
-    started: float
+    id: str
     mark: str
     log: str
     url: str | None = None
@@ -59,18 +60,17 @@ def spawn(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Record(name, child.pid, psutil.Process(child.pid).create_time(), mark, str(log), url)
+    return Record(name, child.pid, process_id(child.pid), mark, str(log), url)
 
 
 def leader(record: Record) -> psutil.Process | None:
     """The recorded process if it still runs; None if it is gone or its number now belongs to another process."""
+    if not record.id.startswith(host_prefix()) or is_gone(record.id):  # of another machine, or from before a boot
+        return None
     try:
-        process = psutil.Process(record.pid)
-        if abs(process.create_time() - record.started) > SAME_START or process.status() == psutil.STATUS_ZOMBIE:
-            return None
+        return psutil.Process(record.pid)
     except psutil.NoSuchProcess:
         return None
-    return process
 
 
 def members(record: Record) -> list[psutil.Process]:
@@ -80,7 +80,7 @@ def members(record: Record) -> list[psutil.Process]:
         if process.pid == os.getpid():
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            if process.create_time() >= record.started - SAME_START and process.environ().get(MARK) == record.mark:
+            if process.environ().get(MARK) == record.mark:
                 found.append(process)
     return found
 

@@ -44,8 +44,8 @@ class ServiceRecords:
             return cls(body["token"], body["ready"], body["toml"], records)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{file} is damaged, so it is not known what `up` started. Remedy: end the processes by hand (ps), "
-                "then delete that file"
+                f"{file} is damaged or of another version, so it is not known what `up` started. "
+                "Remedy: end the processes by hand (ps), then delete that file"
             ) from error
 
     def write(self) -> None:

@@ -106,7 +106,7 @@ def up(
 def down(say: Say = print) -> list[str]:
     """Stop what `up` started, worker first, and remove what `up` wrote (databases and logs stay). Idempotent.
 
-    A process is stopped only if it still has the recorded start time, or carries the mark of this very `up`.
+    A process is stopped only if it still is the recorded one, or carries the mark of this very `up`.
     Returns the names of the services that were stopped.
 
     Raises:
@@ -272,11 +272,3 @@ def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
     prefect = Path(sys.executable).with_name("prefect")
     shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect
     say(f"next:    {shown} deployment run {deployments.first(file)}     (stop all: make down)")
-
-
-if __name__ == "__main__":
-    for service in status():
-        print(
-            f"{service.name:<8} {'running, pid ' + str(service.pid) if service.running else 'not running'}"
-            f"{' at ' + service.url if service.url else ''}"
-        )

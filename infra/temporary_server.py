@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +27,15 @@ import psutil
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from infra import identity
 from infra.commands import HOST, environment
 from infra.errors import InputError
-from infra.identity import is_gone
+from infra.identity import host_prefix, is_gone, process_id
 from infra.prefect_api import answers
 from infra.processes import leader, tail
 from infra.secrets import masked
 from infra.service_records import ServiceRecords
 from infra.settings import home
 
-process_id: Callable[[], str] = getattr(identity, "process_id", None) or identity.__dict__["owner_id"]
 START_SECONDS = 180.0  # a first start makes the database: 10 s on a quiet machine, more on a busy one
 LOOK_SECONDS = 0.5  # how often the server looks whether anybody uses it
 # Of a server that a person runs; the temporary one has its own file, and only this machine reaches it.
@@ -140,8 +138,7 @@ def _user() -> Iterator[str]:
 
 def _here() -> Path:
     """What this machine's server and users of this home write; another host that shares the home has its own."""
-    here = process_id().rsplit(":", 2)[0]
-    return home() / "prefect" / "temporary" / hashlib.sha256(here.encode()).hexdigest()[:16]
+    return home() / "prefect" / "temporary" / hashlib.sha256(host_prefix().encode()).hexdigest()[:16]
 
 
 def _users() -> Path:

@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-import shutil
+import os
 import string
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from mlflow.models import Model, ModelSignature
-from mlflow.pyfunc import save_model
-from mlflow.pyfunc.model import PythonModel
-from mlflow.types import ColSpec, DataType, Schema
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.backbone import Backbone
-from dept.backbones.loading import errors_alone
+from dept.backbones.describe import describe
 from dept.backbones.shared import shared_backbone
 from dept.engine.evaluate import Request, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
 from infra.errors import InputError
+from infra.settings import home, settings
+from registry.inputs import rows_of
+from registry.ledger import Ledger
+from registry.promotion.lookup import Champion, adapter_folder, backbones_of, champion, older_champion
+from registry.promotion.model import answer_columns
+from registry.store import Store
+from registry.tracking import Tracker
 from tasks.plain import normalise
 
-if TYPE_CHECKING:
-    from registry.tracking import Tracker
 
-CHAMPION = "champion"
-MODEL_PATH = "model"
-ADAPTER_PATH = "model/artifacts/adapter"
-_NEEDED = ("mlflow", "torch", "transformers", "safetensors", "pandas", "pydantic")
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one row.
 
+    Attributes:
+        label: as it stands in the data; for tasks that are answered by writing, the text.
+        word: what the backbone answered with.
+        probability: of the label, softmax of the words' log-probabilities; None for written answers.
+        probabilities: of all labels, in the order of `Predictor.labels`.
+    """
 
-def model_name(backbone: str, task: str) -> str:
-    """Name of the registered model of a task: dept-<backbone>-<task>; a path or hub id gives its last part."""
-    short = re.sub(r"[^a-z0-9._-]+", "-", Path(backbone).name.lower()).strip("-")
-    return f"dept-{short}-{task}"
+    label: str
+    word: str
+    probability: float | None = None
+    probabilities: tuple[float, ...] = ()
 
 
 class Predictor:
     """One adapter on its backbone, with the template and the verbalizer it was trained with.
 
     Args:
-        adapter: its metadata names backbone, template, labels and words.
+        adapter: its metadata names template, labels and words.
         backbone: default the one the adapter was trained on, shared by the whole process.
+        found: the champion that the adapter is of.
+
+    Attributes:
+        fields: of the template, in its order. labels, words: of scored tasks; empty where answers are written.
+        name, version: of the registered model; `note` is what is to be said about it, "" for nothing.
 
     Raises:
         InputError: metadata missing, or a backbone that the adapter does not fit.
     """
 
-    def __init__(self, adapter: Adapter, backbone: Backbone | None = None) -> None:
+    def __init__(self, adapter: Adapter, backbone: Backbone | None = None, found: Champion | None = None) -> None:
         missing = [key for key in ("backbone", "template", "labels", "words") if key not in adapter.metadata]
         if missing:
             raise InputError(
@@ -64,14 +71,28 @@ class Predictor:
             )
         self.adapter = adapter
         self.template: str = adapter.metadata["template"]
-        self.labels = tuple(adapter.metadata["labels"])
         self.words = tuple(adapter.metadata["words"])
-        self.fields = tuple(
-            dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
-        )
-        name, dtype = adapter.metadata["backbone"], adapter.metadata.get("dtype")
-        self.backbone = backbone or shared_backbone(name, dtype)
+        self.labels = tuple(adapter.metadata["labels"]) if self.words else ()
+        names = (name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
+        self.fields = tuple(dict.fromkeys(names))
+        self.backbone = backbone or shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
         self.backbone.check_adapter(adapter)
+        self.name = found.name if found else ""
+        self.version = found.version if found else None
+        self.note = found.note if found else ""
+
+    def answers(self, rows: Sequence[Mapping[str, str]]) -> list[Answer]:
+        """Answer rows of the template's fields, in their order."""
+        texts = [self.template.format(**{name: normalise(row[name]) for name in self.fields}) for row in rows]
+        if not self.words:  # a task that is answered by writing
+            longest = int(self.adapter.metadata.get("answer_room") or ANSWER_TOKENS)
+            written = generate(self.backbone, [self.adapter], [Prompted(text, 0) for text in texts], longest)
+            return [Answer(text.strip(), text.strip()) for text in written]
+        scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])
+        table = torch.tensor(scores, dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
+        best = table.argmax(1).tolist()
+        lines = zip(best, table.tolist(), strict=True)
+        return [Answer(self.labels[i], self.words[i], line[i], tuple(line)) for i, line in lines]
 
     def predict(self, inputs: Any) -> pd.DataFrame:
         """Answer texts.
@@ -81,141 +102,78 @@ class Predictor:
                 the fields of the template.
 
         Returns:
-            One row per text: `label`, and the probability of each label (softmax of the words' log-probabilities);
-            `label` alone, the answer, where the task is answered by generation.
+            One row per text: `label`, and the probability of each label in a column of its name (a class called
+            `label` has `label_`); `label` alone, the answer, where it is written.
 
         Raises:
             InputError: a field is missing, or an input is no text.
         """
-        texts = [
-            self.template.format(**{name: normalise(value) for name, value in row.items()})
-            for row in _rows(inputs, self.fields)
-        ]
-        if not self.words:  # a task that is answered by generation
-            written = generate(self.backbone, [self.adapter], [Prompted(text, 0) for text in texts], ANSWER_TOKENS)
-            return pd.DataFrame({"label": pd.Series([text.strip() for text in written], dtype="str")})
-        scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])
-        table = torch.tensor(scores, dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
-        answers = [self.labels[i] for i in table.argmax(1).tolist()]
-        return pd.DataFrame(
-            {
-                "label": pd.Series(answers, dtype="str"),
-                **{label: table[:, i].numpy() for i, label in enumerate(self.labels)},
-            }
-        )
+        answers = self.answers(rows_of(inputs, self.fields))
+        columns: dict[str, Any] = {"label": pd.Series([answer.label for answer in answers], dtype="str")}
+        for place, name in enumerate(answer_columns(self.labels).values()):
+            columns[name] = pd.Series([answer.probabilities[place] for answer in answers], dtype="float64")
+        return pd.DataFrame(columns)
 
 
-class DeptModel(PythonModel):
-    """The pyfunc model; its one artifact is the adapter's folder."""
+def load_adapter(folder: str | Path, sha256: str | None = None) -> Adapter:
+    """An adapter from its folder.
 
-    predictor: Predictor
-
-    def load_context(self, context: Any) -> None:
-        """Load the adapter (its sha256 is checked) and the process's backbone."""
-        self.predictor = Predictor(Adapter.load(context.artifacts["adapter"]))
-
-    # Every input of `Predictor.predict` is right. The hint says less, because MLflow warns where there is none and
-    # turns any but this one into a narrower check of its own.
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """See `Predictor.predict`."""
-        return self.predictor.predict(model_input)
-
-
-def log_model(tracker: Tracker, run_id: str, adapter_folder: Path) -> str:
-    """Store a pyfunc model of an adapter with a run.
-
-    Returns:
-        URI of the stored model, the source of a model version.
+    Args:
+        sha256: what its tensor file must have, where the ledger or the registry knows it.
 
     Raises:
-        InputError: a damaged adapter, or a store that does not answer.
+        InputError: missing, cut short, altered, or another than was asked for.
     """
-    labels = Adapter.load(adapter_folder).metadata.get("labels", [])
-    outputs = Schema([ColSpec(DataType.string, "label"), *(ColSpec(DataType.double, str(name)) for name in labels)])
-    with tempfile.TemporaryDirectory() as scratch:
-        copy, saved = Path(scratch) / "adapter", Path(scratch) / MODEL_PATH
-        shutil.copytree(adapter_folder, copy)
-        with warnings.catch_warnings(), errors_alone("mlflow.pyfunc"):
-            warnings.simplefilter("ignore")  # MLflow asks for type hints and an input example
-            save_model(
-                path=str(saved),
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"adapter": str(copy)},
-                pip_requirements=requirements(),
-                # Inputs stay open: a list of texts and a table of fields are both right.
-                signature=ModelSignature(outputs=outputs),
-                mlflow_model=Model(artifact_path=MODEL_PATH, run_id=run_id),
-            )
-        tracker.ask("log_artifacts", run_id, str(saved), MODEL_PATH)
-    return f"{tracker.ask('get_run', run_id).info.artifact_uri}/{MODEL_PATH}"
+    adapter = Adapter.load(folder)
+    if sha256 is not None and adapter.sha256 != sha256:
+        raise InputError(
+            f"adapter {folder}: its sha256 {str(adapter.sha256)[:12]} is not the one that was registered "
+            f"({sha256[:12]}). Remedy: `dept run` of its plan makes it again"
+        )
+    return adapter
 
 
-def requirements() -> list[str]:
-    """What the stored model needs, pinned to what is installed; given, since inferring them takes seconds.
-
-    dept-transfer itself is not named: it is on no index, and a stranger's package of that name must never be installed.
-    """
-    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in _NEEDED]
-
-
-def load_champion(task: str, backbone: str, tracker: Tracker | None = None) -> Predictor:
-    """The champion of a task, ready to answer.
+def load_champion(task: str, backbone: str | None = None, tracker: Tracker | None = None) -> Predictor:
+    """The champion of a task, ready to answer. Only reads: where there is no ledger and no MLflow, none is made.
 
     Args:
         task: task name.
-        backbone: name or path of the backbone, as in the plan.
-        tracker: where to look; default the default store.
+        backbone: name or path; it is what is loaded, and its weights say whose champion answers, wherever they lay
+            when the champion was trained. None: the one backbone that has a champion of this task.
+        tracker: where to look; default the default store, if there is one.
 
     Raises:
-        InputError: no champion, or a damaged adapter.
+        InputError: no champion, several backbones to choose from, or an adapter that is lost or damaged.
     """
-    from registry.promotion.champion import champion
-    from registry.tracking import Tracker
-
-    name = model_name(backbone, task)
-    found = champion(tracker or Tracker(), name)
+    ledger, tracker, store = _ledger(), tracker or _tracker(), Store.open()
+    known = backbones_of(ledger, tracker, task)
+    if backbone is None:
+        if len(known) > 1:
+            listed = ", ".join(f"{name} ({backbone_id[:8]})" for backbone_id, name in known.items())
+            raise InputError(f"task {task} has champions on several backbones: {listed}. Remedy: --backbone")
+        if not known:
+            raise InputError(f"no champion of task {task} yet. Remedy: run a plan that has it")
+        backbone_id, backbone = next(iter(known.items()))
+    else:
+        backbone_id = describe(backbone).backbone_id
+    found = champion(ledger, tracker, task, backbone_id)
+    if found is None and tracker is not None:
+        found = older_champion(tracker, task, backbone, backbone_id)
     if found is None:
+        others = f"; it has one on {', '.join(known.values())}" if known else ""
         raise InputError(
-            f"no champion of {name} yet. Remedy: run a plan with task {task} on backbone {backbone}, or "
-            "name another backbone"
+            f"no champion of task {task} on backbone {backbone} ({backbone_id[:8]}) yet{others}. Remedy: run a plan "
+            "with this task and backbone, or name another backbone"
         )
-    return Predictor(Adapter.load(found.adapter_folder))
+    adapter = load_adapter(adapter_folder(found, store, tracker), found.adapter_sha256)
+    return Predictor(adapter, shared_backbone(backbone, found.dtype or adapter.metadata.get("dtype")), found)
 
 
-def _rows(inputs: Any, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Inputs of any accepted shape as one mapping of the template's fields per row."""
-    if isinstance(inputs, str):
-        inputs = [inputs]
-    if isinstance(inputs, (pd.Series, np.ndarray)):
-        inputs = np.asarray(inputs, dtype=object).reshape(-1).tolist()
-    if isinstance(inputs, Mapping):
-        inputs = pd.DataFrame(
-            dict(inputs)
-            if all(isinstance(v, (list, tuple, np.ndarray, pd.Series)) for v in inputs.values())
-            else [dict(inputs)]
-        )
-    if isinstance(inputs, pd.DataFrame):
-        inputs = inputs.to_dict(orient="records")
-    if not isinstance(inputs, Sequence):
-        raise InputError(
-            f"predict: {type(inputs).__name__} is no text. Remedy: give texts, or a table with the "
-            f"column{'s' if len(fields) > 1 else ''} {', '.join(fields)}"
-        )
-    rows: list[dict[str, str]] = []
-    for number, item in enumerate(inputs):
-        if isinstance(item, str):
-            if len(fields) != 1:
-                raise InputError(
-                    f"predict: this task reads {', '.join(fields)}, not one text. Remedy: give a table "
-                    "with these columns"
-                )
-            item = {fields[0]: item}
-        found = {name: item.get(name) for name in fields} if isinstance(item, Mapping) else {fields[0]: item}
-        for name, value in found.items():
-            if not isinstance(value, str):
-                raise InputError(
-                    f"predict: row {number}: {name} is {value!r}, not text. Remedy: give texts, or a "
-                    f"table with the columns {', '.join(fields)}"
-                )
-        rows.append({name: str(value) for name, value in found.items()})
-    return rows
+def _ledger() -> Ledger | None:
+    here = settings().ledger_url is not None or (home() / "ledger.db").is_file()
+    return Ledger.open() if here else None
+
+
+def _tracker() -> Tracker | None:
+    here = bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home() / "mlflow.db").is_file()
+    return Tracker() if here else None

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -21,6 +17,7 @@ from torch import Tensor, nn
 
 from dept.config import AdapterConfig, Layout
 from infra.errors import InputError
+from infra.files import new_folder
 
 FORMAT = 1
 TENSORS = "adapter.safetensors"
@@ -118,21 +115,9 @@ class Adapter(nn.Module):
             "metadata": {**self.metadata, **metadata},
         }
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            for stale in folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"):  # of a killed process
-                shutil.rmtree(stale, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            temporary.chmod(0o755)
-            try:
-                _write_synced(temporary / TENSORS, payload)
-                _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-                sync(temporary)
-                if folder.exists():
-                    shutil.rmtree(folder)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            sync(folder.parent)
+            with new_folder(folder) as temporary:
+                (temporary / TENSORS).write_bytes(payload)
+                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             raise InputError(
                 f"adapter: cannot write {folder} ({error}). Remedy: free space or choose another "
@@ -252,19 +237,3 @@ class Adapter(nn.Module):
                 f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]}). Remedy: use the backbone it "
                 "was trained on"
             )
-
-
-def _write_synced(file: Path, payload: bytes) -> None:
-    with file.open("wb") as stream:
-        stream.write(payload)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync(path: Path) -> None:
-    """Make a file's content, or a folder's entries, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

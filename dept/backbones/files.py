@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from dept.backbones import wheel as embedded
 from infra.errors import InputError
+from infra.files import write_text
 
 # What decides a number: weights, shapes, and each file that turns text into ids. A chat template does not.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
@@ -135,14 +136,8 @@ def hashed(file: Path) -> str:
 
 
 def _remember(cached: Path, body: dict[str, object]) -> None:
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cached.parent, prefix=".")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(body, stream)
-        Path(temporary).replace(cached)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        write_text(cached, json.dumps(body))
 
 
 def _origin(folder: Path) -> str | None:

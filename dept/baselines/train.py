@@ -6,12 +6,9 @@ Rows, data order, batch size, rate schedule, clipping, validations, patience and
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +17,6 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from dept.adapters.adapter import sync
 from dept.adapters.optimizer import rate_factor
 from dept.backbones.backbone import Backbone
 from dept.baselines import lora
@@ -35,6 +31,7 @@ from dept.engine.state import State
 from dept.engine.train import data_order
 from dept.trial import goodness
 from infra.errors import InputError
+from infra.files import new_folder
 
 Method = Literal["lora", "full"]
 MANIFEST = "baseline.json"
@@ -96,12 +93,7 @@ class Baseline:
         copy, folder = self._live(), Path(folder)
         kept = keep_weights or self.method == "lora"
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            for stale in folder.parent.glob(f".{glob.escape(folder.name)}-{'[a-z0-9_]' * 8}"):  # of a killed process
-                shutil.rmtree(stale, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            temporary.chmod(0o755)
-            try:
+            with new_folder(folder) as temporary:
                 if copy.wrapped is not None:
                     lora.save(copy.wrapped, temporary, self.backbone.name)
                 elif keep_weights:
@@ -110,13 +102,6 @@ class Baseline:
                 manifest = self._manifest(kept) | {"files": dict(sorted(files.items())), "metadata": metadata}
                 payload = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
                 (temporary / MANIFEST).write_bytes(payload)
-                for path in (*temporary.iterdir(), temporary):
-                    sync(path)
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            sync(folder.parent)
         except OSError as error:
             raise InputError(
                 f"baseline: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME; the next "

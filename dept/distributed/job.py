@@ -7,19 +7,17 @@ jobs/N/  job.json and what belongs to it, then the answer, then done.json
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from dept.adapters.adapter import Adapter
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions, TrainConfig
 from dept.engine.state import Result, State, Trial
+from infra.files import write_text
 
 SESSION, PROGRESS, ERROR, LOG, STOP = "session.json", "progress.json", "error.json", "ranks.log", "stop"
 JOB, DONE, RESTORED, ANSWER, EMBEDDINGS = "job.json", "done.json", "restored.json", "answer.json", "answer.safetensors"
@@ -29,23 +27,13 @@ JOB, DONE, RESTORED, ANSWER, EMBEDDINGS = "job.json", "done.json", "restored.jso
 class Settings:
     """What the ranks of a session load; see `dept.distributed.launch.Session`.
 
-    `owner` and `owner_started` name the process whose death ends the ranks.
+    `owner` is the process (`infra.identity.process_id`) whose death ends the ranks.
     """
 
     backbone: str
     dtype: str
     ranks: int
-    owner: int
-    owner_started: float
-
-
-def started(pid: int) -> float | None:
-    """When a living process began, seconds since the epoch; None where there is none of that id."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
-        return None
+    owner: str
 
 
 def write_json(file: Path, body: Any) -> None:
@@ -54,9 +42,7 @@ def write_json(file: Path, body: Any) -> None:
     Raises:
         OSError: the disk is full.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(body), encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, json.dumps(body))
 
 
 def read_json(file: Path) -> Any:

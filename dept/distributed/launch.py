@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,6 +20,7 @@ from dept.distributed import job, processes
 from dept.distributed.agent import Agent, RankDiedError
 from dept.engine.state import Result, State, Trial
 from infra.errors import InputError
+from infra.identity import process_id
 from infra.settings import home
 
 __all__ = ["RankDiedError", "Session", "train_sharded"]
@@ -71,8 +70,7 @@ class Session:
         # An unknown name ends here, and an embedded backbone is converted once, not by each rank.
         self.info: BackboneInfo = describe(backbone, self.dtype)
         self.folder = (folder or home() / "jobs" / uuid.uuid4().hex[:12]).absolute()
-        me = os.getpid()
-        settings = job.Settings(backbone, self.dtype, ranks, me, psutil.Process(me).create_time())
+        settings = job.Settings(backbone, self.dtype, ranks, process_id())
         self._agent = Agent(self.folder, settings, self.cuda, timeout)
 
     def __enter__(self) -> Self:

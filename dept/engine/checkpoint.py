@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,11 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from dept.adapters.stack import Training
 from dept.engine.state import State
+from infra.files import write_bytes
 
 DAYS = 30  # a file that nobody has asked for so long belongs to trials that are done or given up
 _log = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ class Checkpoint:
         """
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"{part}.{name}": value.cpu().contiguous()
             for part, values in training.dump().items()
@@ -63,11 +62,7 @@ class Checkpoint:
             "states": {key: asdict(states[key]) for key in training.keys},
             "sha256": _digest(tensors),
         }
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        save_file(tensors, temporary, metadata={"state": json.dumps(body)})
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(self.file)
+        write_bytes(self.file, save_bytes(tensors, metadata={"state": json.dumps(body)}))
         for held in [file for file, keys in self._read.items() if keys <= set(self.identities)]:
             held.unlink(missing_ok=True)  # all of it is in the new file, or done
             del self._read[held]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,6 +22,7 @@ from dept.batches.tokenise import Row
 from dept.engine import forward
 from dept.engine.memory import budget_by_rule, is_out_of_memory
 from infra.errors import InputError
+from infra.files import write_text
 
 ROUNDS = 7
 _GAIN = 0.05  # of the time; a smaller gain is not worth another setting than the rule's
@@ -194,10 +193,6 @@ def speed(backbone: Backbone, budget: int, rounds: int = 3) -> float:
 
 def _write(file: Path, found: tuned.Tuned) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(tuned.body_of(found), stream)
-        Path(temporary).replace(file)
+        write_text(file, json.dumps(tuned.body_of(found)))
     except OSError as error:
         raise InputError(f"tune: cannot write {file} ({error}). Remedy: set DEPT_CACHE to another folder") from error

@@ -23,6 +23,9 @@ def load_adapter(context: RunContext, outcome: TrialOutcome) -> Adapter:
     """
     try:
         adapter = Adapter.load(place_of(context, outcome))
+        if adapter.sha256 != outcome.adapter_sha256:  # the right file lies there too, but another one was read
+            aside = context.store.quarantine(outcome.adapter_key)
+            raise LostError(f"{outcome.adapter_key}: not the adapter of the ledger; it was put aside as {aside}")
     except LostError as error:
         heal(context, outcome, str(error))
         raise

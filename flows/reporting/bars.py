@@ -59,7 +59,7 @@ def _overview_plot(rows: Sequence[Row]) -> Plot:
         f"Bar chart of mean test {what} over targets. {said}.",
         lambda theme: _overview(found, what, theme),
         "Bars: mean over targets, each the mean over its seeds. Lines: the middle 80 % of targets. Too many for bars "
-        f"of their own; the table below and report.json hold each.{left}",
+        f"of their own; the table above and report.json hold each.{left}",
     )
 
 

@@ -57,6 +57,7 @@ def curve_plots(outcomes: Sequence[TrialOutcome]) -> list[Plot]:
                 if alone
                 else "Lines: the median trial of each variant; shaded: the middle half of the trials. Each trial's own "
                 "curve is in report.json."
+                + (" Where a line is one trial, a ring marks the step that was kept." if note else "")
             )
             made.append(
                 both_themes(

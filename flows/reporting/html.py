@@ -94,6 +94,7 @@ def write_report(
 
 def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -104,6 +105,9 @@ def _template() -> Any:
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
     environment.filters["number"] = number
+    environment.filters["commands"] = lambda text: Markup(
+        escape(text).replace("dept report --json", Markup("<code>dept report --json</code>"))
+    )
     environment.filters["score"] = lambda found: score_of(found) if found else None
     return environment.get_template("report.html.j2")
 

@@ -48,10 +48,14 @@ def both_themes(name: str, title: str, alt: str, draw: Callable[..., Figure], no
 
 
 def png(draw: Callable[..., Figure], theme: Theme) -> bytes:
-    """A figure drawn in one theme, as a PNG file."""
-    buffer = io.BytesIO()
+    """A figure drawn in one theme, as a PNG file of 256 colours: a third of the size, and flat areas need no more."""
+    from PIL import Image
+
+    drawn, buffer = io.BytesIO(), io.BytesIO()
     with _style(theme):
-        draw(theme).savefig(buffer, format="png", dpi=DPI, facecolor=theme.background, metadata={"Software": None})
+        draw(theme).savefig(drawn, format="png", dpi=DPI, facecolor=theme.background, metadata={"Software": None})
+    image = Image.open(drawn).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -18,6 +17,7 @@ from flows.reporting.palette import LIGHT, Theme
 from flows.reporting.plot import LEGEND_COLUMNS, png
 from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
 from infra.errors import InputError
+from infra.files import write_bytes, write_text
 
 PANELS_PER_ROW = 3
 MARKERS = "osD^vPX<>h*p"
@@ -64,10 +64,9 @@ def write_study(
         ],
         "plan": plan.model_dump(mode="json"),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     table, figure = (folder / f"{plan.name}.{kind}" for kind in ("json", "png"))
-    _write(table, (json.dumps(body, indent=1, ensure_ascii=False, default=str) + "\n").encode())
-    _write(figure, png(lambda theme: _figure(rows, variants, theme), LIGHT))
+    write_text(table, json.dumps(body, indent=1, ensure_ascii=False, default=str) + "\n")
+    write_bytes(figure, png(lambda theme: _figure(rows, variants, theme), LIGHT))
     return table, figure
 
 
@@ -149,10 +148,3 @@ def _panel(
             )
     axis.set_xticks(range(len(shots)), [f"k = {k}" for k in shots])
     axis.set_xlim(-0.55, len(shots) - 0.45)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write under another name, then rename: a killed run leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -1,330 +1,266 @@
-"""Which adapter answers for a task: champion and challenger, decided by scores, with an audit trail."""
+"""The one rule by which champions change, for runs and for retraining alike: match, evaluate, decide.
+
+`match` says what has to be evaluated, a worker lets both adapters answer the same rows, `decide` compares the answers
+(`compare`), records the decision and moves MLflow's aliases. A kill between any two steps is made good by `restore`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
-from dept.trial import TrialOutcome
-from infra.errors import InputError
-from infra.settings import home
-from registry.ledger import Ledger
+from dept.config import TrainConfig
+from dept.trial import Role, TrialOutcome, TrialSpec
 from registry.ledger.schema import DecisionRow
-from registry.serving import ADAPTER_PATH, CHAMPION, MODEL_PATH, log_model, model_name
-from registry.store import Store
-from registry.tracking import Tracker
-from tasks.spec import Task
+from registry.promotion import versions
+from registry.promotion.compare import CONFIDENCE, Comparison, compare, rows_hash
+from registry.promotion.lookup import MOVES, Champion, champion, of_weights
+from registry.promotion.names import CHALLENGER, CHAMPION, model_name
+from registry.promotion.rows import Stores, judging_rows, remember, remembered, seen_by
+from tasks.formatting import Example
 
-__all__ = ["CHAMPION", "Champion", "Decision", "Scores", "challenge", "champion", "crown", "keep", "model_name"]
-
-SCORE = "score"
-_MOVED = ("first", "promoted")
-_TOLD = ("decision", "reason", "champion_version", "champion_score", "challenger_score", "rows_hash", "rows", "margin")
+MARGIN = 1.0
+_TESTED = ("rows", "rows_hash", "margin", "confidence", "difference", "low", "high", "p", "alpha", "wins", "losses")
+_TOLD = ("decision", "reason", "champion_version", "champion_score", "challenger_score", "rows", "rows_hash")
 
 
-@dataclass(frozen=True)
-class Champion:
-    """The version that answers for a registered model. `validation` is percent; the folder is a local copy."""
-
-    name: str
-    version: str
-    fingerprint: str
-    adapter_folder: Path
-    run_id: str
-    validation: float
-    created_at: datetime
+class ChampionChangedError(Exception):
+    """Another process has decided meanwhile: match again."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What one adapter scored on test rows. `score` is percent; `rows_hash` says which rows, in which order."""
+class Match:
+    """A candidate, the champion it stands against, and the rows that judge; `specs`: what has to be evaluated.
 
-    score: float
-    rows_hash: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One decision: first (there was no champion), promoted, kept or not-stale."""
-
-    model: str
-    task: str
-    decision: str
-    reason: str
-    champion_version: str | None
-    champion_score: float | None
-    challenger_fingerprint: str | None
-    challenger_version: str | None
-    challenger_score: float | None
-    rows_hash: str | None
-    rows: int | None
-    margin: float | None
-    at: datetime
-
-    @classmethod
-    def of(cls, row: DecisionRow) -> Decision:
-        """The decision that a ledger row holds."""
-        return cls(**{name: getattr(row, name) for name in cls.__dataclass_fields__})
-
-
-def champion(tracker: Tracker, name: str) -> Champion | None:
-    """The champion of a registered model; None where there is none."""
-    found = _champion_version(tracker, name)
-    return None if found is None else _as_champion(tracker, found)
-
-
-def crown(tracker: Tracker, ledger: Ledger, outcome: TrialOutcome, task: Task) -> Decision:
-    """Register an adapter as a version; make it champion if there is none or its validation score is better.
-
-    The test score plays no part. Calling it again for the same fingerprint makes no second version and no second
-    decision, and completes what a kill interrupted.
-
-    Raises:
-        InputError: the trial has no MLflow run yet, is not in the ledger, or a store does not answer.
+    unsure: it is not known which rows the champion has seen (0.1.0), so that these may favour it.
     """
-    name = model_name(outcome.spec.backbone, outcome.spec.task)
-    with _one_at_a_time(name):
-        mine = _register(tracker, ledger, name, outcome, task)
-        past = _decided(tracker, ledger, mine)
-        if past:
-            return _complete(tracker, ledger, mine, past[-1])
-        reigning, score = _champion_version(tracker, name), _validation(outcome)
-        before = None if reigning is None else float(reigning.tags.get("validation", "nan"))
-        if reigning is None or before is None:
-            verdict, reason = "first", f"no champion before; validation {score:.2f}"
-        elif _better(score, before, 0.0):
-            verdict, reason = "promoted", f"validation {score:.2f} is better than {before:.2f}"
-        else:
-            verdict, reason = "kept", f"validation {score:.2f} is not better than {before:.2f}"
-        return _decide(
-            tracker,
-            ledger,
-            mine,
-            verdict,
-            reason,
-            task=outcome.spec.task,
-            champion_score=before,
-            champion_version=None if reigning is None else str(reigning.version),
-            challenger_score=score,
-        )
+
+    task: str
+    name: str
+    candidate: TrialOutcome
+    champion: Champion | None
+    rows: tuple[Example, ...] = ()
+    specs: tuple[TrialSpec, ...] = ()
+    unsure: bool = False
 
 
-def challenge(
-    tracker: Tracker,
-    ledger: Ledger,
-    name: str,
-    champion_scores: Scores,
-    challenger_scores: Scores,
-    margin: float,
-    *,
-    outcome: TrialOutcome,
-    task: Task,
-) -> Decision:
-    """Let a retrained adapter challenge the champion: it must be better by more than `margin` (points of percent).
+def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpec]) -> Match:
+    """What has to be evaluated before a candidate can be decided about.
 
     Args:
-        name: registered model.
-        champion_scores: what the champion scored; challenger_scores: the same for the challenger, on the same rows.
-        outcome: the challenger, already logged.
+        considered: the other trials of its task in its run (searches and probes too).
 
     Raises:
-        InputError: scores of different rows, a negative margin, no champion to challenge, or as `crown`.
+        InputError: a store that does not answer.
     """
-    if (champion_scores.rows_hash, champion_scores.rows) != (challenger_scores.rows_hash, challenger_scores.rows):
-        raise InputError(
-            f"{name}: champion and challenger were scored on different test rows "
-            f"({champion_scores.rows_hash[:12]}, {champion_scores.rows} rows; "
-            f"{challenger_scores.rows_hash[:12]}, {challenger_scores.rows} rows). Remedy: score both on "
-            "the same rows"
-        )
-    if not margin >= 0:
-        raise InputError(f"{name}: the margin {margin} must not be negative")
-    with _one_at_a_time(name):
-        reigning = _champion_version(tracker, name)
-        if reigning is None:
-            raise InputError(f"{name}: no champion to challenge. Remedy: crown a first one with dept run")
-        rows_hash = challenger_scores.rows_hash
-        mine = _register(tracker, ledger, name, outcome, task)
-        past = [
-            row
-            for row in _decided(tracker, ledger, mine)
-            if row.rows_hash == rows_hash
-            and row.margin == margin
-            and str(reigning.version) in (row.champion_version, row.challenger_version)
-        ]
-        if past:
-            return _complete(tracker, ledger, mine, past[-1])
-        old, new = champion_scores.score, challenger_scores.score
-        verdict = "promoted" if _better(new, old, margin) else "kept"
-        reason = (
-            f"test {new:.2f} against {old:.2f} on {challenger_scores.rows} rows: "
-            f"{'more' if verdict == 'promoted' else 'not more'} than {margin:g} points better"
-        )
-        return _decide(
-            tracker,
-            ledger,
-            mine,
-            verdict,
-            reason,
-            task=outcome.spec.task,
-            champion_score=old,
-            champion_version=str(reigning.version),
-            challenger_score=new,
-            rows_hash=rows_hash,
-            rows=challenger_scores.rows,
-            margin=margin,
-        )
+    spec = candidate.spec
+    with stores.ledger.lock(lock_name(spec)):
+        restore(stores, spec.task, spec.backbone_id)
+    found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
+    name = found.name if found else versions.find_model(stores.tracker, spec.task, spec.backbone_id)
+    name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
+    remember(stores, candidate, seen_by(stores, candidate, considered))
+    if found is None or found.fingerprint == spec.fingerprint or found.adapter_key is None:
+        return Match(spec.task, name, candidate, found)
+    theirs, sure = remembered(stores, stores.ledger.outcome(found.fingerprint))
+    mine, _ = remembered(stores, candidate)
+    rows = tuple(judging_rows(stores, spec.task, mine | theirs))
+    specs: tuple[TrialSpec, ...] = ()
+    if rows:
+        old = stores.ledger.outcome(found.fingerprint)
+        specs = (evaluation(stores, old, rows, "champion"), evaluation(stores, candidate, rows, "challenger"))
+    return Match(spec.task, name, candidate, found, rows, specs, not sure)
 
 
-def keep(ledger: Ledger, reigning: Champion, task: str, reason: str) -> Decision:
-    """Record that a champion is not stale and stays without a challenge."""
-    return Decision.of(
-        ledger.record_decision(
-            reigning.name,
-            task,
-            "not-stale",
-            reason,
-            champion_version=reigning.version,
-            champion_score=reigning.validation,
-        )
+def standing(stores: Stores, spec: TrialSpec) -> TrialOutcome | None:
+    """What the champion that a candidate of this spec would meet has left; None where the ledger does not know it."""
+    found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
+    return None if found is None else stores.ledger.outcomes([found.fingerprint]).get(found.fingerprint)
+
+
+def evaluation(stores: Stores, outcome: TrialOutcome, rows: Iterable[Example], role: Role) -> TrialSpec:
+    """The trial that lets an adapter answer rows, with the number type that it was trained on."""
+    spec, ids = outcome.spec, tuple(row.id for row in rows)
+    task = stores.tasks[spec.task]
+    return TrialSpec(
+        kind="evaluate",
+        backbone=spec.backbone,
+        backbone_id=spec.backbone_id,
+        dtype=spec.dtype,
+        task=spec.task,
+        task_version=task.version,
+        data_hash=stores.splits[spec.task].data_hash,
+        role=role,
+        method=spec.method,
+        init=spec.init,
+        start="source",
+        source_task=spec.task,
+        source_sha256=outcome.adapter_sha256,
+        prompt_text="",
+        adapter=spec.adapter,
+        training=TrainConfig(steps=0),
+        test_rows=len(ids),
+        row_ids=ids,
     )
 
 
-def _validation(outcome: TrialOutcome) -> float:
-    older = outcome.validation.get("accuracy", math.nan)  # outcomes of before there were other metrics
-    return float(outcome.validation.get(SCORE, older))
+def decide(
+    stores: Stores,
+    of: Match,
+    answered: Mapping[str, TrialOutcome],
+    failed: Mapping[str, str] | None = None,
+    *,
+    margin: float = MARGIN,
+    confidence: float = CONFIDENCE,
+) -> DecisionRow:
+    """Decide about a candidate, record it, and let MLflow's aliases say so.
+
+    The same candidate against the same champion on the same rows is decided once: asked again, it is the same decision.
+
+    Args:
+        answered: outcomes of the evaluations, by fingerprint; those that failed are not there.
+        failed: why evaluations failed, by label.
+
+    Raises:
+        ChampionChangedError: there is another champion than when the match was made.
+        InputError: a store that does not answer, or has lost the candidate's adapter.
+    """
+    spec = of.candidate.spec
+    with stores.ledger.lock(lock_name(spec)):
+        now = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
+        if (now and now.fingerprint) != (of.champion and of.champion.fingerprint):
+            raise ChampionChangedError(of.name)
+        past = of_weights(stores.ledger.decisions(task=spec.task), spec.backbone_id)
+        if now is None:
+            return _record(stores, of, "first", f"no champion before; validation {_validation(of.candidate)}")
+        if now.fingerprint == spec.fingerprint:
+            mine = [row for row in past if row.challenger_fingerprint == spec.fingerprint]
+            return mine[-1] if mine else _record(stores, of, "by-hand", "champion by an alias set in MLflow")
+        return _against(stores, of, past, answered, failed or {}, margin, confidence)
 
 
-def _better(new: float, old: float, margin: float) -> bool:
-    """NaN never wins, and never keeps a throne."""
-    return new > old + margin or (math.isnan(old) and not math.isnan(new))
+def _against(
+    stores: Stores,
+    of: Match,
+    past: list[DecisionRow],
+    answered: Mapping[str, TrialOutcome],
+    failed: Mapping[str, str],
+    margin: float,
+    confidence: float,
+) -> DecisionRow:
+    assert of.champion is not None
+    if of.champion.adapter_key is None:
+        why = "the champion's adapter is not in this ledger, so it cannot be scored"
+        return _record(stores, of, "kept", f"{why}; it stays. Remedy: `dept promote` by hand")
+    about = [row for row in past if row.champion_fingerprint == of.champion.fingerprint]
+    missing = [one for one in of.specs if one.fingerprint not in answered]
+    if missing:
+        which = ("the champion" if one.role == "champion" else "the candidate" for one in missing)
+        reasons = "; ".join(failed.get(one.label, "it was not evaluated") for one in missing)
+        return _record(stores, of, "kept", f"{' and '.join(which)} could not be scored, the champion stays: {reasons}")
+    hashed = rows_hash(of.rows)
+    for row in about:
+        same = (row.challenger_fingerprint, row.rows_hash, row.margin, row.confidence)
+        if same == (of.candidate.spec.fingerprint, hashed, margin, confidence):
+            return row
+    looks = sum(row.p is not None for row in about)
+    said = [answered[one.fingerprint].extra["rows"] for one in of.specs] or [(), ()]
+    found = compare(stores.tasks[of.task], of.rows, said[0], said[1], margin=margin, confidence=confidence, looks=looks)
+    return _record(stores, of, "promoted" if found.better else "kept", _unsure(of, found), **_columns(found, looks))
 
 
-def _champion_version(tracker: Tracker, name: str) -> ModelVersion | None:
-    try:
-        found = tracker.ask("get_model_version_by_alias", name, CHAMPION)
-    except MlflowException as error:
-        # An alias that is missing is an invalid parameter to MLflow, a model that is missing a missing resource.
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return found  # type: ignore[no-any-return]
+def _unsure(of: Match, found: Comparison) -> str:
+    if not of.unsure:
+        return found.reason
+    return f"{found.reason} (which rows the champion has seen is not known; they may favour it)"
 
 
-def _as_champion(tracker: Tracker, version: ModelVersion) -> Champion:
-    fingerprint = version.tags.get("fingerprint", "")
-    source = f"{version.source}/{ADAPTER_PATH.removeprefix(MODEL_PATH + '/')}"
-    cache = home() / "champions" / fingerprint if tracker.is_server else None
-    return Champion(
-        name=version.name,
-        version=str(version.version),
-        fingerprint=fingerprint,
-        adapter_folder=tracker.download(source, cache),
-        run_id=str(version.run_id),
-        validation=float(version.tags.get("validation", "nan")),
-        created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-    )
+def _columns(found: Comparison, looks: int) -> dict[str, Any]:
+    columns = {name: getattr(found, name) for name in _TESTED}
+    if 0.5**found.rows > found.alpha:
+        columns["p"] = None  # so few rows could prove nothing: no chance was spent
+    scores = {"champion_score": found.champion, "challenger_score": found.candidate} if found.rows else {}
+    if not found.rows:
+        columns |= {"difference": None, "low": None, "high": None}
+    about = {"test": found.test, "metric": found.metric, "needed": found.needed, "looks": looks}
+    return {**columns, **scores, **about}
 
 
-def _register(tracker: Tracker, ledger: Ledger, name: str, outcome: TrialOutcome, task: Task) -> ModelVersion:
-    fingerprint = outcome.spec.fingerprint
-    if ledger.get(fingerprint) is None:
-        raise InputError(f"{name}: trial {outcome.spec.label} is not in the ledger. Remedy: add it first")
-    try:
-        tracker.ask(
-            "create_registered_model",
-            name,
-            description=task.description,
-            tags={"task": task.name, "license": task.license, "url": task.url, "citation": task.citation},
-        )
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    for version in tracker.ask("search_model_versions", f"name = '{name}' and tags.fingerprint = '{fingerprint}'"):
-        return version  # type: ignore[no-any-return]
-    folder = Store.open().fetch(outcome.adapter_key)
-    run_id = tracker.log_trial(None, outcome, folder)  # finds its run, or writes it again where the store was replaced
-    source = log_model(tracker, run_id, folder)
-    tags = {
-        "fingerprint": fingerprint,
-        "validation": repr(_validation(outcome)),
-        "task": task.name,
-        "task_version": outcome.spec.task_version,
-        "data_hash": outcome.spec.data_hash,
-        "backbone": outcome.spec.backbone,
-        "backbone_id": outcome.spec.backbone_id,
-        "adapter_sha256": outcome.adapter_sha256,
-        "init": outcome.spec.init,
-        "shots": outcome.spec.shots or "all",
-    }
-    made: ModelVersion = tracker.ask(
-        "create_model_version",
-        name,
-        source,
-        run_id,
-        description=outcome.spec.label,
-        tags={key: str(value) for key, value in tags.items()},
-    )
-    tracker.set_tags(run_id, {"registered_model": name, "registered_version": made.version})
-    return made
-
-
-def _decided(tracker: Tracker, ledger: Ledger, mine: ModelVersion) -> list[DecisionRow]:
-    """Decisions about this version; one made before the version is of an earlier store, and counts no more."""
-    clocks = 60.0 if tracker.is_server else 0.0  # seconds that a server's clock may be ahead
-    made = datetime.fromtimestamp(mine.creation_timestamp / 1000 - clocks, UTC)
-    return [
-        row
-        for row in ledger.decisions(mine.name)
-        if row.challenger_version == str(mine.version)
-        and row.challenger_fingerprint == mine.tags["fingerprint"]
-        and row.at >= made
-    ]
-
-
-def _decide(
-    tracker: Tracker, ledger: Ledger, mine: ModelVersion, verdict: str, reason: str, task: str, **numbers: Any
-) -> Decision:
-    """Record first, move the alias last: a kill between the two is seen and completed by `_complete`."""
-    row = ledger.record_decision(
-        mine.name,
-        task,
+def _record(stores: Stores, of: Match, verdict: str, reason: str, by: str = "rule", **numbers: Any) -> DecisionRow:
+    """The version first, then the audit, the aliases last: what a kill leaves undone `restore` does."""
+    spec = of.candidate.spec
+    version = versions.register(stores, of.name, of.candidate)
+    row = stores.ledger.record_decision(
+        of.name,
+        of.task,
         verdict,
         reason,
-        challenger_version=str(mine.version),
-        challenger_fingerprint=mine.tags["fingerprint"],
+        champion_version=of.champion.version if of.champion else None,
+        champion_fingerprint=of.champion.fingerprint if of.champion else None,
+        challenger_version=str(version.version),
+        challenger_fingerprint=spec.fingerprint,
+        backbone_id=spec.backbone_id,
+        dtype=spec.dtype,
+        run_id=stores.run_id or None,
+        by=by,
         **numbers,
     )
-    return _complete(tracker, ledger, mine, row)
+    carry_out(stores, row, version)
+    return row
 
 
-def _complete(tracker: Tracker, ledger: Ledger, mine: ModelVersion, row: DecisionRow) -> Decision:
-    at = row.at.isoformat()
-    if mine.tags.get("decision.at") != at:
-        for key in _TOLD:
-            if (value := getattr(row, key)) is not None:
-                tracker.ask("set_model_version_tag", mine.name, mine.version, f"decision.{key}", str(value))
-        moves = [one for one in ledger.decisions(mine.name) if one.decision in _MOVED]
-        if moves and moves[-1].id == row.id:
-            tracker.ask("set_registered_model_alias", mine.name, CHAMPION, mine.version)
-        # Last of all: it says that the decision was carried out, so an alias moved by hand later stays where it is.
-        tracker.ask("set_model_version_tag", mine.name, mine.version, "decision.at", at)
-    return Decision.of(row)
+def restore(stores: Stores, task: str, backbone_id: str) -> None:
+    """Let MLflow say what the ledger says: complete a decision that a kill cut short, write again what was deleted.
+
+    An alias that a person moved after the decision was carried out stays where it is. Call it under the model's lock.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    decisions = of_weights(stores.ledger.decisions(task=task), backbone_id)
+    moved = [row for row in decisions if row.decision in MOVES]
+    if not moved:
+        return
+    last = moved[-1]
+    outcome = stores.ledger.outcomes([str(last.challenger_fingerprint)]).get(str(last.challenger_fingerprint))
+    if outcome is not None and stores.store.exists(outcome.adapter_key):  # else it is said where it is asked for
+        version = versions.register(stores, last.model, outcome)
+        if not _told(version, last) or versions.by_alias(stores.tracker, last.model, CHAMPION) is None:
+            carry_out(stores, last, version)
+    kept = decisions[-1]
+    if kept.decision == "kept":
+        loser = versions.by_fingerprint(stores.tracker, kept.model, str(kept.challenger_fingerprint))
+        if loser is not None and not _told(loser, kept):
+            carry_out(stores, kept, loser)
 
 
-@contextlib.contextmanager
-def _one_at_a_time(name: str) -> Iterator[None]:
-    folder = home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
-        yield
+def carry_out(stores: Stores, row: DecisionRow, version: ModelVersion) -> None:
+    """Let MLflow's aliases and tags say what was decided; versions of earlier losers go."""
+    tracker, mine = stores.tracker, str(row.challenger_fingerprint)
+    past = stores.ledger.decisions(model=row.model)
+    keep = {mine} | {str(one.challenger_fingerprint) for one in past if one.decision in MOVES}
+    if row.decision in MOVES:
+        versions.move(tracker, version, CHAMPION)
+        versions.drop_alias(tracker, row.model, CHALLENGER)
+    else:
+        versions.move(tracker, version, CHALLENGER)
+    versions.tidy(tracker, row.model, keep)
+    versions.tell(tracker, version, {key: getattr(row, key) for key in _TOLD} | {"at": row.at.isoformat()})
+
+
+def lock_name(spec: TrialSpec) -> str:
+    """What is held while a champion is decided about."""
+    return f"champion:{spec.task}:{spec.backbone_id}"
+
+
+def _told(version: ModelVersion, row: DecisionRow) -> bool:
+    return bool(version.tags.get("decision.at") == row.at.isoformat())
+
+
+def _validation(outcome: TrialOutcome) -> str:
+    older = outcome.validation.get("accuracy", math.nan)  # outcomes of before there were other metrics
+    return f"{outcome.validation.get('score', older):.2f}"

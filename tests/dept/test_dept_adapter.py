@@ -287,14 +287,6 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         made().save(tmp_path / "file" / "adapter")
 
 
-def test_what_a_killed_save_left_is_cleared_and_neighbours_stay(saved):
-    for name in (".adapter-x1y2z3_q", ".adapter-2-x1y2z3"):  # the second is being written now, by another process
-        (saved.parent / name).mkdir()
-        (saved.parent / name / TENSORS).write_bytes(b"half")
-    made(3).save(saved)
-    nothing_but(saved.parent, "adapter", ".adapter-2-x1y2z3")
-
-
 @pytest.mark.parametrize("change", [{"layout": "diagonal"}, {"alpha": 0.0}, {"alpha": float("inf")}])
 def test_an_adapter_that_makes_no_sense_is_not_made(change):
     with pytest.raises(InputError, match=next(iter(change))):

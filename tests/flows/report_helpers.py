@@ -1,7 +1,14 @@
 """Finished trials with scores of one's choice, as the ledger would hand them to the report."""
 
+import hashlib
+import io
+
+import pytest
+from PIL import Image
+
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
+from flows.reporting.plot import Plot
 
 SHAPE = AdapterConfig(m=10, r=4, s=64, alpha=8.0)
 D = 576
@@ -21,7 +28,7 @@ def outcome(task, init, accuracy, *, k=16, seed=0, role="target", source=None, m
         "shots": None if init == "untrained" or role == "source" else k,
         "seed": seed,
         "source_task": source,
-        "source_sha256": "5" * 64 if source else None,
+        "source_sha256": hashlib.sha256(source.encode()).hexdigest() if source else None,
         "prompt_text": "Name the label.",
         "adapter": SHAPE,
         "training": TrainConfig(steps=0 if init == "untrained" else 15),
@@ -84,3 +91,13 @@ def many(targets, ks=(4, 16), seeds=5):
                     outcome(task, "scratch", score + 1, k=k, seed=seed, method="lora"),
                 ]
     return trials
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Reports whose words alone are looked at: drawing takes seconds."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40)).save(buffer, "png")
+    blank = Plot("accuracy", "Accuracy", "a blank", buffer.getvalue(), buffer.getvalue())
+    monkeypatch.setattr("flows.reporting.bars.bar_plot", lambda rows: blank)
+    monkeypatch.setattr("flows.reporting.curves.curve_plots", lambda outcomes: [])

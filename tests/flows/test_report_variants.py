@@ -8,7 +8,7 @@ import pytest
 from dept.config import TrainConfig
 from flows.reporting.html import markdown, terminal_table, write_report
 from flows.reporting.summary import headline, means, shown, summary_rows
-from tests.flows.report_helpers import outcome, two_targets
+from tests.flows.report_helpers import no_plots, outcome, two_targets  # noqa: F401
 from tests.flows.test_report import Page
 
 
@@ -172,6 +172,7 @@ def test_table_of_many_variants_fits_80_columns_and_loses_nothing():
     assert "| movie-polarity | 4 | prompt-tuning | 66.0 ± 1.4 (n=2) | +4.0 | – |" in rows
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_search_trials_are_counted_and_nowhere_else(tmp_path):
     searched = trial("lora", 77.7, task="sms-spam", role="search", seconds=40.0)
     zero = trial("source:nyt-polarity", 33.3, task="tweet-polarity", k=16, spec={"training": TrainConfig(steps=0)})

@@ -152,7 +152,9 @@ def test_deepspeed_trains_the_same_trials(prefect_url, make_plan, monkeypatch, t
     monkeypatch.setattr("flows.execution.engines.shared_backbone", loaded)
     for engine in ("local", "deepspeed"):
         monkeypatch.setenv("DEPT_HOME", str(tmp_path / engine))
-        done = transfer.run(load(make_plan(engine=engine, dtype="float32", seeds=[0], sources=["food"])))
+        done = transfer.run(
+            load(make_plan(engine=engine, dtype="float32", seeds=[0], strategies=["scratch", "mixture"]))
+        )
         assert not done.failed
         assert bool(asked) == (engine == "local")  # else no process but the ranks holds the backbone
         asked.clear()

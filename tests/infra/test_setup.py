@@ -78,7 +78,9 @@ def test_the_lock_is_complete():
     assert not missing
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench", "study", "up", "down", "help", "clean", "setup"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "lint", "bench", "study", "up", "down", "status", "help", "clean", "setup"]
+)
 def test_make_target_exists(target):
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

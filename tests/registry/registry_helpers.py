@@ -74,7 +74,7 @@ def new_store(home: Path) -> None:
     shutil.copy(mlflow_template(), home / "mlflow.db")
 
 
-def save_tiny_backbone(folder: Path) -> Path:
+def save_tiny_backbone(folder: Path, seed: int = 0) -> Path:
     """A random GPT-2 of width 16 with a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -83,7 +83,7 @@ def save_tiny_backbone(folder: Path) -> Path:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(words),

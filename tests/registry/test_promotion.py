@@ -1,202 +1,372 @@
-import math
+"""Decisions as they are recorded and carried out: ledger and MLflow, kills, deletions, decisions by hand."""
+
+import shutil
+from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
-from dept.adapters.adapter import Adapter
 from infra.errors import InputError
 from infra.settings import home
 from registry.ledger import Ledger
-from registry.promotion import champion as promotion
-from registry.promotion.champion import Champion, Scores, challenge, champion, crown, keep, model_name
+from registry.promotion import versions
+from registry.promotion.by_hand import promote, rollback
+from registry.promotion.champion import ChampionChangedError, decide, match
+from registry.promotion.lookup import adapter_folder, champion
+from registry.promotion.names import model_name, old_model_name
+from registry.store import Store
 from registry.tracking import Tracker
-from tests.registry.registry_helpers import TASK, finish, folder_of, make_spec, new_store, trained_outcome
+from tests.registry.promotion_helpers import ID, World, mood_splits
+from tests.registry.registry_helpers import new_store
 
-NAME = "dept-tiny-mood"
+NAME = "dept-tiny-bbbbbbbb-mood"
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
+def always(i):
+    return True
+
+
+def never(i):
+    return False
+
+
+def half(i):
+    return i % 2 == 0
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
+        monkeypatch.delenv(name, raising=False)
     new_store(home())
+    return World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
 
 
-@pytest.fixture
-def tracker():
-    return Tracker()
+def reigning(world):
+    return champion(world.ledger, world.tracker, "mood", ID)
 
 
-@pytest.fixture
-def ledger():
-    return Ledger.open()
+def numbers_of(world, name=NAME):
+    found = world.tracker.client.search_model_versions(f"name = '{name}'")
+    return {int(version.version): version.tags["fingerprint"] for version in found}
 
 
-@pytest.fixture
-def finished(tracker, ledger):
-    """Makes a finished trial with the given validation (and test) accuracy."""
-
-    def make(seed: int, validation: float, test: float = 50.0):
-        spec = make_spec(task="mood", seed=seed)
-        outcome = trained_outcome(
-            home() / "adapters", spec, validation={"accuracy": validation}, test={"accuracy": test}
-        )
-        ledger.add([spec])
-        finish(ledger, outcome, tracker.log_trial(None, outcome, folder_of(outcome)))
-        return outcome
-
-    return make
-
-
-def versions(tracker):
-    return sorted((v.version, v.tags["fingerprint"]) for v in tracker.client.search_model_versions(f"name = '{NAME}'"))
+def aliases(world, name=NAME):
+    return world.tracker.client.get_registered_model(name).aliases
 
 
 @pytest.mark.parametrize(
     ("backbone", "name"),
-    [("smollm2-135m", "dept-smollm2-135m-mood"), ("google/T5 base", "dept-t5-base-mood"), ("/a/b/Tiny/", NAME)],
+    [
+        ("smollm2-135m", "dept-smollm2-135m-0123abcd-mood"),
+        ("google/T5 base", "dept-t5-base-0123abcd-mood"),
+        ("/a/b/Tiny/", "dept-tiny-0123abcd-mood"),
+    ],
 )
-def test_model_names_are_accepted_by_mlflow(backbone, name):
-    assert model_name(backbone, "mood") == name
+def test_names_hold_the_weights(backbone, name):
+    assert model_name(backbone, "0123abcd" + "e" * 56, "mood") == name
+    assert model_name(backbone, "f" * 64, "mood") != name
+    assert old_model_name(backbone, "mood") == name.replace("-0123abcd", "")
 
 
-def test_the_first_becomes_champion(tracker, ledger, finished):
-    assert champion(tracker, NAME) is None
-    outcome = finished(0, 75.0)
-    decision = crown(tracker, ledger, outcome, TASK)
-    assert (decision.decision, decision.challenger_version, decision.challenger_score) == ("first", "1", 75.0)
-    found = champion(tracker, NAME)
-    assert isinstance(found, Champion)
+def test_the_first_becomes_champion(world):
+    assert reigning(world) is None
+    outcome = world.trial()
+    row = world.fight(outcome, always, always)
+    assert (row.decision, row.model, row.challenger_version) == ("first", NAME, "1")
+    found = reigning(world)
     assert (found.version, found.fingerprint, found.validation) == ("1", outcome.spec.fingerprint, 75.0)
-    assert found.run_id == ledger.get(outcome.spec.fingerprint).mlflow_run_id
-    assert Adapter.load(found.adapter_folder).sha256 == outcome.adapter_sha256
-    version = tracker.client.get_model_version(NAME, "1")
-    assert version.tags["decision.decision"] == "first"
-    assert version.tags["fingerprint"] == outcome.spec.fingerprint
-    model = tracker.client.get_registered_model(NAME)
-    assert (model.description, model.tags["license"]) == ("Mood of a sentence.", "CC0-1.0")
-    assert tracker.client.get_run(found.run_id).data.tags["registered_version"] == "1"
+    assert found.note == ""
+    assert (adapter_folder(found, world.store, None) / "adapter.safetensors").is_file()
+    model = world.tracker.client.get_registered_model(NAME)
+    assert (model.description, model.tags["license"], model.tags["backbone_id"]) == (
+        "Mood of a sentence.",
+        "CC0-1.0",
+        ID,
+    )
+    assert model.aliases == {"champion": 1}
 
 
-def test_validation_decides_and_test_never_does(tracker, ledger, finished):
-    crown(tracker, ledger, finished(0, 75.0, test=60.0), TASK)
-    worse = crown(tracker, ledger, finished(1, 74.0, test=99.0), TASK)
-    equal = crown(tracker, ledger, finished(2, 75.0, test=99.0), TASK)
-    assert (worse.decision, equal.decision) == ("kept", "kept")
-    assert champion(tracker, NAME).version == "1"
-    better = crown(tracker, ledger, finished(3, 76.0, test=1.0), TASK)
-    assert (better.decision, better.champion_version, better.champion_score) == ("promoted", "1", 75.0)
-    assert champion(tracker, NAME).version == "4"
-    assert crown(tracker, ledger, finished(4, math.nan), TASK).decision == "kept"
-    assert [row.decision for row in ledger.decisions(NAME)] == ["first", "kept", "kept", "promoted", "kept"]
+def test_a_better_candidate_takes_over_and_the_audit_holds_the_numbers(world):
+    first, better = world.trial(0), world.trial(1)
+    world.fight(first, always, always)
+    row = world.fight(better, half, always)
+    assert row.decision == "promoted"
+    assert reigning(world).fingerprint == better.spec.fingerprint
+    assert (row.champion_fingerprint, row.challenger_fingerprint) == (first.spec.fingerprint, better.spec.fingerprint)
+    assert (row.champion_score, row.challenger_score, row.difference) == (50.0, 100.0, 50.0)
+    assert row.rows == row.wins * 2 > 300
+    assert 0 < row.p < row.alpha == pytest.approx(0.025)
+    assert row.low < 50 < row.high
+    assert (row.margin, row.confidence, row.test, row.metric, row.looks) == (1.0, 0.95, "mcnemar", "accuracy", 0)
+    assert len(row.rows_hash) == 64
+    assert aliases(world) == {"champion": 2}
+    tags = world.tracker.client.get_model_version(NAME, "2").tags
+    assert (tags["decision.decision"], tags["decision.rows_hash"]) == ("promoted", row.rows_hash)
 
 
-def test_crowning_twice_changes_nothing(tracker, ledger, finished):
-    first, second = finished(0, 75.0), finished(1, 80.0)
-    decisions = [crown(tracker, ledger, outcome, TASK) for outcome in (first, second, first, second)]
-    assert decisions[2:] == decisions[:2]
-    assert len(versions(tracker)) == len(ledger.decisions(NAME)) == 2
-    assert champion(tracker, NAME).version == "2"
+def test_an_equal_candidate_stays_challenger_until_the_next_decision(world):
+    world.fight(world.trial(0), always, always)
+    second, third = world.trial(1), world.trial(2)
+    assert world.fight(second, half, half).decision == "kept"
+    assert aliases(world) == {"champion": 1, "challenger": 2}
+    assert world.fight(third, half, half).decision == "kept"
+    assert aliases(world) == {"champion": 1, "challenger": 3}
+    assert set(numbers_of(world)) == {1, 3}, "the loser of an earlier decision goes"
+    fourth = world.trial(3)
+    assert world.fight(fourth, half, always).decision == "promoted"
+    assert aliases(world) == {"champion": 4}
+    assert set(numbers_of(world)) == {1, 4}, "champions of the past stay, to be rolled back to"
+    assert world.fight(third, always, half).decision == "kept"
+    assert aliases(world) == {"champion": 4, "challenger": 5}
 
 
-def test_an_alias_moved_by_hand_stays(tracker, ledger, finished):
-    first, second = finished(0, 75.0), finished(1, 80.0)
-    for outcome in (first, second):
-        crown(tracker, ledger, outcome, TASK)
-    tracker.client.set_registered_model_alias(NAME, "champion", "1")
-    crown(tracker, ledger, second, TASK)
-    assert champion(tracker, NAME).version == "1"
+def test_every_look_spends_some_of_the_error(world):
+    world.fight(world.trial(0), always, always)
+    rows = [world.fight(world.trial(seed), half, half) for seed in (1, 2, 3)]
+    assert [row.looks for row in rows] == [0, 1, 2]
+    assert [row.alpha for row in rows] == pytest.approx([0.05 / 2, 0.05 / 6, 0.05 / 12])
+    assert world.fight(world.trial(9), half, always).decision == "promoted"
+    assert world.fight(world.trial(10), half, half).looks == 0, "another champion"
+
+
+def test_asked_again_it_is_the_same_decision(world):
+    first, second = world.trial(0), world.trial(1)
+    one = world.fight(first, always, always)
+    two = world.fight(second, half, half)
+    assert world.fight(second, never, always).id == two.id, "the same rows are asked once"
+    assert world.fight(first, always, always).id == one.id
+    assert len(world.ledger.decisions(NAME)) == 2
+    assert set(numbers_of(world)) == {1, 2}
+    assert world.fight(second, half, half, margin=2.0).id != two.id, "another question"
+
+
+def test_few_rows_cannot_tell_and_spend_nothing(world):
+    world.splits["mood"] = mood_splits(50)  # too few for rows that judge
+    world.fight(world.trial(0, shots=None), always, always)
+    row = world.fight(world.trial(1, shots=None), never, always)
+    assert (row.decision, row.rows, row.p) == ("kept", 0, None)
+    assert "would be needed" in row.reason
+    assert row.needed > 0
+    assert reigning(world).version == "1"
+    world.splits["mood"] = mood_splits()
+    assert world.fight(world.trial(2), half, always).looks == 0
+
+
+def test_a_champion_that_cannot_be_scored_stays(world):
+    first, second = world.trial(0), world.trial(1)
+    world.fight(first, always, always)
+    of = match(world, second, ())
+    answered = world.judged(of, {"champion": never, "challenger": always})
+    gone = {key: value for key, value in answered.items() if key != of.specs[0].fingerprint}
+    row = decide(world, of, gone, {of.specs[0].label: "out of memory"})
+    assert (row.decision, row.p) == ("kept", None)
+    assert "out of memory" in row.reason
+    assert reigning(world).fingerprint == first.spec.fingerprint
+
+
+def test_evaluations_have_the_rows_and_the_number_type_of_each(world):
+    world.fight(world.trial(0, dtype="bfloat16"), always, always)
+    candidate = world.trial(1, dtype="float32")
+    of = match(world, candidate, ())
+    old, new = of.specs
+    assert (old.kind, old.dtype, old.role) == ("evaluate", "bfloat16", "champion")
+    assert (new.kind, new.dtype, new.role) == ("evaluate", "float32", "challenger")
+    assert old.row_ids == new.row_ids == tuple(row.id for row in of.rows)
+    assert old.source_sha256 == world.ledger.get(of.champion.fingerprint).adapter_sha256
+    assert old.fingerprint == match(world, candidate, ()).specs[0].fingerprint, "asked once"
+
+
+def test_another_process_decided_meanwhile(world):
+    world.fight(world.trial(0), always, always)
+    of = match(world, world.trial(1), ())
+    answered = world.judged(of, {"champion": half, "challenger": always})
+    world.fight(world.trial(2), half, always)
+    with pytest.raises(ChampionChangedError):
+        decide(world, of, answered)
 
 
 @pytest.mark.parametrize(
-    "broken", ["create_model_version", "set_model_version_tag", "set_registered_model_alias", "record"]
+    "broken",
+    ["create_model_version", "record", "set_registered_model_alias", "search_model_versions", "set_model_version_tag"],
 )
-def test_a_kill_in_between_is_completed_by_the_next_call(tracker, ledger, finished, monkeypatch, broken):
-    crown(tracker, ledger, finished(0, 75.0), TASK)
-    outcome, ask, record = finished(1, 80.0), tracker.ask, ledger.record_decision
+def test_a_kill_in_between_is_made_good(world, monkeypatch, broken):
+    world.fight(world.trial(0), always, always)
+    second = world.trial(1)
+    of = match(world, second, ())
+    answered = world.judged(of, {"champion": half, "challenger": always})
+    ask, record = world.tracker.ask, world.ledger.record_decision
 
     def die(*args, **kwargs):
         raise KeyboardInterrupt
 
     if broken == "record":
-        monkeypatch.setattr(ledger, "record_decision", die)
+        monkeypatch.setattr(world.ledger, "record_decision", die)
     else:
-        monkeypatch.setattr(tracker, "ask", lambda method, *a, **k: die() if method == broken else ask(method, *a, **k))
-    with pytest.raises(KeyboardInterrupt):
-        crown(tracker, ledger, outcome, TASK)
-    assert champion(tracker, NAME).version == "1"
-    monkeypatch.setattr(tracker, "ask", ask)
-    monkeypatch.setattr(ledger, "record_decision", record)
-    assert crown(tracker, ledger, outcome, TASK).decision == "promoted"
-    assert len(versions(tracker)) == len(ledger.decisions(NAME)) == 2
-    assert champion(tracker, NAME).version == "2"
-    assert tracker.client.get_model_version(NAME, "2").tags["decision.champion_score"] == "75.0"
-
-
-def test_a_store_that_was_replaced_gets_its_champion_again(tracker, ledger, finished):
-    outcomes = [finished(0, 75.0), finished(1, 80.0)]
-    for outcome in outcomes:
-        crown(tracker, ledger, outcome, TASK)
-    (home() / "other").mkdir()
-    new_store(home() / "other")
-    other = Tracker(f"sqlite:///{home() / 'other' / 'mlflow.db'}")
-    crown(other, ledger, outcomes[0], TASK)
-    assert champion(other, NAME).version == "1"
-    crown(other, ledger, outcomes[1], TASK)
-    assert champion(other, NAME).version == "2"
-
-
-def test_a_challenger_needs_the_margin(tracker, ledger, finished):
-    crown(tracker, ledger, finished(0, 75.0), TASK)
-    rows = {"rows_hash": "h" * 64, "rows": 200}
-
-    def fight(seed, old, new, margin):
-        return challenge(
-            tracker,
-            ledger,
-            NAME,
-            Scores(old, **rows),
-            Scores(new, **rows),
-            margin,
-            outcome=finished(seed, 10.0),
-            task=TASK,
+        monkeypatch.setattr(
+            world.tracker, "ask", lambda method, *a, **k: die() if method == broken else ask(method, *a, **k)
         )
-
-    kept = fight(1, 70.0, 71.0, 1.0)
-    assert (kept.decision, champion(tracker, NAME).version) == ("kept", "1")
-    assert (kept.champion_score, kept.challenger_score, kept.margin, kept.rows) == (70.0, 71.0, 1.0, 200)
-    promoted = fight(2, 70.0, 71.5, 1.0)
-    assert (promoted.decision, champion(tracker, NAME).version) == ("promoted", "3")
-    tags = tracker.client.get_model_version(NAME, "3").tags
-    assert (tags["decision.challenger_score"], tags["decision.rows_hash"]) == ("71.5", "h" * 64)
-    assert fight(3, 70.0, math.nan, 0.0).decision == "kept"
-    assert fight(4, math.nan, 70.0, 5.0).decision == "promoted"
-    assert fight(4, math.nan, 70.0, 5.0).at == ledger.decisions(NAME)[-1].at
-    assert [row.decision for row in ledger.decisions(NAME)] == ["first", "kept", "promoted", "kept", "promoted"]
+    with pytest.raises(KeyboardInterrupt):
+        decide(world, of, answered)
+    monkeypatch.setattr(world.tracker, "ask", ask)
+    monkeypatch.setattr(world.ledger, "record_decision", record)
+    assert world.fight(second, half, always).decision == "promoted"
+    assert aliases(world) == {"champion": 2}
+    assert len(world.ledger.decisions(NAME)) == 2
+    assert len(numbers_of(world)) == 2
+    tags = world.tracker.client.get_model_version(NAME, "2").tags
+    assert tags["decision.at"] == world.ledger.decisions(NAME)[-1].at.isoformat()
 
 
-def test_unfair_challenges_are_refused(tracker, ledger, finished):
-    outcome = finished(0, 75.0)
-    same, other, fewer = Scores(70.0, "h" * 64, 200), Scores(80.0, "i" * 64, 200), Scores(80.0, "h" * 64, 100)
+def test_an_alias_moved_by_hand_in_mlflow_stays(world):
+    first, second = world.trial(0), world.trial(1)
+    world.fight(first, always, always)
+    world.fight(second, half, always)
+    world.tracker.client.set_registered_model_alias(NAME, "champion", "1")
+    world.fight(second, half, always)
+    assert reigning(world).fingerprint == first.spec.fingerprint
+
+
+def delete_run(world, version):
+    world.tracker.client.delete_run(version.run_id)
+
+
+def delete_files(world, version):
+    place = world.tracker.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")
+    shutil.rmtree(place)
+
+
+def delete_version(world, version):
+    world.tracker.client.delete_model_version(version.name, version.version)
+
+
+def delete_model(world, version):
+    world.tracker.client.delete_registered_model(version.name)
+
+
+def delete_experiment(world, version):
+    world.tracker.client.delete_experiment(world.tracker.experiment_id)
+    world.tracker = Tracker()
+
+
+@pytest.mark.parametrize("delete", [delete_run, delete_files, delete_version, delete_model, delete_experiment])
+def test_what_people_delete_in_mlflow_is_written_again(world, delete):
+    outcome = world.trial(0)
+    world.fight(outcome, always, always)
+    delete(world, versions.by_alias(world.tracker, NAME, "champion"))
+    found = reigning(world)
+    assert found.fingerprint == outcome.spec.fingerprint
+    assert (adapter_folder(found, world.store, world.tracker) / "adapter.json").is_file(), "served from the store"
+    world.fight(outcome, always, always)
+    found = reigning(world)
+    version = versions.by_alias(world.tracker, NAME, "champion")
+    assert version.tags["fingerprint"] == outcome.spec.fingerprint
+    run = world.tracker.client.get_run(version.run_id)
+    assert run.info.lifecycle_stage == "active"
+    assert Path(world.tracker.download(f"{version.source}/artifacts/adapter")).is_dir()
+    assert len(world.ledger.decisions(NAME)) == 1
+    assert found.note == ""
+
+
+def test_of_another_plan_too(world):
+    """A lost version is written again by whatever run meets it, not by the one that made it alone."""
+    first = world.trial(0)
+    world.fight(first, always, always)
+    world.tracker.client.delete_registered_model(NAME)
+    assert "dept run" in reigning(world).note
+    assert world.fight(world.trial(1), half, half).decision == "kept"
+    assert reigning(world).fingerprint == first.spec.fingerprint
+    assert set(aliases(world)) == {"champion", "challenger"}
+
+
+def test_gone_everywhere_is_one_line_with_a_remedy(world):
+    world.fight(world.trial(0), always, always)
+    found = reigning(world)
+    shutil.rmtree(home() / "store")
+    version = versions.by_alias(world.tracker, NAME, "champion")
+    delete_files(world, version)
+    with pytest.raises(InputError, match=r"is gone .*Remedy: `dept run`"):
+        adapter_folder(found, world.store, world.tracker)
+
+
+def test_without_a_ledger_mlflow_alone_answers(world):
+    outcome = world.trial(0)
+    world.fight(outcome, always, always)
+    found = champion(None, world.tracker, "mood", ID)
+    assert (found.name, found.fingerprint, found.adapter_key) == (NAME, outcome.spec.fingerprint, None)
+    assert (adapter_folder(found, world.store, world.tracker) / "adapter.json").is_file()
+    assert champion(None, world.tracker, "mood", "c" * 64) is None
+
+
+def test_weights_apart(world):
+    """Two folders of one last part: neither name nor alias is shared."""
+    other = "c" * 64
+    one = world.trial(0)
+    world.fight(one, always, always)
+    spec = one.spec.model_copy(update={"backbone_id": other})
+    outcome = world.finish(spec, validation={"score": 75.0, "loss": 0.5})
+    assert world.fight(outcome, always, always).decision == "first"
+    assert reigning(world).fingerprint == one.spec.fingerprint
+    assert champion(world.ledger, world.tracker, "mood", other).fingerprint == outcome.spec.fingerprint
+    assert {model.name for model in world.tracker.client.search_registered_models()} == {
+        NAME,
+        "dept-tiny-cccccccc-mood",
+    }
+
+
+def test_a_renamed_folder_of_the_same_weights_is_the_same_model(world):
+    world.fight(world.trial(0), always, always)
+    row = world.fight(world.trial(1, backbone="/moved/renamed"), half, always)
+    assert (row.decision, row.model) == ("promoted", NAME)
+
+
+def test_promoted_and_taken_back_by_hand(world):
+    first, second, third = (world.trial(seed) for seed in range(3))
+    world.fight(first, always, always)
+    world.fight(second, half, always)
+    row = rollback(world, "mood", ID)
+    assert (row.decision, row.challenger_fingerprint) == ("rolled-back", first.spec.fingerprint)
+    assert row.champion_fingerprint == second.spec.fingerprint
+    assert row.by != "rule"
+    assert reigning(world).fingerprint == first.spec.fingerprint
+    assert aliases(world) == {"champion": 1}
+    with pytest.raises(InputError, match="no earlier champion"):
+        rollback(world, "mood", ID)
+    row = promote(world, "mood", ID, fingerprint=third.spec.fingerprint[:10])
+    assert (row.decision, reigning(world).fingerprint) == ("by-hand", third.spec.fingerprint)
+    assert promote(world, "mood", ID, version="2").challenger_fingerprint == second.spec.fingerprint
+    assert rollback(world, "mood", ID).challenger_fingerprint == third.spec.fingerprint
+    assert rollback(world, "mood", ID).challenger_fingerprint == first.spec.fingerprint
+    assert [row.decision for row in world.ledger.decisions(NAME)] == [
+        "first",
+        "promoted",
+        "rolled-back",
+        "by-hand",
+        "by-hand",
+        "rolled-back",
+        "rolled-back",
+    ]
+    world.fight(first, always, always)
+    assert reigning(world).fingerprint == first.spec.fingerprint, "a decision by hand is not undone by the next run"
+
+
+def test_what_cannot_be_promoted(world):
+    first = world.trial(0)
+    world.fight(first, always, always)
+    for wrong in ({"version": "7"}, {"fingerprint": "ffff"}, {"fingerprint": ""}):
+        with pytest.raises(InputError, match="Remedy"):
+            promote(world, "mood", ID, **wrong)
+    with pytest.raises(InputError, match="already"):
+        promote(world, "mood", ID, fingerprint=first.spec.fingerprint)
     with pytest.raises(InputError, match="no champion"):
-        challenge(tracker, ledger, NAME, same, same, 1.0, outcome=outcome, task=TASK)
-    crown(tracker, ledger, outcome, TASK)
-    for scores in (other, fewer):
-        with pytest.raises(InputError, match="different test rows"):
-            challenge(tracker, ledger, NAME, same, scores, 1.0, outcome=outcome, task=TASK)
-    for margin in (-1.0, math.nan):
-        with pytest.raises(InputError, match="margin"):
-            challenge(tracker, ledger, NAME, same, same, margin, outcome=outcome, task=TASK)
-    assert len(ledger.decisions(NAME)) == 1
+        rollback(world, "other", ID)
 
 
-def test_a_champion_that_is_not_stale_is_recorded(tracker, ledger, finished):
-    crown(tracker, ledger, finished(0, 75.0), TASK)
-    decision = keep(ledger, champion(tracker, NAME), "mood", "nothing changed")
-    assert (decision.decision, decision.champion_version, decision.reason) == ("not-stale", "1", "nothing changed")
+def test_a_refusal_of_mlflow_is_not_taken_for_a_missing_alias(world, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise MlflowException("no", error_code=7)  # PERMISSION_DENIED
 
-
-def test_only_trials_of_the_ledger_are_crowned(tracker, ledger):
-    outcome = trained_outcome(home() / "adapters", make_spec(task="mood"))
-    with pytest.raises(InputError, match="not in the ledger"):
-        crown(tracker, ledger, outcome, TASK)
-    assert promotion.champion(tracker, NAME) is None
+    monkeypatch.setattr(world.tracker, "ask", refuse)
+    with pytest.raises(MlflowException):
+        versions.by_alias(world.tracker, NAME, "champion")

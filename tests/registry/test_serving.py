@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,20 +15,15 @@ from dept.backbones.backbone import Backbone
 from dept.backbones.shared import shared_backbone
 from infra.errors import InputError
 from infra.settings import home
-from registry import serving
 from registry.ledger import Ledger
-from registry.promotion.champion import champion, crown
-from registry.serving import Predictor, load_champion
+from registry.promotion import versions
+from registry.promotion.champion import decide, match
+from registry.promotion.model import answer_columns, requirements
+from registry.serving import Predictor, load_adapter, load_champion
+from registry.store import Store
 from registry.tracking import Tracker
-from tests.registry.registry_helpers import (
-    TASK,
-    finish,
-    folder_of,
-    make_spec,
-    new_store,
-    save_tiny_backbone,
-    trained_outcome,
-)
+from tests.registry.promotion_helpers import World, mood_splits
+from tests.registry.registry_helpers import finish, folder_of, make_spec, new_store, save_tiny_backbone, trained_outcome
 
 TEXTS = ["a nice film", "the dull  book", "nice"]
 
@@ -46,18 +42,30 @@ def _home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def outcome(folder):
+    return made(folder)
+
+
+def made(folder, **metadata):
+    """A trained adapter of the task `mood` on a backbone."""
     backbone = shared_backbone(str(folder))
-    spec = make_spec(task="mood", backbone=str(folder), adapter={"m": 4, "r": 2, "s": 16})
-    return trained_outcome(home() / "adapters", spec, d=16, metadata={"backbone_id": backbone.weights_id})
+    spec = make_spec(
+        task="mood", backbone=str(folder), backbone_id=backbone.weights_id, adapter={"m": 4, "r": 2, "s": 64}
+    )
+    about = {"backbone_id": backbone.weights_id, **metadata}
+    return trained_outcome(home() / "made", spec, d=16, metadata=about)
+
+
+def crown(outcome):
+    """Let an adapter be the champion of its task."""
+    world = World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits(60)})
+    run_id = world.tracker.log_trial(None, outcome, folder_of(outcome))
+    finish(world.ledger, outcome, run_id)
+    return world, decide(world, match(world, outcome, ()), {}).model
 
 
 @pytest.fixture
 def crowned(outcome):
-    tracker, ledger = Tracker(), Ledger.open()
-    ledger.add([outcome.spec])
-    finish(ledger, outcome, tracker.log_trial(None, outcome, folder_of(outcome)))
-    crown(tracker, ledger, outcome, TASK)
-    return tracker
+    return crown(outcome)
 
 
 def test_probabilities_are_those_of_the_model_itself(outcome, folder):
@@ -76,17 +84,19 @@ def test_probabilities_are_those_of_the_model_itself(outcome, folder):
 
 
 def test_both_ways_to_a_champion_answer_alike(crowned, folder, monkeypatch):
+    world, name = crowned
     direct = load_champion("mood", str(folder)).predict(TEXTS)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", crowned.uri)
-    loaded = mlflow.pyfunc.load_model("models:/dept-tiny-mood@champion")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     for inputs in (TEXTS, pd.DataFrame({"text": TEXTS, "other": [1, 2, 3]}), np.array(TEXTS)):
         pd.testing.assert_frame_equal(loaded.predict(inputs), direct, check_exact=True)
     assert loaded.metadata.signature.outputs.input_names() == ["label", "pos", "neg"]
 
 
 def test_a_fresh_process_answers_from_the_stored_model(crowned, folder):
+    world, name = crowned
     code = (
-        "import mlflow\nmodel = mlflow.pyfunc.load_model('models:/dept-tiny-mood@champion')\n"
+        f"import mlflow\nmodel = mlflow.pyfunc.load_model('models:/{name}@champion')\n"
         f"print(model.predict({TEXTS!r}).to_json())"
     )
     out = subprocess.run(
@@ -94,7 +104,7 @@ def test_a_fresh_process_answers_from_the_stored_model(crowned, folder):
         check=True,
         text=True,
         capture_output=True,
-        env={**os.environ, "MLFLOW_TRACKING_URI": crowned.uri},
+        env={**os.environ, "MLFLOW_TRACKING_URI": world.tracker.uri},
     )
     wanted = load_champion("mood", str(folder)).predict(TEXTS)
     pd.testing.assert_frame_equal(pd.read_json(io.StringIO(out.stdout)), wanted)
@@ -102,13 +112,13 @@ def test_a_fresh_process_answers_from_the_stored_model(crowned, folder):
 
 
 def test_the_stored_model_holds_code_pins_and_no_pickle(crowned):
-    found = champion(crowned, "dept-tiny-mood")
-    model = found.adapter_folder.parent.parent
+    world, name = crowned
+    model = world.tracker.download(versions.by_alias(world.tracker, name, "champion").source)
     names = {path.name for path in model.rglob("*")}
     assert {"MLmodel", "pyfunc_model.py", "adapter.safetensors", "requirements.txt"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle"))]
     pins = (model / "requirements.txt").read_text().split()
-    assert pins == serving.requirements()
+    assert pins == requirements()
     assert f"torch=={torch.__version__.split('+')[0]}" in pins
 
 
@@ -159,11 +169,50 @@ def test_one_backbone_serves_the_process(outcome):
     assert one.backbone is two.backbone
 
 
+def test_written_answers(folder):
+    """Tasks that are answered by writing have a text, no word and no probability."""
+    predictor = Predictor(load_adapter(folder_of(made(folder, labels=[], words=[]))))
+    answers = predictor.answers([{"text": text} for text in TEXTS])
+    assert len(answers) == 3
+    assert all(answer.label == answer.label.strip() and answer.probability is None for answer in answers)
+    assert predictor.labels == ()
+    table = predictor.predict(TEXTS)
+    assert list(table.columns) == ["label"]
+    assert list(table["label"]) == [answer.label for answer in answers]
+
+
+def test_a_class_called_label(folder, monkeypatch):
+    outcome = made(folder, labels=["artist", "label"], words=["good", "bad"])
+    predictor = Predictor(load_adapter(folder_of(outcome)))
+    table = predictor.predict(TEXTS)
+    assert list(table.columns) == ["label", "artist", "label_"]
+    for answer, line in zip(predictor.answers([{"text": t} for t in TEXTS]), table.to_dict("records"), strict=True):
+        assert answer.probabilities == pytest.approx((line["artist"], line["label_"]))
+        assert answer.word == {"artist": "good", "label": "bad"}[answer.label]
+        assert answer.probability == max(answer.probabilities)
+        assert line["label"] == answer.label
+    world, name = crown(outcome)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
+    pd.testing.assert_frame_equal(loaded.predict(TEXTS), table)
+
+
+def test_columns_of_labels_never_clash():
+    assert answer_columns(("a", "b")) == {"a": "a", "b": "b"}
+    assert answer_columns(("label", "label_")) == {"label": "label__", "label_": "label_"}
+    assert len(set(answer_columns(("label", "label_", "label__")).values()) | {"label"}) == 4
+
+
 def test_altered_or_strange_adapters_are_refused(crowned, outcome, folder):
-    found = champion(crowned, "dept-tiny-mood").adapter_folder / "adapter.safetensors"
-    found.write_bytes(found.read_bytes()[:-1])
+    file = folder_of(outcome) / "adapter.safetensors"
+    whole = file.read_bytes()
+    copy = home() / "copy"
+    shutil.copytree(folder_of(outcome), copy)
+    (copy / "adapter.safetensors").write_bytes(whole[:-1])
     with pytest.raises(InputError, match="sha256"):
-        load_champion("mood", str(folder))
+        load_adapter(copy)
+    with pytest.raises(InputError, match="not the one that was registered"):
+        load_adapter(folder_of(outcome), "f" * 64)
     adapter = Adapter.load(folder_of(outcome))
     adapter.metadata["backbone_id"] = "f" * 64
     with pytest.raises(InputError, match="other weights"):
@@ -171,5 +220,76 @@ def test_altered_or_strange_adapters_are_refused(crowned, outcome, folder):
     adapter.metadata = {"backbone": str(folder)}
     with pytest.raises(InputError, match="template, labels, words"):
         Predictor(adapter)
-    with pytest.raises(InputError, match="no champion of dept-tiny-unknown"):
+
+
+def test_a_damaged_file_of_the_store_is_answered_by_mlflow_s_copy(crowned, outcome, folder):
+    file = folder_of(outcome) / "adapter.safetensors"
+    wanted = load_champion("mood", str(folder)).predict(TEXTS)
+    file.write_bytes(file.read_bytes()[:-1])
+    pd.testing.assert_frame_equal(load_champion("mood", str(folder)).predict(TEXTS), wanted)
+
+
+def test_no_champion_is_one_line(crowned, folder, tmp_path):
+    with pytest.raises(InputError, match=r"no champion of task unknown .*Remedy"):
         load_champion("unknown", str(folder))
+    with pytest.raises(InputError, match=r"no champion of task unknown yet\. Remedy"):
+        load_champion("unknown")
+    other = save_tiny_backbone(tmp_path / folder.name, seed=1)  # of one last part, with other weights
+    with pytest.raises(InputError, match=r"no champion of task mood on backbone .*it has one on"):
+        load_champion("mood", str(other))
+
+
+def test_the_backbone_that_is_named_is_loaded(folder, tmp_path):
+    """Moved or renamed: the path in adapter.json is nobody's business."""
+    moved = shutil.copytree(folder, tmp_path / "first")
+    _, name = crown(made(moved))
+    wanted = load_champion("mood", str(moved)).predict(TEXTS)
+    moved.rename(tmp_path / "elsewhere")
+    found = load_champion("mood", str(tmp_path / "elsewhere"))
+    pd.testing.assert_frame_equal(found.predict(TEXTS), wanted)
+    assert found.name == name
+
+
+def test_without_a_backbone_the_only_one_answers(crowned, folder, tmp_path):
+    assert load_champion("mood").predict(TEXTS).equals(load_champion("mood", str(folder)).predict(TEXTS))
+    crown(made(save_tiny_backbone(tmp_path / "second", seed=1)))
+    with pytest.raises(InputError, match="several backbones"):
+        load_champion("mood")
+
+
+@pytest.mark.parametrize("lost", ["model", "mlflow"])
+def test_what_mlflow_has_lost_is_served_from_the_store(crowned, folder, lost):
+    world, name = crowned
+    wanted = load_champion("mood", str(folder)).predict(TEXTS)
+    if lost == "model":
+        world.tracker.client.delete_registered_model(name)
+    else:
+        (home() / "mlflow.db").unlink()
+    found = load_champion("mood", str(folder))
+    pd.testing.assert_frame_equal(found.predict(TEXTS), wanted)
+    assert ("dept run" in found.note) == (lost == "model")
+    assert (home() / "mlflow.db").is_file() == (lost == "model"), "reading makes nothing"
+
+
+def test_mlflow_alone_is_enough(crowned, folder):
+    wanted = load_champion("mood", str(folder)).predict(TEXTS)
+    (home() / "ledger.db").unlink()
+    shutil.rmtree(home() / "store")
+    pd.testing.assert_frame_equal(load_champion("mood", str(folder)).predict(TEXTS), wanted)
+    assert not (home() / "ledger.db").is_file(), "reading makes nothing"
+
+
+def test_champions_of_the_first_version_are_found(outcome, folder):
+    """They have names without weights; the ledger of then is not needed."""
+    tracker = Tracker()
+    run_id = tracker.log_trial(None, outcome, folder_of(outcome))
+    from registry.promotion.model import log_model
+
+    source = log_model(tracker, run_id, folder_of(outcome))
+    tracker.client.create_registered_model("dept-tiny-mood")
+    tags = {"fingerprint": outcome.spec.fingerprint, "backbone": str(folder)}
+    tracker.client.create_model_version("dept-tiny-mood", source, run_id, tags=tags)
+    tracker.client.set_registered_model_alias("dept-tiny-mood", "champion", "1")
+    found = load_champion("mood", str(folder))
+    assert len(found.predict(TEXTS)) == 3
+    assert "0.1.0" in found.note

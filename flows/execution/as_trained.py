@@ -1,0 +1,59 @@
+"""Rows as an adapter was trained to read and answer them, where its task has changed its template or words since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flows.execution.context import RunContext
+from infra.errors import InputError
+from tasks.formatting import Example
+from tasks.load import load_splits
+from tasks.metrics import INVALID
+from tasks.spec import Task
+
+
+def as_trained(
+    context: RunContext, name: str, about: Mapping[str, Any], rows: Sequence[Example]
+) -> tuple[RunContext, Sequence[Example]]:
+    """The context and the same rows under the template, labels and words of an adapter's file.
+
+    A champion is asked as it would be asked when it serves. Where its template needs fields that the rows no longer
+    have, it is asked as the task stands today.
+
+    Args:
+        about: the adapter's metadata. rows: of the task as it stands.
+    """
+    task = context.tasks[name]
+    try:
+        own = _own(task, about)
+        if own == task:
+            return context, rows
+        splits = load_splits(own)
+    except (InputError, ValueError):
+        return context, rows
+    by_id = {row.id: row for part in splits.parts().values() for row in part}
+    if any(row.id not in by_id for row in rows):
+        return context, rows
+    changed = replace(context, tasks={**context.tasks, name: own}, splits={**context.splits, name: splits})
+    return changed, [by_id[row.id] for row in rows]
+
+
+def as_today(task: Task, own: Task, answers: Sequence[int] | Sequence[str]) -> list[int] | list[str]:
+    """Class indices of an adapter's own task as those of the task today; INVALID for a label that is gone."""
+    if not task.scored or own.labels == task.labels:
+        return list(answers)  # type: ignore[return-value]
+    place = {label: index for index, label in enumerate(task.labels)}
+    return [place.get(own.labels[int(answer)], INVALID) if answer != INVALID else INVALID for answer in answers]
+
+
+def _own(task: Task, about: Mapping[str, Any]) -> Task:
+    body: dict[str, Any] = {"template": about.get("template", task.template)}
+    if task.kind == "classification" and about.get("words"):
+        pairs = tuple(zip(map(str, about["labels"]), map(str, about["words"]), strict=True))
+        if {label for label, _ in pairs} >= set(task.labels):  # else its rows could not be read
+            body["verbalizer"] = pairs
+    if all(getattr(task, key) == value for key, value in body.items()):
+        return task
+    return Task.model_validate({**task.model_dump(), **body})

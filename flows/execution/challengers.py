@@ -1,0 +1,112 @@
+"""Challengers: trials that renew a champion, each from the best source adapter that has never seen its task's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dept.config import TrainConfig
+from dept.trial import TrialOutcome, TrialSpec, goodness
+from flows.execution.context import RunContext
+from flows.execution.settle import Settled, Workers, settle
+from flows.planning.retraining import Retraining, Stale
+from flows.planning.trials import SEARCH_SEED
+from registry.promotion.rows import unseen_task
+
+
+def train_challengers(context: RunContext, order: Retraining, stale: Sequence[Stale], workers: Workers) -> Settled:
+    """Train a challenger for each stale champion.
+
+    Raises:
+        LostError: an adapter that a trial starts from was damaged; its trial is pending again.
+        InputError: a store that does not answer.
+    """
+    wanted = {item.task: renewed(context, item) for item in stale}
+    sources = _sources(context, workers)
+    fitting = {name: [one for one in sources if _fits(context, one, spec)] for name, spec in wanted.items()}
+    tried = {(name, one.adapter_sha256): _probe(wanted[name], one) for name, part in fitting.items() for one in part}
+    probes = settle(context, "starts", list(tried.values()), workers).by_fingerprint
+    specs = []
+    for name, spec in wanted.items():
+        found = {one.adapter_sha256: probes.get(tried[name, one.adapter_sha256].fingerprint) for one in fitting[name]}
+        ranked = [one for one in fitting[name] if found[one.adapter_sha256] is not None]
+        specs.append(_from_best(order, spec, ranked, found))
+    return settle(context, "challengers", specs, workers)
+
+
+def renewed(context: RunContext, item: Stale) -> TrialSpec:
+    """The champion's spec on the data, task spec, backbone and number type of today, from scratch."""
+    spec = context.ledger.outcome(item.fingerprint).spec
+    seed = spec.seed
+    if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
+        rows = context.ledger.find(task=item.task, kind="train", outcomes=False)
+        seed = 1 + max([row.seed for row in rows if row.seed < SEARCH_SEED], default=spec.seed)
+    return spec.model_copy(update={**_today(context, item.task), "role": "challenger", "seed": seed, "test_rows": 0})
+
+
+def _from_best(
+    order: Retraining, spec: TrialSpec, sources: Sequence[TrialOutcome], probes: dict[str, TrialOutcome | None]
+) -> TrialSpec:
+    def rank(one: TrialOutcome) -> tuple[float, float]:
+        probe = probes[one.adapter_sha256]
+        return goodness(probe.validation if probe else {})
+
+    if not sources:
+        return spec
+    best = max(sources, key=rank)
+    few = spec.shots is not None
+    start = {"init": "best-source", "start": "source", "source_task": best.spec.task}
+    training = {"training": order.training} if few else {}
+    return spec.model_copy(update={**start, **training, "source_sha256": best.adapter_sha256})
+
+
+def _fits(context: RunContext, source: TrialOutcome, spec: TrialSpec) -> bool:
+    """Whether a challenger may start from a source: of its shape, and a stranger to its task's rows."""
+    shaped = spec.method == "dept" and source.spec.adapter == spec.adapter
+    return shaped and unseen_task(context, source.spec, spec.task)
+
+
+def _probe(spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
+    """A source's adapter as it is, validated on the challenger's own draw."""
+    return spec.model_copy(
+        update={
+            "kind": "probe",
+            "role": "search",
+            "init": "best-source",
+            "start": "source",
+            "source_task": source.spec.task,
+            "source_sha256": source.adapter_sha256,
+            "training": TrainConfig(steps=0),
+        }
+    )
+
+
+def _sources(context: RunContext, workers: Workers) -> list[TrialOutcome]:
+    """Source adapters on today's weights, of each task and shape the newest; where there are none, they are trained."""
+    rows = context.ledger.find(role="source", kind="train", status="finished", outcomes=False)
+    specs = [row.trial_spec for row in rows if row.unreadable is None and not row.trial_spec.members]
+    current = _newest(spec for spec in specs if spec.backbone_id == context.backbone_id)
+    if current:
+        return list(context.ledger.outcomes(spec.fingerprint for spec in current).values())
+    older = _newest(spec for spec in specs if spec.backbone == context.backbone_name and spec.task in context.splits)
+    again = [spec.model_copy(update={**_today(context, spec.task), "test_rows": 0}) for spec in older]
+    return settle(context, "sources", again, workers).outcomes
+
+
+def _newest(specs: Iterable[TrialSpec]) -> list[TrialSpec]:
+    return list({(spec.task, spec.adapter): spec for spec in specs}.values())
+
+
+def _today(context: RunContext, name: str) -> dict[str, Any]:
+    """The fields of a spec that say what data, task spec, backbone and number type are today, from scratch."""
+    return {
+        "backbone": context.backbone_name,
+        "backbone_id": context.backbone_id,
+        "dtype": context.dtype,
+        "data_hash": context.splits[name].data_hash,
+        "task_version": context.tasks[name].version,
+        "init": "scratch",
+        "start": "text",
+        "source_task": None,
+        "source_sha256": None,
+    }

@@ -1,0 +1,104 @@
+"""Open a run that looks at champions: the tasks that they answer for, wherever those are known from. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from dept.backbones.describe import describe
+from flows.execution.context import Engine, RunContext
+from flows.planning.retraining import Retraining
+from infra.errors import InputError
+from registry.ledger import Ledger
+from registry.promotion.lookup import MOVES
+from registry.store import Store
+from registry.tracking import Tracker
+from tasks.catalogue import catalogue
+from tasks.load import load_splits
+from tasks.spec import Task
+from tasks.splits import Splits
+
+
+def known_tasks(ledger: Ledger, own: Iterable[Task] = ()) -> dict[str, Task]:
+    """The catalogue, own tasks that the ledger remembers, and those given."""
+    found = catalogue()
+    for name, row in ledger.own_tasks().items():
+        try:
+            found[name] = Task.model_validate({**row.block, "name": name})
+        except ValidationError:  # of another version: a plan that names the task brings it anew
+            continue
+    return found | {task.name: task for task in own}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a decision by hand needs: `registry.promotion.rows.Stores` without a run."""
+
+    ledger: Ledger
+    store: Store
+    tracker: Tracker
+    tasks: Mapping[str, Task]
+    splits: Mapping[str, Splits] = field(default_factory=dict)
+    run_id: str = ""
+    parent_run: str = ""
+
+
+def stores_of(ledger: Ledger) -> Known:
+    """The stores, opened, and every task that is known.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    return Known(ledger, Store.open(), Tracker(), known_tasks(ledger))
+
+
+def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
+    """Open the stores and read the rows of every task that has a champion; no run is begun.
+
+    Returns:
+        The context, and why champions are left out, by task.
+
+    Raises:
+        InputError: a task that nobody knows, a backbone that is not in reach, a store that does not answer.
+    """
+    ledger = Ledger.open()
+    tasks = known_tasks(ledger, order.own_tasks)
+    unknown = [name for name in order.tasks if name not in tasks]
+    if unknown:
+        raise InputError(
+            f"retrain: unknown task {unknown[0]!r}; known: {', '.join(sorted(tasks))}. Remedy: `dept tasks add FILE`, "
+            "or `dept run` of the plan that has it"
+        )
+    backbone = describe(order.backbone, order.dtype, order.device)
+    names = {row.task for row in ledger.decisions() if row.decision in MOVES}
+    splits, left_out = dict[str, Splits](), dict[str, str]()
+    for name in sorted(names if not order.tasks else names & set(order.tasks)):
+        if name not in tasks:
+            left_out[name] = "its task is not known here: `dept tasks add FILE`, or `dept run` of the plan that has it"
+            continue
+        try:
+            splits[name] = load_splits(tasks[name])
+        except InputError as error:
+            left_out[name] = str(error)
+    context = RunContext(
+        order=order,
+        backbone_name=order.backbone,
+        backbone_id=backbone.backbone_id,
+        d=backbone.d,
+        dtype=backbone.dtype,  # type: ignore[arg-type]
+        device=order.device,
+        engine=Engine(),
+        tasks=tasks,
+        splits=splits,
+        ledger=ledger,
+        store=Store.open(),
+        tracker=Tracker(),
+    )
+    return context, left_out
+
+
+def join_retraining(body: Mapping[str, object]) -> RunContext:
+    """The context of a retraining run, for a worker."""
+    return open_retraining(Retraining.model_validate(body))[0]

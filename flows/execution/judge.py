@@ -1,0 +1,97 @@
+"""Let candidates stand against champions: match, evaluate as trials of the ledger, decide. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dept.trial import TrialOutcome, TrialSpec
+from flows.execution.context import RunContext
+from flows.execution.heal import look
+from flows.execution.settle import Workers, settle, work_here
+from infra.errors import InputError
+from registry.ledger.schema import DecisionRow
+from registry.promotion.champion import MARGIN, ChampionChangedError, Match, decide, match, standing
+from registry.promotion.choose import candidates
+from registry.promotion.compare import CONFIDENCE
+
+STAGE = "judge"
+TRIES = 3  # where other processes decide about the same champion meanwhile
+
+
+def judge(
+    context: RunContext,
+    outcomes: Iterable[TrialOutcome],
+    workers: Workers = work_here,
+    *,
+    margin: float = MARGIN,
+    confidence: float = CONFIDENCE,
+) -> list[DecisionRow]:
+    """Decide about the candidate of each task among the outcomes of a run; one decision a task.
+
+    Args:
+        margin: points that a candidate must be better by. confidence: of all decisions about a champion together.
+
+    Raises:
+        LostError: an adapter was damaged meanwhile; its trial is pending again.
+        InputError: a store that does not answer.
+    """
+    waiting = candidates(outcomes, context.tasks)
+    decisions: dict[str, DecisionRow] = {}
+    for left in reversed(range(TRIES)):
+        matches = _matches(context, waiting, workers)
+        for of, row in _decided(context, matches, workers, margin, confidence):
+            if row is not None:
+                decisions[of.task] = row
+                del waiting[of.task]
+        if not waiting:
+            break
+        if not left:
+            raise InputError(f"champions of {', '.join(waiting)}: other processes change them again and again")
+    return list(decisions.values())
+
+
+def considered(context: RunContext, task: str) -> list[TrialSpec]:
+    """Trials of a run that had a part in choosing among a task's adapters: their draws are seen."""
+    rows = context.ledger.find(run_id=context.run_id, task=task, outcomes=False)
+    return [row.trial_spec for row in rows if row.kind != "evaluate" and row.unreadable is None]
+
+
+def told(row: DecisionRow, outcome: TrialOutcome | None = None) -> dict[str, Any]:
+    """A decision, as reports and flows show it."""
+    score = None if outcome is None else outcome.validation.get("score", outcome.validation.get("accuracy"))
+    return {
+        "model": row.model,
+        "task": row.task,
+        "version": row.challenger_version,
+        "trial": outcome.spec.label if outcome else str(row.challenger_fingerprint)[:12],
+        "validation": score,
+        "champion": row.champion_score,
+        "challenger": row.challenger_score,
+        "decision": f"{row.decision}: {row.reason}",
+    }
+
+
+def _matches(context: RunContext, waiting: Mapping[str, TrialOutcome], workers: Workers) -> list[Match]:
+    """A match a task; a champion whose adapter is lost is made again first, where its rows are still there."""
+    champions = [row for name, one in waiting.items() if (row := standing(context, one.spec)) is not None]
+    lost = look(context, champions)
+    settle(context, "champions", [one.spec for one in champions if one.spec.fingerprint in lost], workers)
+    return [match(context, candidate, considered(context, name)) for name, candidate in waiting.items()]
+
+
+def _decided(
+    context: RunContext, matches: Sequence[Match], workers: Workers, margin: float, confidence: float
+) -> list[tuple[Match, DecisionRow | None]]:
+    """None where another process has changed the champion meanwhile."""
+    settled = settle(context, STAGE, [spec for of in matches for spec in of.specs], workers)
+    found: list[tuple[Match, DecisionRow | None]] = []
+    for of in matches:
+        try:
+            answered, failed = settled.by_fingerprint, settled.failed
+            row = decide(context, of, answered, failed, margin=margin, confidence=confidence)
+        except ChampionChangedError:
+            found.append((of, None))
+        else:
+            found.append((of, row))
+    return found

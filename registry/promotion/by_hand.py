@@ -1,0 +1,102 @@
+"""What a person decides: promote an adapter, take a promotion back. Audited like every decision."""
+
+from __future__ import annotations
+
+import getpass
+
+from dept.trial import TrialOutcome
+from infra.errors import InputError
+from registry.ledger.schema import DecisionRow
+from registry.promotion import versions
+from registry.promotion.champion import carry_out, lock_name
+from registry.promotion.choose import may_stand
+from registry.promotion.lookup import champion, history, of_weights
+from registry.promotion.names import model_name
+from registry.promotion.rows import Stores
+
+
+def promote(
+    stores: Stores, task: str, backbone_id: str, *, version: str | None = None, fingerprint: str | None = None
+) -> DecisionRow:
+    """Let an adapter answer for its task from now on.
+
+    Args:
+        version: of the registered model; or `fingerprint`: of a trial, its first digits are enough.
+
+    Raises:
+        InputError: no such version or trial; one of another task or backbone, or that cannot be served.
+    """
+    found = champion(stores.ledger, stores.tracker, task, backbone_id)
+    name = found.name if found else versions.find_model(stores.tracker, task, backbone_id)
+    if version is not None:
+        known = versions.by_number(stores.tracker, name, version) if name else None
+        if known is None:
+            raise InputError(
+                f"promote: {name or f'task {task}'} has no version {version}. Remedy: MLflow's page of the model lists "
+                "versions, `dept trials` fingerprints"
+            )
+        fingerprint = known.tags.get("fingerprint", "")
+    outcome = _outcome(stores, task, backbone_id, fingerprint or "")
+    return _move(stores, outcome, name, "by-hand", "promoted by hand")
+
+
+def rollback(stores: Stores, task: str, backbone_id: str) -> DecisionRow:
+    """Let the adapter answer that was champion before the one of today.
+
+    Raises:
+        InputError: no champion, or none before it; an adapter that is lost.
+    """
+    reigns = history(of_weights(stores.ledger.decisions(task=task), backbone_id))
+    if len(reigns) < 2:
+        raise InputError(f"rollback: task {task} has {'no earlier' if reigns else 'no'} champion on this backbone")
+    outcome = _outcome(stores, task, backbone_id, str(reigns[-2].challenger_fingerprint))
+    return _move(
+        stores, outcome, reigns[-1].model, "rolled-back", f"{reigns[-1].decision} of {reigns[-1].at:%F} taken back"
+    )
+
+
+def _outcome(stores: Stores, task: str, backbone_id: str, fingerprint: str) -> TrialOutcome:
+    rows = stores.ledger.find(task=task, kind="train", status="finished", backbone_id=backbone_id, outcomes=False)
+    fits = [row.fingerprint for row in rows if fingerprint and row.fingerprint.startswith(fingerprint.lower())]
+    if len(fits) != 1:
+        said = f"{len(fits)} finished trials" if fits else "no finished trial"
+        raise InputError(
+            f"promote: {said} of task {task} on this backbone with a fingerprint that begins with {fingerprint!r}. "
+            f"Remedy: `dept trials --task {task}` lists them"
+        )
+    outcome = stores.ledger.outcome(fits[0])
+    if not may_stand(outcome):
+        raise InputError(f"promote: {outcome.spec.label} is no adapter that can answer for its task")
+    return outcome
+
+
+def _move(stores: Stores, outcome: TrialOutcome, name: str | None, verdict: str, reason: str) -> DecisionRow:
+    spec = outcome.spec
+    with stores.ledger.lock(lock_name(spec)):
+        before = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
+        if before is not None and before.fingerprint == spec.fingerprint:
+            raise InputError(f"{before.name}: {spec.label} is its champion already")
+        name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
+        version = versions.register(stores, name, outcome)
+        row = stores.ledger.record_decision(
+            name,
+            spec.task,
+            verdict,
+            reason,
+            champion_version=before.version if before else None,
+            champion_fingerprint=before.fingerprint if before else None,
+            challenger_version=str(version.version),
+            challenger_fingerprint=spec.fingerprint,
+            backbone_id=spec.backbone_id,
+            dtype=spec.dtype,
+            by=_person(),
+        )
+        carry_out(stores, row, version)
+        return row
+
+
+def _person() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "a person"

@@ -1,0 +1,57 @@
+"""Which adapter of a run stands for champion of a task. Pure.
+
+Scores of different draws are not compared: of different numbers of shots the largest counts, for it has seen the most;
+of different variants (method, strategy) the one of the lowest validation loss on the mean of its draws, which are the
+same for all of them; of the draws of that variant the one of the lowest validation loss. Whether it takes over is
+decided afterwards, by a paired test against the champion on rows that nobody has seen (`compare`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Container, Iterable, Sequence
+
+from dept.trial import STACKED, TrialOutcome
+
+
+def candidates(outcomes: Iterable[TrialOutcome], tasks: Container[str]) -> dict[str, TrialOutcome]:
+    """The candidate of each task, by name; tasks of which no adapter can stand are not there.
+
+    Args:
+        outcomes: of finished trials. Baselines change the backbone, a multitask adapter answers for no task of its own
+            and an untrained one is nobody's work: they do not stand.
+    """
+    by_task: dict[str, list[TrialOutcome]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.spec.task in tasks and may_stand(outcome):
+            by_task[outcome.spec.task].append(outcome)
+    return {name: _best(found) for name, found in by_task.items()}
+
+
+def may_stand(outcome: TrialOutcome) -> bool:
+    """Whether an adapter can become champion of its task: it was trained, validated, and can be served."""
+    spec = outcome.spec
+    trained = spec.kind == "train" and spec.role in ("source", "target", "challenger") and not spec.members
+    works = spec.method in STACKED and (spec.training.steps > 0 or spec.method == "in-context")
+    return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)
+
+
+def _best(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
+    most = max(_size(outcome) for outcome in outcomes)
+    largest = [outcome for outcome in outcomes if _size(outcome) == most]
+    variants: dict[str, list[TrialOutcome]] = defaultdict(list)
+    for outcome in largest:
+        variants[outcome.spec.variant].append(outcome)
+    best = min(variants.values(), key=lambda part: sum(map(_loss, part)) / len(part))
+    return min(best, key=lambda outcome: (_loss(outcome), outcome.spec.seed, outcome.spec.fingerprint))
+
+
+def _size(outcome: TrialOutcome) -> float:
+    return math.inf if outcome.spec.shots is None else outcome.spec.shots
+
+
+def _loss(outcome: TrialOutcome) -> float:
+    """Validation loss, nats; infinite where there is none or it is not finite."""
+    loss = outcome.validation.get("loss", math.inf)
+    return loss if math.isfinite(loss) else math.inf

@@ -1,0 +1,182 @@
+"""Who is champion: MLflow's alias where it stands, else the ledger's last decision. Nothing is changed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.errors import InputError
+from infra.settings import home
+from registry.ledger import Ledger
+from registry.ledger.schema import DecisionRow
+from registry.promotion import versions
+from registry.promotion.model import ADAPTER_PATH
+from registry.promotion.names import CHAMPION, old_model_name
+from registry.store import LostFileError, Store
+from registry.tracking import Tracker
+
+MOVES = ("first", "promoted", "by-hand", "rolled-back")  # decisions after which another adapter answers
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The adapter that answers for a task on a backbone.
+
+    Attributes:
+        name: registered model. version: None where MLflow has lost it. source: URI of its model in MLflow.
+        backbone: as it was called when the adapter was trained. dtype: None in ledgers of 0.1.0.
+        adapter_key: its place in the store; None where the ledger does not know it.
+        since: when it became champion. validation: percent, on the rows of its own draw.
+        note: what is to be said about it, "" for nothing.
+    """
+
+    name: str
+    task: str
+    backbone: str
+    backbone_id: str
+    dtype: str | None
+    fingerprint: str
+    adapter_sha256: str | None
+    adapter_key: str | None
+    version: str | None
+    source: str | None
+    since: datetime
+    validation: float | None = None
+    note: str = ""
+
+
+def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone_id: str) -> Champion | None:
+    """The champion of a task on these weights; None where there is none.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    decisions = [] if ledger is None else of_weights(ledger.decisions(task=task), backbone_id)
+    moved = [row for row in decisions if row.decision in MOVES]
+    name = moved[-1].model if moved else None
+    if name is None and tracker is not None:
+        name = versions.find_model(tracker, task, backbone_id)
+    if name is None:
+        return None
+    version = None if tracker is None else versions.by_alias(tracker, name, CHAMPION)
+    if version is not None:
+        fingerprint = str(version.tags.get("fingerprint", ""))
+    else:
+        fingerprint = str(moved[-1].challenger_fingerprint) if moved else ""
+    if not fingerprint:
+        return None
+    row = None if ledger is None else ledger.get(fingerprint)
+    tags = version.tags if version else {}
+    since = next((one.at for one in reversed(moved) if one.challenger_fingerprint == fingerprint), None)
+    if since is None:
+        since = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC) if version else moved[-1].at
+    numbers = row.outcome["validation"] if row is not None and row.outcome else {}
+    score = numbers.get("score", tags.get("validation"))
+    return Champion(
+        name=name,
+        task=task,
+        backbone=row.backbone if row is not None else tags.get("backbone", ""),
+        backbone_id=backbone_id,
+        dtype=(row.spec.get("dtype") if row is not None else tags.get("dtype")) or None,
+        fingerprint=fingerprint,
+        adapter_sha256=row.adapter_sha256 if row is not None else tags.get("adapter_sha256"),
+        adapter_key=row.adapter_key if row is not None and row.status == "finished" else None,
+        version=str(version.version) if version else None,
+        source=str(version.source) if version else None,
+        since=since,
+        validation=None if score is None else float(score),
+        note="" if version or tracker is None else f"{name}: MLflow has lost its champion; `dept run` writes it again",
+    )
+
+
+def older_champion(tracker: Tracker, task: str, backbone: str, backbone_id: str) -> Champion | None:
+    """The champion that version 0.1.0 registered under a name without weights; whoever loads it checks that it fits."""
+    name = old_model_name(backbone, task)
+    version = versions.by_alias(tracker, name, CHAMPION)
+    if version is None:
+        return None
+    tags = version.tags
+    return Champion(
+        name=name,
+        task=task,
+        backbone=tags.get("backbone", backbone),
+        backbone_id=backbone_id,
+        dtype=None,
+        fingerprint=tags.get("fingerprint", ""),
+        adapter_sha256=tags.get("adapter_sha256"),
+        adapter_key=f"adapters/{tags['fingerprint']}" if "fingerprint" in tags else None,
+        version=str(version.version),
+        source=str(version.source),
+        since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        note=f"{name} was registered by version 0.1.0; `dept run` of its plan registers it under its weights",
+    )
+
+
+def all_champions(ledger: Ledger, tracker: Tracker | None, backbone_id: str | None = None) -> list[Champion]:
+    """Every champion of the ledger, by task; `backbone_id`: only those on these weights."""
+    pairs = {(row.task, row.backbone_id) for row in ledger.decisions() if row.decision in MOVES and row.backbone_id}
+    wanted = sorted((task, weights) for task, weights in pairs if backbone_id in (None, weights))
+    found = (champion(ledger, tracker, task, str(weights)) for task, weights in wanted)
+    return [one for one in found if one is not None]
+
+
+def backbones_of(ledger: Ledger | None, tracker: Tracker | None, task: str) -> dict[str, str]:
+    """Backbones on which a task has a champion: sha256 of the weights -> name or path when it was trained."""
+    found: dict[str, str] = {}
+    if ledger is not None:
+        for row in ledger.decisions(task=task):
+            if row.decision in MOVES and row.backbone_id and row.challenger_fingerprint:
+                trial = ledger.get(row.challenger_fingerprint)
+                found[row.backbone_id] = trial.backbone if trial is not None else row.model
+    if tracker is None:
+        return found
+    for backbone_id, name in versions.models_of(tracker, task).items():
+        if backbone_id not in found and (version := versions.by_alias(tracker, name, CHAMPION)) is not None:
+            found[backbone_id] = version.tags.get("backbone", name)
+    return found
+
+
+def of_weights(decisions: Sequence[DecisionRow], backbone_id: str) -> list[DecisionRow]:
+    """Decisions about champions on these weights."""
+    return [row for row in decisions if row.backbone_id == backbone_id]
+
+
+def history(decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
+    """The decisions by which the champions of a model came, in order; one that was rolled back is not there."""
+    reigns: list[DecisionRow] = []
+    for row in decisions:
+        if row.decision == "rolled-back":
+            while reigns and reigns[-1].challenger_fingerprint != row.challenger_fingerprint:
+                reigns.pop()
+            if reigns:
+                continue
+        if row.decision in MOVES:
+            reigns.append(row)
+    return reigns
+
+
+def adapter_folder(found: Champion, store: Store, tracker: Tracker | None) -> Path:
+    """Local folder of a champion's adapter: from the store, else from MLflow. Whoever loads it checks its sha256.
+
+    Raises:
+        InputError: neither has it, in one line with what to do.
+    """
+    remedy = "Remedy: `dept run` of its plan trains and registers it again"
+    if found.adapter_key is not None:
+        try:
+            return store.fetch(found.adapter_key)
+        except LostFileError as error:
+            lost = str(error)
+    else:
+        lost = "the ledger does not know it"
+    if tracker is not None and found.source is not None:
+        cache = home() / "champions" / found.fingerprint if tracker.is_server else None
+        try:
+            return tracker.download(f"{found.source}/{ADAPTER_PATH}", cache)
+        except InputError:
+            raise
+        except Exception as error:  # MlflowException or OSError, by the kind of place
+            lost = f"{lost}; MLflow: {(str(error).splitlines() or [''])[0][:200]}"
+    raise InputError(f"{found.name}: the adapter of its champion {found.fingerprint[:12]} is gone ({lost}). {remedy}")

@@ -1,0 +1,217 @@
+"""Which rows may judge: none that either adapter was trained, validated or chosen on, and none that a report tests on.
+
+What an adapter has seen is kept in the store (`seen/<fingerprint>/rows`) when it stands for champion, since its task's
+rows may have changed when it is judged. Rows are known by digests of their text and of their fields, so that equal rows
+of other tasks, and of other states of a file, count as seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from dept.trial import TrialOutcome, TrialSpec
+from infra.errors import InputError
+from registry.ledger import Ledger
+from registry.store import LostFileError, Store
+from registry.tracking import Tracker
+from tasks.draws import few_shot, subset
+from tasks.formatting import Example
+from tasks.load import load_splits
+from tasks.plain import fold
+from tasks.spec import Task
+from tasks.splits import Splits
+
+MOST_ROWS = 1000
+_DIGITS = 8  # bytes of a digest: of a million rows two are alike by chance once in 10^7
+_ROUNDS = 20  # of sources of sources
+
+
+class Stores(Protocol):
+    """What decisions need: the stores, tasks and their rows; `flows.execution.context.RunContext` is one."""
+
+    # ruff: noqa: D102
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def tracker(self) -> Tracker: ...
+    @property
+    def tasks(self) -> Mapping[str, Task]: ...
+    @property
+    def splits(self) -> Mapping[str, Splits]: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def parent_run(self) -> str: ...
+
+
+def judging_rows(stores: Stores, task: str, seen: set[bytes], most: int = MOST_ROWS) -> list[Example]:
+    """At most `most` rows of a task that nobody in `seen` has seen, in a fixed order; of equal rows one."""
+    splits, found = stores.splits[task], dict[bytes, Example]()
+    for row in (*splits.judge, *splits.train, *splits.validation):
+        marks = _marks(row)
+        if not any(mark in seen for mark in marks):
+            found.setdefault(marks[0], row)
+    return list(subset(list(found.values()), most, 0)) if found else []
+
+
+def seen_by(stores: Stores, outcome: TrialOutcome, considered: Iterable[TrialSpec]) -> set[bytes]:
+    """Digests of all rows that an adapter has had to do with.
+
+    Args:
+        considered: the other trials of its task in its run: it was chosen among them, and its rates and its start by
+            some of them, on their rows.
+
+    Raises:
+        InputError: a task's rows that cannot be read.
+    """
+    marks: set[bytes] = set()
+    for row in _rows_of(stores, [outcome.spec, *considered]):
+        marks.update(_marks(row))
+    return marks
+
+
+def remember(stores: Stores, outcome: TrialOutcome, seen: set[bytes]) -> None:
+    """Keep what an adapter has seen, beside what was kept before, and the state of its task's rows.
+
+    Raises:
+        InputError: the store cannot be written.
+    """
+    fingerprint, task = outcome.spec.fingerprint, outcome.spec.task
+    known = _read(stores, fingerprint) or set()
+    if not seen <= known:
+        _put(stores, _key(fingerprint), b"".join(sorted(seen | known)))
+    if not stores.store.exists(_state_key(fingerprint)):
+        _put(stores, _state_key(fingerprint), _whole_hash(stores, task).encode())
+
+
+def state_of(stores: Stores, outcome: TrialOutcome) -> str:
+    """Hash of the rows of an adapter's task when it stood, before a plan left out those of its other tasks."""
+    try:
+        return stores.store.fetch(_state_key(outcome.spec.fingerprint)).read_text()
+    except LostFileError:
+        return outcome.spec.data_hash
+
+
+def remembered(stores: Stores, outcome: TrialOutcome) -> tuple[set[bytes], bool]:
+    """What a champion has seen, and whether that is known for sure.
+
+    Of one that version 0.1.0 registered it is not kept: it is worked out anew where the task's rows are still the same.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    known = _read(stores, outcome.spec.fingerprint)
+    if known is not None:
+        return known, True
+    same = stores.splits[outcome.spec.task].data_hash == outcome.spec.data_hash
+    return (seen_by(stores, outcome, ()), True) if same else (set(), False)
+
+
+def unseen_task(stores: Stores, spec: TrialSpec, task: str) -> bool:
+    """Whether an adapter has never seen a task's rows: not as its own, a source, a member of several or of a mixture,
+    nor under another task's name.
+
+    Raises:
+        InputError: rows of a task that cannot be read.
+    """
+    splits = stores.splits[task]
+    theirs = {mark for part in (splits.train, splits.validation, splits.judge) for row in part for mark in _marks(row)}
+    if any(task in (one.task, *one.members) for one in (spec, *_sources(stores, spec))):
+        return False
+    known = _read(stores, spec.fingerprint)
+    if known is None:
+        known = {mark for row in _rows_of(stores, [spec]) for mark in _marks(row)}
+    return known.isdisjoint(theirs)
+
+
+def _rows_of(stores: Stores, specs: Sequence[TrialSpec]) -> Iterator[Example]:
+    """Rows that trials, and those that they start from, learned from, were validated and tested on."""
+    done: set[tuple[object, ...]] = set()
+    for spec in (part for given in specs for part in (given, *_sources(stores, given))):
+        for name in spec.members or (spec.task,):
+            what = (name, spec.data_hash, spec.shots, spec.seed, spec.per_class, spec.train_rows, spec.test_rows)
+            if what not in done and spec.kind != "evaluate":
+                done.add(what)
+                yield from _drawn(stores, spec, name)
+
+
+def _drawn(stores: Stores, spec: TrialSpec, name: str) -> Iterator[Example]:
+    splits = _splits(stores, name)
+    if splits is None:
+        return
+    if spec.shots is None:
+        if spec.training.steps or spec.kind != "train":
+            yield from (*splits.train, *splits.validation)  # a source may have had fewer: it cannot hurt
+    else:
+        strata = stores.tasks[name].strata if name in stores.tasks else 1
+        try:
+            shots, validation = few_shot(splits, spec.shots, spec.seed, strata, spec.per_class)
+        except InputError:  # fewer rows today than were drawn then
+            shots, validation = splits.train, splits.validation
+        yield from (*shots, *validation)
+    if spec.test_rows:
+        yield from subset(splits.test, spec.test_rows, 0)
+
+
+def _sources(stores: Stores, spec: TrialSpec) -> list[TrialSpec]:
+    """Trials whose adapters one starts from, and theirs."""
+    found: dict[str, TrialSpec] = {}
+    wanted = [spec]
+    for _ in range(_ROUNDS):
+        names = {sha for one in wanted for sha in (one.source_sha256, *one.sources) if sha and sha not in found}
+        rows = {sha: row for sha in sorted(names) if (row := stores.ledger.by_sha256(sha)) is not None}
+        wanted = [row.trial_spec for row in rows.values()]
+        found |= dict(zip(rows, wanted, strict=True))
+        if not wanted:
+            break
+    return list(found.values())
+
+
+def _splits(stores: Stores, name: str) -> Splits | None:
+    if name in stores.splits:
+        return stores.splits[name]
+    try:
+        return load_splits(stores.tasks[name]) if name in stores.tasks else None
+    except InputError:  # a source whose file is gone: its rows are not these
+        return None
+
+
+def _marks(row: Example) -> tuple[bytes, bytes]:
+    text = hashlib.sha256(fold(row.text).encode()).digest()[:_DIGITS]
+    return text, (bytes.fromhex(row.key[: 2 * _DIGITS]) if row.key else text)
+
+
+def _read(stores: Stores, fingerprint: str) -> set[bytes] | None:
+    try:
+        payload = stores.store.fetch(_key(fingerprint)).read_bytes()
+    except LostFileError:
+        return None
+    return {payload[i : i + _DIGITS] for i in range(0, len(payload), _DIGITS)}
+
+
+def _put(stores: Stores, key: str, payload: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "payload"
+        file.write_bytes(payload)
+        stores.store.put_file(file, key)
+
+
+def _whole_hash(stores: Stores, task: str) -> str:
+    try:
+        return load_splits(stores.tasks[task]).data_hash
+    except InputError:  # rows that are no longer where they were, read from the store for this run
+        return stores.splits[task].data_hash
+
+
+def _key(fingerprint: str) -> str:
+    return f"seen/{fingerprint}/rows"
+
+
+def _state_key(fingerprint: str) -> str:
+    return f"seen/{fingerprint}/state"
