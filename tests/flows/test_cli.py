@@ -192,7 +192,7 @@ def test_predict_wants_text():
     refused(dept("predict", "--task", "movie-polarity", stdin=""), "no text")
     refused(dept("predict", "--task", "movie-polarity", "fine", " "), "a text is empty")
     assert dept("predict", "fine").exit_code == 2  # no task
-    refused(dept("predict", "--task", "movie-polarity", "fine"), "no champion of movie-polarity yet")
+    refused(dept("predict", "--task", "movie-polarity", "fine"), "no champion of task movie-polarity yet")
 
 
 def test_doctor_names_what_is_missing(monkeypatch):
