@@ -43,6 +43,7 @@ from flows.reporting.html import markdown, write_report
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError
 from infra.hidden import hidden_credentials
+from infra.names import safe_name
 from infra.quiet import errors_told_by_caller
 from infra.settings import home
 from infra.temporary_server import prefect_api
@@ -128,16 +129,17 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         remember(context, plan)
         if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
             say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
+        champions: list[dict[str, Any]] = []
         for left in reversed(range(TRIES)):
             try:
                 done = stages(context, plan, workers)
+                if plan.register:
+                    reached = done.outcomes
+                    champions = step("register-champions", lambda: register(context, reached, workers))  # noqa: B023
                 break
             except LostError as error:
                 if not left:
                     raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
-        champions = []
-        if plan.register:
-            champions = step("register-champions", lambda: register(context, done.outcomes, workers))
         page = step("write-report", lambda: report(context, plan, done, champions, started))
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
@@ -259,6 +261,8 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
     }
     title = f"dept-transfer: {plan.name}"
     outcomes = [*done.outcomes, *done.tried]
-    page = write_report(home() / "reports" / run_id, title, plan.model_dump(mode="json"), outcomes, about)
+    page = write_report(
+        home() / "reports" / safe_name(run_id, "run id"), title, plan.model_dump(mode="json"), outcomes, about
+    )
     create_markdown_artifact(markdown(title, outcomes), key="dept-transfer", description=str(page))
     return page

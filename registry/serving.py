@@ -85,7 +85,8 @@ class Predictor:
         """Answer rows of the template's fields, in their order."""
         texts = [self.template.format(**{name: normalise(row[name]) for name in self.fields}) for row in rows]
         if not self.words:  # a task that is answered by writing
-            longest = int(self.adapter.metadata.get("answer_room") or ANSWER_TOKENS)
+            about = self.adapter.metadata
+            longest = int(about.get("answer_length") or about.get("answer_room") or ANSWER_TOKENS)
             written = generate(self.backbone, [self.adapter], [Prompted(text, 0) for text in texts], longest)
             return [Answer(text.strip(), text.strip()) for text in written]
         scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])

@@ -48,8 +48,9 @@ def body_of(found: Tuned) -> dict[str, Any]:
 def place(config: Any, device: torch.device) -> Path:
     """The file for a model's configuration, this processor and torch version."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    about = [config.to_json_string(), str(device.type), where, torch.get_num_threads(), torch.__version__]
-    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+    shape = {key: value for key, value in json.loads(config.to_json_string()).items() if key != "_name_or_path"}
+    about = [shape, str(device.type), where, torch.get_num_threads(), torch.__version__]
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     return settings().cache / "tuning" / f"{name}.tuned.json"
 
 

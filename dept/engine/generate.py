@@ -17,7 +17,7 @@ from dept.batches.pack import micro_batches
 from dept.batches.tokenise import ANSWER_TOKENS, Row, encode_open
 from dept.engine import forward
 from dept.engine.evaluate import Progress, reading_of
-from dept.engine.memory import token_budget
+from dept.engine.memory import token_budget, within_memory
 
 __all__ = ["ANSWER_TOKENS", "Prompted", "generate", "generate_ids"]
 
@@ -79,21 +79,28 @@ def generate_ids(
     progress: Progress | None = None,
 ) -> list[list[int]]:
     """New token ids of (adapter id, row) items, in their order, without the end token. See `generate`."""
+    if not items:
+        return []
     prompts = forward.prefix(backbone, tensors)
-    written: list[list[int]] = [[] for _ in items]
-    for group in micro_batches(items, budget or token_budget(backbone), packing=False):  # each text will grow
-        batch = collate(group, backbone)
-        if isinstance(batch, Seq2SeqBatch):
-            assert isinstance(backbone, EncoderDecoderBackbone)
-            following = _seq2seq(backbone, batch, tensors)
-        else:
-            assert isinstance(backbone, CausalBackbone)
-            following = _causal(backbone, batch, tensors, prompts)
-        for pack, ids in zip(group, _greedy(following, backbone.tokens.end_ids, max_new_tokens), strict=True):
-            written[pack.indices[0]] = ids
-        if progress is not None:
-            progress(batch.tokens)
-    return written
+    written: list[list[int] | None] = [None] * len(items)
+
+    def attempt(budget: int) -> None:
+        left = [i for i, found in enumerate(written) if found is None]
+        for group in micro_batches([items[i] for i in left], budget, packing=False):  # each text will grow
+            batch = collate(group, backbone)
+            if isinstance(batch, Seq2SeqBatch):
+                assert isinstance(backbone, EncoderDecoderBackbone)
+                following = _seq2seq(backbone, batch, tensors)
+            else:
+                assert isinstance(backbone, CausalBackbone)
+                following = _causal(backbone, batch, tensors, prompts)
+            for pack, ids in zip(group, _greedy(following, backbone.tokens.end_ids, max_new_tokens), strict=True):
+                written[left[pack.indices[0]]] = ids
+            if progress is not None:
+                progress(batch.tokens)
+
+    within_memory(backbone, attempt, budget or token_budget(backbone), max(row.length for _, row in items))
+    return [ids or [] for ids in written]
 
 
 def _greedy(following: Callable[[Tensor | None], Tensor], ends: Sequence[int], most: int) -> list[list[int]]:

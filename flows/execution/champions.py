@@ -17,7 +17,8 @@ from registry.store import Store
 from registry.tracking import Tracker
 from tasks.catalogue import catalogue
 from tasks.load import load_splits
-from tasks.spec import Task
+from tasks.rows_file import read_rows
+from tasks.spec import FileSource, Task
 from tasks.splits import Splits
 
 
@@ -71,7 +72,8 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
             f"retrain: unknown task {unknown[0]!r}; known: {', '.join(sorted(tasks))}. Remedy: `dept tasks add FILE`, "
             "or `dept run` of the plan that has it"
         )
-    backbone = describe(order.backbone, order.dtype, order.device)
+    backbone, store = describe(order.backbone, order.dtype, order.device), Store.open()
+    remembered = {name: row.rows_sha256 for name, row in ledger.own_tasks().items()}
     names = {row.task for row in ledger.decisions() if row.decision in MOVES}
     splits, left_out = dict[str, Splits](), dict[str, str]()
     for name in sorted(names if not order.tasks else names & set(order.tasks)):
@@ -79,7 +81,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
             left_out[name] = "its task is not known here: `dept tasks add FILE`, or `dept run` of the plan that has it"
             continue
         try:
-            splits[name] = load_splits(tasks[name])
+            splits[name] = rows_today(tasks[name], remembered.get(name, ""), store)
         except InputError as error:
             left_out[name] = str(error)
     context = RunContext(
@@ -93,10 +95,22 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         tasks=tasks,
         splits=splits,
         ledger=ledger,
-        store=Store.open(),
+        store=store,
         tracker=Tracker(),
     )
     return context, left_out
+
+
+def rows_today(task: Task, rows_sha256: str, store: Store) -> Splits:
+    """Rows of a task from where they come from; from the store where that is gone, or on another machine.
+
+    Raises:
+        InputError: rows that cannot be read, and that the store does not hold.
+    """
+    source = task.source
+    if rows_sha256 and isinstance(source, FileSource) and not source.path.exists():
+        return read_rows(task, store.fetch(f"rows/{rows_sha256}"), rows_sha256)
+    return load_splits(task)
 
 
 def join_retraining(body: Mapping[str, object]) -> RunContext:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dept.trial import TrialOutcome
 from flows.execution.adapters import UnusableError
+from flows.execution.as_trained import as_today, as_trained
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
 from flows.execution.measure import measured
@@ -48,10 +49,12 @@ def _evaluate(context: RunContext, lease: Lease, claim: Claim) -> None:
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
-    (found,) = measured(context, [adapter], [(spec.task, rows)], lease.progress)
+    asked, rows = as_trained(context, spec.task, adapter.metadata, rows)
+    (found,) = measured(asked, [adapter], [(spec.task, rows)], lease.progress)
+    answers = as_today(context.tasks[spec.task], asked.tasks[spec.task], found.answers)
     outcome = TrialOutcome(spec, "", "", 0, 0, {}, test=found.metrics, cut_rows=found.cut)
     outcome.seconds = time.monotonic() - began
-    outcome.extra = {"metric": context.tasks[spec.task].metrics[0], "rows": found.answers}
+    outcome.extra = {"metric": context.tasks[spec.task].metrics[0], "rows": answers}
     close(context, lease, [(claim, outcome)])
 
 

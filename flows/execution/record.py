@@ -111,8 +111,8 @@ def close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialOu
         if outcome.spec.kind == "train":
             logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context)))
     runs = context.tracker.log_trials(context.parent_run, logs, on_wait=lease.progress) if logs else {}
-    for claim, outcome in whole:
-        context.ledger.finish(claim, runs.get(claim.fingerprint, ""), outcome)
+    context.ledger.finish_many([(claim, runs.get(claim.fingerprint, ""), outcome) for claim, outcome in whole])
+    for claim, _ in whole:
         lease.closed(claim.fingerprint)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.errors import InputError
+from infra.names import safe_name
 from infra.settings import home
 from registry.ledger import Ledger
 from registry.ledger.schema import DecisionRow
@@ -172,7 +173,8 @@ def adapter_folder(found: Champion, store: Store, tracker: Tracker | None) -> Pa
     else:
         lost = "the ledger does not know it"
     if tracker is not None and found.source is not None:
-        cache = home() / "champions" / found.fingerprint if tracker.is_server else None
+        # The fingerprint may be a tag of MLflow, which anyone may have set.
+        cache = home() / "champions" / safe_name(found.fingerprint, "fingerprint") if tracker.is_server else None
         try:
             return tracker.download(f"{found.source}/{ADAPTER_PATH}", cache)
         except InputError:

@@ -3,8 +3,11 @@
 import torch
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.stack import Tensors
+from dept.batches.tokenise import encode_open
 from dept.config import AdapterConfig
-from dept.engine.generate import Prompted, generate
+from dept.engine import generate as engine
+from dept.engine.generate import Prompted, generate, generate_ids
 
 CONFIG = AdapterConfig(m=4, r=2, s=40)
 TEXTS = ["the film was", "bad plot and awful acting of the", "it", "great service, slow food and sad"]
@@ -47,3 +50,20 @@ def test_a_long_text_is_cut_and_nothing_to_do_is_nothing(tiny):
     assert generate(tiny, [adapter], []) == []
     (written,) = generate(tiny, [adapter], [Prompted("good " * 80, 0)], max_new_tokens=4)
     assert isinstance(written, str)
+
+
+def test_out_of_memory_halves_the_micro_batches_and_goes_on(tiny, monkeypatch):
+    tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
+    items = [(0, row) for row in encode_open(tiny.tokens, TEXTS * 3, CONFIG, 6)]
+    undisturbed, sizes, real = generate_ids(tiny, tensors, items, 6, 200), [], engine.collate
+
+    def short_of_memory(group, backbone):
+        batch = real(group, backbone)
+        if batch.ids.numel() > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(batch.ids.numel())
+        return batch
+
+    monkeypatch.setattr(engine, "collate", short_of_memory)
+    assert generate_ids(tiny, tensors, items, 6, 200) == undisturbed
+    assert max(sizes) <= 60

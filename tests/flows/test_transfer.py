@@ -9,7 +9,8 @@ from dept.adapters.adapter import Adapter
 from dept.backbones.shared import shared_backbone
 from flows import transfer
 from registry.ledger import Ledger
-from registry.promotion.champion import champion, model_name
+from registry.promotion.choose import candidates
+from registry.promotion.lookup import champion
 from registry.serving import load_champion
 from registry.store import Store
 from registry.tracking import Tracker
@@ -55,21 +56,24 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     assert "film" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
+    names = {}
     for task in ("film", "plot"):
-        reigning = champion(tracker, model_name(plan.backbone, task))
-        scores = {r.fingerprint: r.outcome["validation"]["accuracy"] for r in rows if r.task == task and r.shots}
-        assert scores[reigning.fingerprint] == max(scores.values())
+        reigning = champion(Ledger.open(), tracker, task, rows[0].backbone_id)
+        names[task] = reigning.name
+        outcomes = Ledger.open().outcomes(row.fingerprint for row in rows)
+        assert reigning.fingerprint == candidates(outcomes.values(), {task})[task].spec.fingerprint
+        assert rows[0].backbone_id[:8] in reigning.name
     texts = ["the film 5 was great", "the film 7 was awful"]
     ours = load_champion("film", plan.backbone).predict(texts)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)  # mlflow.set_tracking_uri would leak into other tests
-    theirs = mlflow.pyfunc.load_model(f"models:/{model_name(plan.backbone, 'film')}@champion").predict(texts)
+    theirs = mlflow.pyfunc.load_model(f"models:/{names['film']}@champion").predict(texts)
     assert list(ours["label"]) == list(theirs["label"])
     assert ours["yes"].tolist() == pytest.approx(theirs["yes"].tolist())
 
     again = transfer.run(plan)
     assert (again.trained, again.reused) == (0, TRIALS)
     assert len(Ledger.open().find()) == len(every)
-    versions = MlflowClient(tracker.uri).search_model_versions(f"name = '{model_name(plan.backbone, 'film')}'")
+    versions = MlflowClient(tracker.uri).search_model_versions(f"name = '{names['film']}'")
     assert len(versions) == 1
 
 
@@ -135,7 +139,7 @@ def test_the_dtype_of_the_plan_is_that_of_the_weights(prefect_url, make_plan):
     for dtype in (None, "bfloat16"):
         assert not transfer.run(load(make_plan(dtype=dtype, **asked))).failed
     ledger = Ledger.open()
-    outcomes = {row.trial_spec.dtype: ledger.outcome(row.fingerprint) for row in ledger.find()}
+    outcomes = {row.trial_spec.dtype: ledger.outcome(row.fingerprint) for row in ledger.find(kind="train")}
     assert set(outcomes) == {"float32", "bfloat16"}  # trials of one type are none of the other
     adapters = [Adapter.load(Store.open().fetch(outcome.adapter_key)) for outcome in outcomes.values()]
     assert {adapter.metadata["dtype"] for adapter in adapters} == {"float32", "bfloat16"}

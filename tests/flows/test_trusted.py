@@ -1,6 +1,7 @@
 """Files and orders that nobody should trust: altered adapters, plans that came through the API."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -14,9 +15,12 @@ from flows.execution.heal import LostError
 from flows.execution.open import open_plan
 from flows.execution.settle import settle
 from flows.planning.plan_file import load_plan
+from flows.planning.retraining import Retraining
 from flows.planning.trials import source_specs
+from flows.retrain import dept_retrain
 from infra.errors import InputError
 from infra.settings import home
+from registry.promotion.lookup import Champion, adapter_folder
 from registry.store import SUMS
 
 WEIGHTS = "adapter.safetensors"
@@ -84,3 +88,25 @@ def test_a_plan_from_the_api_reads_no_file_outside_the_roots(through_the_api, ma
     with pytest.raises(InputError, match="DEPT_PLAN_ROOTS"):
         transfer.dept_transfer.fn(plan)
     assert not home().exists()  # refused before anything is opened
+
+
+def test_a_retraining_from_the_api_reads_no_file_outside_the_roots(through_the_api, tmp_path):
+    with pytest.raises(InputError, match=r"^backbone: outside the folders"):
+        dept_retrain.fn(Retraining(backbone=str(tmp_path)))
+    assert not home().exists()
+
+
+@pytest.mark.parametrize("tag", ["../../elsewhere", "/tmp/elsewhere", "", ".."])
+def test_a_tag_of_mlflow_names_no_folder(tag):
+    """Where the ledger does not know a champion, its fingerprint is what a tag says."""
+
+    class Tracker:
+        is_server = True
+
+        def download(self, uri, folder):
+            raise AssertionError(f"{uri} would be written to {folder}")
+
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(Champion))
+    found = Champion(**fields | {"name": "dept-x", "fingerprint": tag, "source": "models:/dept-x/1"})
+    with pytest.raises(InputError, match=r"fingerprint .* cannot name a file"):
+        adapter_folder(found, None, Tracker())

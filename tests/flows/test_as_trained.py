@@ -1,0 +1,61 @@
+"""A champion is asked as it was trained, whatever has become of its task's template since."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from flows.execution.as_trained import as_today, as_trained
+from tasks.load import load_splits
+from tasks.metrics import INVALID
+from tasks.spec import Task
+
+
+@dataclass(frozen=True)
+class Context:
+    tasks: dict
+    splits: dict = field(default_factory=dict)
+
+
+def task(path, template="Review: {text} Mood:", words=("negative", "positive"), labels=("no", "yes")):
+    body = {"template": template, "verbalizer": dict(zip(labels, words, strict=True))}
+    return Task.build("mood", {**body, "source": {"kind": "file", "path": str(path)}}, "test")
+
+
+@pytest.fixture
+def file(tmp_path):
+    lines = [f"film number {i} was {'good' if i % 2 else 'bad'},{'yes' if i % 2 else 'no'}" for i in range(80)]
+    path = tmp_path / "mood.csv"
+    path.write_text("\n".join(["text,label", *lines]))
+    return path
+
+
+def test_the_template_and_words_of_then(file):
+    today, then = task(file), task(file, "{text}\nLabel:", ("bad", "good"))
+    rows = load_splits(today).train[:5]
+    about = {"template": then.template, "labels": list(then.labels), "words": list(then.words)}
+    asked, changed = as_trained(Context({"mood": today}), "mood", about, rows)
+    assert [row.id for row in changed] == [row.id for row in rows]
+    assert all(row.text.endswith("\nLabel:") and not row.text.startswith("Review") for row in changed)
+    assert [row.label for row in changed] == [row.label for row in rows]
+    assert asked.tasks["mood"].words == ("bad", "good")
+
+
+def test_nothing_changed(file):
+    today = task(file)
+    rows, context = load_splits(today).train[:5], Context({"mood": today})
+    about = {"template": today.template, "labels": list(today.labels), "words": list(today.words)}
+    assert as_trained(context, "mood", about, rows) == (context, rows)
+    assert as_trained(context, "mood", {}, rows) == (context, rows)
+
+
+def test_a_template_whose_fields_are_gone(file):
+    today = task(file)
+    rows, context = load_splits(today).train[:5], Context({"mood": today})
+    assert as_trained(context, "mood", {"template": "{premise} {text}"}, rows) == (context, rows)
+
+
+def test_labels_in_another_order_and_labels_that_are_gone(file):
+    today, then = task(file), task(file, labels=("yes", "no"), words=("positive", "negative"))
+    assert as_today(today, then, [0, 1, INVALID]) == [1, 0, INVALID]
+    fewer = task(file, labels=("yes", "maybe"), words=("positive", "odd"))
+    assert as_today(today, fewer, [0, 1]) == [1, INVALID]
