@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import doctor, plan, predict, report, retrain, run, services, settings, tasks, terminal, trials, work
+from flows.cli import (
+    champions,
+    doctor,
+    plan,
+    predict,
+    report,
+    retrain,
+    run,
+    services,
+    settings,
+    tasks,
+    terminal,
+    trials,
+    work,
+)
 from flows.cli.group import ErrorsTold, command
 
 app = typer.Typer(
@@ -27,6 +41,9 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(trials.app, name="trials")
 app.command("report")(command(report.report))
 app.command("predict")(command(predict.predict))
+app.command("champions")(command(champions.champions))
+app.command("promote")(command(champions.promote))
+app.command("rollback")(command(champions.rollback))
 app.command("retrain")(command(retrain.retrain))
 app.command("work")(command(work.work))
 app.command("tune")(command(work.tune))

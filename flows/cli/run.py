@@ -44,9 +44,10 @@ def run(
     loaded = replaced(loaded, **changes) if changes else loaded
     if dry_run:
         from flows.cli.cost_table import show_estimate
+        from flows.cli.stores import ledger
         from flows.planning.cost import estimate
 
-        show_estimate(estimate(loaded))
+        show_estimate(estimate(loaded, ledger()))
         return
 
     page = carry_out(loaded)

@@ -107,6 +107,7 @@ def _engine(url: str) -> Engine:
 def _postgresql(url: URL) -> Engine:
     return create_engine(
         url,
+        max_overflow=-1,  # as many connections as there are threads
         connect_args={"connect_timeout": 10} if "connect_timeout" not in url.query else {},
         isolation_level="READ COMMITTED",  # a claim passes over rows that were taken meanwhile
     )
@@ -121,7 +122,7 @@ def _sqlite(url: URL) -> Engine:
             "newer Python, or DEPT_LEDGER_URL=postgresql+psycopg://..."
         )
     # Kept open: when the last connection of a file is closed, SQLite writes its log back, which costs tens of ms.
-    engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
+    engine = create_engine(url, max_overflow=-1, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,36 @@ def test_all_strategies_and_a_search(plan):
     assert all(line.trials == draws for (stage, v), line in counted.items() if stage == "targets" and v != "untrained")
     counted, _ = lines(plan(strategies=["prompt-only"]))
     assert counted["choice", "prompt-only"].trials == draws * 2
+
+
+def test_what_the_ledger_holds_is_left_out(plan):
+    loaded = load_plan(plan())
+    whole = estimate(loaded)
+
+    class Held:
+        """A ledger in which the sources are finished, and what was tried on them."""
+
+        def __init__(self, stages):
+            self.stages = stages
+
+        def outcomes(self, fingerprints):
+            self.stages -= 1
+            if self.stages < 0:
+                return {}
+            names = iter(("one", "two", *["three"] * 100))
+            return {
+                key: SimpleNamespace(
+                    spec=SimpleNamespace(task=next(names)), adapter_sha256=key, validation={"loss": 1.0, "score": 1.0}
+                )
+                for key in fingerprints
+            }
+
+    without_sources = estimate(loaded, Held(1))
+    assert {line.stage for line in without_sources.lines} == {"choice", "targets"}
+    assert any("2 trials that the ledger holds are left out" in note for note in without_sources.notes)
+    targets = [line for line in whole.lines if line.stage == "targets"]
+    assert estimate(loaded, Held(2)).lines == targets  # what they start from is known, and nothing else is done
+    assert estimate(loaded, Held(100)).lines == []
 
 
 def test_numbers_of_the_rivals_are_those_that_are_trained(plan, tiny_folders):

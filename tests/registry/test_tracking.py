@@ -13,6 +13,7 @@ import urllib.request
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from dept.trial import TrialOutcome
 from infra.errors import InputError
@@ -249,6 +250,22 @@ def test_a_server_that_loses_answers_gets_one_run(server, tmp_path):
     assert len(direct.get_metric_history(run_id, "train/loss")) == 2
 
 
+def test_a_server_behind_a_proxy_that_is_down_is_waited_for(server, tmp_path):
+    """No connection, then pages of the proxy that say 503 and 502: none of them ends the run or makes a second one."""
+    with lossy_proxy(server) as (address, seen):
+        tracker = Tracker(address, experiment=f"x{time.monotonic_ns()}")
+        outcome, folder = trial(tmp_path)
+        seen.instead += ["cut", 503, 502]
+        (run_id,) = tracker.log_trials(None, [TrialLog(outcome, 1, folder)]).values()
+        assert not seen.instead
+        seen.instead += [403]
+        with pytest.raises(MlflowException, match="403"):
+            tracker.ask("get_run", run_id)  # a refusal: not asked again
+        assert not seen.instead
+    runs = MlflowClient(server).search_runs([tracker.experiment_id])
+    assert [(run.info.run_id, run.info.status) for run in runs] == [(run_id, "FINISHED")]
+
+
 def test_mlflow_away_in_mid_run_is_waited_for_and_said_once(local, tmp_path, caplog):
     outcome, folder = trial(tmp_path)
     store, until, waits = local.client, time.monotonic() + 3.0, []
@@ -274,6 +291,7 @@ def test_what_a_killed_process_left_is_written_anew(local, tmp_path):
     outcome, folder = trial(tmp_path)
     tags = {"fingerprint": outcome.spec.fingerprint, "attempt": "1", "owner": "elsewhere"}
     left = local.client.create_run(local.experiment_id, tags=tags).info.run_id
+    local.client = Lossy(local.client, "delete_run")  # deleted, and deleted again: no refusal
     (run_id,) = local.log_trials(None, [TrialLog(outcome, 2, folder)]).values()
     old = local.client.get_run(left)
     assert (old.info.status, old.info.lifecycle_stage) == ("KILLED", "deleted")
@@ -437,8 +455,6 @@ def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path,
 
 
 def test_a_refusal_is_not_waited_for(local):
-    from mlflow.exceptions import MlflowException
-
     start = time.monotonic()
     with pytest.raises(MlflowException):
         local.ask("get_run", "f" * 32)
@@ -468,17 +484,30 @@ def test_an_adapter_that_is_gone_is_named(local, tmp_path):
 
 @contextlib.contextmanager
 def lossy_proxy(server):
-    """An HTTP proxy in front of `server`; what is named in `.lose` is handed on once and not answered."""
+    """An HTTP proxy in front of `server`; what is named in `.lose` is handed on once and not answered.
+
+    `.instead` holds what it does with the next requests in place of handing them on: "cut", or a status.
+    """
     import http.server
     import types
     import urllib.error
 
-    seen = types.SimpleNamespace(lose=set())
+    seen = types.SimpleNamespace(lose=set(), instead=[])
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            instead = seen.instead.pop(0) if seen.instead else None
+            if instead == "cut":
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else None
+            if instead is not None:
+                self.send_response(instead)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
             asked = urllib.request.Request(f"{server}{self.path}", data=body, headers=kept, method=self.command)
             try:

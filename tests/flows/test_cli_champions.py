@@ -1,0 +1,72 @@
+"""`dept champions`, `dept promote`, `dept rollback`."""
+
+import json
+
+import pytest
+
+from infra.settings import home
+from registry.ledger import Ledger
+from registry.store import Store
+from registry.tracking import Tracker
+from tests.flows.test_cli import dept, refused
+from tests.registry.promotion_helpers import World, mood_splits
+from tests.registry.registry_helpers import new_store
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    new_store(home())
+    made = World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
+    made.outcomes = [made.trial(seed) for seed in range(3)]
+    made.fight(made.outcomes[0], lambda i: True, lambda i: True)
+    made.fight(made.outcomes[1], lambda i: i % 2 == 0, lambda i: True)
+    return made
+
+
+def listed():
+    result = dept("champions", "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["champions"]
+
+
+def test_the_list(world):
+    (fact,) = listed()
+    assert (fact["task"], fact["version"], fact["shots"]) == ("mood", "2", 16)
+    assert fact["fingerprint"] == world.outcomes[1].spec.fingerprint
+    assert fact["decision"]["decision"] == "promoted"
+    assert fact["decision"]["rows"] > 300
+    assert fact["age_days"] < 1
+    lines = dept("champions").stdout.splitlines()
+    assert lines[0].split("\t")[0] == "Task"
+    assert lines[1].split("\t")[:3] == ["mood", "tiny", "2"]
+    assert "promoted" in lines[1]
+
+
+def test_back_and_forth(world):
+    result = dept("rollback", "mood")
+    assert result.exit_code == 0, result.output
+    assert "version 1 answers" in result.stdout
+    assert listed()[0]["decision"]["by"] != "rule"
+    refused(dept("rollback", "mood"), "no earlier champion")
+    assert dept("promote", "mood", "--fingerprint", world.outcomes[2].spec.fingerprint[:12]).exit_code == 0
+    assert listed()[0]["fingerprint"] == world.outcomes[2].spec.fingerprint
+    assert dept("promote", "mood", "--version", "2").exit_code == 0
+    assert listed()[0]["version"] == "2"
+
+
+def test_what_is_refused(world):
+    refused(dept("promote", "mood"), "either --version or --fingerprint")
+    refused(dept("promote", "mood", "--version", "9"), "has no version 9")
+    refused(dept("promote", "mood", "--fingerprint", "zzz"), "no finished trial")
+    refused(dept("rollback", "another"), "has no champion")
+
+
+def test_nothing_there_makes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "none"))
+    monkeypatch.delenv("DEPT_LEDGER_URL", raising=False)
+    assert json.loads(dept("champions", "--json").stdout) == {"champions": []}
+    refused(dept("rollback", "mood"), "no ledger yet")
+    assert not (tmp_path / "none").exists()
