@@ -225,7 +225,7 @@ def test_a_parent_run_whose_answer_was_lost_is_found_again(local):
 
 
 def test_what_is_made_elsewhere_is_looked_for_before_it_is_made_again(local):
-    local.client = Lossy(local.client, "create_registered_model", "create_model_version")
+    local.client = Lossy(local.client, "create_registered_model", "create_model_version", "delete_model_version")
     local.ask("create_registered_model", "m", found=lambda: local.client.get_registered_model("m"))
     made = local.ask(
         "create_model_version",
@@ -234,6 +234,8 @@ def test_what_is_made_elsewhere_is_looked_for_before_it_is_made_again(local):
         found=lambda: next(iter(local.client.search_model_versions("name = 'm'")), None),
     )
     assert [version.version for version in local.client.search_model_versions("name = 'm'")] == [made.version]
+    local.ask("delete_model_version", "m", made.version)  # the repetition finds nothing, which is no refusal
+    assert local.client.search_model_versions("name = 'm'") == []
 
 
 def test_a_server_that_loses_answers_gets_one_run(server, tmp_path):
@@ -285,6 +287,22 @@ def test_mlflow_away_in_mid_run_is_waited_for_and_said_once(local, tmp_path, cap
     assert "does not answer (refused); waiting" in said[0]
     assert "answers again" in said[1]
     assert waits  # so that leases can be renewed
+
+
+def test_mlflow_on_a_postgresql_that_goes_away_and_comes_back(postgres, tmp_path):
+    tracker = Tracker(postgres.url())
+    outcome, folder = trial(tmp_path)
+    parent = tracker.open_flow_run("flow", {}, {})
+    postgres.stop()
+    back = threading.Timer(3.0, postgres.start)
+    back.start()
+    try:
+        (run_id,) = tracker.log_trials(parent, [TrialLog(outcome, 1, folder)]).values()
+    finally:
+        back.join()
+    runs = tracker.client.search_runs([tracker.experiment_id], filter_string="tags.kind = 'trial'")
+    assert [(run.info.run_id, run.info.status) for run in runs] == [(run_id, "FINISHED")]
+    assert len(tracker.client.get_metric_history(run_id, "train/loss")) == 2
 
 
 def test_what_a_killed_process_left_is_written_anew(local, tmp_path):
