@@ -19,6 +19,7 @@ from infra.errors import InputError
 from infra.secrets import masked
 from registry.ledger import migrations
 
+IDLE_SECONDS = 60  # how long PostgreSQL lets a transaction rest
 BUSY_MILLISECONDS = 30_000  # how long a writer waits for another
 _ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
 _OLDEST_SQLITE = (3, 35, 0)  # UPDATE ... RETURNING
@@ -105,12 +106,21 @@ def _engine(url: str) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         max_overflow=-1,  # as many connections as there are threads
         connect_args={"connect_timeout": 10} if "connect_timeout" not in url.query else {},
         isolation_level="READ COMMITTED",  # a claim passes over rows that were taken meanwhile
     )
+    event.listen(engine, "connect", _limit)
+    return engine
+
+
+def _limit(connection: Any, _: Any) -> None:
+    # A worker that was stopped, or lost its network, in the middle of a transaction must not hold rows for ever.
+    connection.autocommit = True
+    connection.execute(f"set idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.autocommit = False
 
 
 def _sqlite(url: URL) -> Engine:
