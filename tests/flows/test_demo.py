@@ -84,7 +84,7 @@ def test_readme_python(demo):
     home, _, _, _ = demo
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     folder = next((home / "store" / "adapters").glob("*/*"))
-    code = code.replace(".dept/store/adapters/<fingerprint>/1", str(folder)).replace(
+    code = code.replace(".dept/store/adapters/<fingerprint>/<attempt>", str(folder)).replace(
         "score(backbone,", "found = score(backbone,"
     )
     code += "\nassert len(found[0]) == 2"
