@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -176,5 +175,5 @@ def _ledger() -> Ledger | None:
 
 
 def _tracker() -> Tracker | None:
-    here = bool(os.environ.get("MLFLOW_TRACKING_URI")) or (home() / "mlflow.db").is_file()
+    here = settings().mlflow_tracking_uri is not None or (home() / "mlflow.db").is_file()
     return Tracker() if here else None

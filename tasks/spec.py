@@ -203,7 +203,7 @@ class Task(Frozen):
     @property
     def index(self) -> dict[str, int]:
         """Label of the data -> class index (regression: place in the grid)."""
-        return _index(self.labels)
+        return _index(self.verbalizer, self.grid)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -249,7 +249,8 @@ class Task(Frozen):
 
 
 @lru_cache(maxsize=256)
-def _index(labels: tuple[str, ...]) -> dict[str, int]:
+def _index(verbalizer: tuple[tuple[str, str], ...], grid: Grid | None) -> dict[str, int]:
+    labels = grid.points if grid else [label for label, _ in verbalizer]
     return {label: index for index, label in enumerate(labels)}
 
 

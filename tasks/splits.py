@@ -23,6 +23,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from infra.errors import InputError
@@ -273,15 +274,16 @@ def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Exa
 
 
 def _data_hash(task: Task, parts: dict[str, tuple[Example, ...]]) -> str:
-    lines, words = [], task.words
+    lines, words, plain = [], task.words, task.kind == "classification"
     for name, rows in parts.items():
         for row in rows:
-            plain = task.kind == "classification"
-            said: list[Any] = [words[row.label]] if plain else [row.target, row.answers, row.value]
-            lines.append(json.dumps([name, row.id, row.text, row.label, *said, *([row.group] if row.group else [])]))
+            group = f", {quoted(row.group)}" if row.group else ""
+            said = quoted(words[row.label]) if plain else json.dumps([row.target, row.answers, row.value])[1:-1]
+            # As json.dumps writes a list, many times faster.
+            line = f"[{quoted(name)}, {quoted(row.id)}, {quoted(row.text)}, {row.label}, {said}{group}]"
+            lines.append(line)
+    lines += [json.dumps([key, value]) for key, value in _own(task).items()]
     # How answers are judged decides numbers too: what it adds to the rows, so that trials done stay done.
-    for key, value in _own(task).items():
-        lines.append(json.dumps([key, value]))
     metrics = task.metrics if task.metrics != DEFAULT_METRICS[task.kind] else ()
     unseen = set(words) - {row.target for rows in parts.values() for row in rows}
     if metrics or unseen:

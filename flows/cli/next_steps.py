@@ -26,6 +26,17 @@ def next_steps(plan: Plan) -> list[str]:
     return lines
 
 
+def runs_page(run_id: str) -> str | None:
+    """MLflow's page of a run, where runs are kept by a server."""
+    from infra.settings import settings
+
+    if not (settings().mlflow_tracking_uri or "").startswith("http"):
+        return None
+    from registry.tracking import Tracker
+
+    return Tracker().link(run_id)
+
+
 def _text(plan: Plan, task: str) -> str:
     """What the task reads, as an argument: one text, or a file where there are several columns."""
     fields = plan.resolve_tasks()[task].fields

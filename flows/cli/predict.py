@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flows.cli import stores
-from flows.cli.terminal import Json, quiet
+from flows.cli.terminal import Json, tell
 from infra.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,11 +94,12 @@ def _standard_input() -> list[bytes]:
 
 
 def _champion(task: str, backbone: str | None) -> Predictor:
-    if not stores.has_tracking():
-        raise InputError(f"no champion of {task} yet. Remedy: `dept run` a plan that has it among its targets")
     from registry.serving import load_champion
 
-    return load_champion(task, backbone or "smollm2-135m")
+    champion = load_champion(task, backbone)
+    if champion.note:
+        tell(champion.note)
+    return champion
 
 
 def _answers(champion: Predictor, inputs: Inputs, total: int) -> Iterator[Answered]:
@@ -107,15 +107,13 @@ def _answers(champion: Predictor, inputs: Inputs, total: int) -> Iterator[Answer
     from flows.cli.predict_output import Answered
     from flows.execution.progress import bar
 
-    words = dict(zip(champion.labels, champion.words, strict=True))
     rows = iter(inputs)
-    with bar("answers", total) if total > BATCH and not quiet() else contextlib.nullcontext() as shown:
+    with bar("answers", total) if total > BATCH else contextlib.nullcontext() as shown:
         while batch := list(islice(rows, BATCH)):
-            found = champion.predict([fields for _, fields in batch]).to_dict(orient="records")
+            found = champion.answers([fields for _, fields in batch])
             for (where, fields), answer in zip(batch, found, strict=True):
-                label = str(answer["label"])
-                given = {name: float(answer[name]) for name in champion.labels} or None
-                yield Answered(where, fields, label, words.get(label, label), given[label] if given else None, given)
+                given = dict(zip(champion.labels, answer.probabilities, strict=True)) if answer.probabilities else None
+                yield Answered(where, fields, answer.label, answer.word, answer.probability, given)
             if shown is not None:
                 shown.advance(len(batch))
 
@@ -126,7 +124,13 @@ def _writer(out: Path | None, as_json: bool, champion: Predictor, task: str, eve
 
     labels: Sequence[str] = champion.labels if every or out is not None else ()
     if out is None:
-        facts: dict[str, Any] = {"task": task, "backbone": champion.backbone.name, "labels": list(champion.labels)}
+        facts: dict[str, Any] = {
+            "task": task,
+            "model": champion.name,
+            "version": champion.version,
+            "backbone": champion.backbone.name,
+            "labels": list(champion.labels),
+        }
         writer: Writer = (
             forms.Document(sys.stdout, facts) if as_json else forms.Lines(sys.stdout, champion.fields, labels)
         )

@@ -78,7 +78,7 @@ def transfer_matrix(
 def carry_out(plan: Plan) -> Path:
     """Run a plan, say what it did and what may come next; the report's page."""
     from flows import transfer  # after the plan: a slip in it should not wait for torch and Prefect
-    from flows.cli.next_steps import next_steps
+    from flows.cli.next_steps import next_steps, runs_page
     from flows.cli.report import show_table
     from flows.cli.run_log import run_log
     from flows.reporting.html import load_outcomes
@@ -94,6 +94,8 @@ def carry_out(plan: Plan) -> Path:
             f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "
             "(same backbone, data, recipe and seeds)."
         )
+    if link := runs_page(summary.run_id):
+        tell(f"MLflow: {link}")
     if log.is_file():
         tell(f"Log: {log}")
     for label, reason in summary.failed.items():

@@ -128,6 +128,7 @@ def _losses(task: Task, cut: Sequence[tuple[Example, Spans]], room: int, count: 
     places = Places(task.template)
     lost: Counter[str] = Counter()
     gone: Counter[str] = Counter()
+    size: Counter[str] = Counter()
     tokens = []
     for row, spans in cut:
         fields = places.of(row.text)
@@ -137,6 +138,7 @@ def _losses(task: Task, cut: Sequence[tuple[Example, Spans]], room: int, count: 
         for name, (start, end) in fields.items():
             inside = [span for span in spans if start <= span[0] < span[1] <= end]
             missing = [span for span in away if start <= span[0] < span[1] <= end]
+            size[name] += len(inside)
             lost[name] += bool(missing)
             gone[name] += bool(inside) and len(missing) == len(inside)
     tokens.sort()
@@ -146,12 +148,11 @@ def _losses(task: Task, cut: Sequence[tuple[Example, Spans]], room: int, count: 
         f"{len(cut):,} rows will be cut: {least}{tokens[len(tokens) // 2]:,} {count.unit} are lost in the median, "
         f"{tokens[-1]:,} at most ({what or 'of the words around the fields'}); a larger s keeps more"
     )
-    named = {name: n for name, n in gone.items() if n}
-    if named and len(task.fields) > 1:
-        said = " and ".join(f"{{{name}}} is lost whole in {n:,} rows" for name, n in named.items())
-        other = max((name for name in task.fields if name not in named), key=lost.__getitem__, default=None)
-        remedy = f"cut: {other} in the task cuts that field alone" if other else "a larger s"
-        found.warnings.append(f"{said}. Remedy: {remedy}")
+    longest = max(size, key=size.__getitem__, default=None)  # what is meant to be cut, if anything is
+    short = [name for name in task.fields if lost[name] and name != longest]
+    if short:
+        said = " and ".join(f"{{{name}}} is cut in {lost[name]:,} rows, whole in {gone[name]:,}" for name in short)
+        found.warnings.append(f"{said}. Remedy: cut: {longest} in the task cuts that field alone")
     elif task.cut is None:
         side = "beginning" if count.causal else "end"
         other = "end (encoder-decoder)" if count.causal else "beginning (causal)"

@@ -52,10 +52,10 @@ def new_block(
     Raises:
         InputError: data that cannot be read, a column that is not there, or nothing to be guessed from.
     """
-    path = Path(source).expanduser()
+    path = _path(Path(source))
     on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not path.exists() and path.suffix.lower() not in FILES
     called = name or re.sub(r"[^a-z0-9.-]+", "-", path.stem.lower()).strip("-.") or "my-task"
-    given = {role: file.expanduser() for role, file in (("validation", validation), ("test", test)) if file}
+    given = {role: _path(file) for role, file in (("validation", validation), ("test", test)) if file}
     if on_hub and given:
         raise InputError("tasks new: --validation and --test go with a file, not with a data set of the hub")
     if on_hub:
@@ -90,6 +90,21 @@ def new_block(
     block["source"] |= ({"columns": columns} if columns else {}) | {"label": guess.label}
     Task.build(called, block, "tasks new")
     return _written(called, block, comments, _damages(data, guess))
+
+
+def _path(path: Path) -> Path:
+    """The path with ~ replaced. Raises InputError for one that the system cannot look for."""
+    try:
+        found = path.expanduser()
+        found.exists()
+        if found.is_file() and not os.access(found, os.R_OK):
+            raise InputError(f"tasks new: {found}: cannot be read (Permission denied); mend its permissions")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"tasks new: {str(path)[:200]}: cannot be read ({reason}); check the path") from error
+    return found
 
 
 def _fields(texts: Sequence[str]) -> dict[str, str]:

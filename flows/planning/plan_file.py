@@ -74,7 +74,9 @@ def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
             raise InputError(f"--set {setting}: expected KEY=VALUE, such as shots=[4,16]")
         inside = body
         for key in keys[:-1]:
-            if not isinstance(inside.get(key), dict):
+            if key not in inside:
+                raise InputError(f"--set {setting}: {key}: unknown key{near(key, inside)}")
+            if not isinstance(inside[key], dict):
                 raise InputError(f"--set {setting}: there are no keys within {key}; set it as a whole")
             inside = inside[key]
         inside[keys[-1]] = value

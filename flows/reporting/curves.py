@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dept.trial import TrialOutcome
 from flows.reporting.palette import Theme
@@ -117,6 +118,7 @@ def _curves(panels: Mapping[str, Sequence[TrialOutcome]], attribute: str, unit: 
         draw(axis, members, attribute, theme, names, labelled)
         axis.set_title(title)
         axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
         axis.set_ylabel(unit)
     keys = sorted(labelled)
     figure.legend(

@@ -19,9 +19,9 @@ from registry.ledger.database import cause, shown
 Found = TypeVar("Found")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 _LOGGER = logging.getLogger("dept.ledger")
-# PostgreSQL's words for: shutting down, crashed, starting up, no room for one more connection; try again: serialization
+# PostgreSQL's words for: shutting down, crashed, starting up, rested too long, no more room; try again: serialization
 # failure, deadlock. Classes 08: the connection is lost.
-_AWAY = ("57P01", "57P02", "57P03", "57P05", "53300", "40001", "40P01")
+_AWAY = ("57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01")
 
 
 class Connected:

@@ -19,6 +19,7 @@ from infra.errors import InputError
 from infra.secrets import masked
 from registry.ledger import migrations
 
+IDLE_SECONDS = 60  # how long PostgreSQL lets a transaction rest
 BUSY_MILLISECONDS = 30_000  # how long a writer waits for another
 _ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
 _OLDEST_SQLITE = (3, 35, 0)  # UPDATE ... RETURNING
@@ -105,11 +106,21 @@ def _engine(url: str) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
+        max_overflow=-1,  # as many connections as there are threads
         connect_args={"connect_timeout": 10} if "connect_timeout" not in url.query else {},
         isolation_level="READ COMMITTED",  # a claim passes over rows that were taken meanwhile
     )
+    event.listen(engine, "connect", _limit)
+    return engine
+
+
+def _limit(connection: Any, _: Any) -> None:
+    # A worker that was stopped, or lost its network, in the middle of a transaction must not hold rows for ever.
+    connection.autocommit = True
+    connection.execute(f"set idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.autocommit = False
 
 
 def _sqlite(url: URL) -> Engine:
@@ -121,7 +132,7 @@ def _sqlite(url: URL) -> Engine:
             "newer Python, or DEPT_LEDGER_URL=postgresql+psycopg://..."
         )
     # Kept open: when the last connection of a file is closed, SQLite writes its log back, which costs tens of ms.
-    engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
+    engine = create_engine(url, max_overflow=-1, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse, urlsplit
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -28,6 +29,15 @@ _opened: set[str] = set()  # SQLite files that this process writes runs to
 def is_server(uri: str) -> bool:
     """Whether a tracking URI names a server rather than a database."""
     return urlparse(uri).scheme in ("http", "https")
+
+
+def without_credentials(uri: str) -> str:
+    """The address alone; user and password become what MLflow's client reads."""
+    parts = urlsplit(uri)
+    if parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def open_store(uri: str) -> None:

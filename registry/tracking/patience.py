@@ -41,6 +41,7 @@ class Patience:
         call: Callable[[], Any],
         found: Callable[[], Any] | None = None,
         on_wait: Callable[[], object] | None = None,
+        gone: bool = False,
     ) -> Any:
         """The answer of `call`.
 
@@ -48,6 +49,7 @@ class Patience:
             found: asked before a repetition, since an answer may be lost after the request was carried out: returns
                 what the request made, or None.
             on_wait: called before each pause.
+            gone: the call deletes something: a refusal of its repetition says that the first one was carried out.
 
         Raises:
             InputError: no answer within `seconds`.
@@ -73,8 +75,14 @@ class Patience:
             nonlocal repeated
             if repeated and found is not None and (made := found()) is not None:
                 return made
-            repeated = True
-            return call()
+            try:
+                return call()
+            except MlflowException as error:
+                if gone and repeated and not is_silence(error):
+                    return None
+                raise
+            finally:
+                repeated = True
 
         try:
             answer = Retrying(

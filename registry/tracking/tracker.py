@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -21,7 +19,7 @@ from infra.errors import InputError
 from infra.identity import is_gone, process_id
 from infra.secrets import masked
 from infra.settings import home, settings
-from registry.tracking.opening import is_server, open_store
+from registry.tracking.opening import is_server, open_store, without_credentials
 from registry.tracking.patience import Patience
 from registry.tracking.trial_run import (
     Times,
@@ -61,7 +59,7 @@ class Tracker:
         self.uri = uri or settings().mlflow_tracking_uri or f"sqlite:///{home() / 'mlflow.db'}"
         self.is_server = is_server(self.uri)
         if self.is_server:
-            self.uri = _without_credentials(self.uri)
+            self.uri = without_credentials(self.uri)
         self._patience = Patience(self.uri, OPENING_SECONDS)
         open_store(self.uri)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -89,7 +87,8 @@ class Tracker:
             InputError: it does not answer for too long.
             MlflowException: it answered with a refusal.
         """
-        return self._patience.ask(lambda: getattr(self.client, method)(*args, **kwargs), found, on_wait)
+        call = partial(getattr(self.client, method), *args, **kwargs)
+        return self._patience.ask(call, found, on_wait, gone=method.startswith("delete_"))
 
     def open_flow_run(self, name: str, values: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Start the parent run of a flow run; runs that killed processes of this host left open become KILLED."""
@@ -292,12 +291,3 @@ class Tracker:
         if found.lifecycle_stage == "deleted":
             self.ask("restore_experiment", found.experiment_id)
         return str(found.experiment_id)
-
-
-def _without_credentials(uri: str) -> str:
-    """The address alone; user and password become what MLflow's client reads."""
-    parts = urlsplit(uri)
-    if parts.username is not None:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -119,11 +119,12 @@ def _swallowed(
                 continue
             # The row's own fields stand on its first line before the long field, and on its last line behind it.
             first, last = number == row.first, number == row.end - 1
-            known = place is not None and ends_row is not None and ends_row[1](cells[place].strip().strip('"').strip())
+            known = place is not None and ends_row is not None and ends_row[1](cells[place].strip('"'))
             own = place is not None and ((first and place < several[0]) or (last and place > several[-1]))
             edge = (first and several[0] == n - 1) or (last and several[-1] == 0)
             odd = delimiter in UNUSUAL and not edge
-            if (known and not own) or odd or (delimiter not in (*UNUSUAL, ",") and not first and not last):
+            alike = ends_row is None and n > 2 and delimiter not in (*UNUSUAL, ",") and not first and not last
+            if (known and not own) or odd or alike:
                 return row.first, number
     return None
 

@@ -177,7 +177,7 @@ def _there(path: Path, form: str | None) -> Path:
 def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record], int]:
     wanted = list(dict.fromkeys([*task.columns.values(), source.label]))
     lines = read_table(path, wanted, source.format, source.delimiter, source.quotes, _ends_row(task, source))
-    saved = path.is_dir()
+    saved, columns = path.is_dir(), task.columns
     records: list[Record] = []
     missing: list[str] = []
     first: MissingCellError | None = None
@@ -190,7 +190,7 @@ def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record]
             records += [found] if found is not None else []
             continue
         try:
-            records.append(to_record(task, row, where))
+            records.append(to_record(task, row, where, None, columns))
         except MissingCellError as error:
             first = first or error
             missing.append(where.rpartition(" ")[2])

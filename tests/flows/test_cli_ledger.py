@@ -136,3 +136,15 @@ def test_work_without_a_run_makes_nothing():
     assert result.exit_code == 0
     assert "no run has begun yet" in result.stdout
     assert not home().exists()
+
+
+def test_a_dry_run_makes_nothing(make_plan, tmp_path, monkeypatch):
+    path = make_plan()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = dept("run", str(path), "--dry-run")
+    assert result.exit_code == 0, result.output
+    heads = result.stdout.splitlines()[0].split("\t")
+    assert heads[:4] == ["Stage", "Variant", "Trials", "Steps"]
+    assert not home().exists()
+    assert list((tmp_path / "here").iterdir()) == []

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from flows.cli import predict
 from infra.settings import home
+from registry.serving import Answer
 from tests.flows.test_cli import dept, refused
 
 
@@ -19,19 +20,22 @@ class Champion:
     class backbone:  # noqa: N801
         name = "tiny"
 
+    name, version, note = "dept-tiny-t", "3", ""
+
     def __init__(self, fields=("text",), labels=("neg", "pos"), words=("bad", "good")):
         self.fields, self.labels, self.words, self.asked = fields, labels, words, []
 
-    def predict(self, rows):
+    def answers(self, rows):
         self.asked.append(len(rows))
         made = []
         for row in rows:
             long = min(0.9, len("".join(row.values())) / 20)
-            if not self.labels:
-                made.append({"label": "written: " + row["text"]})
+            if self.labels:
+                best = int(long > 0.5)
+                made.append(Answer(self.labels[best], self.words[best], max(long, 1 - long), (1 - long, long)))
             else:
-                made.append({"label": self.labels[long > 0.5], self.labels[0]: 1 - long, self.labels[1]: long})
-        return pd.DataFrame(made)
+                made.append(Answer("written: " + row["text"], "written: " + row["text"]))
+        return made
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_all_probabilities_and_json(champion):
     assert answer("fine", "--all") == "answer\tprobability\tneg\tpos\ttext\nbad\t0.800\t0.800\t0.200\tfine\n"
     body = json.loads(answer("fine", "a very long opinion", "--json"))
     assert body["task"] == "t"
-    assert body["backbone"] == "tiny"
+    assert (body["backbone"], body["model"], body["version"]) == ("tiny", "dept-tiny-t", "3")
     assert body["labels"] == ["neg", "pos"]
     assert body["answers"][0] == {
         "where": "text 1",
@@ -83,6 +87,12 @@ def test_written_answers_have_no_probability(champion):
 def test_tabs_and_line_ends_stay_in_their_cell(champion):
     champion()
     assert answer("a\tb\nc\\") == "bad\t0.700\ta\\tb\\nc\\\\\n"
+
+
+def test_a_class_may_be_called_label(champion):
+    champion(labels=("label", "text"), words=("bad", "good"))
+    assert answer("fine", "--all").splitlines()[0] == "answer\tprobability\tlabel\ttext\ttext"
+    assert json.loads(answer("fine", "--json"))["answers"][0]["probabilities"] == {"label": 0.8, "text": 0.2}
 
 
 def test_several_columns(champion):
@@ -171,6 +181,6 @@ def test_faults_come_before_the_first_answer(champion, tmp_path):
 
 
 def test_without_a_champion_nothing_is_made():
-    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of sms-spam yet", "dept run")
+    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of task sms-spam yet", "Remedy")
     refused(dept("predict", "--task", "sms-spam", stdin=""), "no text")
     assert not home().exists()

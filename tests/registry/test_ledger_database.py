@@ -360,3 +360,16 @@ def test_another_writer_is_waited_for(ledger, ledger_url):
         other.execute(text("update dept_trials set seed = seed"))
         threading.Timer(1.0, holding.commit).start()
         assert ledger.fail(claim, "no")
+
+
+def test_a_worker_stopped_in_the_middle_of_a_transaction_holds_nothing_for_ever(postgres, monkeypatch):
+    monkeypatch.setattr(database, "IDLE_SECONDS", 1)
+    url = postgres.url()
+    ledger, stopped = Ledger.open(url), database._engine(url)
+    claim = claim_one(ledger, make_spec())
+    with stopped.connect() as there:
+        there.execute(text("update dept_trials set seed = seed"))
+        began = time.monotonic()
+        assert ledger.fail(claim, "no")
+        assert time.monotonic() - began < 30
+        there.invalidate()

@@ -97,7 +97,7 @@ def test_a_better_candidate_takes_over_and_the_audit_holds_the_numbers(world):
     assert (row.champion_fingerprint, row.challenger_fingerprint) == (first.spec.fingerprint, better.spec.fingerprint)
     assert (row.champion_score, row.challenger_score, row.difference) == (50.0, 100.0, 50.0)
     assert row.rows == row.wins * 2 > 300
-    assert 0 < row.p < row.alpha == pytest.approx(0.025)
+    assert 0 < row.p < row.alpha == pytest.approx(0.0325)
     assert row.low < 50 < row.high
     assert (row.margin, row.confidence, row.test, row.metric, row.looks) == (1.0, 0.95, "mcnemar", "accuracy", 0)
     assert len(row.rows_hash) == 64
@@ -126,7 +126,7 @@ def test_every_look_spends_some_of_the_error(world):
     world.fight(world.trial(0), always, always)
     rows = [world.fight(world.trial(seed), half, half) for seed in (1, 2, 3)]
     assert [row.looks for row in rows] == [0, 1, 2]
-    assert [row.alpha for row in rows] == pytest.approx([0.05 / 2, 0.05 / 6, 0.05 / 12])
+    assert [row.alpha for row in rows] == pytest.approx([0.0325, 0.0175 / 2, 0.0175 / 6])
     assert world.fight(world.trial(9), half, always).decision == "promoted"
     assert world.fight(world.trial(10), half, half).looks == 0, "another champion"
 

@@ -13,6 +13,7 @@ import urllib.request
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from dept.trial import TrialOutcome
 from infra.errors import InputError
@@ -224,7 +225,7 @@ def test_a_parent_run_whose_answer_was_lost_is_found_again(local):
 
 
 def test_what_is_made_elsewhere_is_looked_for_before_it_is_made_again(local):
-    local.client = Lossy(local.client, "create_registered_model", "create_model_version")
+    local.client = Lossy(local.client, "create_registered_model", "create_model_version", "delete_model_version")
     local.ask("create_registered_model", "m", found=lambda: local.client.get_registered_model("m"))
     made = local.ask(
         "create_model_version",
@@ -233,6 +234,8 @@ def test_what_is_made_elsewhere_is_looked_for_before_it_is_made_again(local):
         found=lambda: next(iter(local.client.search_model_versions("name = 'm'")), None),
     )
     assert [version.version for version in local.client.search_model_versions("name = 'm'")] == [made.version]
+    local.ask("delete_model_version", "m", made.version)  # the repetition finds nothing, which is no refusal
+    assert local.client.search_model_versions("name = 'm'") == []
 
 
 def test_a_server_that_loses_answers_gets_one_run(server, tmp_path):
@@ -247,6 +250,22 @@ def test_a_server_that_loses_answers_gets_one_run(server, tmp_path):
     (run,) = direct.search_runs([tracker.experiment_id])
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     assert len(direct.get_metric_history(run_id, "train/loss")) == 2
+
+
+def test_a_server_behind_a_proxy_that_is_down_is_waited_for(server, tmp_path):
+    """No connection, then pages of the proxy that say 503 and 502: none of them ends the run or makes a second one."""
+    with lossy_proxy(server) as (address, seen):
+        tracker = Tracker(address, experiment=f"x{time.monotonic_ns()}")
+        outcome, folder = trial(tmp_path)
+        seen.instead += ["cut", 503, 502]
+        (run_id,) = tracker.log_trials(None, [TrialLog(outcome, 1, folder)]).values()
+        assert not seen.instead
+        seen.instead += [403]
+        with pytest.raises(MlflowException, match="403"):
+            tracker.ask("get_run", run_id)  # a refusal: not asked again
+        assert not seen.instead
+    runs = MlflowClient(server).search_runs([tracker.experiment_id])
+    assert [(run.info.run_id, run.info.status) for run in runs] == [(run_id, "FINISHED")]
 
 
 def test_mlflow_away_in_mid_run_is_waited_for_and_said_once(local, tmp_path, caplog):
@@ -270,10 +289,27 @@ def test_mlflow_away_in_mid_run_is_waited_for_and_said_once(local, tmp_path, cap
     assert waits  # so that leases can be renewed
 
 
+def test_mlflow_on_a_postgresql_that_goes_away_and_comes_back(postgres, tmp_path):
+    tracker = Tracker(postgres.url())
+    outcome, folder = trial(tmp_path)
+    parent = tracker.open_flow_run("flow", {}, {})
+    postgres.stop()
+    back = threading.Timer(3.0, postgres.start)
+    back.start()
+    try:
+        (run_id,) = tracker.log_trials(parent, [TrialLog(outcome, 1, folder)]).values()
+    finally:
+        back.join()
+    runs = tracker.client.search_runs([tracker.experiment_id], filter_string="tags.kind = 'trial'")
+    assert [(run.info.run_id, run.info.status) for run in runs] == [(run_id, "FINISHED")]
+    assert len(tracker.client.get_metric_history(run_id, "train/loss")) == 2
+
+
 def test_what_a_killed_process_left_is_written_anew(local, tmp_path):
     outcome, folder = trial(tmp_path)
     tags = {"fingerprint": outcome.spec.fingerprint, "attempt": "1", "owner": "elsewhere"}
     left = local.client.create_run(local.experiment_id, tags=tags).info.run_id
+    local.client = Lossy(local.client, "delete_run")  # deleted, and deleted again: no refusal
     (run_id,) = local.log_trials(None, [TrialLog(outcome, 2, folder)]).values()
     old = local.client.get_run(left)
     assert (old.info.status, old.info.lifecycle_stage) == ("KILLED", "deleted")
@@ -437,8 +473,6 @@ def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path,
 
 
 def test_a_refusal_is_not_waited_for(local):
-    from mlflow.exceptions import MlflowException
-
     start = time.monotonic()
     with pytest.raises(MlflowException):
         local.ask("get_run", "f" * 32)
@@ -468,17 +502,30 @@ def test_an_adapter_that_is_gone_is_named(local, tmp_path):
 
 @contextlib.contextmanager
 def lossy_proxy(server):
-    """An HTTP proxy in front of `server`; what is named in `.lose` is handed on once and not answered."""
+    """An HTTP proxy in front of `server`; what is named in `.lose` is handed on once and not answered.
+
+    `.instead` holds what it does with the next requests in place of handing them on: "cut", or a status.
+    """
     import http.server
     import types
     import urllib.error
 
-    seen = types.SimpleNamespace(lose=set())
+    seen = types.SimpleNamespace(lose=set(), instead=[])
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            instead = seen.instead.pop(0) if seen.instead else None
+            if instead == "cut":
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else None
+            if instead is not None:
+                self.send_response(instead)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
             asked = urllib.request.Request(f"{server}{self.path}", data=body, headers=kept, method=self.command)
             try:
