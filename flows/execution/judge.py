@@ -39,7 +39,10 @@ def judge(
     waiting = candidates(outcomes, context.tasks)
     decisions: dict[str, DecisionRow] = {}
     for left in reversed(range(TRIES)):
-        matches = _matches(context, waiting, workers)
+        try:
+            matches = _matches(context, waiting, workers)
+        except ChampionChangedError:
+            matches = []
         for of, row in _decided(context, matches, workers, margin, confidence):
             if row is not None:
                 decisions[of.task] = row

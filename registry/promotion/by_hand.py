@@ -8,7 +8,7 @@ from dept.trial import TrialOutcome
 from infra.errors import InputError
 from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
-from registry.promotion.champion import carry_out, lock_name
+from registry.promotion.champion import ChampionChangedError, alone, carry_out
 from registry.promotion.choose import may_stand
 from registry.promotion.lookup import champion, history, of_weights
 from registry.promotion.names import model_name
@@ -71,8 +71,18 @@ def _outcome(stores: Stores, task: str, backbone_id: str, fingerprint: str) -> T
 
 
 def _move(stores: Stores, outcome: TrialOutcome, name: str | None, verdict: str, reason: str) -> DecisionRow:
+    try:
+        return _moved(stores, outcome, name, verdict, reason)
+    except ChampionChangedError as error:
+        raise InputError(
+            f"{outcome.spec.task}: another process decided about its champion meanwhile, so nothing was changed. "
+            "Remedy: look at `dept champions`, then ask again"
+        ) from error
+
+
+def _moved(stores: Stores, outcome: TrialOutcome, name: str | None, verdict: str, reason: str) -> DecisionRow:
     spec = outcome.spec
-    with stores.ledger.lock(lock_name(spec)):
+    with alone(stores, spec) as held:
         before = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
         if before is not None and before.fingerprint == spec.fingerprint:
             raise InputError(f"{before.name}: {spec.label} is its champion already")
@@ -90,8 +100,9 @@ def _move(stores: Stores, outcome: TrialOutcome, name: str | None, verdict: str,
             backbone_id=spec.backbone_id,
             dtype=spec.dtype,
             by=_person(),
+            held=held,
         )
-        carry_out(stores, row, version)
+        carry_out(stores, row, version, held)
         return row
 
 

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from dept.config import TrainConfig
 from dept.trial import Role, TrialOutcome, TrialSpec
+from registry.ledger.locks import Held, LockLostError
 from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
 from registry.promotion.compare import CONFIDENCE, Comparison, compare, rows_hash
@@ -55,15 +57,17 @@ def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpe
         considered: the other trials of its task in its run (searches and probes too).
 
     Raises:
+        ChampionChangedError: another process decides meanwhile.
         InputError: a store that does not answer.
     """
     spec = candidate.spec
-    with stores.ledger.lock(lock_name(spec)):
-        restore(stores, spec.task, spec.backbone_id)
+    seen = seen_by(stores, candidate, considered)
+    with alone(stores, spec) as held:
+        restore(stores, spec.task, spec.backbone_id, held)
     found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
     name = found.name if found else versions.find_model(stores.tracker, spec.task, spec.backbone_id)
     name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
-    remember(stores, candidate, seen_by(stores, candidate, considered))
+    remember(stores, candidate, seen)
     if found is None or found.fingerprint == spec.fingerprint or found.adapter_key is None:
         return Match(spec.task, name, candidate, found)
     theirs, sure = remembered(stores, stores.ledger.outcome(found.fingerprint))
@@ -130,22 +134,23 @@ def decide(
         InputError: a store that does not answer, or has lost the candidate's adapter.
     """
     spec = of.candidate.spec
-    with stores.ledger.lock(lock_name(spec)):
+    with alone(stores, spec) as held:
         now = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
         if (now and now.fingerprint) != (of.champion and of.champion.fingerprint):
             raise ChampionChangedError(of.name)
         past = of_weights(stores.ledger.decisions(task=spec.task), spec.backbone_id)
         if now is None:
-            return _record(stores, of, "first", f"no champion before; validation {_validation(of.candidate)}")
+            return _record(stores, of, held, "first", f"no champion before; validation {_validation(of.candidate)}")
         if now.fingerprint == spec.fingerprint:
             mine = [row for row in past if row.challenger_fingerprint == spec.fingerprint]
-            return mine[-1] if mine else _record(stores, of, "by-hand", "champion by an alias set in MLflow")
-        return _against(stores, of, past, answered, failed or {}, margin, confidence)
+            return mine[-1] if mine else _record(stores, of, held, "by-hand", "champion by an alias set in MLflow")
+        return _against(stores, of, held, past, answered, failed or {}, margin, confidence)
 
 
 def _against(
     stores: Stores,
     of: Match,
+    held: Held,
     past: list[DecisionRow],
     answered: Mapping[str, TrialOutcome],
     failed: Mapping[str, str],
@@ -155,13 +160,15 @@ def _against(
     assert of.champion is not None
     if of.champion.adapter_key is None:
         why = "the champion's adapter is not in this ledger, so it cannot be scored"
-        return _record(stores, of, "kept", f"{why}; it stays. Remedy: `dept promote` by hand")
+        return _record(stores, of, held, "kept", f"{why}; it stays. Remedy: `dept promote` by hand")
     about = [row for row in past if row.champion_fingerprint == of.champion.fingerprint]
     missing = [one for one in of.specs if one.fingerprint not in answered]
     if missing:
         which = ("the champion" if one.role == "champion" else "the candidate" for one in missing)
         reasons = "; ".join(failed.get(one.label, "it was not evaluated") for one in missing)
-        return _record(stores, of, "kept", f"{' and '.join(which)} could not be scored, the champion stays: {reasons}")
+        return _record(
+            stores, of, held, "kept", f"{' and '.join(which)} could not be scored, the champion stays: {reasons}"
+        )
     hashed = rows_hash(of.rows)
     for row in about:
         same = (row.challenger_fingerprint, row.rows_hash, row.margin, row.confidence)
@@ -170,7 +177,9 @@ def _against(
     looks = sum(row.p is not None for row in about)
     said = [answered[one.fingerprint].extra["rows"] for one in of.specs] or [(), ()]
     found = compare(stores.tasks[of.task], of.rows, said[0], said[1], margin=margin, confidence=confidence, looks=looks)
-    return _record(stores, of, "promoted" if found.better else "kept", _unsure(of, found), **_columns(found, looks))
+    return _record(
+        stores, of, held, "promoted" if found.better else "kept", _unsure(of, found), **_columns(found, looks)
+    )
 
 
 def _unsure(of: Match, found: Comparison) -> str:
@@ -190,7 +199,7 @@ def _columns(found: Comparison, looks: int) -> dict[str, Any]:
     return {**columns, **scores, **about}
 
 
-def _record(stores: Stores, of: Match, verdict: str, reason: str, by: str = "rule", **numbers: Any) -> DecisionRow:
+def _record(stores: Stores, of: Match, held: Held, verdict: str, reason: str, **numbers: Any) -> DecisionRow:
     """The version first, then the audit, the aliases last: what a kill leaves undone `restore` does."""
     spec = of.candidate.spec
     version = versions.register(stores, of.name, of.candidate)
@@ -206,19 +215,23 @@ def _record(stores: Stores, of: Match, verdict: str, reason: str, by: str = "rul
         backbone_id=spec.backbone_id,
         dtype=spec.dtype,
         run_id=stores.run_id or None,
-        by=by,
+        held=held,
         **numbers,
     )
-    carry_out(stores, row, version)
+    carry_out(stores, row, version, held)
     return row
 
 
-def restore(stores: Stores, task: str, backbone_id: str) -> None:
+def restore(stores: Stores, task: str, backbone_id: str, held: Held) -> None:
     """Let MLflow say what the ledger says: complete a decision that a kill cut short, write again what was deleted.
 
-    An alias that a person moved after the decision was carried out stays where it is. Call it under the model's lock.
+    An alias that a person moved after the decision was carried out stays where it is.
+
+    Args:
+        held: the model's lock.
 
     Raises:
+        LockLostError: another decides about the champion meanwhile.
         InputError: a store that does not answer.
     """
     decisions = of_weights(stores.ledger.decisions(task=task), backbone_id)
@@ -230,18 +243,23 @@ def restore(stores: Stores, task: str, backbone_id: str) -> None:
     if outcome is not None and stores.store.exists(outcome.adapter_key):  # else it is said where it is asked for
         version = versions.register(stores, last.model, outcome)
         if not _told(version, last) or versions.by_alias(stores.tracker, last.model, CHAMPION) is None:
-            carry_out(stores, last, version)
+            carry_out(stores, last, version, held)
     kept = decisions[-1]
     if kept.decision == "kept":
         loser = versions.by_fingerprint(stores.tracker, kept.model, str(kept.challenger_fingerprint))
         if loser is not None and not _told(loser, kept):
-            carry_out(stores, kept, loser)
+            carry_out(stores, kept, loser, held)
 
 
-def carry_out(stores: Stores, row: DecisionRow, version: ModelVersion) -> None:
-    """Let MLflow's aliases and tags say what was decided; versions of earlier losers go."""
+def carry_out(stores: Stores, row: DecisionRow, version: ModelVersion, held: Held) -> None:
+    """Let MLflow's aliases and tags say what was decided; versions of earlier losers go.
+
+    Raises:
+        LockLostError: another decides about the champion meanwhile; it carries this decision out first (`restore`).
+    """
     tracker, mine = stores.tracker, str(row.challenger_fingerprint)
     past = stores.ledger.decisions(model=row.model)
+    held.renew()  # who has lost the lock moves no alias of a later decision
     keep = {mine} | {str(one.challenger_fingerprint) for one in past if one.decision in MOVES}
     if row.decision in MOVES:
         versions.move(tracker, version, CHAMPION)
@@ -252,9 +270,20 @@ def carry_out(stores: Stores, row: DecisionRow, version: ModelVersion) -> None:
     versions.tell(tracker, version, {key: getattr(row, key) for key in _TOLD} | {"at": row.at.isoformat()})
 
 
-def lock_name(spec: TrialSpec) -> str:
-    """What is held while a champion is decided about."""
-    return f"champion:{spec.task}:{spec.backbone_id}"
+@contextlib.contextmanager
+def alone(stores: Stores, spec: TrialSpec) -> Iterator[Held]:
+    """Hold what is held while a champion is decided about; it stays held while MLflow is waited for.
+
+    Raises:
+        ChampionChangedError: another process took it over meanwhile.
+        InputError: another holds it for longer than a store is waited for.
+    """
+    try:
+        name = f"champion:{spec.task}:{spec.backbone_id}"
+        with stores.ledger.lock(name) as held, stores.tracker.waiting(held.waits):
+            yield held
+    except LockLostError as error:
+        raise ChampionChangedError(str(error)) from error
 
 
 def _told(version: ModelVersion, row: DecisionRow) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
@@ -34,7 +35,17 @@ class Patience:
 
     def __init__(self, uri: str, seconds: float) -> None:
         self.uri, self.seconds = uri, seconds
+        self._on_wait: Callable[[], object] | None = None
         self._silent_since: float | None = None
+
+    @contextlib.contextmanager
+    def waiting(self, on_wait: Callable[[], object]) -> Iterator[None]:
+        """Within it, `on_wait` is called before every request and each pause of it."""
+        before, self._on_wait = self._on_wait, on_wait
+        try:
+            yield
+        finally:
+            self._on_wait = before
 
     def ask(
         self,
@@ -66,13 +77,16 @@ class Patience:
                     first_line(error),
                     self.seconds,
                 )
-            if on_wait is not None:
-                on_wait()
+            for told in (self._on_wait, on_wait):
+                if told is not None:
+                    told()
 
         repeated = False
 
         def attempt() -> Any:
             nonlocal repeated
+            if self._on_wait is not None:
+                self._on_wait()
             if repeated and found is not None and (made := found()) is not None:
                 return made
             try:

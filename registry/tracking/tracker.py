@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ class Tracker:
         """
         call = partial(getattr(self.client, method), *args, **kwargs)
         return self._patience.ask(call, found, on_wait, gone=method.startswith("delete_"))
+
+    def waiting(self, on_wait: Callable[[], object]) -> AbstractContextManager[None]:
+        """Within it, `on_wait` is called before every request and each pause of it."""
+        return self._patience.waiting(on_wait)
 
     def open_flow_run(self, name: str, values: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Start the parent run of a flow run; runs that killed processes of this host left open become KILLED."""

@@ -9,6 +9,7 @@ from sqlalchemy import update
 from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.ledger.clock import now
+from registry.ledger.locks import LockLostError
 from registry.ledger.schema import LockRow
 from tests.registry.ledger_helpers import make_spec
 
@@ -99,3 +100,41 @@ def test_a_lock_of_the_dead_is_taken_at_once_and_of_the_silent_after_its_lease(l
         elsewhere.__exit__(None, None, None)  # the late holder lets go of nothing
         with pytest.raises(InputError, match="held by"):
             ledger.lock("b", wait_seconds=0.0).__enter__()
+
+
+def lapse(ledger):
+    """Let the lease of every lock end."""
+    with ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        connection.execute(update(LockRow).values(until=now(-1)))
+
+
+def test_a_lock_is_renewed_and_who_lost_it_writes_no_decision(ledger, ledger_url):
+    with ledger.lock("a", lease_seconds=0.5) as held:
+        for _ in range(4):  # twice its lease
+            time.sleep(0.25)
+            held.waits()
+        with pytest.raises(InputError, match="held by"):
+            ledger.lock("a", wait_seconds=0.0).__enter__()
+        assert ledger.record_decision("m", "a", "kept", "x", held=held).id
+    late = ledger.lock("a")
+    held = late.__enter__()
+    lapse(ledger)
+    held.renew()  # nobody has taken it
+    lapse(ledger)
+    with Ledger.open(ledger_url).lock("a", wait_seconds=0.0):
+        with pytest.raises(LockLostError):
+            held.renew()
+        with pytest.raises(LockLostError):
+            ledger.record_decision("m", "a", "promoted", "late", held=held)
+    late.__exit__(None, None, None)
+    assert [row.decision for row in ledger.decisions()] == ["kept"]
+
+
+def test_a_lock_is_waited_for_as_long_as_its_holder_may_wait(ledger, monkeypatch):
+    monkeypatch.setenv("DEPT_MLFLOW_PATIENCE", "0.5")
+    monkeypatch.setenv("DEPT_LEDGER_PATIENCE", "1.5")
+    with ledger.lock("a"):
+        began = time.monotonic()
+        with pytest.raises(InputError, match="has been held"):
+            ledger.lock("a").__enter__()
+    assert 1.5 <= time.monotonic() - began < 30
