@@ -68,7 +68,7 @@ def numbers(outcomes: list[TrialOutcome]) -> dict[str, Any]:
             lines.append(
                 {
                     "target": row.target,
-                    "k": row.shots,
+                    "k": row.k,
                     "variant": variant,
                     "metric": row.metric,
                     "score": cell.mean,

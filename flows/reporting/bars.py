@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from flows.reporting.palette import HATCHES, Theme
 from flows.reporting.plot import LEGEND_COLUMNS, Plot, both_themes
+from flows.reporting.shots import in_order, k_of
 from flows.reporting.summary import Cell, Row, measure_name, shown
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 INCHES_PER_ROW = 13.2
 MOST_GROUPS = 24  # targets and k that have bars of their own; more are told by their spread
 MOST_K = 8
-TOLD = 24  # groups that the text for those who cannot see it names
 
 
 def bar_plot(rows: Sequence[Row]) -> Plot:
@@ -27,7 +27,7 @@ def bar_plot(rows: Sequence[Row]) -> Plot:
         return _overview_plot(rows)
     variants, what = shown(rows), measure_name(rows)
     said = "; ".join(
-        f"{row.target} k={row.shots}: "
+        f"{row.target} k={row.k}: "
         + ", ".join(f"{variant} {row.cells[variant].text}" for variant in variants if variant in row.cells)
         for row in rows
     )
@@ -41,15 +41,16 @@ def bar_plot(rows: Sequence[Row]) -> Plot:
 
 
 def _overview_plot(rows: Sequence[Row]) -> Plot:
-    what, every = measure_name(rows), sorted({row.shots for row in rows})
+    what, every = measure_name(rows), in_order(row.shots for row in rows)
     shots = every[:MOST_K]
-    found: dict[int, dict[str, list[float]]] = {}
+    found: dict[int | None, dict[str, list[float]]] = {}
     for k in shots:
         here = [row for row in rows if row.shots == k]
         cells = {v: [row.cells[v].mean for row in here if v in row.cells] for v in shown(rows)}
         found[k] = {variant: values for variant, values in cells.items() if values}
     said = "; ".join(
-        f"k={k}: " + ", ".join(f"{v} {statistics.fmean(values):.1f}" for v, values in found[k].items()) for k in shots
+        f"k={k_of(k)}: " + ", ".join(f"{v} {statistics.fmean(values):.1f}" for v, values in found[k].items())
+        for k in shots
     )
     targets = len({row.target for row in rows})
     left = f" Not drawn: k above {shots[-1]}." if len(every) > MOST_K else ""
@@ -63,7 +64,7 @@ def _overview_plot(rows: Sequence[Row]) -> Plot:
     )
 
 
-def _overview(found: dict[int, dict[str, list[float]]], what: str, theme: Theme) -> Figure:
+def _overview(found: dict[int | None, dict[str, list[float]]], what: str, theme: Theme) -> Figure:
     variants = list(dict.fromkeys(variant for cells in found.values() for variant in cells))
     figure = Figure(figsize=(max(6.0, min(13.0, 1.0 + len(found) * (0.42 * len(variants) + 0.4))), 3.9))
     figure.set_layout_engine("constrained")
@@ -81,7 +82,7 @@ def _overview(found: dict[int, dict[str, list[float]]], what: str, theme: Theme)
             panel.plot([x, x], [low, high], color=theme.ink, linewidth=1.2)
             _number(panel, x, max(high, mean, 0), mean, theme)
     lowest = min(min(values) for cells in found.values() for values in cells.values())
-    panel.set_xticks(range(len(found)), [f"k = {k}" for k in found])
+    panel.set_xticks(range(len(found)), [f"k = {k_of(k)}" for k in found])
     panel.set_ylim(min(0, int(lowest // 10 * 10)), 108)
     panel.set_ylabel(f"test {what}, %")
     figure.legend(list(legend.values()), list(legend), loc="outside upper left", ncols=LEGEND_COLUMNS)
@@ -121,7 +122,7 @@ def _bars(rows: Sequence[Row], theme: Theme) -> Figure:
                 legend.setdefault(variant, bars)
             for x, cell in cells:
                 _spread(panel, x, cell, width, theme)
-        panel.set_xticks(range(len(line)), [f"{row.target}\nk = {row.shots}" for row in line])
+        panel.set_xticks(range(len(line)), [f"{row.target}\nk = {row.k}" for row in line])
         panel.set_xlim(-0.6, max(widest, 2) - 0.4)
         panel.set_ylim(floor, 108)
         panel.set_yticks(range(-(-floor // 20) * 20, 101, 20))

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from dept.trial import TrialOutcome
 from flows.reporting.palette import Theme
 from flows.reporting.plot import LEGEND_COLUMNS, Plot, both_themes
+from flows.reporting.shots import k_of
 from flows.reporting.summary import TRANSFER, rank, trained
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _panels(outcomes: Sequence[TrialOutcome]) -> dict[str, list[TrialOutcome]]:
 
 
 def _shots(outcome: TrialOutcome) -> str:
-    return "source" if outcome.spec.shots is None else f"k = {outcome.spec.shots}"
+    return "source" if outcome.spec.role == "source" else f"k = {k_of(outcome.spec.shots)}"
 
 
 def _curves(panels: Mapping[str, Sequence[TrialOutcome]], attribute: str, unit: str, theme: Theme) -> Figure:

@@ -13,6 +13,7 @@ from dept.trial import TrialOutcome
 from flows.reporting.made_on import machine, versions
 from flows.reporting.numbers import NUMBERS, load_outcomes, load_report, write_numbers
 from flows.reporting.published import compare
+from flows.reporting.shots import k_of
 from flows.reporting.summary import Row, headline, measure_name, score_of, shown, summary_rows, trained, unmoved
 from flows.reporting.text import (
     columns,
@@ -174,7 +175,7 @@ def _summed(made: Sequence[TrialOutcome]) -> list[dict[str, Any]]:
     for outcome in made:
         spec = outcome.spec
         source = spec.role == "source"
-        shots = "all" if spec.shots is None else str(spec.shots)
+        shots = str(k_of(spec.shots))
         groups.setdefault((spec.role, "–" if source else shots, "source" if source else spec.variant), []).append(
             outcome
         )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from dept.trial import TrialOutcome
 from flows.reporting.palette import Theme
 from flows.reporting.plot import Plot, both_themes
+from flows.reporting.shots import in_order, k_of
 from flows.reporting.summary import distinct, score_of, zero_shot
 from infra.errors import InputError
 
@@ -25,7 +26,8 @@ class Panel:
     """One heat map. Percent and points; keys are (source, target).
 
     Attributes:
-        shots: k; None for zero-shot.
+        shots: k; None for all training rows, and for zero-shot.
+        untrained: zero-shot: the sources' adapters as they are.
         scores: mean test score over seeds.
         gains: mean over seeds of the points over scratch on the same shots; zero-shot: over the untrained adapter.
     """
@@ -33,11 +35,12 @@ class Panel:
     shots: int | None
     scores: dict[Pair, float]
     gains: dict[Pair, float]
+    untrained: bool = False
 
     @property
     def title(self) -> str:
         """What the panel shows and what its gains are over."""
-        return "zero-shot (gain over untrained)" if self.shots is None else f"k = {self.shots} (gain over scratch)"
+        return "zero-shot (gain over untrained)" if self.untrained else f"k = {k_of(self.shots)} (gain over scratch)"
 
 
 def matrix_panels(outcomes: Sequence[TrialOutcome]) -> list[Panel]:
@@ -52,24 +55,24 @@ def matrix_panels(outcomes: Sequence[TrialOutcome]) -> list[Panel]:
     for outcome in tested:
         if outcome.spec.init == "untrained":
             untrained.setdefault(outcome.spec.task, []).append(score_of(outcome.test))
-    scores: dict[int | None, dict[Pair, list[float]]] = {}
-    gains: dict[int | None, dict[Pair, list[float]]] = {}
+    found: dict[tuple[bool, int | None], tuple[dict[Pair, list[float]], dict[Pair, list[float]]]] = {}
     for outcome in tested:
         spec = outcome.spec
         if spec.init != "source" or spec.source_task is None:
             continue
-        at = None if zero_shot(outcome) else spec.shots
+        free = zero_shot(outcome)
+        scores, gains = found.setdefault((free, None if free else spec.shots), ({}, {}))
         pair = (spec.source_task, spec.task)
         score = score_of(outcome.test)
-        scores.setdefault(at, {}).setdefault(pair, []).append(score)
-        if at is None and spec.task in untrained:
-            base: float | None = statistics.fmean(untrained[spec.task])
+        scores.setdefault(pair, []).append(score)
+        if free:
+            base = statistics.fmean(untrained[spec.task]) if spec.task in untrained else None
         else:
-            base = scratch.get((spec.task, at, spec.seed))
+            base = scratch.get((spec.task, spec.shots, spec.seed))
         if base is not None:
-            gains.setdefault(at, {}).setdefault(pair, []).append(score - base)
-    order = sorted(scores, key=lambda k: float("inf") if k is None else k)
-    return [Panel(k, _means(scores[k]), _means(gains.get(k, {}))) for k in order]
+            gains.setdefault(pair, []).append(score - base)
+    order = [*((False, k) for k in in_order(k for free, k in found if not free)), (True, None)]
+    return [Panel(at[1], *map(_means, found[at]), untrained=at[0]) for at in order if at in found]
 
 
 def matrix_plot(outcomes: Sequence[TrialOutcome]) -> Plot:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dept.trial import TrialOutcome
+from flows.reporting.shots import in_order, k_of
 from flows.reporting.summary import TRANSFER, Cell, metric_of, summary_rows
 
 STARTS = ("scratch", TRANSFER)
@@ -43,7 +44,7 @@ class Line:
         """As shown: a number, or `all` for all training rows."""
         if self.paper is None:
             return "–"
-        return "all" if self.shots is None else str(self.shots)
+        return str(k_of(self.shots))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def published() -> dict[str, Any]:
 def compare(outcomes: Sequence[TrialOutcome]) -> Comparison | None:
     """Ours beside the published; None where the backbone is not the paper's and no tested task is one of its tasks.
 
-    Only DePT's trials are compared: targets by k, and adapters that were trained on all rows (sources) as k = all.
+    Only DePT's trials are compared: targets by k, and sources, which were trained on all rows, as k = all.
     """
     known = published()
     tested = [o for o in outcomes if o.test and o.spec.method == "dept" and o.spec.role in ("source", "target")]
@@ -79,7 +80,7 @@ def compare(outcomes: Sequence[TrialOutcome]) -> Comparison | None:
         members = [(task, k) for task, k in cells if known["tasks"][task]["group"] == group]
         for task, k in members:
             lines.append(_line(task, k, cells[task, k]))
-        for k in sorted({k for _, k in members}, key=lambda k: float("inf") if k is None else k):
+        for k in in_order(k for _, k in members):
             lines.append(_mean(about, [task for task, at in members if at == k], k, cells))
         if not members and any(_is_papers(backbone) for backbone in backbones):
             everywhere = f"{about['name']} mean, 0 of {about['tasks']}"
@@ -99,7 +100,8 @@ def _cells(mine: Sequence[TrialOutcome]) -> dict[tuple[str, int | None], dict[st
     for outcome in mine:
         if outcome.spec.role == "source":
             full.setdefault(outcome.spec.task, []).append(outcome)
-    found |= {(task, None): {"scratch": Cell(tuple(members))} for task, members in full.items()}
+    for task, members in full.items():  # what a target learned from all rows counts before a source's
+        found.setdefault((task, None), {}).setdefault("scratch", Cell(tuple(members)))
     return {key: cells for key, cells in found.items() if cells}
 
 

@@ -15,6 +15,7 @@ from dept.trial import TrialOutcome
 from flows.planning.plan import Plan
 from flows.reporting.palette import LIGHT, Theme
 from flows.reporting.plot import LEGEND_COLUMNS, png
+from flows.reporting.shots import in_order, k_of
 from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
 from infra.errors import InputError
 from infra.files import write_bytes, write_text
@@ -58,7 +59,7 @@ def write_study(
         "search_trials": sum(outcome.spec.role == "search" for outcome in outcomes),
         "rows": [_entry(row, variant) for row in rows for variant in variants if variant in row.cells],
         "means": [
-            {"k": k, "targets": targets, "variant": variant, "mean": round(mean, 3)}
+            {"k": k_of(k), "targets": targets, "variant": variant, "mean": round(mean, 3)}
             for k, (targets, found) in means(rows).items()
             for variant, mean in found.items()
         ],
@@ -75,7 +76,7 @@ def _entry(row: Row, variant: str) -> dict[str, Any]:
     gains = row.gains_of(variant) if variant not in ("scratch", "untrained") else ()
     entry: dict[str, Any] = {
         "target": row.target,
-        "k": row.shots,
+        "k": row.k,
         "variant": variant,
         "metric": row.metric,
         "n": cell.n,
@@ -96,7 +97,7 @@ def _entry(row: Row, variant: str) -> dict[str, Any]:
 
 def _figure(rows: Sequence[Row], variants: Sequence[str], theme: Theme) -> Figure:
     targets = list(dict.fromkeys(row.target for row in rows))
-    shots = sorted({row.shots for row in rows})
+    shots = in_order(row.shots for row in rows)
     across = min(PANELS_PER_ROW, len(targets))
     down = -(-len(targets) // across)
     wide = max(3.4, 0.4 + len(shots) * (0.16 * len(variants) + 0.3))
@@ -119,8 +120,8 @@ def _figure(rows: Sequence[Row], variants: Sequence[str], theme: Theme) -> Figur
 
 def _panel(
     axis: Axes,
-    found: Mapping[int, Row],
-    shots: Sequence[int],
+    found: Mapping[int | None, Row],
+    shots: Sequence[int | None],
     variants: Sequence[str],
     theme: Theme,
     legend: dict[str, Any],
@@ -146,5 +147,5 @@ def _panel(
                     capsize=2.5,
                 ),
             )
-    axis.set_xticks(range(len(shots)), [f"k = {k}" for k in shots])
+    axis.set_xticks(range(len(shots)), [f"k = {k_of(k)}" for k in shots])
     axis.set_xlim(-0.55, len(shots) - 0.45)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dept.trial import TrialOutcome, goodness
+from flows.reporting.shots import in_order, k_of
 
 TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
 STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
@@ -108,8 +109,13 @@ class Row:
     """One target and k: a cell per variant, in the order of `rank`; `transfer` repeats the strategies chosen."""
 
     target: str
-    shots: int
+    shots: int | None  # None: all training rows
     cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int | str:
+        """A number, or `all`."""
+        return k_of(self.shots)
 
     @property
     def metric(self) -> str:
@@ -152,20 +158,20 @@ class Headline:
 def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
     """Aggregate tested target trials over seeds, per target and k, in the order in which they come.
 
-    An untrained trial has no shots; it is shown beside every k of its target. Trials of a learning-rate search and
-    zero-shot trials take no part.
+    An untrained trial has no shots; it is shown beside every k of its target, all training rows too. Trials of a
+    learning-rate search and zero-shot trials take no part.
     """
     tested = [o for o in distinct(outcomes) if trained(o) and o.spec.role == "target" and o.test and not zero_shot(o)]
-    rows: dict[tuple[str, int], dict[str, list[TrialOutcome]]] = {}
+    rows: dict[tuple[str, int | None], dict[str, list[TrialOutcome]]] = {}
     for outcome in tested:
-        if outcome.spec.shots is not None:
+        if outcome.spec.init != "untrained":
             found = rows.setdefault((outcome.spec.task, outcome.spec.shots), {})
             found.setdefault(outcome.spec.variant, []).append(outcome)
-    shots_of: dict[str, list[int]] = {}
+    shots_of: dict[str, list[int | None]] = {}
     for target, shots in rows:
         shots_of.setdefault(target, []).append(shots)
     for outcome in tested:
-        if outcome.spec.shots is None:
+        if outcome.spec.init == "untrained":
             for shots in shots_of.get(outcome.spec.task, ()):
                 rows[outcome.spec.task, shots].setdefault(outcome.spec.variant, []).append(outcome)
     made = []
@@ -189,11 +195,11 @@ def shown(rows: Iterable[Row]) -> list[str]:
     return sorted(found - strategies if len(strategies) == 1 else found, key=rank)
 
 
-def means(rows: Sequence[Row]) -> dict[int, tuple[int, dict[str, float]]]:
+def means(rows: Sequence[Row]) -> dict[int | None, tuple[int, dict[str, float]]]:
     """Per k: number of targets, and each shown variant's mean over them, which all variants of that k share."""
     result = {}
     variants = shown(rows)
-    for k in sorted({row.shots for row in rows}):
+    for k in in_order(row.shots for row in rows):
         here = [row for row in rows if row.shots == k]
         present = [variant for variant in variants if any(variant in row.cells for row in here)]
         shared = [row for row in here if row.cells.keys() >= set(present)]
@@ -282,7 +288,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _shots(rows: Sequence[Row]) -> str:
-    return "k = " + ", ".join(str(k) for k in sorted({row.shots for row in rows}))
+    return "k = " + ", ".join(str(k_of(k)) for k in in_order(row.shots for row in rows))
 
 
 def _seeds(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dept.trial import TrialOutcome
 from flows.reporting.published import Comparison, compare
+from flows.reporting.shots import k_of
 from flows.reporting.summary import STARTS, TRANSFER, Row, headline, means, measure_name, shown, summary_rows
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> 
         table.add_column("From", overflow="fold")
         for row in rows:
             texts = (text.split(" (n=")[0] for text in _texts(row, beside))
-            table.add_row(row.target, str(row.shots), *texts, _styled(row.gain), ", ".join(row.sources) or "–")
+            table.add_row(row.target, str(row.k), *texts, _styled(row.gain), ", ".join(row.sources) or "–")
         for line in mean_rows(every, beside) if left else ():
             table.add_row(line["name"], str(line["k"]), *line["texts"], _styled(line["gain"]), "–")
     else:
@@ -83,7 +84,7 @@ def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> 
         for row in rows:
             lines = lines_of(row, variants)
             for line in lines:
-                place = (row.target, str(row.shots)) if line is lines[0] else ("", "")
+                place = (row.target, str(row.k)) if line is lines[0] else ("", "")
                 cells = (line["variant"], line["text"], _styled(line["gain"]), line["origin"])
                 table.add_row(*place, *cells, end_section=line is lines[-1])
         before = None
@@ -108,7 +109,7 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome], most: int = MOST_LINE
         lines += _markdown_table(
             ["Target", "k", *(variant.capitalize() for variant in beside), "Gain", "From"],
             [
-                [row.target, str(row.shots), *_texts(row, beside), _gain(row.gain), ", ".join(row.sources) or "–"]
+                [row.target, str(row.k), *_texts(row, beside), _gain(row.gain), ", ".join(row.sources) or "–"]
                 for row in rows
             ]
             + [
@@ -120,7 +121,7 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome], most: int = MOST_LINE
         lines += _markdown_table(
             ["Target", "k", "Variant", "Score", "Gain", "From"],
             [
-                [row.target, str(row.shots), line["variant"], line["text"], _gain(line["gain"]), line["origin"]]
+                [row.target, str(row.k), line["variant"], line["text"], _gain(line["gain"]), line["origin"]]
                 for row in rows
                 for line in lines_of(row, shown(every))
             ]
@@ -216,7 +217,7 @@ def mean_lines(rows: Sequence[Row]) -> list[dict[str, Any]]:
             name = f"mean, {targets} target{'s' if targets > 1 else ''}"
             known = "scratch" in found and variant not in ("scratch", "untrained")
             gain = mean - found["scratch"] if known else None
-            lines.append({"name": name, "k": k, "variant": variant, "mean": mean, "gain": gain})
+            lines.append({"name": name, "k": k_of(k), "variant": variant, "mean": mean, "gain": gain})
     return lines
 
 
@@ -228,7 +229,7 @@ def mean_rows(rows: Sequence[Row], beside: Sequence[str]) -> list[dict[str, Any]
         texts = [f"{found[variant]:.1f}" if variant in found else "–" for variant in beside]
         known = {TRANSFER, "scratch"} <= found.keys()
         gain = found[TRANSFER] - found["scratch"] if known else None
-        lines.append({"name": name, "k": k, "texts": texts, "gain": gain})
+        lines.append({"name": name, "k": k_of(k), "texts": texts, "gain": gain})
     return lines
 
 

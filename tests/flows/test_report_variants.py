@@ -1,12 +1,17 @@
 """The report of a study: many variants, the choice on validation, other metrics, search trials."""
 
+import json
 import struct
 from dataclasses import replace
 
 import pytest
 
 from dept.config import TrainConfig
+from flows.cli.report import numbers
+from flows.planning.plan import Plan
 from flows.reporting.html import markdown, terminal_table, write_report
+from flows.reporting.matrix_figure import matrix_panels
+from flows.reporting.study_table import write_study
 from flows.reporting.summary import headline, means, shown, summary_rows
 from tests.flows.report_helpers import no_plots, outcome, two_targets  # noqa: F401
 from tests.flows.test_report import Page
@@ -209,3 +214,49 @@ def test_page_of_negative_scores(tmp_path):
     ).text
     assert "cola matthews 16" in said
     assert "-12.5 ± 0.0 (n=2)" in said
+
+
+def all_rows(variant, test, seed=0, **changes):
+    """A target trained on all its rows, as `shots: [all]` plans it."""
+    return trial(variant, test, seed=seed, k=None, **changes)
+
+
+def test_trials_on_all_rows_are_a_row_of_their_own():
+    untrained = outcome("movie-polarity", "untrained", 30.0)
+    few = [trial("scratch", 50.0), trial("best-source", 60.0)]
+    every = [all_rows("scratch", 90.0), all_rows("best-source", 94.0), all_rows("scratch", 88.0, seed=1)]
+    sixteen, whole = summary_rows([untrained, *few, *every])
+    assert (sixteen.k, sixteen.cells["scratch"].scores, sixteen.gain) == (16, (50.0,), 10.0)
+    assert (whole.k, whole.cells["scratch"].scores, whole.gain) == ("all", (90.0, 88.0), 4.0)
+    assert whole.cells["untrained"].scores == sixteen.cells["untrained"].scores == (30.0,)
+    (alone,) = summary_rows([untrained, *every])
+    assert alone.k == "all"
+    assert alone.gain == 4.0
+    assert "k = all" in headline([alone]).text
+    assert list(means([whole, sixteen])) == [16, None]
+
+
+def test_a_report_and_a_study_of_all_rows(tmp_path):
+    found = [all_rows("scratch", 90.0), all_rows("best-source", 94.0), trial("scratch", 50.0)]
+    assert {line["k"] for line in numbers(found)["lines"]} == {"all", 16}
+    text = markdown("All", found)
+    assert "| movie-polarity | all |" in text
+    assert "k = 16, all" not in text
+    assert "(k = all, 1 seed)" in text
+    page = write_report(tmp_path, "All", {}, found, {}).read_text(encoding="utf-8")
+    assert "k = all, seed 0, scratch" in page
+    assert "movie-polarity k=all: " in page
+    table, _ = write_study(
+        tmp_path, Plan(name="all", targets=["movie-polarity"], strategies=["scratch"]), found, {"commit": "c"}
+    )
+    assert {(line["k"], line["mean"]) for line in json.loads(table.read_text())["rows"]} >= {("all", 94.0), (16, 50.0)}
+
+
+def test_a_matrix_on_all_rows_stands_beside_the_zero_shot_one():
+    zero = outcome("movie-polarity", "source", 70.0, k=None, source="a", spec={"training": TrainConfig(steps=0)})
+    found = [all_rows("source:a", 94.0), all_rows("scratch", 90.0), zero, outcome("movie-polarity", "untrained", 60.0)]
+    whole, free = matrix_panels(found)
+    assert whole.title == "k = all (gain over scratch)"
+    assert whole.gains == {("a", "movie-polarity"): 4.0}
+    assert free.title.startswith("zero-shot")
+    assert free.gains == {("a", "movie-polarity"): 10.0}
