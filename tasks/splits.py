@@ -18,22 +18,20 @@ dropped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from infra.errors import InputError
 from tasks.cut import ANSWER_LEAST, usual_answer_length
+from tasks.data_hash import data_hash
 from tasks.formatting import Example, Record, key_of, to_example
 from tasks.leakage import guard
 from tasks.order import digester, divided, shares, shuffled, tested
 from tasks.plain import fold
 from tasks.sources.converters import one_per_answer
-from tasks.spec import DEFAULT_METRICS, FileSource, Task
+from tasks.spec import FileSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500
 LARGE_VALIDATION = 1000
@@ -165,7 +163,7 @@ def made(
     """
     train, validation, test = (tuple(shuffled(parts[name], "mix", name)) for name in ("train", "validation", "test"))
     judging = parts.get("judge", [])
-    found = _data_hash(task, {"train": train, "validation": validation, "test": (*test, *judging)})
+    found = data_hash(task, {"train": train, "validation": validation, "test": (*test, *judging)})
     if judge and len(test) > TEST_LEAST:
         test, others = divided(test, max(TEST_LEAST, -(-len(test) // 2)))
         judging = [*others, *judging]
@@ -271,30 +269,3 @@ def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Exa
         nearer = short > 0 and abs(short - len(units[name])) <= short
         (taken if nearer or not taken else left).extend(units[name])
     return taken, left
-
-
-def _data_hash(task: Task, parts: dict[str, tuple[Example, ...]]) -> str:
-    lines, words, plain = [], task.words, task.kind == "classification"
-    for name, rows in parts.items():
-        for row in rows:
-            group = f", {quoted(row.group)}" if row.group else ""
-            said = quoted(words[row.label]) if plain else json.dumps([row.target, row.answers, row.value])[1:-1]
-            # As json.dumps writes a list, many times faster.
-            line = f"[{quoted(name)}, {quoted(row.id)}, {quoted(row.text)}, {row.label}, {said}{group}]"
-            lines.append(line)
-    lines += [json.dumps([key, value]) for key, value in _own(task).items()]
-    # How answers are judged decides numbers too: what it adds to the rows, so that trials done stay done.
-    metrics = task.metrics if task.metrics != DEFAULT_METRICS[task.kind] else ()
-    unseen = set(words) - {row.target for rows in parts.values() for row in rows}
-    if metrics or unseen:
-        lines.append(json.dumps(["judged by", *metrics, *sorted(unseen)]))
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def _own(task: Task) -> dict[str, object]:
-    """Keys that decide what is read of a text, where they are set. The length of a text counts for a user's own files
-    alone: that of the catalogue's tasks is a bound that no shipped plan comes near, and their rows have a version."""
-    said = {"cut": task.cut, "answer_length": task.answer_length}
-    if isinstance(task.source, FileSource):
-        said["max_length"] = task.max_length
-    return {key: value for key, value in said.items() if value is not None}

@@ -49,9 +49,15 @@ class Trial:
         """Rows per step; no row twice in one step."""
         return min(self.config.batch_size, len(self.rows))
 
-    def identity(self, known: dict[int, str]) -> str:
-        """sha256 (hex) of all that decides this trial's steps; `known` remembers digests of rows by their id()."""
-        digest = hashlib.sha256(f"{self.key}:{self.config.model_dump_json()}:{self.seed}".encode())
+    def identity(self, backbone: str, known: dict[int, str]) -> str:
+        """sha256 (hex) of all that decides this trial's steps.
+
+        Args:
+            backbone: id of its weights, and their number type.
+            known: remembers digests of rows by their id().
+        """
+        own = (self.key, self.config.model_dump_json(), self.seed, self.start.alpha, self.start.layout, backbone)
+        digest = hashlib.sha256(repr(own).encode())
         for name in NAMES:
             digest.update(getattr(self.start, name).detach().cpu().contiguous().numpy().tobytes())
         for rows in (self.rows, self.validation):

@@ -118,7 +118,8 @@ class Loop:
         self.results: dict[str, Result] = {}
         known: dict[int, str] = {}
         folder = self.options.checkpoint_folder
-        identities = {trial.key: trial.identity(known) for trial in trials} if folder else {}
+        about = f"{backbone.weights_id} {backbone.dtype}" if folder else ""
+        identities = {trial.key: trial.identity(about, known) for trial in trials} if folder else {}
         self.checkpoint = Checkpoint(folder, identities)
         self.saved = time.monotonic()
 

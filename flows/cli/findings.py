@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import platform
 import shutil
 import urllib.error
 import urllib.request
@@ -16,7 +15,6 @@ import psutil
 from infra.secrets import masked
 
 State = Literal["ok", "note", "missing"]
-PACKAGES = ("dept-transfer", "torch", "transformers", "prefect", "mlflow", "sqlalchemy", "deepspeed", "safetensors")
 NEEDED = ("torch", "transformers", "prefect", "mlflow", "sqlalchemy", "safetensors", "gguf", "datasets")
 GIB = 1024**3
 LEAST_MEMORY_GIB, LEAST_DISK_GIB = 2.0, 2.0
@@ -30,31 +28,6 @@ class Finding:
     state: State
     text: str
     remedy: str = ""
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that decide a run's numbers, by name; absent packages are left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        version = _version(name)
-        if version:
-            found[name] = version
-    return found
-
-
-def machine() -> dict[str, str]:
-    """This machine in a few words. No host or user name: reports get passed on."""
-    import torch
-
-    facts = {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processors": str(os.cpu_count()),
-        "torch threads": str(torch.get_num_threads()),
-        "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
-    }
-    if torch.cuda.is_available():
-        facts["accelerator"] = torch.cuda.get_device_name()
-    return facts
 
 
 def examine() -> list[Finding]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,19 +11,13 @@ from typer.core import TyperGroup
 
 from flows.cli import stores
 from flows.cli.group import command
-from flows.cli.terminal import Column, Json, document, piped, plain_table, show, width
+from flows.cli.terminal import Column, Json, complain, document, piped
 from flows.cli.terminal import table as lines_of
 from infra.errors import InputError
 from infra.nearest import near
 
 if TYPE_CHECKING:
     from tasks.spec import Task
-    from tasks.splits import Splits
-
-MOST_ANSWERS = 6  # named in the list; `dept tasks NAME` names all
-EXAMPLES = 3
-WIDE, FIXED = 120, 66  # characters: from where all columns are shown; of those that are never cut
-LONGEST = 1200  # characters of an example's text that are shown
 
 
 class _NamesToo(TyperGroup):
@@ -49,7 +41,14 @@ def overview(ctx: typer.Context, as_json: Json = False) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    found = [_facts(task) | {"own": own} for task, own in _all_tasks()]
+    from flows.cli.task_lines import facts_or_reason, overview_table
+    from tasks.catalogue import catalogue
+
+    shipped = catalogue()
+    found = [facts_or_reason(task) | {"own": task.name not in shipped} for task in _all_tasks().values()]
+    for fact in found:
+        if fact["reason"]:
+            complain(escape(f"{fact['name']}: {fact['reason']}"))
     if as_json:
         document({"tasks": found})
     elif piped():
@@ -58,52 +57,7 @@ def overview(ctx: typer.Context, as_json: Json = False) -> None:
         rows = [[", ".join(fact[key]) if isinstance(fact[key], tuple) else fact[key] for key in keys] for fact in found]
         lines_of("", [Column(head) for head in heads], rows)
     else:
-        _overview_table(found)
-
-
-def _overview_table(found: list[dict[str, Any]]) -> None:
-    """The list as a table of the terminal's width; what is cut or left out, `dept tasks NAME` shows."""
-    table = plain_table("Tasks", ("Task", "Kind"), ("Train", "Valid.", "Test"))
-    for column in table.columns:
-        column.no_wrap = True
-    wide = width() >= WIDE
-    names = ("Metric", "Rows from", "Answers", "License") if wide else ("Metric", "Rows from")
-    for name in names:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", width=(width() - FIXED) // len(names))
-    for fact in found:
-        rows = ["–" if fact[part] is None else f"{fact[part]:,}" for part in ("train", "validation", "test")]
-        answers = _few(fact["answers"], fact["answers_in_all"])
-        license_ = re.split(r" \(|;", fact["license"])[0]  # in full: dept tasks NAME
-        about = (", ".join(fact["metrics"]), fact["rows_from"], answers, license_)[: len(names)]
-        table.add_row(fact["name"], fact["kind"], *rows, *map(escape, about))
-    show(table)
-    if any(fact["train"] is None for fact in found):
-        show("–: rows that are not on this machine; `dept tasks NAME` says how to reach them.")
-
-
-def _facts(task: Task) -> dict[str, Any]:
-    """A task in a line: splits are None where the rows are not on this machine."""
-    from flows.planning.reach import in_reach
-    from tasks.load import load_splits
-
-    splits = load_splits(task) if in_reach(task) else None
-    return {
-        "name": task.name,
-        "kind": task.kind,
-        "train": None if splits is None else len(splits.train),
-        "validation": None if splits is None else len(splits.validation),
-        "test": None if splits is None else len(splits.test),
-        "metrics": task.metrics,
-        "rows_from": _origin(task),
-        "answers": tuple(task.words) if task.strata > 1 else (_answers(task),),
-        "answers_in_all": len(task.words),
-        "license": task.license,
-    }
-
-
-def _few(answers: Sequence[str], in_all: int) -> str:
-    more = f", … {in_all} in all" if len(answers) > MOST_ANSWERS else ""
-    return ", ".join(answers[: MOST_ANSWERS if more else None]) + more
+        overview_table(found)
 
 
 @app.command("show")
@@ -115,13 +69,14 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
     """
     import yaml
 
+    from flows.cli.task_lines import facts, show_examples, sizes
     from flows.planning.reach import in_reach
     from tasks.load import load_splits
     from tasks.spec import HubSource
 
     task = _task(name)
     if as_json:
-        document({**_facts(task), "block": task.block()})
+        document({**facts(task), "block": task.block()})
         return
     typer.echo(yaml.safe_dump({task.name: task.block()}, sort_keys=False, allow_unicode=True, width=100))
     try:
@@ -149,11 +104,12 @@ def check(
 
     Example: dept tasks check mine.yaml --backbone smollm2-135m
     """
+    from flows.cli.task_lines import origin, show_examples
     from flows.planning.check_task import check_task, named, planned_s
 
     for task in named(what):
         found = check_task(task, tokens or planned_s(what, task), backbone)
-        typer.echo(f"{task.name}: {task.kind}, {', '.join(task.metrics)}, rows from {_origin(task)}")
+        typer.echo(f"{task.name}: {task.kind}, {', '.join(task.metrics)}, rows from {origin(task)}")
         for line in found.lines:
             typer.echo(f"  {line}")
         for line in found.warnings:
@@ -209,14 +165,13 @@ def add(
 
     Example: dept tasks add mine.yaml
     """
-    import tempfile
-
+    from flows.cli.task_lines import sizes
+    from flows.execution.own_tasks import keep_tasks
     from flows.planning.check_task import named
     from registry.ledger import Ledger
     from registry.store import Store
     from tasks.catalogue import catalogue
     from tasks.load import load_splits
-    from tasks.rows_file import write_rows
 
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"tasks add: {file}: give a .yaml file of tasks or a plan")
@@ -225,18 +180,9 @@ def add(
     taken = [task.name for task in found if task.name in shipped]
     if taken:
         raise InputError(f"tasks add: the catalogue already has a task {taken[0]}; choose another name")
-    splits = {task.name: load_splits(task) for task in found}  # all are read before anything is kept
-    ledger, store, rows = Ledger.open(), Store.open(), dict[str, str]()
-    with tempfile.TemporaryDirectory(prefix="dept-") as folder:
-        for task in found:
-            path = Path(folder) / "rows"
-            rows[task.name] = write_rows(task, splits[task.name], path)
-            key = f"rows/{rows[task.name]}"
-            if not store.exists(key):
-                store.put_file(path, key)
-    ledger.remember_tasks({task.name: task.model_dump(mode="json") for task in found}, rows)
+    keep_tasks(found, Ledger.open(), Store.open())
     for task in found:
-        typer.echo(f"Added: {task.name} ({sizes(splits[task.name])})")
+        typer.echo(f"Added: {task.name} ({sizes(load_splits(task))})")
 
 
 @app.command()
@@ -255,52 +201,17 @@ def forget(names: Annotated[list[str], typer.Argument(help="Own tasks.")]) -> No
     typer.echo(f"Forgotten: {', '.join(names)}")
 
 
-def _all_tasks() -> list[tuple[Task, bool]]:
-    """The catalogue, then the tasks that the ledger remembers; and whether a task is the user's own."""
-    from pydantic import ValidationError
-
+def _all_tasks() -> dict[str, Task]:
+    """The catalogue, and the tasks that the ledger remembers; no ledger is made."""
+    from flows.execution.own_tasks import known_tasks
     from tasks.catalogue import catalogue
-    from tasks.spec import Task
 
-    found = [(task, False) for task in catalogue().values()]
     ledger = stores.ledger()
-    for name, row in ({} if ledger is None else ledger.own_tasks()).items():
-        try:
-            found.append((Task.model_validate({**row.block, "name": name}), True))
-        except ValidationError:  # of another version: the plan that names the task brings it anew
-            continue
-    return found
+    return catalogue() if ledger is None else known_tasks(ledger)
 
 
 def _task(name: str) -> Task:
-    found = {task.name: task for task, _ in _all_tasks()}
+    found = _all_tasks()
     if name not in found:
         raise InputError(f"unknown task {name!r}{near(name, found)}")
     return found[name]
-
-
-def sizes(splits: Splits) -> str:
-    """Rows of the three splits, in words."""
-    return f"{len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test"
-
-
-def show_examples(task: Task, splits: Splits) -> None:
-    """Three training rows, of different classes where there are some: text, label, target."""
-    first = {row.label: row for row in reversed(splits.train)}
-    picked = [*first.values()][:EXAMPLES] if task.strata > 1 else []
-    picked += [row for row in splits.train if row not in picked][: EXAMPLES - len(picked)]
-    for row in picked:
-        label = f"{task.labels[row.label]} " if task.strata > 1 else ""
-        text = row.text if len(row.text) <= LONGEST else f"{row.text[: LONGEST // 2]} […] {row.text[-LONGEST // 2 :]}"
-        typer.echo(f"\n--- {label}(answer: {row.target!r})\n{text}")
-
-
-def _answers(task: Task) -> str:
-    return f"{task.words[0]} to {task.words[-1]}" if task.scored else "text"
-
-
-def _origin(task: Task) -> str:
-    source = task.source
-    if source.kind == "hub":
-        return f"hub {source.repo}" + (f" {source.config}" if source.config else "")
-    return f"package {source.package}" if source.kind == "package" else f"file {source.path}"

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from pydantic import ValidationError
 
 from dept.backbones.describe import describe
 from flows.execution.context import Engine, RunContext
+from flows.execution.own_tasks import known_tasks
 from flows.planning.retraining import Retraining
 from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.promotion.lookup import MOVES
 from registry.store import Store
 from registry.tracking import Tracker
-from tasks.catalogue import catalogue
 from tasks.load import load_splits
 from tasks.rows_file import read_rows
 from tasks.spec import FileSource, Task
 from tasks.splits import Splits
-
-
-def known_tasks(ledger: Ledger, own: Iterable[Task] = ()) -> dict[str, Task]:
-    """The catalogue, own tasks that the ledger remembers, and those given."""
-    found = catalogue()
-    for name, row in ledger.own_tasks().items():
-        try:
-            found[name] = Task.model_validate({**row.block, "name": name})
-        except ValidationError:  # of another version: a plan that names the task brings it anew
-            continue
-    return found | {task.name: task for task in own}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,9 @@ def matrix_panels(outcomes: Sequence[TrialOutcome]) -> list[Panel]:
         if base is not None:
             gains.setdefault(pair, []).append(score - base)
     order = [*((False, k) for k in in_order(k for free, k in found if not free)), (True, None)]
-    return [Panel(at[1], *map(_means, found[at]), untrained=at[0]) for at in order if at in found]
+    return [
+        Panel(k, _means(found[free, k][0]), _means(found[free, k][1]), free) for free, k in order if (free, k) in found
+    ]
 
 
 def matrix_plot(outcomes: Sequence[TrialOutcome]) -> Plot:

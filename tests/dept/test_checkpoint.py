@@ -1,5 +1,6 @@
 """A killed stack goes on: each trial finds its state by its own key, whatever it was saved with."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,21 @@ def test_another_trial_of_the_same_key_is_not_taken_for_it(tiny_llama, tmp_path)
     assert found == {}
     _, found, _ = resumed(trials, tiny_llama, tmp_path)
     assert set(found) == {"t0", "t1"}
+
+
+@pytest.mark.parametrize("change", ["alpha", "layout", "dtype"])
+def test_what_else_decides_the_steps_is_part_of_the_identity(tiny_llama, tiny_folders, tmp_path, change):
+    trials, backbone = trials_of(tiny_llama)[:2], tiny_llama
+    killed(trials, tiny_llama, tmp_path)
+    if change == "dtype":
+        backbone = type(tiny_llama).from_pretrained(str(tiny_folders["llama"]), device="cpu", dtype="float64")
+    else:
+        starts = [deepcopy(trial.start) for trial in trials]
+        for start in starts:
+            setattr(start, change, {"alpha": 2 * start.alpha, "layout": "paper"}[change])
+        trials = [replace(trial, start=start) for trial, start in zip(trials, starts, strict=True)]
+    _, found, _ = resumed(trials, backbone, tmp_path)
+    assert found == {}
 
 
 def test_files_that_nobody_asks_for_go_in_the_end(tiny_llama, tmp_path, monkeypatch):

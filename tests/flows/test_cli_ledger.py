@@ -123,6 +123,24 @@ def test_own_tasks_are_known_once_added(tmp_path):
     refused(dept("tasks", "film"), "unknown task 'film'")
 
 
+def test_an_own_task_whose_file_is_damaged_does_not_end_the_list(tmp_path):
+    for name in ("film", "book"):
+        write_task(tmp_path / f"{name}.csv", name, 0)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({name: block(tmp_path / f"{name}.csv") for name in ("film", "book")}))
+    assert dept("tasks", "add", str(path)).exit_code == 0
+    (tmp_path / "book.csv").write_bytes(b"\xff\xfe\x00 no rows")
+    listed = dept("tasks")
+    assert listed.exit_code == 0, listed.output
+    assert {line.split("\t")[0] for line in listed.stdout.splitlines()} >= {"film", "book", "sms-spam"}
+    (reason,) = listed.stderr.strip().splitlines()
+    assert reason.startswith("book: ")
+    assert "book.csv" in reason
+    found = {task["name"]: task for task in json.loads(dept("tasks", "--json").stdout)["tasks"]}
+    assert found["book"]["reason"] in reason
+    assert (found["book"]["train"], found["film"]["reason"]) == (None, None)
+
+
 def test_a_task_of_the_catalogue_is_not_taken(tmp_path):
     write_task(tmp_path / "film.csv", "film", 0)
     path = tmp_path / "mine.yaml"

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from infra.errors import InputError
+from tasks.catalogue import get_task
 from tasks.draws import few_shot
 from tasks.load import load_splits
 from tasks.sources.hub import read_hub
@@ -45,6 +46,20 @@ def test_small_halves_the_validation_split(folder):
     assert ids(splits.train) == {f"train-{i}" for i in range(30)}
     assert ids(splits.validation) | ids(splits.test) == {f"validation-{i}" for i in range(11)}
     assert load_splits(task()) is splits
+
+
+def test_the_length_of_an_own_text_is_part_of_the_question(folder):
+    folder(train=rows("a", 30), validation=rows("b", 11))
+    found = {load_splits(task(max_length=n)).data_hash for n in (None, 8, 9)}
+    found |= {load_splits(task(cut=cut)).data_hash for cut in ("start", "text")}
+    assert len(found) == 5
+
+
+def test_the_length_of_a_catalogue_text_is_part_of_its_version():
+    shipped = get_task("trec-fine")
+    found = [load_splits(shipped.model_copy(update={"max_length": n})).data_hash[:8] for n in (None, 8)]
+    assert found[0] == "b9b2d8c0"
+    assert found[1] != found[0]
 
 
 def test_large_carves_a_thousand_training_rows(folder):
