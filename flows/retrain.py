@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -119,22 +118,24 @@ def look(context: RunContext, order: Retraining) -> Looked:
 
     A change that a challenger has already answered, and lost, makes no champion stale again.
     """
-    found = Looked()
+    found, now = Looked(), context.ledger.now()
     for reigning in _champions(context):
         if reigning.task not in context.splits:
             continue  # left out, for a reason that is told; or not asked for
-        outcome = context.ledger.outcomes([reigning.fingerprint]).get(reigning.fingerprint)
-        if outcome is None:
-            found.left_out[reigning.task] = f"its champion {reigning.fingerprint[:12]} is not in this ledger"
+        row = context.ledger.get(reigning.fingerprint)
+        if row is None or row.unreadable is not None:
+            why = "is not in this ledger" if row is None else f"cannot be read: {row.unreadable}"
+            found.left_out[reigning.task] = f"its champion {reigning.fingerprint[:12]} {why}"
             continue
+        spec = row.trial_spec  # its adapter may be lost: what judges it makes it again
         name, last = reigning.task, _last_decision(context, reigning)
         today: dict[str, str | int] = {
             "data_hash": context.splits[name].data_hash,
             "task_version": context.tasks[name].version,
             "backbone_id": context.backbone_id,
         }
-        age = (datetime.now(UTC) - (last.at if last else reigning.since)).total_seconds() / DAY
-        changed, old = reasons(outcome.spec, state_of(context, outcome), today, age, order.max_age_days)
+        age = (now - (last.at if last else reigning.since)).total_seconds() / DAY
+        changed, old = reasons(spec, state_of(context, spec), today, age, order.max_age_days)
         if changed and _answered(context, reigning, today):
             changed = []
         if changed or old:
@@ -191,9 +192,10 @@ def _last_decision(context: RunContext, reigning: Champion) -> DecisionRow | Non
 
 
 def _answered(context: RunContext, reigning: Champion, today: dict[str, str | int]) -> bool:
-    """Whether a challenger on the data, spec and backbone of today has already stood against this champion."""
+    """Whether a challenger on the data, spec and backbone of today was compared with this champion, and lost."""
     for row in _about(context, reigning):
-        if row.decision == "kept" and row.champion_fingerprint == reigning.fingerprint and row.challenger_fingerprint:
+        compared = row.decision == "kept" and row.rows  # else one of the two could not be scored
+        if compared and row.champion_fingerprint == reigning.fingerprint and row.challenger_fingerprint:
             trial = context.ledger.get(row.challenger_fingerprint)
             if trial is not None and all(trial.spec[key] == value for key, value in today.items()):
                 return True

@@ -1,4 +1,4 @@
-"""Rows as an adapter was trained to read and answer them, where its task has changed its template or words since."""
+"""Rows as an adapter was trained to read and answer them, where its task has changed since."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from tasks.load import load_splits
 from tasks.metrics import INVALID
 from tasks.spec import Task
 
+_LENGTHS = ("cut", "max_length", "answer_length")
+
 
 def as_trained(
     context: RunContext, name: str, about: Mapping[str, Any], rows: Sequence[Example]
 ) -> tuple[RunContext, Sequence[Example]]:
-    """The context and the same rows under the template, labels and words of an adapter's file.
+    """The context and the same rows under the template, labels, words and lengths of an adapter's file.
 
     A champion is asked as it would be asked when it serves. Where its template needs fields that the rows no longer
     have, it is asked as the task stands today.
@@ -30,6 +32,8 @@ def as_trained(
         own = _own(task, about)
         if own == task:
             return context, rows
+        if own.model_copy(update={key: getattr(task, key) for key in _LENGTHS}) == task:
+            return replace(context, tasks={**context.tasks, name: own}), rows
         splits = load_splits(own)
     except (InputError, ValueError):
         return context, rows
@@ -54,6 +58,9 @@ def _own(task: Task, about: Mapping[str, Any]) -> Task:
         pairs = tuple(zip(map(str, about["labels"]), map(str, about["words"]), strict=True))
         if {label for label, _ in pairs} >= set(task.labels):  # else its rows could not be read
             body["verbalizer"] = pairs
+    body |= {key: about[key] for key in ("cut", "max_length") if key in about}
+    if not task.scored and about.get("answer_length"):
+        body["answer_length"] = about["answer_length"]
     if all(getattr(task, key) == value for key, value in body.items()):
         return task
     return Task.model_validate({**task.model_dump(), **body})

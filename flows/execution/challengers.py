@@ -36,12 +36,16 @@ def train_challengers(context: RunContext, order: Retraining, stale: Sequence[St
 
 def renewed(context: RunContext, item: Stale) -> TrialSpec:
     """The champion's spec on the data, task spec, backbone and number type of today, from scratch."""
-    spec = context.ledger.outcome(item.fingerprint).spec
+    row = context.ledger.get(item.fingerprint)
+    assert row is not None  # else it would not be stale
+    spec = row.trial_spec
     seed = spec.seed
     if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
         rows = context.ledger.find(task=item.task, kind="train", outcomes=False)
         seed = 1 + max([row.seed for row in rows if row.seed < SEARCH_SEED], default=spec.seed)
-    return spec.model_copy(update={**_today(context, item.task), "role": "challenger", "seed": seed, "test_rows": 0})
+    start = {"start": "shots"} if spec.method == "in-context" else {}  # its shots are all that it is
+    today = {**_today(context, item.task), **start}
+    return spec.model_copy(update={**today, "role": "challenger", "seed": seed, "test_rows": 0})
 
 
 def _from_best(

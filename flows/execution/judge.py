@@ -77,10 +77,20 @@ def told(row: DecisionRow, outcome: TrialOutcome | None = None) -> dict[str, Any
 
 def _matches(context: RunContext, waiting: Mapping[str, TrialOutcome], workers: Workers) -> list[Match]:
     """A match a task; a champion whose adapter is lost is made again first, where its rows are still there."""
-    champions = [row for name, one in waiting.items() if (row := standing(context, one.spec)) is not None]
-    lost = look(context, champions)
-    settle(context, "champions", [one.spec for one in champions if one.spec.fingerprint in lost], workers)
+    lost = [spec for one in waiting.values() if (spec := _lost(context, one.spec)) is not None]
+    settle(context, "champions", lost, workers)
     return [match(context, candidate, considered(context, name)) for name, candidate in waiting.items()]
+
+
+def _lost(context: RunContext, candidate: TrialSpec) -> TrialSpec | None:
+    """The spec of a champion without an adapter, whoever found that it is lost; None where nothing is to be made."""
+    row = standing(context, candidate)
+    if row is None or row.unreadable is not None:
+        return None
+    if row.status == "finished" and not look(context, [context.ledger.outcome(row.fingerprint)]):
+        return None
+    spec = row.trial_spec
+    return spec if spec.data_hash == context.splits[spec.task].data_hash else None
 
 
 def _decided(

@@ -17,7 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from dept.config import TrainConfig
 from dept.trial import Role, TrialOutcome, TrialSpec
 from registry.ledger.locks import Held, LockLostError
-from registry.ledger.schema import DecisionRow
+from registry.ledger.schema import DecisionRow, TrialRow
 from registry.promotion import versions
 from registry.promotion.compare import CONFIDENCE, Comparison, compare, rows_hash
 from registry.promotion.lookup import MOVES, Champion, champion, of_weights
@@ -80,10 +80,10 @@ def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpe
     return Match(spec.task, name, candidate, found, rows, specs, not sure)
 
 
-def standing(stores: Stores, spec: TrialSpec) -> TrialOutcome | None:
-    """What the champion that a candidate of this spec would meet has left; None where the ledger does not know it."""
+def standing(stores: Stores, spec: TrialSpec) -> TrialRow | None:
+    """The trial of the champion that a candidate of this spec would meet; None where the ledger does not know it."""
     found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
-    return None if found is None else stores.ledger.outcomes([found.fingerprint]).get(found.fingerprint)
+    return None if found is None else stores.ledger.get(found.fingerprint)
 
 
 def evaluation(stores: Stores, outcome: TrialOutcome, rows: Iterable[Example], role: Role) -> TrialSpec:
@@ -159,8 +159,7 @@ def _against(
 ) -> DecisionRow:
     assert of.champion is not None
     if of.champion.adapter_key is None:
-        why = "the champion's adapter is not in this ledger, so it cannot be scored"
-        return _record(stores, of, held, "kept", f"{why}; it stays. Remedy: `dept promote` by hand")
+        return _record(stores, of, held, "kept", _unscored(stores, of.champion.fingerprint))
     about = [row for row in past if row.champion_fingerprint == of.champion.fingerprint]
     missing = [one for one in of.specs if one.fingerprint not in answered]
     if missing:
@@ -180,6 +179,15 @@ def _against(
     return _record(
         stores, of, held, "promoted" if found.better else "kept", _unsure(of, found), **_columns(found, looks)
     )
+
+
+def _unscored(stores: Stores, fingerprint: str) -> str:
+    row, ends = stores.ledger.get(fingerprint), "so it cannot be scored; it stays"
+    if row is None:
+        return f"the champion's adapter is not in this ledger, {ends}. Remedy: `dept promote` by hand"
+    why = f"its trial is {row.status}{f' ({row.error})' if row.error else ''}"
+    again = f"`dept trials retry {fingerprint[:12]}` once that is mended, or `dept promote` by hand"
+    return f"the champion's adapter is lost and {why}, {ends}. Remedy: {again}"
 
 
 def _unsure(of: Match, found: Comparison) -> str:

@@ -33,7 +33,9 @@ def may_stand(outcome: TrialOutcome) -> bool:
     """Whether an adapter can become champion of its task: it was trained, validated, and can be served."""
     spec = outcome.spec
     trained = spec.kind == "train" and spec.role in ("source", "target", "challenger") and not spec.members
-    works = spec.method in STACKED and (spec.training.steps > 0 or spec.method == "in-context")
+    works = spec.method in STACKED and (
+        spec.training.steps > 0 or (spec.method == "in-context" and spec.start == "shots")
+    )
     return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)
 
 

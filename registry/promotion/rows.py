@@ -90,12 +90,12 @@ def remember(stores: Stores, outcome: TrialOutcome, seen: set[bytes]) -> None:
         _put(stores, _state_key(fingerprint), _whole_hash(stores, task).encode())
 
 
-def state_of(stores: Stores, outcome: TrialOutcome) -> str:
+def state_of(stores: Stores, spec: TrialSpec) -> str:
     """Hash of the rows of an adapter's task when it stood, before a plan left out those of its other tasks."""
     try:
-        return stores.store.fetch(_state_key(outcome.spec.fingerprint)).read_text()
+        return stores.store.fetch(_state_key(spec.fingerprint)).read_text()
     except LostFileError:
-        return outcome.spec.data_hash
+        return spec.data_hash
 
 
 def remembered(stores: Stores, outcome: TrialOutcome) -> tuple[set[bytes], bool]:

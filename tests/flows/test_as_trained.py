@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from flows.execution.as_trained import as_today, as_trained
+from flows.execution.rows import cut_of
+from tasks.formatting import Example
 from tasks.load import load_splits
 from tasks.metrics import INVALID
 from tasks.spec import Task
@@ -59,3 +61,24 @@ def test_labels_in_another_order_and_labels_that_are_gone(file):
     assert as_today(today, then, [0, 1, INVALID]) == [1, 0, INVALID]
     fewer = task(file, labels=("yes", "maybe"), words=("positive", "odd"))
     assert as_today(today, fewer, [0, 1]) == [1, INVALID]
+
+
+def test_the_cut_and_lengths_of_then(file):
+    """They change no rows, so that these need not be read again."""
+    today = task(file).model_copy(update={"cut": "end", "max_length": 9})
+    rows, context = load_splits(today).train[:5], Context({"mood": today})
+    about = {"template": today.template, "labels": list(today.labels), "words": list(today.words)}
+    then = {**about, "cut": "text", "max_length": None, "answer_length": None}
+    file.unlink()
+    asked, same = as_trained(context, "mood", then, rows)
+    assert same is rows
+    assert cut_of(asked.tasks["mood"]) == {"cut": "text", "template": today.template, "max_length": None}
+    assert cut_of(as_trained(context, "mood", about, rows)[0].tasks["mood"])["max_length"] == 9, "older files say none"
+
+
+def test_the_answers_of_then_in_their_length(file):
+    body = {"kind": "generation", "source": {"kind": "file", "path": str(file)}, "answer_length": 6}
+    today, rows = Task.build("mood", body, "test"), [Example("1", "a text", 0, "an answer")]
+    about = {"template": today.template, "cut": None, "max_length": None, "answer_length": 21}
+    asked, same = as_trained(Context({"mood": today}), "mood", about, rows)
+    assert (asked.tasks["mood"].answer_length, same) == (21, rows)

@@ -55,7 +55,8 @@ def test_who_cannot_stand(spec):
 
 
 def test_shots_in_context_can_stand_and_what_left_no_adapter_cannot():
-    assert may_stand(made(0.5, method="in-context", training={"steps": 0}))
+    assert may_stand(made(0.5, method="in-context", training={"steps": 0}, start="shots"))
+    assert not may_stand(made(0.5, method="in-context", training={"steps": 0}, start="text")), "it holds no shots"
     gone = made(0.5)
     gone.adapter_key = ""
     assert not may_stand(gone)

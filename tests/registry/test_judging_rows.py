@@ -102,7 +102,7 @@ def test_what_is_not_known_is_said(world):
     assert remembered(world, outcome) == (seen_by(world, outcome, ()), True), "the rows are still the same"
     world.splits["mood"] = mood_splits(1500)
     assert remembered(world, outcome) == (set(), False)
-    assert state_of(world, outcome) == outcome.spec.data_hash
+    assert state_of(world, outcome.spec) == outcome.spec.data_hash
 
 
 def test_strangers_to_a_task(world):
