@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from dept.trial import Dtype
+from dept.trial import Dtype, TrialSpec
 from flows.planning.trials import Inputs
 from infra.settings import settings
 from registry.ledger import Ledger
@@ -37,6 +37,7 @@ class RunContext:
         backbone_name: as the order gives it. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
         tasks, splits: by name.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
+        waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
     """
 
     order: BaseModel
@@ -53,6 +54,7 @@ class RunContext:
     tracker: Tracker
     run_id: str = ""
     parent_run: str = ""
+    waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
     _running: dict[str, Running] = field(default_factory=dict, repr=False)  # by number type; shared by copies
 
     @property

@@ -38,8 +38,8 @@ def place_of(context: RunContext, outcome: TrialOutcome) -> Path:
 
 
 def heal(context: RunContext, outcome: TrialOutcome, reason: str) -> None:
-    """Send a trial back to pending, and say why."""
-    if context.ledger.heal(outcome.spec.fingerprint, reason):
+    """Send a trial back to pending, and say why; not where another worker has made its adapter anew meanwhile."""
+    if context.ledger.heal(outcome.spec.fingerprint, reason, adapter_key=outcome.adapter_key):
         say(f"{outcome.spec.label}: {reason}. It is made again.")
 
 

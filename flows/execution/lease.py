@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from registry.ledger import Claim, Ledger
 
@@ -49,8 +49,17 @@ class Lease:
         """A trial that is finished, failed or lost needs no renewal."""
         self.claims.pop(fingerprint, None)
 
-    def release(self) -> None:
-        """Let go of what is left."""
-        if self.claims:
-            self.ledger.release(list(self.claims.values()))
-            self.claims.clear()
+    def held(self, claims: Sequence[Claim]) -> set[str]:
+        """Renew these claims and say which are still held; the others are dropped."""
+        held = self.ledger.renew(claims, self.seconds)
+        for claim in claims:
+            if claim.fingerprint not in held:
+                self.closed(claim.fingerprint)
+        return held
+
+    def release(self, claims: Iterable[Claim] | None = None) -> None:
+        """Let go of claims; default of all that are left."""
+        if going := list(self.claims.values() if claims is None else claims):
+            self.ledger.release(going)
+            for claim in going:
+                self.closed(claim.fingerprint)

@@ -14,11 +14,12 @@ from dept.engine.state import State
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
-from flows.execution.lease import Lease
+from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.rows import TaskExample, cut_of, room_of
 from registry.ledger import Claim
 from registry.tracking import TrialLog
 
+CLOSE_GROUP = 8  # trials whose holds are renewed, then written to MLflow and the ledger together
 Save = Callable[[Path], str]  # writes an adapter into a new folder and returns its sha256
 
 
@@ -95,9 +96,24 @@ def keep(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome,
 def close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialOutcome]]) -> None:
     """End trials whose files are durable: their MLflow runs first, the ledger last.
 
-    Only trained adapters make an MLflow run. One whose files are lost meanwhile is made again.
+    Only trained adapters make an MLflow run. One whose files are lost meanwhile is made again. What another attempt
+    holds by now is left to it: no MLflow run is written, and one that was is deleted.
+
+    Raises:
+        LeaseLostError: another attempt holds some of them; the others are closed.
+        InputError: a store that does not answer.
     """
+    lost = sum(_close(context, lease, done[at : at + CLOSE_GROUP]) for at in range(0, len(done), CLOSE_GROUP))
+    if lost:
+        raise LeaseLostError(f"{lost} trials are held by another worker")
+
+
+def _close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialOutcome]]) -> int:
+    """`close` of a few; returns how many another attempt holds."""
     logs, whole = [], []
+    held = lease.held([claim for claim, _ in done])
+    lost = len(done) - len(held)
+    done = [(claim, outcome) for claim, outcome in done if claim.fingerprint in held]
     for claim, outcome in done:
         folder = None
         if outcome.adapter_key:
@@ -111,9 +127,21 @@ def close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialOu
         if outcome.spec.kind == "train":
             logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context)))
     runs = context.tracker.log_trials(context.parent_run, logs, on_wait=lease.progress) if logs else {}
-    context.ledger.finish_many([(claim, runs.get(claim.fingerprint, ""), outcome) for claim, outcome in whole])
+    ended = context.ledger.finish_many([(claim, runs.get(claim.fingerprint, ""), outcome) for claim, outcome in whole])
     for claim, _ in whole:
         lease.closed(claim.fingerprint)
+        if claim.fingerprint not in ended:
+            lost += 1
+            if claim.fingerprint in runs:
+                _unwrite(context, claim, runs[claim.fingerprint])
+    return lost
+
+
+def _unwrite(context: RunContext, claim: Claim, mlflow_run: str) -> None:
+    """Delete the MLflow run of an attempt that the ledger refuses; never one of another attempt."""
+    run = context.tracker.ask("get_run", mlflow_run)
+    if run.data.tags.get("attempt") == str(claim.attempt) and run.info.lifecycle_stage == "active":
+        context.tracker.ask("delete_run", mlflow_run)
 
 
 def fail(context: RunContext, lease: Lease, claim: Claim, reason: str) -> None:

@@ -10,6 +10,7 @@ from dept.trial import TrialSpec
 from flows.execution.adapters import find_adapter
 from flows.execution.context import RunContext
 from flows.execution.rows import TaskExample
+from flows.execution.waiting import needed_by
 
 
 def sources_of(context: RunContext, spec: TrialSpec) -> list[Adapter]:
@@ -21,11 +22,6 @@ def sources_of(context: RunContext, spec: TrialSpec) -> list[Adapter]:
         InputError: the store does not answer.
     """
     return [find_adapter(context, sha256) for sha256 in needed_by(spec)]
-
-
-def needed_by(spec: TrialSpec) -> tuple[str, ...]:
-    """sha256 of each of these adapters."""
-    return spec.sources or ((spec.source_sha256,) if spec.source_sha256 else ())
 
 
 def start_of(

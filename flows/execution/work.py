@@ -17,9 +17,9 @@ from flows.execution.evaluating import evaluate_claims
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.mixing import mix_claims
 from flows.execution.progress import say
-from flows.execution.starts import needed_by
 from flows.execution.testing import test_claims
 from flows.execution.training import train_claims
+from flows.execution.waiting import waiting
 from infra.errors import InputError
 from infra.identity import process_id
 from infra.settings import home
@@ -27,6 +27,7 @@ from registry.ledger import Claim
 from registry.ledger.rows import group_of
 
 GROUP = 64  # trials claimed at once, as many as a stack takes
+MOST_WAITING = 10_000  # that a statement can name
 
 
 def work(context: RunContext) -> int:
@@ -41,16 +42,21 @@ def work(context: RunContext) -> int:
     """
     groups, prefer = 0, None
     while claims := context.ledger.claim(
-        process_id(), GROUP, run_id=context.run_id, lease_seconds=context.lease_seconds, prefer=prefer
+        process_id(),
+        GROUP,
+        run_id=context.run_id,
+        lease_seconds=context.lease_seconds,
+        prefer=prefer,
+        without=_waiting(context),
     ):
         prefer = group_of(claims[0].spec)
         lease = Lease(context.ledger, claims, context.lease_seconds)
         try:
             ready = _ready(context, claims)
-            if not ready:  # another worker is making what they start from
-                return groups
-            groups += 1
-            _do(context, lease, ready)
+            lease.release(claim for claim in claims if claim.fingerprint in context.waiting)
+            if ready:
+                groups += 1
+                _do(context, lease, ready)
         except LeaseLostError as error:
             say(f"{error}: this worker was silent for more than {lease.seconds:g} s. It goes on with the rest.")
         finally:
@@ -66,17 +72,18 @@ def _is_open(context: RunContext, fingerprint: str) -> bool:
 
 
 def _ready(context: RunContext, claims: Sequence[Claim]) -> list[Claim]:
-    """Claims without those whose start is being made again; they are released with the rest of the group.
+    """Claims without those whose start is being made again; this process claims them when it is there."""
+    wait = waiting(context, [claim.spec for claim in claims if claim.outcome is None])
+    context.waiting.update({claim.fingerprint: claim.spec for claim in claims if claim.fingerprint in wait})
+    return [claim for claim in claims if claim.fingerprint not in wait]
 
-    Where nobody is making it any more they stay, to be failed with the reason.
-    """
-    wanted = {sha256 for claim in claims for sha256 in needed_by(claim.spec)}
-    gone = {sha256 for sha256 in wanted if context.ledger.by_sha256(sha256) is None}
-    if not gone:
-        return list(claims)
-    left = {stage: context.ledger.left(context.run_id, stage) for stage in ("sources", "starts")}
-    made = {"train": left["sources"] + left["starts"], "probe": left["sources"], "mixture": left["sources"]}
-    return [claim for claim in claims if not made.get(claim.spec.kind) or gone.isdisjoint(needed_by(claim.spec))]
+
+def _waiting(context: RunContext) -> list[str]:
+    """Those that still wait. To claim them at each look would only raise their attempts and hide those behind them."""
+    wait = waiting(context, context.waiting.values())
+    for fingerprint in context.waiting.keys() - wait:
+        del context.waiting[fingerprint]
+    return list(context.waiting)[:MOST_WAITING]
 
 
 def _do(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:

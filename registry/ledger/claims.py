@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -58,6 +58,7 @@ class Claims(Connected):
         stage: str | None = None,
         lease_seconds: float | None = None,
         prefer: str | None = None,
+        without: Collection[str] = (),
     ) -> list[Claim]:
         """Take up to `limit` trials that can share a backbone; of several callers no two get the same. One statement.
 
@@ -70,24 +71,24 @@ class Claims(Connected):
             run_id: only trials of this run; stage: only those of this stage of it.
             lease_seconds: how long it is held without `renew`; None: $DEPT_LEASE_SECONDS.
             prefer: `group_of` a spec whose backbone is loaded: trials of that group first.
+            without: fingerprints to pass over, as of trials whose start is being made.
 
         Returns:
             Claims in the order in which the trials were added; none where there is nothing to do now.
         """
         seconds = lease_seconds or settings().lease_seconds
         while True:
-            rows = self._claim_rows(owner, limit, run_id, stage, seconds, prefer)
+            rows = self._claim_rows(owner, limit, _within(run_id, stage, without), seconds, prefer)
             if not rows and prefer is not None:
-                rows, prefer = self._claim_rows(owner, limit, run_id, stage, seconds, None), None
+                rows, prefer = self._claim_rows(owner, limit, _within(run_id, stage, without), seconds, None), None
             claims = [claim for row in rows if (claim := self._as_claim(row)) is not None]
             if claims or not rows:
                 return claims
 
     def _claim_rows(
-        self, owner: str, limit: int, run_id: str | None, stage: str | None, lease_seconds: float, group: str | None
+        self, owner: str, limit: int, within: ColumnElement[bool], lease_seconds: float, group: str | None
     ) -> list[TrialRow]:
         token = secrets.token_hex(16)
-        within = _within(run_id, stage)
         gone = TrialRow.owner.in_(self._gone_owners())
         left = and_(TrialRow.status.in_(HELD), or_(TrialRow.owner.is_(None), TrialRow.lease_until <= now(), gone))
 
@@ -161,9 +162,11 @@ class Claims(Connected):
             self._write(release)
 
 
-def _within(run_id: str | None, stage: str | None) -> ColumnElement[bool]:
-    """Rows of this code's layout, and of a run and a stage where one is named."""
+def _within(run_id: str | None, stage: str | None, without: Collection[str] = ()) -> ColumnElement[bool]:
+    """Rows of this code's layout, and of a run and a stage where one is named; without those named."""
     layout = TrialRow.schema_version == SCHEMA
+    for part in chunks(without):  # one statement all the same: SQLite bounds the length of a list, not of a query
+        layout = and_(layout, TrialRow.fingerprint.not_in(part))
     if run_id is None:
         return layout
     member = exists().where(RunTrialRow.run_id == run_id, RunTrialRow.fingerprint == TrialRow.fingerprint)

@@ -70,6 +70,7 @@ class Queries(Connected):
         run_id: str | None = None,
         stage: str | None = None,
         since: datetime | None = None,
+        noted: bool = False,
         newest_first: bool = False,
         outcomes: bool = True,
     ) -> list[TrialRow]:
@@ -78,6 +79,7 @@ class Queries(Connected):
         Args:
             run_id, stage: trials that a run asked for.
             since: changed at or after this aware time.
+            noted: only those whose result was taken away, at any time.
             newest_first: the other order, so that `limit` keeps the newest.
             outcomes: False leaves the column `outcome` out, which is most of a row; reading it then fails.
         """
@@ -93,6 +95,8 @@ class Queries(Connected):
         query = select(TrialRow).filter_by(**{key: value for key, value in wanted.items() if value is not None})
         if run_id is not None:
             query = query.where(TrialRow.fingerprint.in_(_members(run_id, stage)))
+        if noted:
+            query = query.where(TrialRow.note.is_not(None))
         if since is not None:
             query = query.where(TrialRow.updated_at >= since)
         if not outcomes:

@@ -109,11 +109,12 @@ class Writes(Connected):
         """Record why a trial has no result; it stays failed until `retry`. Result as in `trained`."""
         return bool(self._close("failed", [(claim, {"error": masked(reason)})], _FREE))
 
-    def heal(self, fingerprint: str, reason: str, attempt: int | None = None) -> bool:
+    def heal(self, fingerprint: str, reason: str, attempt: int | None = None, adapter_key: str | None = None) -> bool:
         """Send a trained or finished trial back to pending, since its file is missing or damaged; the reason is noted.
 
         Args:
             attempt: only if its result is still that of this attempt.
+            adapter_key: only if its result is still the adapter at this place, the one that was looked at.
 
         Returns:
             False where there was nothing to heal.
@@ -121,6 +122,8 @@ class Writes(Connected):
         which = (TrialRow.fingerprint == fingerprint) & TrialRow.status.in_(("trained", "finished"))
         if attempt is not None:
             which &= TrialRow.attempt == attempt
+        if adapter_key is not None:
+            which &= TrialRow.adapter_key == adapter_key
         return self._again(which & (TrialRow.schema_version == SCHEMA), note=masked(reason)[:2000]) == 1
 
     def retry(self, fingerprints: Iterable[str] | None = None, *, run_id: str | None = None) -> int:

@@ -1,5 +1,6 @@
 """One Prefect server for all flow tests, and small tasks of real English that a tiny backbone gets through quickly."""
 
+import contextlib
 import csv
 import random
 
@@ -75,3 +76,22 @@ def make_plan(tmp_path, tiny_folders):
         return path
 
     return make
+
+
+@pytest.fixture
+def begin(make_plan, monkeypatch):
+    """Begin a run of a plan, without Prefect; gives the context and the plan."""
+    from flows import transfer
+    from flows.execution.open import open_plan
+    from flows.planning.plan_file import load_plan
+
+    monkeypatch.setattr(transfer, "step", lambda name, body: body())
+    with contextlib.ExitStack() as stack:
+
+        def begin(**changes):
+            plan = load_plan(make_plan(**{"seeds": [0], **changes}))
+            context = open_plan(plan)
+            stack.enter_context(transfer.begun(context, plan.name, "transfer"))
+            return context, plan
+
+        yield begin

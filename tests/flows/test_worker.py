@@ -33,21 +33,6 @@ SLOW = (  # a step takes a tenth of a second
 )
 
 
-@pytest.fixture
-def begin(make_plan, monkeypatch):
-    """Begin a run of a plan, without Prefect; gives the context and the plan."""
-    monkeypatch.setattr(transfer, "step", lambda name, body: body())
-    with contextlib.ExitStack() as stack:
-
-        def begin(**changes):
-            plan = load_plan(make_plan(**{"seeds": [0], **changes}))
-            context = open_plan(plan)
-            stack.enter_context(transfer.begun(context, plan.name, "transfer"))
-            return context, plan
-
-        yield begin
-
-
 def worker(context, log, code="", lease=2.0):
     """A worker in a process of its own, for one run; `code` runs before it begins."""
     environment = {**os.environ, "DEPT_LEASE_SECONDS": str(lease), "OMP_NUM_THREADS": "1"}
