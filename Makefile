@@ -41,7 +41,7 @@ format: $(VENV)/.dev ## let ruff lay out the code
 	@$(BIN)/ruff format .
 
 bench: export HF_HUB_OFFLINE := 1
-bench: $(VENV)/.dev ## measure speed against rivals (tests/bench); takes minutes and wants a quiet machine
+bench: $(VENV)/.dev ## measure speed against the alternatives (tests/bench); takes minutes and wants a quiet machine
 	@$(BIN)/python -m pytest tests/bench -s --timeout=0
 
 study: SUITE := $(BIN)/dept run offline-suite --results flows/studies --set shots=[4,16] --set seeds=[3,4,5]

@@ -1,1 +1,1 @@
-"""The ground floor: settings, errors, files, processes, and the services of one machine. See README.md."""
+"""Settings, errors, files, processes, and the services of one machine. See README.md."""

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds without progress after which another worker takes the trials over",
     )
-    compile: bool = Field(False, description="1: use torch.compile for backbones where it is faster")
+    compile: bool = Field(False, description="use torch.compile for backbones")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least level of log lines in the terminal: debug, info, warning or error"
     )

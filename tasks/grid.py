@@ -15,9 +15,9 @@ MOST_POINTS = 1000  # of a grid: each point is a word that is scored
 class Grid(Frozen):
     """Numbers a regression answers with, as text: low, low + step, ... high."""
 
-    low: float
-    high: float
-    step: float = Field(gt=0)
+    low: float = Field(description="least number that may be answered")
+    high: float = Field(description="greatest number that may be answered")
+    step: float = Field(gt=0, description="from one number to the next")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

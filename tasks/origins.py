@@ -38,14 +38,14 @@ class Threshold(Frozen):
     """Makes two labels of a number: <= -at is `below`, >= at is `above`; rows between are dropped as neutral."""
 
     at: float = Field(gt=0, description="distance from 0, in units of the column")
-    below: str
-    above: str
+    below: str = Field(description="label of the numbers up to -at")
+    above: str = Field(description="label of the numbers from at on")
 
 
 class PackageSource(Frozen):
     """A file inside an installed wheel. The package is looked up, never imported."""
 
-    kind: Literal["package"]
+    kind: Literal["package"] = Field(description="a file inside an installed wheel")
     package: str = Field(pattern=r"^[A-Za-z_]\w*$", description="top-level import name")
     requirement: str = Field(description="what pip installs, pinned")
     path: str = Field(description="file (reader folders: folder), relative to the package's folder")
@@ -53,8 +53,8 @@ class PackageSource(Frozen):
         description="csv: with header and quotes; tsv: with header, no quotes; label-first: lines of 'LABEL the text'; "
         "folders: path/LABEL/*.txt, one text a file"
     )
-    text: str = "text"
-    label: str = "label"
+    text: str = Field("text", description="column of the text (readers csv and tsv)")
+    label: str = Field("label", description="column of the label, or of the number of `threshold` (csv and tsv)")
     id: str | None = Field(None, description="column that names a row; none: the line number")
     label_until: str | None = Field(None, min_length=1, description="keep the label's part before this mark")
     threshold: Threshold | None = Field(None, description="the label column holds a number: make labels of it")
@@ -64,7 +64,7 @@ class PackageSource(Frozen):
 class FileSource(Frozen):
     """A user's own files, UTF-8, or a data set that the library `datasets` has saved in a folder."""
 
-    kind: Literal["file"]
+    kind: Literal["file"] = Field(description="your own files")
     path: Path = Field(description="file of all rows; of the training rows where there are other files for the rest")
     validation: Path | None = Field(None, description="file of the validation rows; none: taken out of the others")
     test: Path | None = Field(None, description="file of the test rows; none: taken out of the others")
@@ -116,9 +116,9 @@ def _absolute(path: Path) -> bool:
 class HubSource(Frozen):
     """A data set of the Hugging Face hub that loads without a script."""
 
-    kind: Literal["hub"]
+    kind: Literal["hub"] = Field(description="a data set of the Hugging Face hub")
     repo: str = Field(min_length=1, description="owner/name")
-    config: str | None = None
+    config: str | None = Field(None, description="configuration of the data set; none: its only one")
     revision: str = Field("main", description="commit or branch, such as refs/convert/parquet; pin it")
     train: str = Field("train", description="name of the split in the hub")
     validation: str | None = Field(None, description="name of the split in the hub")

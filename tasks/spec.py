@@ -45,17 +45,19 @@ FITTING: dict[Kind, tuple[Metric, ...]] = DEFAULT_METRICS | {
 class Task(Frozen):
     """One task: rows, template and answers. Raise `version` when a change should count as another task."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
-    version: int = Field(1, ge=1)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64, description="what plans and commands call it"
+    )
+    version: int = Field(1, ge=1, description="raise it when a change should count as another task")
     kind: Kind = Field(
         "classification",
         description="classification (of one text or of several), regression: a number of the grid; "
         "qa: an answer found in the text; generation: free text",
     )
-    description: str = ""
-    license: str = ""
-    citation: str = ""
-    url: str = ""
+    description: str = Field("", description="for people: what is asked of which texts")
+    license: str = Field("", description="for people: the terms of the rows")
+    citation: str = Field("", description="for people: the paper of the rows")
+    url: str = Field("", description="for people: the page of the rows")
     template: str = Field("{text}\nLabel:", description="what the backbone reads; {field}s are replaced")
     verbalizer: tuple[tuple[str, str], ...] = Field(
         (),
@@ -86,7 +88,9 @@ class Task(Frozen):
         description="what a text longer than its room loses: a field of the template (its end), or start or end of the "
         "whole text; none: its start (causal backbones) or its end (encoder-decoder)",
     )
-    source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")]
+    source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")] = Field(
+        description="where the rows come from: kind file, hub or package"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ def next_steps(plan: Plan) -> list[str]:
 
     task = plan.targets[0]
     lines = ["", "Next:"]
-    if getattr(plan, "register", True):
+    if plan.register:
         text = _text(plan, task)
         lines.append(f"  dept predict --task {task} {text}")
     lines.append("  dept report --last     this table again; its page has plots and every trial")

@@ -22,7 +22,7 @@ POLLS = 20
 
 
 @dataclass
-class Book:
+class Costs:
     """Seconds by stage: wall clock and of this process, which other work on the machine does not lengthen."""
 
     trials: int
@@ -59,7 +59,7 @@ class Book:
         ]
 
 
-def keep_book(trials: int, home: Path) -> Book:
+def costs_of(trials: int, home: Path) -> Costs:
     """Plan, add, claim, store, log, finish, wait for and report about `trials` trials; $DEPT_HOME is `home`."""
     adapter = home / "adapter"
     adapter.mkdir(parents=True)
@@ -69,50 +69,50 @@ def keep_book(trials: int, home: Path) -> Book:
     parent = tracker.open_flow_run("bookkeeping", {}, {})
     run_id = ledger.begin_run("bookkeeping", {}, mlflow_run_id=parent)
     targets = max(1, round(trials / 51))  # `many` makes 51 trials a target
-    book = Book(0)
-    with book.timed("plan"):
+    costs = Costs(0)
+    with costs.timed("plan"):
         specs = [made.spec for made in many(targets)]
         fingerprints = [spec.fingerprint for spec in specs]
-    book.trials = len(specs)
-    with book.timed("add"):
+    costs.trials = len(specs)
+    with costs.timed("add"):
         ledger.add(specs, run_id, STAGE)
     results = {made.spec.fingerprint: made for made in many(targets)}
     while True:
-        with book.timed("claim"):
+        with costs.timed("claim"):
             claims = ledger.claim(process_id(), GROUP, run_id=run_id, stage=STAGE)
         if not claims:
             break
-        _close(book, ledger, store, tracker, parent, claims, results, adapter)
+        _close(costs, ledger, store, tracker, parent, claims, results, adapter)
     polls = []
     for _ in range(POLLS):
         start = time.perf_counter()
         assert ledger.left(run_id, STAGE) == 0
         polls.append(time.perf_counter() - start)
-    book.poll = statistics.median(polls)
-    with book.timed("read"):
+    costs.poll = statistics.median(polls)
+    with costs.timed("read"):
         outcomes = list(ledger.outcomes(fingerprints).values())
     assert len(outcomes) == len(specs)
-    with book.timed("report"):
-        book.page = write_report(home / "reports" / run_id, "bookkeeping", {}, outcomes)
+    with costs.timed("report"):
+        costs.page = write_report(home / "reports" / run_id, "bookkeeping", {}, outcomes)
     tracker.close_flow_run(parent, "FINISHED", {"trials": len(specs)}, [home / "reports" / run_id / PAGE])
     ledger.end_run(run_id)
-    return book
+    return costs
 
 
-def _close(book, ledger, store, tracker, parent, claims: list[Claim], results, adapter: Path) -> None:
+def _close(costs, ledger, store, tracker, parent, claims: list[Claim], results, adapter: Path) -> None:
     done = []
     for claim in claims:
         made = results[claim.fingerprint]
-        with book.timed("store"):
+        with costs.timed("store"):
             store.put_folder(adapter, claim.key)
         done.append((claim, _finished(made, claim)))
-    with book.timed("trained"):
+    with costs.timed("trained"):
         ledger.trained_many([(claim, made, None) for claim, made in done])
-    with book.timed("mlflow"):
+    with costs.timed("mlflow"):
         runs = tracker.log_trials(
             parent, [TrialLog(made, claim.attempt, store.fetch(claim.key)) for claim, made in done]
         )
-    with book.timed("finish"):
+    with costs.timed("finish"):
         ledger.finish_many([(claim, runs[claim.fingerprint], made) for claim, made in done])
 
 

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from tests.bench import rivals, setting
+from tests.bench import baselines, setting
 
 
 def status(name):
@@ -22,7 +22,7 @@ def main(which):
     else:
         del backbone
         model = setting.plain_model()
-        step = rivals.authors(model, rows, setting.PAPER.m, setting.PAPER.s, setting.PAPER.r)
+        step = baselines.authors(model, rows, setting.PAPER.m, setting.PAPER.s, setting.PAPER.r)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
     for _ in range(2):

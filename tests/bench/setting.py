@@ -1,4 +1,4 @@
-"""The benchmark's ground: a backbone, texts, and a stack that makes steps.
+"""What the benchmark runs on: a backbone, texts, and a stack that makes steps.
 
 On a CPU: SmolLM2-135M in float32 and film reviews. With a CUDA device: a random backbone of GPT-2's size in bfloat16
 and random tokens of the reviews' lengths, which needs nothing but this package and torch.
@@ -21,12 +21,12 @@ from tasks.load import load_splits
 PAPER = AdapterConfig(m=40, r=41, s=256)  # 57,152 numbers on d=576: as many as a 99-token prompt
 SMALL = AdapterConfig(m=10, r=4, s=64)
 ON_GPU = torch.cuda.is_available()
-ATTENTION = ["c_attn"] if ON_GPU else ["q_proj", "v_proj"]  # where the rivals' LoRA sits
+ATTENTION = ["c_attn"] if ON_GPU else ["q_proj", "v_proj"]  # where the baselines' LoRA sits
 WHAT = "random GPT-2 size, bfloat16, CUDA" if ON_GPU else "SmolLM2-135M, float32, CPU"
 
 
 def plain_model():
-    """A model as transformers gives it, for the rivals, which must not meet our linear layers."""
+    """A model as transformers gives it, for the baselines, which must not meet our linear layers."""
     if not ON_GPU:
         return load_model(resolve("smollm2-135m"), torch.float32).requires_grad_(False)
     from transformers import GPT2Config, GPT2LMHeadModel

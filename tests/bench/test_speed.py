@@ -1,6 +1,6 @@
-"""Speed and memory against rivals, side by side in one run: medians of ratios, printed and written as JSON.
+"""Speed and memory against the alternatives, side by side in one run: medians of ratios, printed and written as JSON.
 
-`make bench` on a quiet machine. A missed bar is told, not hidden: the test fails only where a rival cannot be run.
+`make bench` on a quiet machine. A missed bar is told, not hidden: the test fails only where one of them cannot be run.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ import torch
 from dept.adapters.stack import Tensors
 from dept.engine import forward
 from dept.engine.evaluate import score_rows
-from tests.bench import rivals, setting
+from tests.bench import baselines, setting
 
 ROWS: list[dict] = []
 OUT = Path(os.environ.get("DEPT_BENCH_OUT", "bench.json"))
@@ -92,7 +92,7 @@ def test_authors_way(backbone, plain):
     compare(
         "optimizer step against the authors' way (pad to 256, full logits), m=40",
         ours.step,
-        rivals.authors(plain, rows, shape.m, shape.s, shape.r),
+        baselines.authors(plain, rows, shape.m, shape.s, shape.r),
         10,
     )
 
@@ -115,14 +115,14 @@ def test_peft_prompt_tuning(backbone, plain, peft):
     compare(
         "optimizer step against PEFT prompt tuning, 100 tokens",
         setting.loop(backbone, setting.PAPER, [rows]).step,
-        rivals.peft_step(rivals.prompt_tuning(plain, 100), rows),
+        baselines.peft_step(baselines.prompt_tuning(plain, 100), rows),
         3,
     )
 
 
 def test_peft_lora(backbone, plain, peft):
     rows = setting.review_rows(backbone, setting.PAPER, 8)
-    theirs = rivals.peft_step(rivals.lora(plain, setting.ATTENTION), rows)
+    theirs = baselines.peft_step(baselines.lora(plain, setting.ATTENTION), rows)
     compare(
         "optimizer step alone against PEFT LoRA r=1, m=40",
         setting.loop(backbone, setting.PAPER, [rows]).step,
@@ -147,7 +147,7 @@ def test_floor(backbone, plain):
         compare(
             f"optimizer step against the bare backbone, m={config.m}",
             ours,
-            rivals.floor(plain, rows),
+            baselines.floor(plain, rows),
             1.25,
             rounds=7,
             at_most=True,
@@ -155,7 +155,7 @@ def test_floor(backbone, plain):
         compare(
             f"optimizer step against the bare backbone with our linear layers, m={config.m}",
             ours,
-            rivals.floor(backbone.model, rows),
+            baselines.floor(backbone.model, rows),
             1.25,
             rounds=7,
             at_most=True,
@@ -183,10 +183,10 @@ def test_mixed_evaluation(backbone, plain, peft, m):
     tensors = Tensors.of([setting.adapter(backbone, config, i) for i in range(32)], backbone.device)
     items = [(task, rows[task][turn]) for turn in range(8) for task in range(32)]
     length = round(config.equal_prompt_length(backbone.d))
-    theirs = rivals.prompt_tuning(plain, length, "0")
+    theirs = baselines.prompt_tuning(plain, length, "0")
     for i in range(1, 32):
         theirs.add_adapter(str(i), theirs.peft_config["0"])
-    batches = [rivals.padded(own, backbone.device)[:2] for own in rows]
+    batches = [baselines.padded(own, backbone.device)[:2] for own in rows]
 
     @torch.inference_mode()
     def one_by_one():

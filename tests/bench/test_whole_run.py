@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.bench.bookkeeping import keep_book
+from tests.bench.bookkeeping import costs_of
 
 TRIALS = int(os.environ.get("DEPT_BENCH_TRIALS", "15000"))
 MS_A_TRIAL, POLL_MS, PAGE_MB, REPORT_SECONDS = 40.0, 50.0, 3.0, 30.0
@@ -15,12 +15,12 @@ def test_bookkeeping(tmp_path, monkeypatch):
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
         monkeypatch.delenv(name, raising=False)
-    book = keep_book(TRIALS, tmp_path / "home")
-    whole = book.milliseconds(book.wall)
-    print("", *book.lines(), sep="\n")
-    shares = whole / MS_A_TRIAL, 1000 * book.poll / POLL_MS
+    costs = costs_of(TRIALS, tmp_path / "home")
+    whole = costs.milliseconds(costs.wall)
+    print("", *costs.lines(), sep="\n")
+    shares = whole / MS_A_TRIAL, 1000 * costs.poll / POLL_MS
     print(f"in all {shares[0]:.2f} x the bar of {MS_A_TRIAL:g} ms, poll {shares[1]:.2f} x the bar of {POLL_MS:g} ms")
     assert whole < MS_A_TRIAL
-    assert 1000 * book.poll < POLL_MS
-    assert book.page.stat().st_size < PAGE_MB * 1e6
-    assert book.wall["report"] < REPORT_SECONDS
+    assert 1000 * costs.poll < POLL_MS
+    assert costs.page.stat().st_size < PAGE_MB * 1e6
+    assert costs.wall["report"] < REPORT_SECONDS

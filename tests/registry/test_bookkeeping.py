@@ -1,6 +1,6 @@
 """The bookkeeping bench in small: what is remembered of a trial must cost little beside training it."""
 
-from tests.bench.bookkeeping import keep_book
+from tests.bench.bookkeeping import costs_of
 from tests.registry.registry_helpers import new_store
 
 TRIALS = 153
@@ -14,8 +14,8 @@ def test_a_trial_is_remembered_cheaply(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
         monkeypatch.delenv(name, raising=False)
     new_store(home)
-    book = keep_book(TRIALS, home)
-    del book.cpu["report"], book.wall["report"]  # its plots cost the same for a few trials as for many
-    told = "\n".join(book.lines())
-    assert book.milliseconds(book.cpu) < PROCESS_MS, told
-    assert 1000 * book.poll < POLL_MS, told
+    costs = costs_of(TRIALS, home)
+    del costs.cpu["report"], costs.wall["report"]  # its plots cost the same for a few trials as for many
+    told = "\n".join(costs.lines())
+    assert costs.milliseconds(costs.cpu) < PROCESS_MS, told
+    assert 1000 * costs.poll < POLL_MS, told

@@ -55,7 +55,7 @@ def made(folder, **metadata):
     return trained_outcome(home() / "made", spec, d=16, metadata=about)
 
 
-def crown(outcome):
+def make_champion(outcome):
     """Let an adapter be the champion of its task."""
     world = World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits(60)})
     run_id = world.tracker.log_trial(None, outcome, folder_of(outcome))
@@ -64,8 +64,8 @@ def crown(outcome):
 
 
 @pytest.fixture
-def crowned(outcome):
-    return crown(outcome)
+def promoted(outcome):
+    return make_champion(outcome)
 
 
 def test_probabilities_are_those_of_the_model_itself(outcome, folder):
@@ -83,8 +83,8 @@ def test_probabilities_are_those_of_the_model_itself(outcome, folder):
         assert answer["label"] == ("pos" if wanted[0] > wanted[1] else "neg")
 
 
-def test_both_ways_to_a_champion_answer_alike(crowned, folder, monkeypatch):
-    world, name = crowned
+def test_both_ways_to_a_champion_answer_alike(promoted, folder, monkeypatch):
+    world, name = promoted
     direct = load_champion("mood", str(folder)).predict(TEXTS)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
@@ -93,8 +93,8 @@ def test_both_ways_to_a_champion_answer_alike(crowned, folder, monkeypatch):
     assert loaded.metadata.signature.outputs.input_names() == ["label", "pos", "neg"]
 
 
-def test_a_fresh_process_answers_from_the_stored_model(crowned, folder):
-    world, name = crowned
+def test_a_fresh_process_answers_from_the_stored_model(promoted, folder):
+    world, name = promoted
     code = (
         f"import mlflow\nmodel = mlflow.pyfunc.load_model('models:/{name}@champion')\n"
         f"print(model.predict({TEXTS!r}).to_json())"
@@ -111,8 +111,8 @@ def test_a_fresh_process_answers_from_the_stored_model(crowned, folder):
     assert "Warning" not in out.stderr
 
 
-def test_the_stored_model_holds_code_pins_and_no_pickle(crowned):
-    world, name = crowned
+def test_the_stored_model_holds_code_pins_and_no_pickle(promoted):
+    world, name = promoted
     model = world.tracker.download(versions.by_alias(world.tracker, name, "champion").source)
     names = {path.name for path in model.rglob("*")}
     assert {"MLmodel", "pyfunc_model.py", "adapter.safetensors", "requirements.txt"} <= names
@@ -191,7 +191,7 @@ def test_a_class_called_label(folder, monkeypatch):
         assert answer.word == {"artist": "good", "label": "bad"}[answer.label]
         assert answer.probability == max(answer.probabilities)
         assert line["label"] == answer.label
-    world, name = crown(outcome)
+    world, name = make_champion(outcome)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     pd.testing.assert_frame_equal(loaded.predict(TEXTS), table)
@@ -203,7 +203,7 @@ def test_columns_of_labels_never_clash():
     assert len(set(answer_columns(("label", "label_", "label__")).values()) | {"label"}) == 4
 
 
-def test_altered_or_strange_adapters_are_refused(crowned, outcome, folder):
+def test_altered_or_strange_adapters_are_refused(promoted, outcome, folder):
     file = folder_of(outcome) / "adapter.safetensors"
     whole = file.read_bytes()
     copy = home() / "copy"
@@ -222,14 +222,14 @@ def test_altered_or_strange_adapters_are_refused(crowned, outcome, folder):
         Predictor(adapter)
 
 
-def test_a_damaged_file_of_the_store_is_answered_by_mlflow_s_copy(crowned, outcome, folder):
+def test_a_damaged_file_of_the_store_is_answered_by_mlflow_s_copy(promoted, outcome, folder):
     file = folder_of(outcome) / "adapter.safetensors"
     wanted = load_champion("mood", str(folder)).predict(TEXTS)
     file.write_bytes(file.read_bytes()[:-1])
     pd.testing.assert_frame_equal(load_champion("mood", str(folder)).predict(TEXTS), wanted)
 
 
-def test_no_champion_is_one_line(crowned, folder, tmp_path):
+def test_no_champion_is_one_line(promoted, folder, tmp_path):
     with pytest.raises(InputError, match=r"no champion of task unknown .*Remedy"):
         load_champion("unknown", str(folder))
     with pytest.raises(InputError, match=r"no champion of task unknown yet\. Remedy"):
@@ -242,7 +242,7 @@ def test_no_champion_is_one_line(crowned, folder, tmp_path):
 def test_the_backbone_that_is_named_is_loaded(folder, tmp_path):
     """Moved or renamed: the path in adapter.json is nobody's business."""
     moved = shutil.copytree(folder, tmp_path / "first")
-    _, name = crown(made(moved))
+    _, name = make_champion(made(moved))
     wanted = load_champion("mood", str(moved)).predict(TEXTS)
     moved.rename(tmp_path / "elsewhere")
     found = load_champion("mood", str(tmp_path / "elsewhere"))
@@ -250,16 +250,16 @@ def test_the_backbone_that_is_named_is_loaded(folder, tmp_path):
     assert found.name == name
 
 
-def test_without_a_backbone_the_only_one_answers(crowned, folder, tmp_path):
+def test_without_a_backbone_the_only_one_answers(promoted, folder, tmp_path):
     assert load_champion("mood").predict(TEXTS).equals(load_champion("mood", str(folder)).predict(TEXTS))
-    crown(made(save_tiny_backbone(tmp_path / "second", seed=1)))
+    make_champion(made(save_tiny_backbone(tmp_path / "second", seed=1)))
     with pytest.raises(InputError, match="several backbones"):
         load_champion("mood")
 
 
 @pytest.mark.parametrize("lost", ["model", "mlflow"])
-def test_what_mlflow_has_lost_is_served_from_the_store(crowned, folder, lost):
-    world, name = crowned
+def test_what_mlflow_has_lost_is_served_from_the_store(promoted, folder, lost):
+    world, name = promoted
     wanted = load_champion("mood", str(folder)).predict(TEXTS)
     if lost == "model":
         world.tracker.client.delete_registered_model(name)
@@ -271,7 +271,7 @@ def test_what_mlflow_has_lost_is_served_from_the_store(crowned, folder, lost):
     assert (home() / "mlflow.db").is_file() == (lost == "model"), "reading makes nothing"
 
 
-def test_mlflow_alone_is_enough(crowned, folder):
+def test_mlflow_alone_is_enough(promoted, folder):
     wanted = load_champion("mood", str(folder)).predict(TEXTS)
     (home() / "ledger.db").unlink()
     shutil.rmtree(home() / "store")
