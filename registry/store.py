@@ -117,6 +117,19 @@ class Store:
             old = bool(_OLD.fullmatch(key)) and (home() / key).is_dir()
             return self._sums(self._place(key)) is not None or old
 
+    def is_bare(self) -> bool:
+        """Whether $DEPT_STORE names a place without any adapter: a store that is new, not mounted, or another one.
+
+        Never so for the default store, which lies in the home itself.
+
+        Raises:
+            InputError: a store that cannot be read.
+        """
+        if self._make:
+            return False
+        with self._told("look for adapters"):
+            return not self.system.exists(self._place("adapters"))
+
     def quarantine(self, key: str) -> str:
         """Put what a key names aside, so that it can be made anew; returns where it is now, "" if nothing was there.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dept.backbones.describe import describe
 from flows.execution.context import Engine, RunContext
+from flows.execution.open import store_of
 from flows.execution.own_tasks import known_tasks
 from flows.planning.retraining import Retraining
 from infra.errors import InputError
@@ -59,7 +60,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
             f"retrain: unknown task {unknown[0]!r}; known: {', '.join(sorted(tasks))}. Remedy: `dept tasks add FILE`, "
             "or `dept run` of the plan that has it"
         )
-    backbone, store = describe(order.backbone, order.dtype, order.device), Store.open()
+    backbone, store = describe(order.backbone, order.dtype, order.device), store_of(ledger)
     remembered = {name: row.rows_sha256 for name, row in ledger.own_tasks().items()}
     names = {row.task for row in ledger.decisions() if row.decision in MOVES}
     splits, left_out = dict[str, Splits](), dict[str, str]()

@@ -33,6 +33,7 @@ def open_plan(plan: Plan) -> RunContext:
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
     check_methods(plan, tasks)
+    ledger = Ledger.open()
     return RunContext(
         order=plan,
         backbone_name=plan.backbone,
@@ -43,10 +44,27 @@ def open_plan(plan: Plan) -> RunContext:
         engine=Engine(plan.ranks if plan.engine == "deepspeed" else 0),
         tasks=tasks,
         splits=splits,
-        ledger=Ledger.open(),
-        store=Store.open(),
+        ledger=ledger,
+        store=store_of(ledger),
         tracker=Tracker(),
     )
+
+
+def store_of(ledger: Ledger) -> Store:
+    """The store of a ledger's adapters. An empty one is refused where the ledger knows better: all would be made again.
+
+    Raises:
+        InputError: $DEPT_STORE names a place without any adapter, though trials have left some.
+    """
+    store = Store.open()
+    if store.is_bare():
+        done = ledger.find(kind="train", status="finished", newest_first=True, limit=1, outcomes=False)
+        if done and (done[0].adapter_key or "").count("/") > 1:  # not of 0.1.0, which kept them in the home
+            raise InputError(
+                f"store {store.url}: it holds no adapter, but the ledger's trials have left some. Remedy: mount it, or "
+                "check DEPT_STORE; if its files are lost, make a folder `adapters` there, and the trials are done again"
+            )
+    return store
 
 
 def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
