@@ -22,14 +22,25 @@ def write_bytes(path: str | Path, payload: bytes) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is as it was.
     """
+    with new_file(path) as temporary:
+        temporary.write_bytes(payload)
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Fill a temporary sibling of `path`; at the end of the block it is made durable and takes the name.
+
+    If the block raises, the old file is as it was, and nothing is left. See `write_bytes`.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
     try:
-        with temporary.open("xb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from infra.errors import InputError
+from infra.files import write_text
 from infra.processes import Record
 from infra.settings import home
 
@@ -50,11 +51,7 @@ class ServiceRecords:
 
     def write(self) -> None:
         """Replace the file in one step."""
-        file = path()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        new.replace(file)
+        write_text(path(), json.dumps(asdict(self), indent=1))
 
 
 def path() -> Path:

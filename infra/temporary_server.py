@@ -29,6 +29,7 @@ from rich.console import Console
 
 from infra.commands import HOST, environment
 from infra.errors import InputError
+from infra.files import write_text
 from infra.identity import host_prefix, is_gone, process_id
 from infra.prefect_api import answers
 from infra.processes import leader, tail
@@ -258,9 +259,7 @@ def _watch(server: object) -> None:
 
 
 def _write(server: _Server) -> None:
-    new = _record().with_suffix(".new")
-    new.write_text(json.dumps({"id": server.id, "url": server.url}), encoding="utf-8")
-    new.replace(_record())
+    write_text(_record(), json.dumps({"id": server.id, "url": server.url}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""torch.compile for the layers of a frozen backbone that it makes faster, where it is asked for."""
+"""torch.compile for the layers of a frozen backbone that it may make faster, where it is asked for."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from infra.errors import InputError
+from infra.files import new_folder
 from infra.settings import settings
 
 ORIGIN = "origin.json"
@@ -81,13 +81,8 @@ def converted(name: str) -> Path:
             if not (folder / ORIGIN).is_file():
                 for stale in root.glob(f".{name}-*"):
                     shutil.rmtree(stale, ignore_errors=True)
-                temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-                try:
+                with new_folder(folder) as temporary:
                     _convert_apart(source, temporary)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    temporary.rename(folder)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"backbone {name}: cannot write the cache {root} ({error}). Remedy: free space there, or set "
@@ -130,6 +125,3 @@ def _convert(source: Path, folder: Path) -> None:
     loaded.config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
     (folder / ORIGIN).write_text(json.dumps({"file": source.name, "sha256": file_sha256(source)}))
-    for written in folder.iterdir():
-        with written.open("rb") as stream:
-            os.fsync(stream.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import typer
 
 from flows.cli.terminal import Json, tell
 from infra.errors import InputError
+from infra.files import new_file
 
 if TYPE_CHECKING:
     from flows.cli.predict_input import Inputs
@@ -138,26 +138,24 @@ def _writer(out: Path | None, as_json: bool, champion: Predictor, task: str, eve
         writer.close()
         return
     form = forms.form_of(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    if not out.parent.is_dir():
+        raise InputError(f"predict: --out {out}: cannot be written (there is no folder {out.parent})")
     try:
-        if form == "parquet":
-            writer = forms.Parquet(temporary, champion.fields, labels)
-            yield writer
-            writer.close()
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as stream:
+        with contextlib.ExitStack() as opened:
+            temporary = opened.enter_context(new_file(out))
+            if form == "parquet":
+                writer = forms.Parquet(temporary, champion.fields, labels)
+            else:
+                stream = opened.enter_context(temporary.open("w", encoding="utf-8", newline=""))
                 writer = (
                     forms.JsonLines(stream)
                     if form == "jsonl"
                     else forms.Csv(stream, champion.fields, labels, "," if form == "csv" else "\t")
                 )
-                yield writer
-                writer.close()
-        temporary.replace(out)
+            yield writer
+            writer.close()
     except OSError as error:
         raise InputError(f"predict: --out {out}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _pair(text: str) -> tuple[str, str]:

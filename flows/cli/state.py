@@ -68,12 +68,12 @@ def lines(now: dict[str, Any]) -> list[str]:
 def pages() -> dict[str, str]:
     """Pages of our services that answer, by name."""
     from infra import services
+    from infra.commands import mlflow_page
 
     up = {state.name: state.url for state in services.status() if state.answers and state.url}
     shown = {}
     if "mlflow" in up:
-        # MLflow opens in a mode for traces otherwise, which are empty here.
-        shown["MLflow"] = f"{up['mlflow']}/#/experiments/1/runs?workflowType=machine_learning"
+        shown["MLflow"] = mlflow_page(up["mlflow"])
     if "prefect" in up:
         shown["Prefect"] = f"{up['prefect']}/runs"
     return shown

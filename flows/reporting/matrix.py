@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.planning.plan import Plan
 from flows.planning.plan_file import replaced
 from infra.errors import InputError
+from infra.files import write_bytes
 
 IMAGE = "transfer-matrix.png"
 
@@ -29,5 +30,5 @@ def draw(report: Path) -> Path:
     from flows.reporting.matrix_figure import matrix_plot
 
     image = report.parent / IMAGE
-    image.write_bytes(matrix_plot(load_outcomes(report.parent)).light)
+    write_bytes(image, matrix_plot(load_outcomes(report.parent)).light)
     return image

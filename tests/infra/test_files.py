@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from infra import files
-from infra.files import new_folder, write_bytes, write_text
+from infra import files, service_records
+from infra.files import new_file, new_folder, write_bytes, write_text
 
 
 def names(folder):
@@ -109,3 +109,32 @@ def test_what_a_killed_process_left_long_ago_is_swept(tmp_path):
     with new_folder(tmp_path / "a"):
         pass
     assert names(tmp_path) == [".a.new-2-ff", ".b.new-1-ff", "a"]
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
+    write_text(tmp_path / "answers.csv", "old")
+
+    def half():
+        with new_file(tmp_path / "answers.csv") as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        half()
+    assert (tmp_path / "answers.csv").read_text() == "old"
+    assert names(tmp_path) == ["answers.csv"]
+
+
+def test_records_of_services_survive_a_full_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path))
+    service_records.ServiceRecords("old").write()
+
+    def full(_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            service_records.ServiceRecords("new").write()
+    assert service_records.ServiceRecords.read().token == "old"
+    assert names(tmp_path) == ["services.json"]
