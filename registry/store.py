@@ -130,6 +130,21 @@ class Store:
         with self._told("look for adapters"):
             return not self.system.exists(self._place("adapters"))
 
+    def names(self, key: str) -> list[str]:
+        """The last parts of the keys right below a key, sorted; none where there is nothing.
+
+        Raises:
+            InputError: a wrong key, or a store that cannot be read.
+        """
+        place = self._place(key)
+        with self._told(f"look below {key}"):
+            self.system.invalidate_cache()
+            try:
+                found = self.system.ls(place, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted({str(one).rstrip("/").rpartition("/")[2] for one in found} - {""})
+
     def quarantine(self, key: str) -> str:
         """Put what a key names aside, so that it can be made anew; returns where it is now, "" if nothing was there.
 

@@ -11,7 +11,8 @@ from flows.execution.heal import look
 from flows.execution.settle import Workers, settle, work_here
 from infra.errors import InputError
 from registry.ledger.schema import DecisionRow
-from registry.promotion.champion import MARGIN, ChampionChangedError, Match, decide, match, standing
+from registry.promotion.alone import ChampionChangedError
+from registry.promotion.champion import MARGIN, Match, decide, match, standing
 from registry.promotion.choose import candidates
 from registry.promotion.compare import CONFIDENCE
 

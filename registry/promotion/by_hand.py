@@ -8,7 +8,8 @@ from dept.trial import TrialOutcome
 from infra.errors import InputError
 from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
-from registry.promotion.champion import ChampionChangedError, alone, carry_out
+from registry.promotion.alone import ChampionChangedError, alone
+from registry.promotion.champion import carry_out
 from registry.promotion.choose import may_stand
 from registry.promotion.lookup import champion, history, of_weights
 from registry.promotion.names import model_name

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +15,14 @@ from mlflow.entities.model_registry import ModelVersion
 
 from dept.config import TrainConfig
 from dept.trial import Role, TrialOutcome, TrialSpec
-from registry.ledger.locks import Held, LockLostError
+from registry.ledger.locks import Held
 from registry.ledger.schema import DecisionRow, TrialRow
 from registry.promotion import versions
+from registry.promotion.alone import ChampionChangedError, alone
 from registry.promotion.compare import CONFIDENCE, Comparison, compare, rows_hash
 from registry.promotion.lookup import MOVES, Champion, champion, of_weights
 from registry.promotion.names import CHALLENGER, CHAMPION, model_name
-from registry.promotion.rows import Stores, judging_rows, remember, remembered, seen_by
+from registry.promotion.rows import Stores, judging_rows, remember, remembered, seen_by, surely
 from tasks.formatting import Example
 
 MARGIN = 1.0
@@ -30,15 +30,11 @@ _TESTED = ("rows", "rows_hash", "margin", "confidence", "difference", "low", "hi
 _TOLD = ("decision", "reason", "champion_version", "champion_score", "challenger_score", "rows", "rows_hash")
 
 
-class ChampionChangedError(Exception):
-    """Another process has decided meanwhile: match again."""
-
-
 @dataclass(frozen=True)
 class Match:
     """A candidate, the champion it stands against, and the rows that judge; `specs`: what has to be evaluated.
 
-    unsure: it is not known which rows the champion has seen (0.1.0), so that these may favour it.
+    unsure: of which of the two it is not known which rows it has seen, so that these may favour it; "" for neither.
     """
 
     task: str
@@ -47,7 +43,7 @@ class Match:
     champion: Champion | None
     rows: tuple[Example, ...] = ()
     specs: tuple[TrialSpec, ...] = ()
-    unsure: bool = False
+    unsure: str = ""
 
 
 def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpec]) -> Match:
@@ -61,23 +57,25 @@ def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpe
         InputError: a store that does not answer.
     """
     spec = candidate.spec
-    seen = seen_by(stores, candidate, considered)
+    trials = [spec, *considered]
+    seen, known = seen_by(stores, candidate, trials[1:]), surely(stores, trials)
     with alone(stores, spec) as held:
         restore(stores, spec.task, spec.backbone_id, held)
     found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
     name = found.name if found else versions.find_model(stores.tracker, spec.task, spec.backbone_id)
     name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
-    remember(stores, candidate, seen)
+    remember(stores, candidate, seen, known)
     if found is None or found.fingerprint == spec.fingerprint or found.adapter_key is None:
         return Match(spec.task, name, candidate, found)
     theirs, sure = remembered(stores, stores.ledger.outcome(found.fingerprint))
-    mine, _ = remembered(stores, candidate)
+    mine, known = remembered(stores, candidate)
     rows = tuple(judging_rows(stores, spec.task, mine | theirs))
     specs: tuple[TrialSpec, ...] = ()
     if rows:
         old = stores.ledger.outcome(found.fingerprint)
         specs = (evaluation(stores, old, rows, "champion"), evaluation(stores, candidate, rows, "challenger"))
-    return Match(spec.task, name, candidate, found, rows, specs, not sure)
+    unsure = " and ".join(name for name, good in (("the champion", sure), ("the candidate", known)) if not good)
+    return Match(spec.task, name, candidate, found, rows, specs, unsure)
 
 
 def standing(stores: Stores, spec: TrialSpec) -> TrialRow | None:
@@ -193,7 +191,7 @@ def _unscored(stores: Stores, fingerprint: str) -> str:
 def _unsure(of: Match, found: Comparison) -> str:
     if not of.unsure:
         return found.reason
-    return f"{found.reason} (which rows the champion has seen is not known; they may favour it)"
+    return f"{found.reason} (not all rows that {of.unsure} had seen are known; these may favour it)"
 
 
 def _columns(found: Comparison, looks: int) -> dict[str, Any]:
@@ -276,22 +274,6 @@ def carry_out(stores: Stores, row: DecisionRow, version: ModelVersion, held: Hel
         versions.move(tracker, version, CHALLENGER)
     versions.tidy(tracker, row.model, keep)
     versions.tell(tracker, version, {key: getattr(row, key) for key in _TOLD} | {"at": row.at.isoformat()})
-
-
-@contextlib.contextmanager
-def alone(stores: Stores, spec: TrialSpec) -> Iterator[Held]:
-    """Hold what is held while a champion is decided about; it stays held while MLflow is waited for.
-
-    Raises:
-        ChampionChangedError: another process took it over meanwhile.
-        InputError: another holds it for longer than a store is waited for.
-    """
-    try:
-        name = f"champion:{spec.task}:{spec.backbone_id}"
-        with stores.ledger.lock(name) as held, stores.tracker.waiting(held.waits):
-            yield held
-    except LockLostError as error:
-        raise ChampionChangedError(str(error)) from error
 
 
 def _told(version: ModelVersion, row: DecisionRow) -> bool:

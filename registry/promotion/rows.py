@@ -1,13 +1,15 @@
 """Which rows may judge: none that either adapter was trained, validated or chosen on, and none that a report tests on.
 
-What an adapter has seen is kept in the store (`seen/<fingerprint>/rows`) when it stands for champion, since its task's
-rows may have changed when it is judged. Rows are known by digests of their text and of their fields, so that equal rows
-of other tasks, and of other states of a file, count as seen.
+What an adapter has seen is kept in the store when it stands for champion, since its task's rows may have changed when
+it is judged: records `seen/<fingerprint>/<sha256>`, of which all count, so that none of two writers is lost. Those that
+it starts from have records of their own. Rows are known by digests of their text and of their fields, so that equal
+rows of other tasks, and of other states of a file, count as seen.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,8 @@ from tasks.splits import Splits
 
 MOST_ROWS = 1000
 _DIGITS = 8  # bytes of a digest: of a million rows two are alike by chance once in 10^7
+_RECORD = re.compile("[0-9a-f]{64}|rows")  # "rows": the one record that there was before
+_UNSURE = "unsure"  # beside the records of an adapter that has seen rows which nobody knows
 _ROUNDS = 20  # of sources of sources
 
 
@@ -70,22 +74,34 @@ def seen_by(stores: Stores, outcome: TrialOutcome, considered: Iterable[TrialSpe
     Raises:
         InputError: a task's rows that cannot be read.
     """
-    marks: set[bytes] = set()
-    for row in _rows_of(stores, [outcome.spec, *considered]):
-        marks.update(_marks(row))
-    return marks
+    return _marks_of(stores, [outcome.spec, *considered])
 
 
-def remember(stores: Stores, outcome: TrialOutcome, seen: set[bytes]) -> None:
+def surely(stores: Stores, specs: Iterable[TrialSpec]) -> bool:
+    """Whether it is known which rows the trials have seen that these start from: recorded, or still the same."""
+    starts = {one.fingerprint: one for spec in specs for one in _sources(stores, spec)}
+    return all(_same(stores, one) or _read(stores, key) is not None for key, one in starts.items())
+
+
+def remember(stores: Stores, outcome: TrialOutcome, seen: set[bytes], sure: bool = True) -> None:
     """Keep what an adapter has seen, beside what was kept before, and the state of its task's rows.
+
+    What those that it starts from have seen is kept too, while their rows are still there.
+
+    Args:
+        sure: `seen` is all that it has seen; see `surely`.
 
     Raises:
         InputError: the store cannot be written.
     """
     fingerprint, task = outcome.spec.fingerprint, outcome.spec.task
-    known = _read(stores, fingerprint) or set()
-    if not seen <= known:
-        _put(stores, _key(fingerprint), b"".join(sorted(seen | known)))
+    for source in _sources(stores, outcome.spec):
+        if _same(stores, source) and _read(stores, source.fingerprint) is None:
+            _keep(stores, source.fingerprint, _marks_of(stores, [source]))
+    if not seen <= (_read(stores, fingerprint) or set()):
+        _keep(stores, fingerprint, seen)
+    if not sure:
+        _put(stores, f"seen/{fingerprint}/{_UNSURE}", b"some rows are not known")
     if not stores.store.exists(_state_key(fingerprint)):
         _put(stores, _state_key(fingerprint), _whole_hash(stores, task).encode())
 
@@ -108,14 +124,14 @@ def remembered(stores: Stores, outcome: TrialOutcome) -> tuple[set[bytes], bool]
     """
     known = _read(stores, outcome.spec.fingerprint)
     if known is not None:
-        return known, True
+        return known, not stores.store.exists(f"seen/{outcome.spec.fingerprint}/{_UNSURE}")
     same = stores.splits[outcome.spec.task].data_hash == outcome.spec.data_hash
-    return (seen_by(stores, outcome, ()), True) if same else (set(), False)
+    return (seen_by(stores, outcome, ()), surely(stores, [outcome.spec])) if same else (set(), False)
 
 
 def unseen_task(stores: Stores, spec: TrialSpec, task: str) -> bool:
     """Whether an adapter has never seen a task's rows: not as its own, a source, a member of several or of a mixture,
-    nor under another task's name.
+    nor under another task's name. Of one whose rows are not known for sure it is not said.
 
     Raises:
         InputError: rows of a task that cannot be read.
@@ -126,8 +142,26 @@ def unseen_task(stores: Stores, spec: TrialSpec, task: str) -> bool:
         return False
     known = _read(stores, spec.fingerprint)
     if known is None:
-        known = {mark for row in _rows_of(stores, [spec]) for mark in _marks(row)}
+        if not (_same(stores, spec) and surely(stores, [spec])):
+            return False
+        known = _marks_of(stores, [spec])
     return known.isdisjoint(theirs)
+
+
+def _marks_of(stores: Stores, specs: Sequence[TrialSpec]) -> set[bytes]:
+    """Digests of the rows of trials, and of what is recorded of those that they start from."""
+    marks = {mark for row in _rows_of(stores, specs) for mark in _marks(row)}
+    for start in {one.fingerprint for spec in specs for one in _sources(stores, spec)}:
+        marks |= _read(stores, start) or set()
+    return marks
+
+
+def _same(stores: Stores, spec: TrialSpec) -> bool:
+    """Whether the rows of a trial's task are still those that it had; of several tasks, whether they can be read."""
+    splits = {name: _splits(stores, name) for name in spec.members or (spec.task,)}
+    if spec.members:
+        return all(one is not None for one in splits.values())
+    return all(one is not None and one.data_hash == spec.data_hash for one in splits.values())
 
 
 def _rows_of(stores: Stores, specs: Sequence[TrialSpec]) -> Iterator[Example]:
@@ -188,11 +222,19 @@ def _marks(row: Example) -> tuple[bytes, bytes]:
 
 
 def _read(stores: Stores, fingerprint: str) -> set[bytes] | None:
+    """All records of an adapter; None where there is none, or one is damaged."""
+    names = [name for name in stores.store.names(f"seen/{fingerprint}") if _RECORD.fullmatch(name)]
     try:
-        payload = stores.store.fetch(_key(fingerprint)).read_bytes()
+        payloads = [stores.store.fetch(f"seen/{fingerprint}/{name}").read_bytes() for name in names]
     except LostFileError:
         return None
-    return {payload[i : i + _DIGITS] for i in range(0, len(payload), _DIGITS)}
+    marks = {payload[i : i + _DIGITS] for payload in payloads for i in range(0, len(payload), _DIGITS)}
+    return marks if names else None
+
+
+def _keep(stores: Stores, fingerprint: str, seen: set[bytes]) -> None:
+    payload = b"".join(sorted(seen))
+    _put(stores, f"seen/{fingerprint}/{hashlib.sha256(payload).hexdigest()}", payload)
 
 
 def _put(stores: Stores, key: str, payload: bytes) -> None:
@@ -207,10 +249,6 @@ def _whole_hash(stores: Stores, task: str) -> str:
         return load_splits(stores.tasks[task]).data_hash
     except InputError:  # rows that are no longer where they were, read from the store for this run
         return stores.splits[task].data_hash
-
-
-def _key(fingerprint: str) -> str:
-    return f"seen/{fingerprint}/rows"
 
 
 def _state_key(fingerprint: str) -> str:

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from infra.settings import home
 from registry.ledger import Ledger
-from registry.promotion.rows import judging_rows, remember, remembered, seen_by, state_of, unseen_task
+from registry.promotion.rows import judging_rows, remember, remembered, seen_by, state_of, surely, unseen_task
 from registry.store import Store
 from tasks.draws import few_shot
 from tasks.formatting import Example
@@ -129,3 +130,50 @@ def test_strangers_to_a_task(world):
     assert not unseen_task(world, spec("far", test_rows=0, source_sha256=child.adapter_sha256), "mood"), (
         "a start of a start"
     )
+
+
+def test_two_who_remember_at_once_lose_nothing(world, monkeypatch):
+    """Both read before either writes; who reads in between finds what was there."""
+    outcome = world.trial()
+    one, two, three = {b"11111111"}, {b"22222222"}, {b"33333333"}
+    remember(world, outcome, one)
+    put, late = Store.put_file, [two]
+
+    def slow(store, file, key):
+        if late:
+            remember(world, outcome, late.pop())
+            assert remembered(world, outcome) == (one | two, True)
+        put(store, file, key)
+
+    monkeypatch.setattr(Store, "put_file", slow)
+    remember(world, outcome, three)
+    assert remembered(world, outcome) == (one | two | three, True)
+    assert not [path for path in (home() / "store").rglob("*") if "seen-" in str(path)], "nothing is put aside"
+
+
+def test_what_a_source_saw_then_is_known_from_its_own_record(world):
+    """The file of a source has changed since: today's rows say nothing of what it learned from."""
+    source = world.trial(seed=5, shots=None, role="source")
+    then = seen_by(world, source, ())
+    spec = {"source_sha256": source.adapter_sha256, "source_task": "mood", "init": "source", "start": "source"}
+    first = world.trial(seed=1, shots=4, **spec)
+    assert surely(world, [first.spec])
+    remember(world, first, seen_by(world, first, ()))
+    world.splits["mood"] = mood_splits(1500, first=400)
+    second = world.trial(seed=2, shots=4, **spec)
+    assert surely(world, [second.spec]), "the first one's decision recorded the source"
+    assert then <= seen_by(world, second, ())
+    assert not unseen_task(world, source.spec, "mood")
+
+
+def test_a_source_without_a_record_whose_rows_have_changed_makes_it_unsure(world):
+    source = world.trial(seed=5, shots=None, role="source", data_hash="o" * 64)
+    spec = {"source_sha256": source.adapter_sha256, "source_task": "mood", "init": "source", "start": "source"}
+    outcome = world.trial(seed=1, shots=4, **spec)
+    assert not surely(world, [outcome.spec])
+    remember(world, outcome, seen_by(world, outcome, ()), sure=False)
+    assert not remembered(world, outcome)[1]
+    world.tasks["other"] = TASK.model_copy(update={"name": "other"})
+    far = tuple(Example(f"far {i}", f"far text {i}", i % 2, "good") for i in range(40))
+    world.splits["other"] = dataclasses.replace(world.splits["mood"], train=far, validation=(), judge=(), test=())
+    assert not unseen_task(world, source.spec, "other"), "who knows"

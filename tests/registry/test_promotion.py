@@ -15,8 +15,9 @@ from registry.ledger import Ledger
 from registry.ledger.locks import Locks
 from registry.ledger.schema import LockRow
 from registry.promotion import versions
+from registry.promotion.alone import ChampionChangedError
 from registry.promotion.by_hand import promote, rollback
-from registry.promotion.champion import ChampionChangedError, decide, match
+from registry.promotion.champion import decide, match
 from registry.promotion.lookup import adapter_folder, champion
 from registry.promotion.names import model_name, old_model_name
 from registry.store import Store

@@ -242,3 +242,13 @@ def test_no_error_shows_a_secret():
     with pytest.raises(InputError) as caught:
         Store.open("martian://ada:s3cret@x/y?token=s3cret")
     assert "s3cret" not in str(caught.value)
+
+
+def test_what_lies_below_a_key(store, made, tmp_path):
+    assert store.names("seen/one") == []
+    for name in ("b", "a"):
+        store.put_folder(made, f"seen/one/{name}")
+    store.put_folder(made, "seen/other/c")
+    assert store.names("seen/one") == ["a", "b"]
+    with pytest.raises(InputError):
+        store.names("../seen")
