@@ -96,6 +96,8 @@ class TrialSpec(Frozen):
         body = self.model_dump(mode="json", exclude=set(PROVENANCE))
         if self.start != "text":
             del body["prompt_text"]  # nothing is made of it
+        if self.kind == "evaluate":
+            del body["role"]  # an adapter's answers are the same, whatever it stands for
         return hashlib.sha256(f"{FINGERPRINT_VERSION}:{json.dumps(body, sort_keys=True)}".encode()).hexdigest()
 
     @property

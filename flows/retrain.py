@@ -122,6 +122,9 @@ def look(context: RunContext, order: Retraining) -> Looked:
     for reigning in _champions(context):
         if reigning.task not in context.splits:
             continue  # left out, for a reason that is told; or not asked for
+        if not reigning.backbone_id:
+            found.left_out[reigning.task] = reigning.note
+            continue
         row = context.ledger.get(reigning.fingerprint)
         if row is None or row.unreadable is not None:
             why = "is not in this ledger" if row is None else f"cannot be read: {row.unreadable}"

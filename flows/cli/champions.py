@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -97,7 +96,7 @@ def _facts(ledger: Ledger, tracker: Tracker | None, task: str | None) -> list[di
 
 
 def _fact(ledger: Ledger, one: Champion) -> dict[str, Any]:
-    decisions = [row for row in ledger.decisions(task=one.task) if row.backbone_id == one.backbone_id]
+    decisions = [row for row in ledger.decisions(task=one.task) if (row.backbone_id or "") == one.backbone_id]
     last = decisions[-1] if decisions else None
     trial = ledger.get(one.fingerprint)
     return {
@@ -112,7 +111,7 @@ def _fact(ledger: Ledger, one: Champion) -> dict[str, Any]:
         "shots": "?" if trial is None else "all" if trial.shots is None else trial.shots,
         "validation": one.validation,
         "since": one.since.isoformat(),
-        "age_days": (datetime.now(UTC) - one.since).total_seconds() / DAY,
+        "age_days": (ledger.now() - one.since).total_seconds() / DAY,
         "last": None if last is None else f"{last.decision} {last.at:%F %H:%M}",
         "decision": None if last is None else _decision(last),
         "note": one.note,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dept.config import TrainConfig
-from dept.trial import TrialOutcome, TrialSpec, goodness
+from dept.trial import SCHEMA, TrialOutcome, TrialSpec, goodness
 from flows.execution.context import RunContext
 from flows.execution.settle import Settled, Workers, settle
 from flows.planning.retraining import Retraining, Stale
@@ -104,6 +104,7 @@ def _newest(specs: Iterable[TrialSpec]) -> list[TrialSpec]:
 def _today(context: RunContext, name: str) -> dict[str, Any]:
     """The fields of a spec that say what data, task spec, backbone and number type are today, from scratch."""
     return {
+        "schema_version": SCHEMA,
         "backbone": context.backbone_name,
         "backbone_id": context.backbone_id,
         "dtype": context.dtype,

@@ -20,6 +20,7 @@ from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_of
 from registry.ledger.schema import RunTrialRow, TrialRow
 
+OLDEST = 1  # layout of a spec; 0.1.0's was 0
 CHUNK = 500  # trials named in one statement
 HELD = ("running", "trained")
 Item = TypeVar("Item")
@@ -110,6 +111,11 @@ class Claims(Connected):
         status: Literal["running", "trained"] = "trained" if row.status == "trained" else "running"
         try:
             spec = row.trial_spec
+            if spec.fingerprint != row.fingerprint:
+                raise InputError(
+                    f"ledger: trial {row.fingerprint[:12]} is of a version that asked another question by these words. "
+                    "Remedy: run its plan again"
+                )
             outcome = outcome_of(row, spec) if status == "trained" else None
             return Claim(row.fingerprint, row.attempt, status, spec, outcome, row.token or "")
         except InputError as error:
@@ -163,14 +169,19 @@ class Claims(Connected):
 
 
 def _within(run_id: str | None, stage: str | None, without: Collection[str] = ()) -> ColumnElement[bool]:
-    """Rows of this code's layout, and of a run and a stage where one is named; without those named."""
-    layout = TrialRow.schema_version == SCHEMA
+    """Rows of a layout that this code reads, and of a run and a stage where one is named; without those named."""
+    layout = is_readable()
     for part in chunks(without):  # one statement all the same: SQLite bounds the length of a list, not of a query
         layout = and_(layout, TrialRow.fingerprint.not_in(part))
     if run_id is None:
         return layout
     member = exists().where(RunTrialRow.run_id == run_id, RunTrialRow.fingerprint == TrialRow.fingerprint)
     return and_(layout, member if stage is None else member.where(RunTrialRow.stage == stage))
+
+
+def is_readable() -> ColumnElement[bool]:
+    """Rows whose layout this code can work on. Those of 0.1.0 have fingerprints of another kind."""
+    return TrialRow.schema_version.between(OLDEST, SCHEMA)
 
 
 def _taking(

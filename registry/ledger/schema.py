@@ -56,7 +56,7 @@ class TrialRow(Base):
 
     Attributes:
         group_key: trials of one group can share a backbone: its id, number type, and stacked or one by one.
-        schema_version: layout of `spec`; rows of another layout than this code's are read, but never claimed.
+        schema_version: layout of `spec`; rows of a newer one, and of 0.1.0 (0), are never claimed.
         position: place among the trials that were added with it.
         owner: `infra.identity.process_id` of who works on it, null where nobody does. lease_until: when its hold ends.
         attempt: raised by every claim, and by whatever takes a result away; each write names it.

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
-from dept.trial import SCHEMA, TrialOutcome, TrialSpec
+from dept.trial import TrialOutcome, TrialSpec
 from infra.errors import InputError
 from infra.secrets import masked
-from registry.ledger.claims import HELD, Claim, chunks, is_of
+from registry.ledger.claims import HELD, Claim, chunks, is_of, is_readable
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_columns, spec_columns
@@ -124,7 +124,7 @@ class Writes(Connected):
             which &= TrialRow.attempt == attempt
         if adapter_key is not None:
             which &= TrialRow.adapter_key == adapter_key
-        return self._again(which & (TrialRow.schema_version == SCHEMA), note=masked(reason)[:2000]) == 1
+        return self._again(which & is_readable(), note=masked(reason)[:2000]) == 1
 
     def retry(self, fingerprints: Iterable[str] | None = None, *, run_id: str | None = None) -> int:
         """Let failed trials be claimed again: those named, those of a run, or, with neither, all.
@@ -132,7 +132,7 @@ class Writes(Connected):
         Returns:
             How many are pending now. Rows that this version cannot read stay failed.
         """
-        which = (TrialRow.status == "failed") & (TrialRow.schema_version == SCHEMA)
+        which = (TrialRow.status == "failed") & is_readable()
         if run_id is not None:
             which &= TrialRow.fingerprint.in_(select(RunTrialRow.fingerprint).where(RunTrialRow.run_id == run_id))
         if fingerprints is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from infra.errors import InputError
 from infra.names import safe_name
@@ -19,6 +19,7 @@ from registry.store import LostFileError, Store
 from registry.tracking import Tracker
 
 MOVES = ("first", "promoted", "by-hand", "rolled-back")  # decisions after which another adapter answers
+_OF_FIRST_VERSION = "{} was registered by version 0.1.0; `dept run` of its plan registers it under its weights"
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,45 @@ def older_champion(tracker: Tracker, task: str, backbone: str, backbone_id: str)
         version=str(version.version),
         source=str(version.source),
         since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-        note=f"{name} was registered by version 0.1.0; `dept run` of its plan registers it under its weights",
+        note=_OF_FIRST_VERSION.format(name),
     )
 
 
 def all_champions(ledger: Ledger, tracker: Tracker | None, backbone_id: str | None = None) -> list[Champion]:
-    """Every champion of the ledger, by task; `backbone_id`: only those on these weights."""
-    pairs = {(row.task, row.backbone_id) for row in ledger.decisions() if row.decision in MOVES and row.backbone_id}
+    """Every champion of the ledger, by task; `backbone_id`: only those on these weights.
+
+    Those of 0.1.0 that none on known weights has followed are the last; their `backbone_id` is "".
+    """
+    moved = [row for row in ledger.decisions() if row.decision in MOVES]
+    pairs = {(row.task, row.backbone_id) for row in moved if row.backbone_id}
     wanted = sorted((task, weights) for task, weights in pairs if backbone_id in (None, weights))
-    found = (champion(ledger, tracker, task, str(weights)) for task, weights in wanted)
-    return [one for one in found if one is not None]
+    found = [one for pair in wanted if (one := champion(ledger, tracker, pair[0], str(pair[1]))) is not None]
+    if backbone_id is not None:
+        return found
+    followed = {(one.task, PurePath(one.backbone).name) for one in found}
+    last = {row.model: row for row in moved if not row.backbone_id and row.challenger_fingerprint}
+    older = [_of_first_version(ledger, tracker, row) for _, row in sorted(last.items())]
+    return found + [one for one in older if (one.task, PurePath(one.backbone).name) not in followed]
+
+
+def _of_first_version(ledger: Ledger, tracker: Tracker | None, decision: DecisionRow) -> Champion:
+    row = ledger.get(str(decision.challenger_fingerprint))
+    version = None if tracker is None else versions.by_alias(tracker, decision.model, CHAMPION)
+    return Champion(
+        name=decision.model,
+        task=decision.task,
+        backbone=row.backbone if row is not None else "",
+        backbone_id="",
+        dtype=None,
+        fingerprint=str(decision.challenger_fingerprint),
+        adapter_sha256=row.adapter_sha256 if row is not None else None,
+        adapter_key=row.adapter_key if row is not None else None,
+        version=str(version.version) if version else decision.challenger_version,
+        source=str(version.source) if version else None,
+        since=decision.at,
+        validation=decision.challenger_score,
+        note=_OF_FIRST_VERSION.format(decision.model),
+    )
 
 
 def backbones_of(ledger: Ledger | None, tracker: Tracker | None, task: str) -> dict[str, str]:

@@ -121,3 +121,12 @@ def test_the_challenger_of_an_in_context_champion_has_shots(world):
     assert (spec.method, spec.start, spec.seed, spec.role) == ("in-context", "shots", 1, "challenger")
     untrained = SimpleNamespace(only_old=False, task="mood", fingerprint=world.trial(0).spec.fingerprint)
     assert renewed(world, untrained).start == "text"
+
+
+def test_a_champion_of_the_first_version_is_said(world):
+    first = world.trial(0)
+    about = {"challenger_fingerprint": first.spec.fingerprint, "challenger_version": "1"}
+    world.ledger.record_decision("dept-tiny-mood", "mood", "first", "no champion", **about)
+    found = retrain.look(world, Retraining(backbone="tiny"))
+    assert "version 0.1.0" in found.left_out["mood"]
+    assert (found.stale, found.fresh) == ([], [])

@@ -6,6 +6,7 @@ import math
 import pytest
 from sqlalchemy import text, update
 
+from dept.trial import SCHEMA
 from infra.errors import InputError
 from infra.identity import process_id
 from infra.settings import home
@@ -204,6 +205,22 @@ def test_rows_that_this_version_cannot_read_are_told_not_raised(ledger):
     assert (failed.status, failed.error) == ("failed", rows[1].unreadable)
     assert ledger.claim(process_id()) == []
     assert ledger.get(newer.fingerprint).status == "pending"  # for a worker that knows its layout
+
+
+def test_older_layouts_are_worked_on_while_they_ask_the_same(ledger, monkeypatch):
+    same, other = make_spec(), make_spec(seed=1)
+    ledger.add([same, other])
+    with ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        changed = {**other.model_dump(mode="json"), "test_rows": 7}  # as if a newer version read it so
+        connection.execute(update(TrialRow).where(TrialRow.seed == 1).values(spec=changed))
+    monkeypatch.setattr("registry.ledger.claims.SCHEMA", SCHEMA + 1)
+    (claim,) = ledger.claim(process_id())
+    assert claim.spec == same
+    ledger.finish(claim, "run", make_outcome(same))
+    assert ledger.heal(same.fingerprint, "its file is gone")
+    row = ledger.get(other.fingerprint)
+    assert row.status == "failed", "nobody waits for it for ever"
+    assert "run its plan again" in row.error
 
 
 def test_own_tasks_are_remembered_newest_first(ledger):

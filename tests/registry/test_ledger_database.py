@@ -11,9 +11,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
+from dept.trial import SCHEMA
 from infra.errors import InputError
 from infra.identity import process_id
 from registry.ledger import Ledger, connection, database, migrations
+from registry.ledger.rows import group_of
 from registry.ledger.schema import Base
 from tests.registry.ledger_helpers import claim_one, finish, make_outcome, make_spec
 from tests.registry.registry_helpers import mlflow_template
@@ -171,11 +173,22 @@ def test_down_and_up_again_keeps_every_row(ledger, ledger_url):
     ledger.add([make_spec(seed=1)])
     ledger.record_decision("m", "t", "rolled-back", "by hand", challenger_fingerprint="f" * 64)
     ledger.record_decision("m", "t", "kept", "x", challenger_fingerprint=make_spec().fingerprint)
+    held = make_spec(seed=2, dtype="bfloat16", kind="probe", role="search")
+    ledger.add([held])
+    ledger.claim("elsewhere:-:-:1:1", 1, prefer=group_of(held))
     change(ledger_url, lambda there: migrations.downgrade(there, "0001"))
     assert {"trials", "decisions"} <= tables(ledger_url)
     assert not {"dept_trials", "dept_locks"} & tables(ledger_url)
     again = Ledger.open(ledger_url)
     assert again.outcome(make_spec().fingerprint).test == make_outcome(make_spec()).test
+    rows = {row.seed: (row.status, row.schema_version, row.kind, row.group_key) for row in again.find()}
+    assert rows == {
+        0: ("finished", SCHEMA, "train", group_of(make_spec())),
+        1: ("pending", SCHEMA, "train", group_of(make_spec())),
+        2: ("pending", SCHEMA, "probe", group_of(held)),  # nobody works on it any more
+    }
+    assert again.heal(make_spec().fingerprint, "its file is gone")
+    assert {claim.spec.seed for _ in range(2) for claim in again.claim(process_id())} == {0, 1, 2}
     assert [(row.decision, row.reason) for row in again.decisions()] == [
         ("promoted", "rolled-back: by hand"),
         ("kept", "x"),

@@ -138,3 +138,10 @@ def test_a_lock_is_waited_for_as_long_as_its_holder_may_wait(ledger, monkeypatch
         with pytest.raises(InputError, match="has been held"):
             ledger.lock("a").__enter__()
     assert 1.5 <= time.monotonic() - began < 30
+
+
+def test_ages_are_by_the_databases_clock(ledger, monkeypatch):
+    row = ledger.record_decision("m", "a", "first", "x")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert 0 <= (ledger.now() - row.at).total_seconds() < 60
+    assert ledger.now().tzinfo is not None

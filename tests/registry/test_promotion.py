@@ -17,8 +17,8 @@ from registry.ledger.schema import LockRow
 from registry.promotion import versions
 from registry.promotion.alone import ChampionChangedError
 from registry.promotion.by_hand import promote, rollback
-from registry.promotion.champion import decide, match
-from registry.promotion.lookup import adapter_folder, champion
+from registry.promotion.champion import decide, evaluation, match
+from registry.promotion.lookup import adapter_folder, all_champions, champion
 from registry.promotion.names import model_name, old_model_name
 from registry.store import Store
 from registry.tracking import Tracker, patience
@@ -170,6 +170,14 @@ def test_a_champion_that_cannot_be_scored_stays(world):
     assert (row.decision, row.p) == ("kept", None)
     assert "out of memory" in row.reason
     assert reigning(world).fingerprint == first.spec.fingerprint
+
+
+def test_an_adapter_answers_the_same_rows_once_whatever_it_stands_for(world):
+    """Who wins as challenger is not asked the same rows again as champion."""
+    outcome, rows = world.trial(0), world.splits["mood"].judge
+    one, two = (evaluation(world, outcome, rows, role) for role in ("challenger", "champion"))
+    assert one.fingerprint == two.fingerprint
+    assert outcome.spec.fingerprint != outcome.spec.model_copy(update={"role": "search"}).fingerprint
 
 
 def test_evaluations_have_the_rows_and_the_number_type_of_each(world):
@@ -425,3 +433,19 @@ def test_who_loses_the_lock_decides_nothing_and_matches_again(world, monkeypatch
         connection.execute(delete(LockRow))
     assert [row.decision for row in world.ledger.decisions(NAME)] == ["first"]
     assert world.fight(of.candidate, half, always).decision == "promoted"
+
+
+def test_champions_of_the_first_version_are_listed_until_they_are_followed(world):
+    """Their decisions name no weights."""
+    outcome = world.trial(0)
+    about = {"challenger_fingerprint": outcome.spec.fingerprint, "challenger_version": "3", "challenger_score": 71.5}
+    world.ledger.record_decision("dept-tiny-mood", "mood", "first", "no champion", **about)
+    (old,) = all_champions(world.ledger, world.tracker)
+    assert (old.name, old.task, old.backbone, old.backbone_id) == ("dept-tiny-mood", "mood", "tiny", "")
+    assert (old.fingerprint, old.version, old.validation) == (outcome.spec.fingerprint, "3", 71.5)
+    assert "`dept run`" in old.note
+    assert all_champions(world.ledger, None)[0].note == old.note
+    assert all_champions(world.ledger, world.tracker, ID) == []
+    world.fight(world.trial(1), always, always)
+    (new,) = all_champions(world.ledger, world.tracker)
+    assert new.backbone_id == ID

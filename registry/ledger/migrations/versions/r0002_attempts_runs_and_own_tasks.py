@@ -4,7 +4,7 @@ Revision: 0002
 Follows: 0001
 
 Trials of 0.1.0 that are not finished become failed: what they asked is asked anew, under another fingerprint. Going
-down keeps every trial; one of a newer layout cannot be read by 0.1.0.
+down keeps every trial; one of a newer layout cannot be read by 0.1.0, and is itself again when it goes up.
 """
 
 from __future__ import annotations
@@ -230,21 +230,25 @@ def _chunks(there: sa.Connection, table: sa.Table) -> Iterator[list[dict[str, An
 
 def _raised(row: dict[str, Any], position: int) -> dict[str, Any]:
     spec = row["spec"] if isinstance(row["spec"], dict) else {"unreadable": json.dumps(row["spec"])}
+    version = spec.get("schema_version", 0)
+    version = version if isinstance(version, int) else 0
     open_ = row["status"] in ("pending", "running", "trained")
+    left = open_ and not version
+    status = "pending" if row["status"] == "running" else row["status"]  # of one that was taken down nobody works on it
     side = "stack" if spec.get("method", "dept") in _STACKED else "single"
     return {
         **{name: row[name] for name in (*_BOTH, *_TIMES)},
-        "kind": "train",
+        "kind": str(spec.get("kind", "train"))[:16],
         "backbone_id": str(spec.get("backbone_id", ""))[:64],
-        "group_key": f"{str(spec.get('backbone_id', ''))[:64]}:-:{side}",
-        "schema_version": 0,
+        "group_key": f"{str(spec.get('backbone_id', ''))[:64]}:{spec.get('dtype') or '-'}:{side}",
+        "schema_version": version,
         "spec": spec,
         "position": position,
-        "status": "failed" if open_ else row["status"],
+        "status": "failed" if left else status,
         "attempt": row["attempts"],
         "adapter_key": row["adapter_folder"],
         "outcome": row["outcome"],
-        "error": _UNFINISHED if open_ else row["error"],
+        "error": _UNFINISHED if left else row["error"],
     }
 
 
