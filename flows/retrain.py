@@ -174,7 +174,7 @@ def _challenged(
                 raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
             continue
         outcomes = trained.by_fingerprint
-        return [_short(row, told(row, outcomes.get(str(row.challenger_fingerprint)))) for row in rows], trained.failed
+        return [_short(row, told(row, outcomes.get(str(row.challenger_fingerprint)))) for row in rows], trained.told
     raise AssertionError("unreachable")
 
 

@@ -41,7 +41,7 @@ from flows.planning.trials import (
 )
 from flows.reporting.html import markdown, write_report
 from flows.reporting.summary import headline, summary_rows
-from infra.errors import InputError
+from infra.errors import InputError, written
 from infra.hidden import hidden_credentials
 from infra.names import safe_name
 from infra.quiet import errors_told_by_caller
@@ -81,7 +81,7 @@ class Done:
     def note(self, settled: Settled) -> Settled:
         """Count a stage."""
         self.trained |= {o.spec.fingerprint for o in settled.outcomes if o.spec.kind == "train"} & settled.trained
-        self.failed |= settled.failed
+        self.failed |= settled.told
         return settled
 
 
@@ -261,8 +261,8 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
     }
     title = f"dept-transfer: {plan.name}"
     outcomes = [*done.outcomes, *done.tried]
-    page = write_report(
-        home() / "reports" / safe_name(run_id, "run id"), title, plan.model_dump(mode="json"), outcomes, about
-    )
+    folder = home() / "reports" / safe_name(run_id, "run id")
+    with written(folder):
+        page = write_report(folder, title, plan.model_dump(mode="json"), outcomes, about)
     create_markdown_artifact(markdown(title, outcomes), key="dept-transfer", description=str(page))
     return page

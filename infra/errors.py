@@ -1,5 +1,8 @@
 """Errors that a user can mend. The command line prints them as one line and exits with code 2."""
 
+import contextlib
+from collections.abc import Iterator
+
 from infra.secrets import masked
 
 
@@ -8,6 +11,19 @@ class InputError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(masked(message))
+
+
+@contextlib.contextmanager
+def written(what: object) -> Iterator[None]:
+    """Say in one line that `what` cannot be written, as where a disk is full.
+
+    Raises:
+        InputError: in place of the block's OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {what} ({error}). Remedy: free space, or another DEPT_HOME") from error
 
 
 class WorkerDiedError(RuntimeError):

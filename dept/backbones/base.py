@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dept.adapters.adapter import Adapter
 from dept.backbones import cpu_linear, files, tuned
 from dept.backbones.compiled import compile_layers
-from dept.backbones.describe import check_room
+from dept.backbones.describe import check_room, default_dtype
 from dept.backbones.loading import DTYPES, load_model, load_tokenizer, pick_device, same_bits_twice
 from dept.backbones.self_test import check_head
 from dept.backbones.tokens import KINDS, Family, Tokens
@@ -121,7 +121,7 @@ class Backbone(nn.Module):
         """
         place = pick_device(device)
         if dtype is None:
-            dtype = "bfloat16" if place.type == "cuda" else "float32"
+            dtype = default_dtype(place.type)
         if isinstance(dtype, str):
             if dtype not in DTYPES:
                 raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +132,28 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
 
 
 def default_dtype(device: str | None = None) -> str:
-    """Number type of weights where none is asked for: bfloat16 on CUDA, float32 elsewhere."""
+    """Number type of weights where none is asked for: bfloat16 on CUDA, float32 elsewhere. The one rule for all.
+
+    A controller asks it once, for its own machine, and writes the answer into specs; workers load what those say. Where
+    controller and workers differ, a plan names its `dtype`.
+
+    Args:
+        device: where it will run; default CUDA where this machine has it and torch is built for it.
+    """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles")
     there = Path("/dev/nvidia0").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
-    cuda = device.startswith("cuda") if device else there and not hidden
+    cuda = device.startswith("cuda") if device else there and not hidden and _torch_has_cuda()
     return "bfloat16" if cuda else "float32"
+
+
+def _torch_has_cuda() -> bool:
+    """Whether torch is a CUDA build, read from its files: to import it takes seconds."""
+    torch = find_spec("torch")
+    try:
+        text = Path(str(torch and torch.origin)).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    return re.search(r"^cuda\b.*=\s*None", text, re.MULTILINE) is None
 
 
 def check_room(name: str, positions: int | None, m: int, s: int) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dept.adapters.adapter import Adapter
-from dept.backbones.describe import BackboneInfo, describe
+from dept.backbones.describe import BackboneInfo, default_dtype, describe
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.distributed import job, processes
@@ -65,7 +65,7 @@ class Session:
         timeout: float | None = None,
     ) -> None:
         self.cuda, self.ranks = torch.cuda.is_available(), ranks
-        self.dtype = dtype or ("bfloat16" if self.cuda else "float32")
+        self.dtype = dtype or default_dtype("cuda" if self.cuda else "cpu")
         processes.check(ranks, self.dtype, self.cuda)
         # An unknown name ends here, and an embedded backbone is converted once, not by each rank.
         self.info: BackboneInfo = describe(backbone, self.dtype)

@@ -19,11 +19,12 @@ from flows.execution.starts import sources_of
 from infra.errors import InputError
 from registry.ledger import Claim
 
-Group = tuple[tuple[str, ...], int]  # sources and steps: mixtures of one group are learned together
+MIX_GROUP = 4  # mixtures learned together; a kill loses at most these
+Group = tuple[tuple[str, ...], int]  # sources and steps: mixtures of one group can be learned together
 
 
 def mix_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
-    """Learn the weights of each group's mixtures at once, then keep and close every mixture.
+    """Learn the weights of a few mixtures at once, keep and close them, and go on to the next.
 
     Raises:
         LeaseLostError: another worker holds some of them.
@@ -34,7 +35,8 @@ def mix_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> No
     for claim in claims:
         groups.setdefault((claim.spec.sources, claim.spec.training.steps), []).append(claim)
     for (_, steps), members in groups.items():
-        _mix(context, lease, members, steps)
+        for start in range(0, len(members), MIX_GROUP):
+            _mix(context, lease, members[start : start + MIX_GROUP], steps)
 
 
 def _mix(context: RunContext, lease: Lease, claims: Sequence[Claim], steps: int) -> None:

@@ -16,6 +16,7 @@ from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.rows import TaskExample, cut_of, room_of
+from infra.errors import written
 from registry.ledger import Claim
 from registry.tracking import TrialLog
 
@@ -83,7 +84,7 @@ def keep(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome,
     Raises:
         InputError: the disk is full, or the store cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="dept-adapter-") as folder:
+    with written(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="dept-adapter-") as folder:
         outcome.adapter_sha256 = save(Path(folder) / "adapter")
         context.store.put_folder(Path(folder) / "adapter", claim.key)
     outcome.adapter_key = claim.key

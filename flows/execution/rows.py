@@ -9,6 +9,7 @@ from dept.batches.tokenise import Row, encode, encode_answers
 from dept.config import AdapterConfig
 from dept.trial import TrialSpec
 from flows.execution.context import RunContext
+from flows.planning.trials import together_hash
 from infra.errors import InputError
 from tasks.cut import answer_room
 from tasks.draws import few_shot, subset
@@ -58,8 +59,16 @@ def splits_of(context: RunContext, spec: TrialSpec, name: str) -> Splits:
     if name not in context.splits:
         raise InputError(f"task {name}: not known to this run. Remedy: run the plan that names it")
     splits = context.splits[name]
-    if not spec.members and splits.data_hash != spec.data_hash:
-        raise InputError(f"task {name}: its rows have changed since the trial was planned. Remedy: run the plan again")
+    if spec.members:
+        unknown = [member for member in spec.members if member not in context.splits]
+        same = not unknown and together_hash(context.tasks, context.splits, spec.members) == spec.data_hash
+    else:
+        same = splits.data_hash == spec.data_hash
+    if not same:
+        whose = "rows of its sources" if spec.members else "its rows"
+        raise InputError(
+            f"task {spec.task}: {whose} have changed since the trial was planned. Remedy: run the plan again"
+        )
     return splits
 
 

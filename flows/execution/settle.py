@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from flows.execution.heal import look
 from flows.execution.progress import say
 
 POLL_SECONDS = 1.0
+SHORT = 8  # digits of a fingerprint that tell trials of one label apart
 AGAIN = "it failed before, and is left alone: `dept trials retry` runs it again"
 Workers = Callable[[RunContext], int]  # does what it can of a run now, or sees that others do
 
@@ -22,17 +24,29 @@ class Settled:
 
     Attributes:
         outcomes: of finished trials, each with the spec of this run, in the order in which they were asked for.
-        failed: label -> reason. trained: fingerprints of those that this run trained, not the ledger's.
+        failed: reasons, by fingerprint. labels: theirs; a trial may have several, and several trials one.
+        trained: fingerprints of those that this run trained, not the ledger's.
     """
 
     outcomes: list[TrialOutcome] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
 
     @property
     def by_fingerprint(self) -> dict[str, TrialOutcome]:
         """Finished trials."""
         return {outcome.spec.fingerprint: outcome for outcome in self.outcomes}
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Why trials failed, for people: by label, with the fingerprint's beginning where several share one."""
+        shared = Counter(label for labels in self.labels.values() for label in labels)
+        return {
+            label if shared[label] == 1 else f"{label} [{key[:SHORT]}]": reason
+            for key, reason in self.failed.items()
+            for label in self.labels[key]
+        }
 
 
 def work_here(context: RunContext) -> int:
@@ -58,27 +72,33 @@ def settle(context: RunContext, stage: str, specs: Sequence[TrialSpec], workers:
     known = context.ledger.outcomes(fingerprints)
     lost = look(context, known.values())
     before = known.keys() - set(lost) | _trained(context, stage)
-    old = context.ledger.failures(context.run_id, stage)
+    old = _failed(context, stage, before_run=True)
     while context.ledger.left(context.run_id, stage):
         if not workers(context):
             time.sleep(POLL_SECONDS)  # others work on them
     found = context.ledger.outcomes(fingerprints)
+    reasons, labels = _failed(context, stage), dict[str, list[str]]()
+    for label, key in dict.fromkeys((spec.label, key) for spec, key in zip(specs, fingerprints, strict=True)):
+        if key in reasons:
+            labels.setdefault(key, []).append(label)
+    failed = {key: f"{reasons[key]} ({AGAIN})" if key in old else reasons[key] for key in labels}
     settled = Settled(
         [replace(found[key], spec=spec) for spec, key in zip(specs, fingerprints, strict=True) if key in found],
-        {
-            label: f"{reason} ({AGAIN})" if label in old else reason
-            for label, reason in failures(context, stage).items()
-        },
+        failed,
+        labels,
         found.keys() - before,
     )
-    for label in old:
-        say(f"{label}: {AGAIN}.")
+    for key in failed:
+        if key in old:
+            say(f"{', '.join(labels[key])}: {AGAIN}.")
     return settled
 
 
-def failures(context: RunContext, stage: str) -> dict[str, str]:
-    """Why trials of a stage failed, by label."""
-    return context.ledger.failures(context.run_id, stage)
+def _failed(context: RunContext, stage: str, before_run: bool = False) -> dict[str, str]:
+    """Why trials of a stage failed, by fingerprint; `before_run`: only those that had failed when the run began."""
+    rows = context.ledger.find(run_id=context.run_id, stage=stage, status="failed", outcomes=False)
+    run = context.ledger.run(context.run_id) if before_run else None
+    return {row.fingerprint: row.error or "" for row in rows if run is None or row.updated_at < run.started_at}
 
 
 def _trained(context: RunContext, stage: str) -> set[str]:

@@ -18,7 +18,7 @@ from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
 from flows.execution.rows import TaskExample, examples_of, rows_of
 from flows.execution.starts import sources_of, start_of
-from infra.errors import InputError
+from infra.errors import InputError, written
 from infra.settings import home
 from registry.ledger import Claim
 
@@ -64,8 +64,9 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
         shown.advance(_spent(prepared[key].trial, state))
 
     trials = [mine.trial for mine in prepared.values()]
-    options = EngineOptions(checkpoint_folder=home() / "checkpoints", checkpoint_seconds=CHECKPOINT_SECONDS)
-    with bar(_title(claims), sum(map(_expected, trials))) as shown:
+    folder = home() / "checkpoints"
+    options = EngineOptions(checkpoint_folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS)
+    with bar(_title(claims), sum(map(_expected, trials))) as shown, written(folder):
         context.backbone.train(trials, options, on_result=record, on_tokens=told, on_restored=restored)
     return trained
 

@@ -59,6 +59,7 @@ def work(context: RunContext) -> int:
                 _do(context, lease, ready)
         except LeaseLostError as error:
             say(f"{error}: this worker was silent for more than {lease.seconds:g} s. It goes on with the rest.")
+            context.close(clean=False)  # ranks were stopped in the middle of a job; new ones start with the next
         finally:
             lease.release()
     if groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,14 +100,13 @@ def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
     single = {name: _source(plan, inputs, name) for name in plan.sources}
     specs = [single[name] for name in needed_sources(plan)]
     if MULTITASK in transferring(plan):
-        hashes = "\n".join(f"{spec.task} {spec.task_version} {spec.data_hash}" for spec in single.values())
         steps = plan.source_training.steps * len(single)  # as many rows of each source as its own adapter saw
         together = single[plan.sources[0]].model_copy(
             update={
                 "task": MULTITASK,
                 "task_version": 1,
                 "members": tuple(plan.sources),
-                "data_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+                "data_hash": together_hash(inputs.tasks, inputs.splits, plan.sources),
                 "training": plan.source_training.model_copy(update={"steps": steps}),
                 "train_rows": plan.source_rows,
                 "validation_rows": plan.source_validation_rows,
@@ -116,6 +115,12 @@ def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
         )
         specs.append(together)
     return specs
+
+
+def together_hash(tasks: Mapping[str, Task], splits: Mapping[str, Splits], names: Iterable[str]) -> str:
+    """sha256 (hex) of what a multitask adapter learns from: its sources, in order, with the hashes of their rows."""
+    lines = (f"{name} {tasks[name].version} {splits[name].data_hash}" for name in names)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:

@@ -151,18 +151,6 @@ class Queries(Connected):
         query = select(func.count()).where(TrialRow.status.in_(OPEN), _member(run_id, stage))
         return self._read(lambda session: int(session.scalar(query) or 0))
 
-    def failures(self, run_id: str, stage: str | None = None) -> dict[str, str]:
-        """Why trials of a run failed, by the label that the run gave them."""
-        query = (
-            select(RunTrialRow.label, TrialRow.error)
-            .join(TrialRow, TrialRow.fingerprint == RunTrialRow.fingerprint)
-            .where(RunTrialRow.run_id == run_id, TrialRow.status == "failed")
-            .order_by(RunTrialRow.stage, RunTrialRow.position)
-        )
-        if stage is not None:
-            query = query.where(RunTrialRow.stage == stage)
-        return self._read(lambda session: {label: error or "" for label, error in session.execute(query)})
-
 
 def _member(run_id: str, stage: str | None) -> ColumnElement[bool]:
     found = exists().where(RunTrialRow.run_id == run_id, RunTrialRow.fingerprint == TrialRow.fingerprint)

@@ -125,7 +125,7 @@ def decide(
 
     Args:
         answered: outcomes of the evaluations, by fingerprint; those that failed are not there.
-        failed: why evaluations failed, by label.
+        failed: why evaluations failed, by fingerprint.
 
     Raises:
         ChampionChangedError: there is another champion than when the match was made.
@@ -162,7 +162,7 @@ def _against(
     missing = [one for one in of.specs if one.fingerprint not in answered]
     if missing:
         which = ("the champion" if one.role == "champion" else "the candidate" for one in missing)
-        reasons = "; ".join(failed.get(one.label, "it was not evaluated") for one in missing)
+        reasons = "; ".join(failed.get(one.fingerprint, "it was not evaluated") for one in missing)
         return _record(
             stores, of, held, "kept", f"{' and '.join(which)} could not be scored, the champion stays: {reasons}"
         )

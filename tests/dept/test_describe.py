@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_text
+from dept.backbones import describe as describing
 from dept.backbones import files
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
@@ -169,3 +172,16 @@ def test_ids_of_the_first_version_are_those_it_wrote(folder):
     assert files.legacy_id(folder, "float32") == digest.hexdigest()
     (folder / "origin.json").write_text(json.dumps({"sha256": "ab" * 32}))
     assert files.legacy_id(folder, "bfloat16") == hashlib.sha256(b"torch.bfloat16" + b"ab" * 32).hexdigest()
+
+
+@pytest.mark.parametrize(("built", "dtype"), [("'12.8'", "bfloat16"), ("None", "float32")])
+def test_the_number_type_is_that_of_the_torch_that_will_run(monkeypatch, tmp_path, built, dtype):
+    """A CPU build of torch on a machine with a GPU runs on the CPU."""
+    (tmp_path / "version.py").write_text(f"debug = False\ncuda: Optional[str] = {built}\nhip: Optional[str] = None\n")
+    torch = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(describing, "find_spec", lambda name: torch)
+    monkeypatch.setattr(Path, "exists", lambda self: True)  # /dev/nvidia0
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert describing.default_dtype() == dtype
+    assert describing.default_dtype("cuda:0") == "bfloat16"
+    assert describing.default_dtype("cpu") == "float32"
