@@ -166,7 +166,7 @@ def test_a_champion_that_cannot_be_scored_stays(world):
     of = match(world, second, ())
     answered = world.judged(of, {"champion": never, "challenger": always})
     gone = {key: value for key, value in answered.items() if key != of.specs[0].fingerprint}
-    row = decide(world, of, gone, {of.specs[0].label: "out of memory"})
+    row = decide(world, of, gone, {of.specs[0].fingerprint: "out of memory"})
     assert (row.decision, row.p) == ("kept", None)
     assert "out of memory" in row.reason
     assert reigning(world).fingerprint == first.spec.fingerprint
