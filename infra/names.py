@@ -1,8 +1,9 @@
-"""Names that become a part of a path: checked, whoever gave them."""
+"""Names that become a part of a path, and paths of people: checked, whoever gave them."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from infra.errors import InputError
 
@@ -26,3 +27,15 @@ def safe_name(name: object, what: str) -> str:
             "digit first. Remedy: check where it comes from"
         )
     return text
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder for ~ or ~user.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{Path(path).parts[0]}: no such user on this machine. Remedy: give a full path") from None

@@ -14,6 +14,10 @@ _IN_WORDS = re.compile(
     r"((?:basic|bearer)\s+)?+(?!\*)[^\s'\",;]+",
     re.IGNORECASE,
 )
+# user:password@host whose scheme was forgotten, or written with too few slashes; `models:/x@alias` is none.
+_BARE = re.compile(
+    r"(?<![^\s'\"`<>(\[=,])((?:[A-Za-z][\w+.-]*:)?/{0,3}[^\s'\"`<>:/@]*:)(?!/|\d{1,5}/|\*)[^\s'\"`<>]+@(?=[^\s'\"`<>@])"
+)
 _OF_FILES = ("http", "https", "ftp", "file")  # an @ may stand in the path of these: only the authority is looked at
 
 
@@ -24,7 +28,17 @@ def masked(text: object) -> str:
     password only http addresses are masked, where it may be a token.
     """
     hidden = _ADDRESS.sub(lambda found: _one(found[0]), str(text))
+    hidden = _BARE.sub(rf"\1{HIDDEN}@", hidden)
     return _IN_WORDS.sub(lambda found: f"{found[1]}{found[2]}{found[3] or ''}{HIDDEN}", hidden)
+
+
+def masked_address(text: str) -> str:
+    """`masked` of what is meant to be one address: nothing before its last @ is shown where it is none."""
+    scheme, mark, rest = text.partition("://")
+    before, at, where = (rest if mark else text).rpartition("@")
+    if at and (not mark or re.search(r"[\s'\"`<>]", before)):
+        text = f"{scheme if mark else ''}{mark}{HIDDEN}@{where}"
+    return masked(text)
 
 
 def _one(address: str) -> str:

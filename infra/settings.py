@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from infra.errors import InputError
+from infra.names import expanded
 from infra.nearest import near
 from infra.secrets import masked
 
@@ -116,17 +117,17 @@ class Settings(BaseSettings):
     @field_validator("home", "cache", "data", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else expanded(value).absolute()
 
     @field_validator("store", mode="after")
     @classmethod
     def _absolute_folder(cls, value: str | None) -> str | None:
-        return value if value is None or "://" in value else str(Path(value).expanduser().absolute())
+        return value if value is None or "://" in value else str(expanded(Path(value)).absolute())
 
     @field_validator("plan_roots", mode="after")
     @classmethod
     def _all_absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(path.expanduser().absolute() for path in value)
+        return tuple(expanded(path).absolute() for path in value)
 
 
 _NAMES = {field: str(f.validation_alias or PREFIX + field.upper()) for field, f in Settings.model_fields.items()}
@@ -203,16 +204,19 @@ def _of_file(file: Path) -> tuple[dict[str, Any], dict[str, Path]]:
         field = fields.get(key) or fields.get(key.lower())
         if field is None:
             raise InputError(f"{file}: {key}: unknown setting{near(key, list(Settings.model_fields))}")
-        found[field] = _from(file.parent, field, value)
+        try:
+            found[field] = _from(file.parent, field, value)
+        except InputError as error:  # ~name of nobody
+            raise InputError(f"{file}: {key}: {error}") from error
     return found, dict.fromkeys(found, file)
 
 
 def _from(folder: Path, field: str, value: Any) -> Any:
     place = field in ("home", "cache", "data") or (field == "store" and "://" not in str(value))
     if place and isinstance(value, str):
-        return str(folder / Path(value).expanduser())
+        return str(folder / expanded(Path(value)))
     if field == "plan_roots" and isinstance(value, list):
-        return [folder / Path(str(path)).expanduser() for path in value]
+        return [folder / expanded(Path(str(path))) for path in value]
     return value
 
 
@@ -240,6 +244,8 @@ def _explained(error: ValidationError, origin: dict[str, Path]) -> str:
         what = f"out of bounds; give a number from {low:g} to {high:g}"
     elif kind.startswith(("bool", "float", "int")):
         what = f"not a {'yes or no; give 1 or 0' if kind.startswith('bool') else 'number'}"
+    elif kind == "value_error":
+        what = str(bounds["error"])
     else:
         what = f"cannot be used ({fault['msg'].lower()})"
     return f"{name_of(field)}={masked(str(fault['input']))}{where}: {what}"

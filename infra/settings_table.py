@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.nearest import near
-from infra.secrets import masked
+from infra.secrets import masked, masked_address
 from infra.settings import PREFIX, Settings, name_of, plain, read
 
 # Set by the product for its own processes and benchmarks; no settings of a user.
@@ -36,7 +36,10 @@ def told() -> list[Told]:
     for field, about in Settings.model_fields.items():
         name = name_of(field)
         origin = "environment" if os.environ.get(name) else str(files.get(field, "default"))
-        rows.append(Told(name, shown(getattr(found, field)), origin, _default(field), about.description or ""))
+        value = getattr(found, field)
+        if field == "ledger_url" and value:
+            value = masked_address(value)
+        rows.append(Told(name, shown(value), origin, _default(field), about.description or ""))
     return rows
 
 

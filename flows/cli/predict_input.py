@@ -10,6 +10,7 @@ from pathlib import Path
 from infra.errors import InputError
 from infra.nearest import near
 from tasks.sources.cells import text as as_text
+from tasks.sources.delimited import LETTER, RIGHT
 from tasks.sources.read import read_table
 from tasks.sources.readers import Lines
 
@@ -101,7 +102,10 @@ class Inputs:
             for where, row in lines:
                 yield where.replace(str(path), self._called), row
         except InputError as error:
-            raise InputError(f"predict: {str(error).replace(str(path), self._called)}") from error
+            said = str(error).replace(str(path), self._called)
+            said = said.replace(f"{LETTER} {RIGHT}", "; a field that is right can be given as .jsonl")
+            said = said.replace(LETTER, "")  # keys of a task, which has no say here
+            raise InputError(f"predict: {said}") from error
 
     def _row(self, where: str, line: str) -> Fields:
         values = [unescaped(value) for value in line.split("\t")] if len(self.fields) > 1 else [line]

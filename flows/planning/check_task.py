@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.planning.check_lengths import check_lengths
 from flows.planning.plan_file import load_plan
 from infra.errors import InputError
+from infra.names import expanded
 from infra.nearest import near
 from tasks.catalogue import get_task, read_tasks
 from tasks.formatting import Example
@@ -40,7 +41,7 @@ def named(what: str) -> list[Task]:
         InputError: no such task, plan or file; a block that is no task.
     """
     if Path(what).suffix in (".yaml", ".yml"):
-        return _of_file(Path(what).expanduser())
+        return _of_file(expanded(what))
     plan_name, colon, name = what.rpartition(":")
     if not colon:
         return [get_task(what)]
@@ -59,7 +60,7 @@ def planned_s(what: str, task: Task) -> int | None:
         InputError: a plan that cannot be read.
     """
     if Path(what).suffix in (".yaml", ".yml"):
-        body = read_yaml(Path(what).expanduser())
+        body = read_yaml(expanded(what))
         shape = body.get("adapter") if isinstance(body, dict) and "own_tasks" in body else None
         s = shape.get("s") if isinstance(shape, dict) else None
         return s if isinstance(s, int) and s > 1 else None

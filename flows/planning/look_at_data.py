@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import InputError
+from infra.names import expanded
 from tasks.plain import listed, normalise, shown
 from tasks.sources.cells import NO_NUMBER, NOTHING, Row, nothing, written
 from tasks.sources.delimited import check_columns, headers
@@ -152,7 +153,7 @@ def look_at_hub(repo: str, name: str, config: str | None, revision: str) -> Data
         InputError: the hub, the data set or its training split is out of reach.
     """
     root = os.environ.get(DATA)
-    folder = Path(root).expanduser() / name if root else None
+    folder = expanded(root) / name if root else None
     if folder is not None and folder.is_dir():
         splits = {path.stem: look_at_file(path) for path in sorted(folder.glob("*.*"))}
         rows = {split: found.rows for split, found in splits.items()}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from flows.planning.explain import explained
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from infra.names import expanded
 from infra.nearest import near
 from tasks.yaml_file import parse_yaml, read_yaml
 
@@ -44,7 +45,7 @@ def load_plan(name_or_path: str | Path) -> Plan:
 
 def _rooted(backbone: str, folder: Path) -> str:
     """A backbone that is a folder, as an absolute path; a relative one counts from `folder`."""
-    place = folder / Path(backbone).expanduser()
+    place = folder / expanded(backbone)
     if backbone.startswith((".", "~", "/")) or (place / "config.json").is_file():
         return str(place.absolute().resolve() if place.exists() else place.absolute())
     return backbone
@@ -105,7 +106,7 @@ def shipped_plans() -> list[str]:
 
 
 def _find(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path

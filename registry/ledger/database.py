@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from infra.errors import InputError
-from infra.secrets import masked
+from infra.secrets import masked, masked_address
 from registry.ledger import migrations
 
 IDLE_SECONDS = 60  # how long PostgreSQL lets a transaction rest
@@ -84,7 +84,7 @@ def _engine(url: str) -> Engine:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # its text may hold a password, so it is not shown
         raise InputError(
-            f"ledger: {masked(url)!r} is no database URL. Remedy: sqlite:///folder/ledger.db or "
+            f"ledger: {masked_address(url)!r} is no database URL. Remedy: sqlite:///folder/ledger.db or "
             "postgresql+psycopg://user@host/name"
         ) from error
     if parsed.drivername == "postgresql":

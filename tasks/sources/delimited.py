@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from tasks.sources.readers import Lines, decode
 
 _LIMIT = threading.Lock()  # csv's limit of a field's length is one for the whole process
 UNUSUAL = "\t|"  # delimiters that do not stand in prose
-FIX = "mend the quotes of this row, or set quotes: false where a quote is a letter like others"
+LETTER = ", or set quotes: false where a quote is a letter like others"
+FIX = f"mend the quotes of this row{LETTER}"
+RIGHT = "(quotes: true if the field is right)"
 
 
 @dataclass
@@ -43,7 +46,7 @@ def read_csv(
         quotes: true: fields may stand in quotes; false: a quote is a letter like others; None: true, but an error where
             a quoted field has swallowed rows, and with tabs false where the quotes do not pair or have swallowed rows.
         ends_row: a column, and whether a cell of it is one that a row of its own would have (a label of the
-            verbalizer): by that swallowed rows are known for what they are.
+            verbalizer): by that swallowed rows are known for what they are; None: by what the other rows hold.
 
     Raises:
         InputError: with file and line.
@@ -60,7 +63,7 @@ def read_csv(
         first, inner = swallowed
         raise InputError(
             f"{path}, line {first}: a quoted field of this row runs over line {inner}, which looks like a row of its "
-            f"own; {FIX} (quotes: true if the field is right)"
+            f"own; {FIX} {RIGHT}"
         )
     return _zipped(rows, wanted, path, fault)
 
@@ -109,7 +112,9 @@ def _swallowed(
     n, place = len(header), None
     if ends_row is not None and ends_row[0] in header:
         place = header.index(ends_row[0])
-    for row in rows if n > 1 else ():
+    long = [(at, row) for at, row in enumerate(rows) if n > 1 and row.end - row.first > 1]
+    labels = {} if place is not None or not long else _labels(rows, n)
+    for at, row in long:
         several = [i for i, value in enumerate(row.values) if "\n" in value or "\r" in value]
         if not several:
             continue
@@ -119,14 +124,38 @@ def _swallowed(
                 continue
             # The row's own fields stand on its first line before the long field, and on its last line behind it.
             first, last = number == row.first, number == row.end - 1
-            known = place is not None and ends_row is not None and ends_row[1](cells[place].strip('"'))
-            own = place is not None and ((first and place < several[0]) or (last and place > several[-1]))
+            known = (
+                [place] if place is not None and ends_row is not None and ends_row[1](cells[place].strip('"')) else []
+            )
+            known += [
+                i for i, words in labels.items() if cells[i].strip('"') in words or _between(rows, at, i, cells[i])
+            ]
+            own = all((first and i < several[0]) or (last and i > several[-1]) for i in known)
             edge = (first and several[0] == n - 1) or (last and several[-1] == 0)
             odd = delimiter in UNUSUAL and not edge
             alike = ends_row is None and n > 2 and delimiter not in (*UNUSUAL, ",") and not first and not last
             if (known and not own) or odd or alike:
                 return row.first, number
     return None
+
+
+def _labels(rows: list[Cells], n: int) -> dict[int, frozenset[str]]:
+    """Column -> the values that rows of one line share, where most of them do: what labels look like."""
+    plain = [row.values for row in rows[1:] if row.end - row.first == 1 and len(row.values) == n]
+    found = {}
+    for place in range(n):
+        counts = Counter(values[place] for values in plain)
+        shared = frozenset(value for value, count in counts.items() if count > 1 and value.strip())
+        usual = 2 * sum(counts[value] for value in shared) > len(plain) and 2 * len(counts) <= len(plain)
+        found[place] = shared if usual else frozenset()
+    return found
+
+
+def _between(rows: list[Cells], at: int, place: int, cell: str) -> bool:
+    """Whether a cell is a row's number that is missing between a row and the next: 5 between 4 and 9."""
+    around = [rows[i].values[place : place + 1] for i in (at, at + 1) if i < len(rows)]
+    numbers = [value[0] for value in around if value and value[0].isdecimal()]
+    return len(numbers) == 2 and cell.isdecimal() and int(numbers[0]) < int(cell) < int(numbers[1])
 
 
 def _zipped(rows: list[Cells], wanted: Sequence[str], path: Path, fault: InputError | None = None) -> Lines:

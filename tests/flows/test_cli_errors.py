@@ -161,3 +161,8 @@ def test_an_empty_home():
     refused(dept("report", "some-run"), "no run 'some-run'; known: none yet")
     refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of task sms-spam yet. Remedy")
     assert not home().exists()
+
+
+@pytest.mark.parametrize("words", [("tasks", "check"), ("plan",), ("run", "--dry-run")])
+def test_a_path_of_an_unknown_user(words):
+    refused(dept(*words, "~nouser/x.yaml"), "~nouser: no such user on this machine")

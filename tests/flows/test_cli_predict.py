@@ -184,3 +184,13 @@ def test_without_a_champion_nothing_is_made():
     refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of task sms-spam yet", "Remedy")
     refused(dept("predict", "--task", "sms-spam", stdin=""), "no text")
     assert not home().exists()
+
+
+def test_rows_within_a_quoted_field_are_not_swallowed(champion, tmp_path):
+    champion()
+    rows = [f"text {i},{'ab'[i % 2]}" for i in range(20)]
+    rows[4], rows[8] = '"text 4,a', 'text 8",a'
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    result = dept("predict", "--task", "t", "--file", str(tmp_path / "rows.csv"))
+    refused(result, "line 6: a quoted field of this row runs over line 6", "mend the quotes of this row")
+    assert "quotes:" not in result.stderr

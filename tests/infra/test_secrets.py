@@ -7,7 +7,7 @@ import pytest
 
 from infra.errors import InputError
 from infra.hidden import Mask, hidden_credentials, mask_logs
-from infra.secrets import masked
+from infra.secrets import masked, masked_address
 
 SECRET = "s3cr3t"
 
@@ -27,6 +27,10 @@ SECRET = "s3cr3t"
         (f"https://b/x?sig={SECRET}&api_key={SECRET}", "https://b/x?sig=***&api_key=***"),
         (f"could not ask 'http://a:{SECRET}@h:1/v' (http://a:{SECRET}@h:1)", "could not ask 'http://a:***@h:1/v' ("),
         (f"connection failed: host=db password={SECRET} user=u", "connection failed: host=db password=*** user=u"),
+        (f"ledger: u:{SECRET}@h/d is none", "ledger: u:***@h/d is none"),
+        (f"DEPT_LEDGER_URL=u:{SECRET}@h/d", "DEPT_LEDGER_URL=u:***@h/d"),
+        (f"postgresql:/u:{SECRET}@h/d", "postgresql:/u:***@h/d"),
+        (f"'//u:{SECRET}/{SECRET}@h'", "'//u:***@h'"),
         (f"Authorization: Basic {SECRET}", "Authorization: Basic ***"),
         (f'{{"PREFECT_API_KEY": "{SECRET}"}}', '{"PREFECT_API_KEY": "***"}'),
     ],
@@ -51,6 +55,20 @@ def test_hidden(shown, wanted):
 )
 def test_left_as_it_is(plain):
     assert masked(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [
+        (f"u:{SECRET}@h/d", "***@h/d"),
+        (f"u {SECRET}@h/d", "***@h/d"),
+        (f"postgresql://u:a {SECRET}@h/d", "postgresql://***@h/d"),
+        ("sqlite:////data/a@b.db", "sqlite:////data/a@b.db"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+    ],
+)
+def test_what_is_meant_to_be_an_address(address, wanted):
+    assert masked_address(address) == wanted
 
 
 def test_an_input_error_shows_none():

@@ -106,6 +106,23 @@ def test_a_wrong_value_is_named(monkeypatch, name, value, said):
         settings()
 
 
+@pytest.mark.parametrize("name", ["DEPT_HOME", "DEPT_STORE", "DEPT_CACHE", "DEPT_DATA", "DEPT_PLAN_ROOTS"])
+def test_an_unknown_user_is_no_traceback(monkeypatch, tmp_path, name):
+    monkeypatch.setenv(name, "~nouser/x")
+    with pytest.raises(InputError, match=f"{name}=.*~nouser: no such user on this machine"):
+        settings()
+    monkeypatch.delenv(name)
+    value = '["~nouser/x"]' if name == "DEPT_PLAN_ROOTS" else '"~nouser/x"'
+    (tmp_path / "dept.toml").write_text(f"{name} = {value}\n")
+    with pytest.raises(InputError, match=f"dept.toml: {name}: ~nouser: no such user on this machine"):
+        settings()
+
+
+def test_a_ledger_address_without_a_scheme_shows_no_password(monkeypatch):
+    monkeypatch.setenv("DEPT_LEDGER_URL", "u:hunter2@h/d")
+    assert {row.name: row.value for row in told()}["DEPT_LEDGER_URL"] == "***@h/d"
+
+
 def test_kubernetes_links_are_no_ports(monkeypatch):
     monkeypatch.setenv("MLFLOW_PORT", "tcp://10.0.0.7:5000")
     assert settings().mlflow_port == 5000

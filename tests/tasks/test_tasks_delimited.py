@@ -74,6 +74,19 @@ def test_a_quoted_field_that_swallows_rows_is_an_error(tmp_path, mark, swapped):
     assert len(texts(path, delimiter=mark, quotes=True)) == 17  # who asks for quotes gets them
 
 
+@pytest.mark.parametrize("numbers", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_swallowed_rows_are_seen_without_a_task(tmp_path, swapped, numbers):
+    path = tmp_path / "rows.csv"
+    body = lines(",", STRAY, swapped=swapped)
+    if numbers:  # a text and the row's number
+        body = "id,text\n" + "".join(f"{i},{dict(STRAY).get(i, 'row')} {i}\n" for i in range(20))
+        body = body.replace('" 8', ' 8"')
+    path.write_text(body)
+    with pytest.raises(InputError, match=r"line [67]: a quoted field of this row runs over line [678]"):
+        texts(path)
+
+
 @pytest.mark.parametrize("mark", [",", ";", "|"])
 @pytest.mark.parametrize("swapped", [False, True])
 def test_texts_of_several_lines_are_no_error(tmp_path, mark, swapped):
@@ -83,6 +96,8 @@ def test_texts_of_several_lines_are_no_error(tmp_path, mark, swapped):
         rows = [["text", "label"], *[[text, "ab"[i % 2]] for i, text in enumerate(texts_)]]
         csv.writer(stream, delimiter=mark).writerows([row[::-1] for row in rows] if swapped else rows)
     assert len(everything(load_splits(task(path, delimiter=mark)))) == 20
+    if mark != "|":
+        assert len(texts(path, delimiter=mark)) == 20
 
 
 def test_two_lines_swallowed(tmp_path):
