@@ -14,7 +14,7 @@ Layout = Literal["adjacent", "paper"]
 class Frozen(BaseModel):
     """Immutable, hashable and closed: an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AdapterConfig(Frozen):

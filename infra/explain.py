@@ -184,6 +184,8 @@ def _message(fault: ErrorDetails, field: FieldInfo | None, keys: list[str]) -> s
     form = _form(field.metadata) if field is not None else None
     if kind == "string_pattern_mismatch" and form is not None and form.known:
         return f"{_short(fault['input'])} is unknown{near(str(fault['input']), form.known)}"
+    if kind == "finite_number":
+        return f"must be a finite number{got}"
     if kind == "string_type" and isinstance(fault["input"], bool):
         return "read as a boolean (YAML takes bare yes, no, on, off for one): put it in quotes"
     return f"{_wanted(field)}{got}"
@@ -201,9 +203,12 @@ def _words(field: FieldInfo | None) -> list[str]:
 
 def _kind(kind: Any, metadata: list[Any]) -> str:
     kind, metadata = _bare(kind, list(metadata))
+    form = _form(metadata)
+    if form is not None:
+        return form.words
     arms = _arms(kind)
     if len(arms) > 1:
-        return " or ".join(filter(None, (_kind(arm, metadata) for arm in arms)))
+        return " or ".join(dict.fromkeys(filter(None, (_kind(arm, metadata) for arm in arms))))
     origin = get_origin(kind)
     if origin is Literal:
         words = [str(word) for word in get_args(kind)]
@@ -232,7 +237,7 @@ def _text(metadata: list[Any]) -> str:
     pattern = next((str(item.pattern) for item in metadata if getattr(item, "pattern", None)), None)
     most = _limit(metadata, "max_length", MaxLen)
     if pattern is None:
-        return f"text of 1 to {most:,} characters" if most else "text"
+        return "text" if not most else "one character" if most == 1 else f"text of 1 to {most:,} characters"
     words = PATTERNS.get(pattern, "text of another form")
     return f"{words}, at most {most} characters" if most and words == NAME else words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,8 +55,11 @@ def plan(
             table("Shipped plans", (Column("Plan", whole=True), Column("About")), rows)
 
 
-def keys(model: type[BaseModel], parts: Parts, before: str = "") -> list[dict[str, Any]]:
-    """Every key of a model and of the models within it: key, meaning, default, what it may be."""
+def keys(model: type[BaseModel], parts: Parts, before: str = "", given: Any = None) -> list[dict[str, Any]]:
+    """Every key of a model and of the models within it: key, meaning, default, what it may be.
+
+    given: a value of the model whose numbers are the defaults there, as a plan's own recipe is; None: the model's.
+    """
     from infra.explain import bounds, inner_models
 
     found = []
@@ -64,18 +68,27 @@ def keys(model: type[BaseModel], parts: Parts, before: str = "") -> list[dict[st
         part = parts.get((model.__name__, name))
         inner = [part] if part else inner_models(field)
         default = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = default if given is None else getattr(given, name)
+        below = default if isinstance(default, tuple(inner)) else None
         found.append(
             {
                 "key": key,
                 "meaning": field.description or "",
-                "default": "required" if field.is_required() else _written(default),
+                "default": _told(before, field.is_required(), default),
                 "may_be": bounds(field),
             }
         )
-        several = bounds(field).startswith("a list")
+        several = bounds(field).startswith("a list") or key == "own_tasks"
         for kind in inner:
-            found += [line for line in keys(kind, parts, f"{key}{'[]' if several else ''}.") if line not in found]
+            mine = keys(kind, parts, f"{key}{'[]' if several else ''}.", below if isinstance(below, kind) else None)
+            found += [line for line in mine if line not in found]
     return found
+
+
+def _told(before: str, required: bool, default: Any) -> str:
+    if before.startswith("groups[].") and before.count(".") > 1:
+        return "the plan's"  # a key that a group does not name
+    return "required" if required else _written(default)
 
 
 def _show_keys() -> None:
@@ -85,7 +98,11 @@ def _show_keys() -> None:
     lines = keys(Plan, PARTS)
     if piped():
         columns = [Column(name) for name in ("Key", "Meaning", "Default", "May be")]
-        table("", columns, [(line["key"], line["meaning"], line["default"], line["may_be"]) for line in lines])
+        table(
+            "",
+            columns,
+            [(line["key"], line["meaning"], line["default"].replace("\\n", "\n"), line["may_be"]) for line in lines],
+        )
         return
     from rich.padding import Padding
     from rich.text import Text
@@ -101,6 +118,8 @@ def _written(value: Any) -> str:
     import yaml
     from pydantic import BaseModel
 
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # YAML too; its plain style folds line ends
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)

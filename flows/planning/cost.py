@@ -19,6 +19,8 @@ from flows.planning.reach import in_reach
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
 from tasks.load import load_splits
+from tasks.sources.read import locate
+from tasks.spec import FileSource
 from tasks.splits import Splits
 
 SAMPLE = 200  # training rows of a task whose tokens are counted
@@ -149,6 +151,9 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
 def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
     tasks = plan.resolve_tasks()
     away = {name for name, task in tasks.items() if not in_reach(task)}
+    for name in away:  # a wheel or the hub may be out of reach here; a file of one's own that is not there is a fault
+        if isinstance(source := tasks[name].source, FileSource):
+            locate(source)
     if not away:
         return check(plan), away
     rows = cast(Any, AWAY)

@@ -40,6 +40,7 @@ RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
 MOST = 10_000  # tasks of a plan
+BLOCKS = f"`NAME: block` for each task, or a list of at most {MOST:,} blocks with a key name"
 # ABCMeta, from which pydantic's metaclass derives, has a method of this name; no model uses it.
 warnings.filterwarnings("ignore", message='Field name "register" in "Plan" shadows')
 
@@ -56,7 +57,7 @@ class Recipe:
 class Group(BaseModel):
     """What differs for some targets. Keys that are not named are those of the plan."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     targets: list[Name] = Field(min_length=1, description="targets of this group")
     adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout that differ")
@@ -74,7 +75,7 @@ class Group(BaseModel):
 class Plan(BaseModel):
     """One experiment: adapters learned on source tasks start the adapters of few-shot target tasks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Name = Field(description="short name of the plan; appears in run names and in the report")
     backbone: str = Field(
@@ -90,7 +91,7 @@ class Plan(BaseModel):
         "local", description="local: train in this process; deepspeed: ZeRO-3 over several ranks"
     )
     ranks: int = Field(2, ge=1, le=64, description="processes that share the backbone (engine deepspeed only)")
-    own_tasks: list[Task] = Field(
+    own_tasks: Annotated[list[Task], Form(BLOCKS)] = Field(
         default_factory=list, max_length=MOST, description="your own tasks, each a block as in the catalogue"
     )
     sources: list[Name] = Field(
@@ -180,7 +181,10 @@ class Plan(BaseModel):
     @classmethod
     def _as_in_catalogue(cls, value: Any) -> Any:
         """The catalogue writes `name: block`; so may a plan."""
-        if isinstance(value, dict) and all(isinstance(block, dict) for block in value.values()):
+        if isinstance(value, dict):
+            for name, block in value.items():
+                if not isinstance(block, dict):
+                    raise ValueError(f"{name}: must be a block of keys and values (source, verbalizer), got {block!r}")
             return [{"name": name, **block} for name, block in value.items()]
         return value
 

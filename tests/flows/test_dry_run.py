@@ -247,3 +247,13 @@ def test_the_papers_plan_runs_dry_without_hub_and_backbone():
     assert targets.trials == 21 * 3
     assert targets.steps == 3 * (13 * 30_000 + 8 * 300_000)
     assert set(targets.numbers) == {76_800, 76_476}
+
+
+@pytest.mark.parametrize("lost", ["train", "validation"])
+def test_an_own_file_that_is_not_there_is_a_fault(plan, lost):
+    source = {"kind": "file", "path": "three.csv"} | {"path" if lost == "train" else lost: "nowhere.csv"}
+    block = {"template": "{text}", "verbalizer": {"a": "good", "b": "bad"}, "source": source}
+    path = plan(own_tasks={"mine": block}, sources=[], targets=["mine"], strategies=["scratch"])
+    result = dept("run", str(path), "--dry-run")
+    assert result.exit_code == 2, result.output
+    assert "nowhere.csv: no such file" in result.stderr

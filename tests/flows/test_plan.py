@@ -4,8 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
+from flows.cli.plan import keys
 from flows.planning.check import check
+from flows.planning.explain import PARTS, explained
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced, with_settings
 from infra.errors import InputError
@@ -248,3 +252,46 @@ def test_importing_the_plan_pulls_in_neither_torch_nor_prefect():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=DEMO.parents[2]
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"adapter": {"alpha": float("inf")}},
+        {"scratch_training": {"lr_prompt": float("inf")}},
+        {"scratch_training": {"max_loss": float("inf")}},
+        {"rates": {"dept": [float("nan")]}},
+    ],
+    ids=str,
+)
+def test_numbers_are_finite(more):
+    with pytest.raises(ValidationError) as raised:
+        Plan(name="a", targets=["rte"], strategies=["scratch"], **more)
+    assert "must be a finite number, got " in explained(raised.value, Plan)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tickets": None}, "own_tasks: tickets: must be a block of keys and values"),
+        (3, "own_tasks: must be `NAME: block` for each task, or a list"),
+    ],
+)
+def test_own_tasks_are_blocks_by_name(given, said):
+    with pytest.raises(ValidationError) as raised:
+        Plan.model_validate({"name": "a", "targets": ["tickets"], "strategies": ["scratch"], "own_tasks": given})
+    assert said in explained(raised.value, Plan)
+
+
+def test_the_schema_tells_the_defaults_of_a_plan():
+    told = {line["key"]: line for line in keys(Plan, PARTS)}
+    plan = Plan(name="a", targets=["rte"], strategies=["scratch"])
+    for part in ("adapter", "source_training", "scratch_training", "transfer_training"):
+        for name, value in getattr(plan, part).model_dump().items():
+            shown = yaml.safe_load(told[f"{part}.{name}"]["default"])
+            assert shown == value, f"{part}.{name}"
+            if part in ("adapter", "scratch_training", "transfer_training"):
+                assert told[f"groups[].{part}.{name}"]["default"] == "the plan's"
+    assert yaml.safe_load(told["own_tasks[].template"]["default"]) == "{text}\nLabel:"
+    assert told["own_tasks"]["may_be"].startswith("`NAME: block`")
+    assert told["own_tasks[].source"]["may_be"] == "keys and values"
