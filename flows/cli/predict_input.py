@@ -45,6 +45,11 @@ class Inputs:
     def lines(self, lines: Sequence[bytes], encoding: str | None) -> Inputs:
         """Lines of standard input, each one text, or values divided by tabs in the order of the fields."""
         self._lines = []
+        if _wide(encoding):  # line ends are not single bytes there
+            text = decoded(b"".join(lines), encoding, "standard input")
+            lines, encoding = text.encode().splitlines(keepends=True), None
+        elif encoding is None and lines and lines[0].startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise InputError("predict: standard input: looks like UTF-16. Remedy: --encoding utf-16")
         for number, raw in enumerate(lines, 1):
             where = f"standard input, line {number}"
             line = decoded(raw, encoding, where).rstrip("\r\n")
@@ -146,6 +151,12 @@ def decoded(raw: bytes, encoding: str | None, where: str) -> str:
         ) from error
 
 
+def _wide(encoding: str | None) -> bool:
+    """Whether a line end is more than one byte in an encoding."""
+    name = (encoding or "").lower().replace("_", "").replace("-", "")
+    return name.startswith(("utf16", "utf32", "u16", "u32"))
+
+
 def unescaped(value: str) -> str:
     """Undo what the answers of `dept predict` do to tabs and line ends."""
     for short, long in (("\\\\", "\0"), ("\\t", "\t"), ("\\n", "\n"), ("\\r", "\r"), ("\0", "\\")):
@@ -156,7 +167,7 @@ def unescaped(value: str) -> str:
 def _in_utf8(path: Path, encoding: str, scratch: Path) -> Path:
     copy = Path(tempfile.mkstemp(dir=scratch, suffix=path.suffix)[1])
     with copy.open("w", encoding="utf-8", newline="") as out:
-        if encoding.lower().replace("_", "-") in ("utf-16", "utf-32"):  # line ends are not single bytes there
+        if _wide(encoding):  # line ends are not single bytes there
             out.write(decoded(path.read_bytes(), encoding, str(path)))
         else:
             with path.open("rb") as stream:

@@ -115,7 +115,8 @@ def check(
         for line in found.warnings:
             typer.echo(f"  note: {line}")
         show_examples(task, found.splits)
-        typer.echo(f"\n{task.name}: good to use.")
+        verdict = "readable, but most of its text is cut away: see the notes" if found.lost else "good to use"
+        typer.echo(f"\n{task.name}: {verdict}.")
 
 
 @app.command()

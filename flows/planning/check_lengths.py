@@ -19,10 +19,11 @@ Spans = list[tuple[int, int]]
 
 @dataclass
 class Lengths:
-    """lines: facts in words. warnings: what a user may want to mend."""
+    """lines: facts in words. warnings: what a user may want to mend. lost: most rows lose most of their text."""
 
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    lost: bool = False
 
 
 @dataclass
@@ -87,7 +88,7 @@ def check_lengths(task: Task, splits: Splits, s: int | None, backbone: str | Non
     least = "" if count.by_backbone else "at least "
     found.lines.append(f"longer than {room} tokens: {least}{len(cut):,} rows {share}")
     if cut:
-        _losses(task, cut, room, count, found)
+        _losses(task, cut, len(rows), room, count, found)
     if not task.scored:
         _answers(rows, reserve if count.causal else _answer_room(task, splits, s), count, found)
     if not count.by_backbone:
@@ -124,7 +125,9 @@ def _answer_room(task: Task, splits: Splits, s: int | None) -> int:
     return answer_room(task.answer_length, splits.answer_length, s or AdapterConfig().s)
 
 
-def _losses(task: Task, cut: Sequence[tuple[Example, Spans]], room: int, count: Counting, found: Lengths) -> None:
+def _losses(
+    task: Task, cut: Sequence[tuple[Example, Spans]], rows: int, room: int, count: Counting, found: Lengths
+) -> None:
     places = Places(task.template)
     lost: Counter[str] = Counter()
     gone: Counter[str] = Counter()
@@ -146,8 +149,11 @@ def _losses(task: Task, cut: Sequence[tuple[Example, Spans]], room: int, count: 
     least = "" if count.by_backbone else "at least "
     found.warnings.append(
         f"{len(cut):,} rows will be cut: {least}{tokens[len(tokens) // 2]:,} {count.unit} are lost in the median, "
-        f"{tokens[-1]:,} at most ({what or 'of the words around the fields'}); a larger s keeps more"
+        f"{tokens[-1]:,} at most ({what or 'of the words around the fields'}); a larger "
+        f"{'max_length' if room == task.max_length else 's'} keeps more"
     )
+    most = 2 * tokens[len(tokens) // 2] > sum(len(spans) for _, spans in cut) / len(cut)
+    found.lost = most and 2 * len(cut) > rows
     longest = max(size, key=size.__getitem__, default=None)  # what is meant to be cut, if anything is
     short = [name for name in task.fields if lost[name] and name != longest]
     if short:

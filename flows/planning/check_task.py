@@ -27,11 +27,12 @@ FEW = 16  # training rows of a label below which few-shot draws soon run out
 
 @dataclass
 class Findings:
-    """What was found: the rows, facts in words, and what the user may want to mend."""
+    """What was found: the rows, facts in words, what may be mended, and whether most of the text is lost."""
 
     splits: Splits
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    lost: bool = False
 
 
 def named(what: str) -> list[Task]:
@@ -96,6 +97,7 @@ def check_task(task: Task, tokens: int | None = None, backbone: str | None = Non
     lengths = check_lengths(task, splits, tokens, backbone)
     found.lines += lengths.lines
     found.warnings += lengths.warnings
+    found.lost = lengths.lost
     return found
 
 

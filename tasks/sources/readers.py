@@ -108,6 +108,9 @@ def read_parquet(path: Path, wanted: Sequence[str] = ()) -> Lines:
 
 def read_saved(folder: Path) -> Lines:
     """Rows of one data set that the library `datasets` has saved in a folder; counted from 1."""
+    if (folder / "dataset_dict.json").is_file():
+        parts = sorted(place.name for place in folder.iterdir() if place.is_dir())
+        raise InputError(f"{folder}: holds several splits; name the folder of one: {', '.join(parts)}")
     try:
         from datasets import Dataset
 

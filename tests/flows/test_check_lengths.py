@@ -96,7 +96,10 @@ def test_answers_that_are_cut_are_told(tmp_path, tiny_folders):
     assert "40 answers (100.0 %) are longer than 32 tokens: their end is neither learned nor written" in shown
     block["m"]["answer_length"] = 120
     assert "are longer than" not in check(tmp_path, block, "--tokens", "200")
-    assert "leaves no room for text beside an answer of 120" in check(tmp_path, block, "--tokens", "100")
+    assert "m: good to use." in check(tmp_path, block, "--tokens", "200")
+    shown = check(tmp_path, block, "--tokens", "100")
+    assert "leaves no room for text beside an answer of 120" in shown
+    assert "m: readable, but most of its text is cut away: see the notes." in shown
 
 
 def test_new_writes_keys_that_keep_question_and_answers(tmp_path):
@@ -122,6 +125,7 @@ def test_the_plan_says_how_long(tmp_path):
     shown = dept("tasks", "check", str(tmp_path / "p.yaml")).stdout
     assert "max_length: 3 tokens of a text are kept" in shown
     assert "longer than 3 tokens: at least 30 rows" in shown
+    assert "a larger max_length keeps more" in shown
 
 
 def test_cut_and_answer_length_of_a_block(tmp_path):

@@ -194,3 +194,11 @@ def test_rows_within_a_quoted_field_are_not_swallowed(champion, tmp_path):
     result = dept("predict", "--task", "t", "--file", str(tmp_path / "rows.csv"))
     refused(result, "line 6: a quoted field of this row runs over line 6", "mend the quotes of this row")
     assert "quotes:" not in result.stderr
+
+
+def test_standard_input_in_utf_16(champion):
+    champion()
+    wide = "fine\r\na very long opinion\n"
+    for name in ("utf-16", "utf_16_le", "UTF-32"):
+        assert answer("--encoding", name, stdin=wide.encode(name)) == answer(stdin=wide)
+    refused(dept("predict", "--task", "t", stdin=wide.encode("utf-16")), "looks like UTF-16. Remedy: --encoding utf-16")

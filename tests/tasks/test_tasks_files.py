@@ -255,3 +255,12 @@ def test_each_task_is_read_once(tmp_path, monkeypatch):
     for each in tasks:
         load_splits(each)
     assert len(count) > 190  # what no one holds is let go, so that memory is bounded
+
+
+def test_a_folder_of_several_splits_names_them(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_dict({"text": ["a", "b"]})
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(InputError, match="holds several splits; name the folder of one: test, train"):
+        list(read.read_table(tmp_path / "saved"))
