@@ -21,8 +21,9 @@ from infra.errors import InputError
 from infra.settings import home, settings
 from registry.inputs import rows_of
 from registry.ledger import Ledger
-from registry.promotion.lookup import Champion, adapter_folder, backbones_of, champion, older_champion
+from registry.promotion.lookup import Champion, adapter_folder, backbones_of, champion
 from registry.promotion.model import answer_columns
+from registry.promotion.older import older_backbones, older_champion
 from registry.store import Store
 from registry.tracking import Tracker
 from tasks.plain import normalise
@@ -147,6 +148,8 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
     """
     ledger, tracker, store = _ledger(), tracker or _tracker(), Store.open()
     known = backbones_of(ledger, tracker, task)
+    if not known and tracker is not None:
+        known = older_backbones(tracker, task)
     if backbone is None:
         if len(known) > 1:
             listed = ", ".join(f"{name} ({backbone_id[:8]})" for backbone_id, name in known.items())

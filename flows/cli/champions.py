@@ -146,13 +146,14 @@ def _stores(task: str, backbone: str | None, fingerprint: str | None = None) -> 
         raise InputError("no ledger yet, so no champion. Remedy: `dept run demo` makes some")
     from flows.execution.champions import stores_of
     from registry.promotion.lookup import backbones_of
+    from registry.promotion.older import older_backbones
 
     known = stores_of(ledger)
     if backbone is not None:
         from dept.backbones.describe import describe
 
         return known, describe(backbone).backbone_id
-    found = backbones_of(ledger, known.tracker, task)
+    found = backbones_of(ledger, known.tracker, task) or older_backbones(known.tracker, task)
     if fingerprint is not None and len(found) != 1:
         rows = ledger.find(task=task, kind="train", status="finished", outcomes=False)
         found = {row.backbone_id: row.backbone for row in rows if row.fingerprint.startswith(fingerprint.lower())}

@@ -67,6 +67,13 @@ class Writes(Connected):
 
         return self._write(add) if rows else 0
 
+    def enter(self, outcome: TrialOutcome) -> None:
+        """Make a finished row of a result that came about elsewhere (0.1.0); a row that exists stays as it is."""
+        columns = {**spec_columns(outcome.spec), **outcome_columns(outcome)}
+        known = {"position": 0, "status": "finished", "attempt": 1, "finished_at": now()}
+        insert = self._insert(TrialRow).values(created_at=now(), updated_at=now(), **columns, **known)
+        self._write(lambda session: session.execute(insert.on_conflict_do_nothing()))
+
     def trained(self, claim: Claim, outcome: TrialOutcome, provenance: Provenance | None = None) -> bool:
         """Record that the adapter is durable, with the numbers so far; the claim is still held.
 

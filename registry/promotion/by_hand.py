@@ -13,6 +13,7 @@ from registry.promotion.champion import carry_out
 from registry.promotion.choose import may_stand
 from registry.promotion.lookup import champion, history, of_weights
 from registry.promotion.names import model_name
+from registry.promotion.older import adopt
 from registry.promotion.rows import Stores
 
 
@@ -84,16 +85,17 @@ def _move(stores: Stores, outcome: TrialOutcome, name: str | None, verdict: str,
 def _moved(stores: Stores, outcome: TrialOutcome, name: str | None, verdict: str, reason: str) -> DecisionRow:
     spec = outcome.spec
     with alone(stores, spec) as held:
+        older = adopt(stores, spec.task, spec.backbone, spec.backbone_id, held)
         before = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
         if before is not None and before.fingerprint == spec.fingerprint:
             raise InputError(f"{before.name}: {spec.label} is its champion already")
-        name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
+        name = name or (before and before.name) or model_name(spec.backbone, spec.backbone_id, spec.task)
         version = versions.register(stores, name, outcome)
         row = stores.ledger.record_decision(
             name,
             spec.task,
             verdict,
-            reason,
+            f"{reason}; {older}" if older else reason,
             champion_version=before.version if before else None,
             champion_fingerprint=before.fingerprint if before else None,
             challenger_version=str(version.version),

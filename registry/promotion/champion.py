@@ -22,6 +22,7 @@ from registry.promotion.alone import ChampionChangedError, alone
 from registry.promotion.compare import CONFIDENCE, Comparison, compare, rows_hash
 from registry.promotion.lookup import MOVES, Champion, champion, of_weights
 from registry.promotion.names import CHALLENGER, CHAMPION, model_name
+from registry.promotion.older import adopt
 from registry.promotion.rows import Stores, judging_rows, remember, remembered, seen_by, surely
 from tasks.formatting import Example
 
@@ -35,6 +36,7 @@ class Match:
     """A candidate, the champion it stands against, and the rows that judge; `specs`: what has to be evaluated.
 
     unsure: of which of the two it is not known which rows it has seen, so that these may favour it; "" for neither.
+    older: why a champion of 0.1.0 cannot be met.
     """
 
     task: str
@@ -44,6 +46,7 @@ class Match:
     rows: tuple[Example, ...] = ()
     specs: tuple[TrialSpec, ...] = ()
     unsure: str = ""
+    older: str = ""
 
 
 def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpec]) -> Match:
@@ -60,13 +63,14 @@ def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpe
     trials = [spec, *considered]
     seen, known = seen_by(stores, candidate, trials[1:]), surely(stores, trials)
     with alone(stores, spec) as held:
+        older = adopt(stores, spec.task, spec.backbone, spec.backbone_id, held)
         restore(stores, spec.task, spec.backbone_id, held)
     found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
     name = found.name if found else versions.find_model(stores.tracker, spec.task, spec.backbone_id)
     name = name or model_name(spec.backbone, spec.backbone_id, spec.task)
     remember(stores, candidate, seen, known)
     if found is None or found.fingerprint == spec.fingerprint or found.adapter_key is None:
-        return Match(spec.task, name, candidate, found)
+        return Match(spec.task, name, candidate, found, older=older)
     theirs, sure = remembered(stores, stores.ledger.outcome(found.fingerprint))
     mine, known = remembered(stores, candidate)
     rows = tuple(judging_rows(stores, spec.task, mine | theirs))
@@ -138,7 +142,8 @@ def decide(
             raise ChampionChangedError(of.name)
         past = of_weights(stores.ledger.decisions(task=spec.task), spec.backbone_id)
         if now is None:
-            return _record(stores, of, held, "first", f"no champion before; validation {_validation(of.candidate)}")
+            before = of.older or "no champion before"
+            return _record(stores, of, held, "first", f"{before}; validation {_validation(of.candidate)}")
         if now.fingerprint == spec.fingerprint:
             mine = [row for row in past if row.challenger_fingerprint == spec.fingerprint]
             return mine[-1] if mine else _record(stores, of, held, "by-hand", "champion by an alias set in MLflow")

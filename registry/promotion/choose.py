@@ -32,7 +32,7 @@ def candidates(outcomes: Iterable[TrialOutcome], tasks: Container[str]) -> dict[
 def may_stand(outcome: TrialOutcome) -> bool:
     """Whether an adapter can become champion of its task: it was trained, validated, and can be served."""
     spec = outcome.spec
-    trained = spec.kind == "train" and spec.role in ("source", "target", "challenger") and not spec.members
+    trained = spec.kind == "train" and spec.role in ("source", "target", "challenger", "champion") and not spec.members
     works = spec.method in STACKED and (
         spec.training.steps > 0 or (spec.method == "in-context" and spec.start == "shots")
     )

@@ -14,12 +14,12 @@ from registry.ledger import Ledger
 from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
 from registry.promotion.model import ADAPTER_PATH
-from registry.promotion.names import CHAMPION, old_model_name
+from registry.promotion.names import CHAMPION
 from registry.store import LostFileError, Store
 from registry.tracking import Tracker
 
 MOVES = ("first", "promoted", "by-hand", "rolled-back")  # decisions after which another adapter answers
-_OF_FIRST_VERSION = "{} was registered by version 0.1.0; `dept run` of its plan registers it under its weights"
+OF_FIRST_VERSION = "{} was registered by version 0.1.0; `dept run` of its plan takes it over, and compares it"
 
 
 @dataclass(frozen=True)
@@ -93,29 +93,6 @@ def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone
     )
 
 
-def older_champion(tracker: Tracker, task: str, backbone: str, backbone_id: str) -> Champion | None:
-    """The champion that version 0.1.0 registered under a name without weights; whoever loads it checks that it fits."""
-    name = old_model_name(backbone, task)
-    version = versions.by_alias(tracker, name, CHAMPION)
-    if version is None:
-        return None
-    tags = version.tags
-    return Champion(
-        name=name,
-        task=task,
-        backbone=tags.get("backbone", backbone),
-        backbone_id=backbone_id,
-        dtype=None,
-        fingerprint=tags.get("fingerprint", ""),
-        adapter_sha256=tags.get("adapter_sha256"),
-        adapter_key=f"adapters/{tags['fingerprint']}" if "fingerprint" in tags else None,
-        version=str(version.version),
-        source=str(version.source),
-        since=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-        note=_OF_FIRST_VERSION.format(name),
-    )
-
-
 def all_champions(ledger: Ledger, tracker: Tracker | None, backbone_id: str | None = None) -> list[Champion]:
     """Every champion of the ledger, by task; `backbone_id`: only those on these weights.
 
@@ -149,7 +126,7 @@ def _of_first_version(ledger: Ledger, tracker: Tracker | None, decision: Decisio
         source=str(version.source) if version else None,
         since=decision.at,
         validation=decision.challenger_score,
-        note=_OF_FIRST_VERSION.format(decision.model),
+        note=OF_FIRST_VERSION.format(decision.model),
     )
 
 
@@ -160,13 +137,12 @@ def backbones_of(ledger: Ledger | None, tracker: Tracker | None, task: str) -> d
         for row in ledger.decisions(task=task):
             if row.decision in MOVES and row.backbone_id and row.challenger_fingerprint:
                 trial = ledger.get(row.challenger_fingerprint)
-                found[row.backbone_id] = trial.backbone if trial is not None else row.model
-    if tracker is None:
-        return found
-    for backbone_id, name in versions.models_of(tracker, task).items():
-        if backbone_id not in found and (version := versions.by_alias(tracker, name, CHAMPION)) is not None:
-            found[backbone_id] = version.tags.get("backbone", name)
-    return found
+                found[row.backbone_id] = trial.backbone if trial is not None else found.get(row.backbone_id, "")
+    if tracker is not None:
+        for backbone_id, name in versions.models_of(tracker, task).items():
+            if not found.get(backbone_id) and (version := versions.by_alias(tracker, name, CHAMPION)) is not None:
+                found[backbone_id] = version.tags.get("backbone", "")
+    return {weights: backbone for weights, backbone in found.items() if backbone}
 
 
 def of_weights(decisions: Sequence[DecisionRow], backbone_id: str) -> list[DecisionRow]:
