@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,9 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
             f"no champion of task {task} on backbone {backbone} ({backbone_id[:8]}) yet{others}. Remedy: run a plan "
             "with this task and backbone, or name another backbone"
         )
-    adapter = load_adapter(adapter_folder(found, store, tracker), found.adapter_sha256)
+    notes = [found.note] if found.note else []
+    adapter = load_adapter(adapter_folder(found, store, tracker, notes.append), found.adapter_sha256)
+    found = replace(found, note="; ".join(notes))
     return Predictor(adapter, shared_backbone(backbone, found.dtype or adapter.metadata.get("dtype")), found)
 
 

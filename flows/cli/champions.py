@@ -32,7 +32,7 @@ def champions(
     Example: dept champions --json
     """
     ledger = stores.ledger()
-    found = [] if ledger is None else _facts(ledger, _tracker(), task)
+    found = [] if ledger is None else _facts(ledger, stores.tracker(), task)
     if as_json:
         document({"champions": found})
         return
@@ -163,11 +163,3 @@ def _stores(task: str, backbone: str | None, fingerprint: str | None = None) -> 
         listed = ", ".join(f"{name} ({weights[:8]})" for weights, name in found.items())
         raise InputError(f"task {task} has champions on several backbones: {listed}. Remedy: --backbone")
     return known, next(iter(found))
-
-
-def _tracker() -> Tracker | None:
-    if not stores.has_tracking():
-        return None
-    from registry.tracking import Tracker
-
-    return Tracker()

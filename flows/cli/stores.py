@@ -9,6 +9,7 @@ from infra.settings import home, settings
 
 if TYPE_CHECKING:
     from registry.ledger import Ledger
+    from registry.tracking import Tracker
 
 
 def ledger() -> Ledger | None:
@@ -28,6 +29,19 @@ def ledger() -> Ledger | None:
 def has_tracking() -> bool:
     """Whether there is an MLflow to ask: a server, or a database file that exists."""
     return _there(settings().mlflow_tracking_uri, home() / "mlflow.db")
+
+
+def tracker() -> Tracker | None:
+    """MLflow; None where there is none yet.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    if not has_tracking():
+        return None
+    from registry.tracking import Tracker
+
+    return Tracker()
 
 
 def _there(url: str | None, usual: Path) -> bool:

@@ -132,6 +132,7 @@ def retry(
 def forget(
     fingerprints: Which,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also trials whose adapters are champions.")] = False,
 ) -> None:
     """Delete trials from the ledger; a plan that asks for them trains them anew.
 
@@ -139,13 +140,27 @@ def forget(
     """
     ledger = _ledger()
     wanted = _resolved(ledger, fingerprints)
+    answering = _answering(ledger, wanted)
+    if answering and not force:
+        listed = "; ".join(f"{key[:12]} is the champion of {task}" for key, task in answering.items())
+        raise InputError(f"trials forget: {listed}. Remedy: `dept rollback` first, or --force (MLflow keeps a copy)")
     for row in map(ledger.get, wanted):
         if row is not None:
-            say(f"{row.fingerprint[:12]} {escape(_label(row))}, {row.status}")
+            what = f", the champion of {escape(row.task)}" if row.fingerprint in answering else ""
+            say(f"{row.fingerprint[:12]} {escape(_label(row))}, {row.status}{what}")
     if not yes and not typer.confirm(f"Forget {_trials(len(wanted))}?", err=True):
         raise typer.Exit(1)
     ledger.forget(wanted)
     typer.echo(f"Forgotten: {_trials(len(wanted))}. Their adapters stay in the store.")
+
+
+def _answering(ledger: Ledger, fingerprints: Sequence[str]) -> dict[str, str]:
+    """The trials whose adapters answer for a task: fingerprint -> task."""
+    from registry.promotion.lookup import all_champions
+
+    tracker = stores.tracker()
+    found = {one.fingerprint: one.task for one in all_champions(ledger, tracker)}
+    return {key: found[key] for key in fingerprints if key in found}
 
 
 def facts(row: TrialRow) -> dict[str, Any]:

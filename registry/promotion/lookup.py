@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -164,13 +164,18 @@ def history(decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
     return reigns
 
 
-def adapter_folder(found: Champion, store: Store, tracker: Tracker | None) -> Path:
+def adapter_folder(
+    found: Champion, store: Store, tracker: Tracker | None, told: Callable[[str], object] | None = None
+) -> Path:
     """Local folder of a champion's adapter: from the store, else from MLflow. Whoever loads it checks its sha256.
+
+    Args:
+        told: is given a line where the store has lost it and MLflow's copy is taken.
 
     Raises:
         InputError: neither has it, in one line with what to do.
     """
-    remedy = "Remedy: `dept run` of its plan trains and registers it again"
+    again = "`dept run` of its plan trains and registers it again"
     if found.adapter_key is not None:
         try:
             return store.fetch(found.adapter_key)
@@ -182,9 +187,14 @@ def adapter_folder(found: Champion, store: Store, tracker: Tracker | None) -> Pa
         # The fingerprint may be a tag of MLflow, which anyone may have set.
         cache = home() / "champions" / safe_name(found.fingerprint, "fingerprint") if tracker.is_server else None
         try:
-            return tracker.download(f"{found.source}/{ADAPTER_PATH}", cache)
+            copy = tracker.download(f"{found.source}/{ADAPTER_PATH}", cache)
+            if told is not None:
+                told(f"{found.name}: {lost}. MLflow's copy answers; {again}")
+            return copy
         except InputError:
             raise
         except Exception as error:  # MlflowException or OSError, by the kind of place
             lost = f"{lost}; MLflow: {(str(error).splitlines() or [''])[0][:200]}"
-    raise InputError(f"{found.name}: the adapter of its champion {found.fingerprint[:12]} is gone ({lost}). {remedy}")
+    raise InputError(
+        f"{found.name}: the adapter of its champion {found.fingerprint[:12]} is gone ({lost}). Remedy: {again}"
+    )

@@ -6,6 +6,7 @@ import pytest
 
 from infra.settings import home
 from registry.ledger import Ledger
+from registry.promotion.lookup import backbones_of
 from registry.store import Store
 from registry.tracking import Tracker
 from tests.flows.test_cli import dept, refused
@@ -62,6 +63,21 @@ def test_what_is_refused(world):
     refused(dept("promote", "mood", "--version", "9"), "has no version 9")
     refused(dept("promote", "mood", "--fingerprint", "zzz"), "no finished trial")
     refused(dept("rollback", "another"), "has no champion")
+
+
+def test_the_trial_of_a_champion_is_not_forgotten_by_the_way(world):
+    champion = world.outcomes[1].spec.fingerprint
+    refused(dept("trials", "forget", champion, "--yes"), f"{champion[:12]} is the champion of mood")
+    assert world.ledger.get(champion) is not None
+    assert dept("trials", "forget", world.outcomes[2].spec.fingerprint, "--yes").exit_code == 0
+    result = dept("trials", "forget", champion, "--yes", "--force")
+    assert result.exit_code == 0, result.output
+    assert "finished, the champion of mood" in result.stderr
+    assert world.ledger.get(champion) is None
+    (one,) = backbones_of(world.ledger, world.tracker, "mood").values()
+    assert one == "tiny", "MLflow knows the backbone"
+    shown = listed()[0]
+    assert (shown["backbone"], shown["fingerprint"]) == ("tiny", champion)
 
 
 def test_nothing_there_makes_nothing(tmp_path, monkeypatch):

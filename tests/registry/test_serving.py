@@ -226,7 +226,11 @@ def test_a_damaged_file_of_the_store_is_answered_by_mlflow_s_copy(promoted, outc
     file = folder_of(outcome) / "adapter.safetensors"
     wanted = load_champion("mood", str(folder)).predict(TEXTS)
     file.write_bytes(file.read_bytes()[:-1])
-    pd.testing.assert_frame_equal(load_champion("mood", str(folder)).predict(TEXTS), wanted)
+    found = load_champion("mood", str(folder))
+    pd.testing.assert_frame_equal(found.predict(TEXTS), wanted)
+    assert "is damaged (adapter.safetensors is cut short or altered)" in found.note, "it is told, in one line"
+    assert "MLflow's copy answers; `dept run`" in found.note
+    assert "\n" not in found.note
 
 
 def test_no_champion_is_one_line(promoted, folder, tmp_path):
