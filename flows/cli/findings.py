@@ -12,7 +12,7 @@ from typing import Literal
 
 import psutil
 
-from infra.secrets import masked
+from infra.secrets import masked, masked_address
 
 State = Literal["ok", "note", "missing"]
 NEEDED = ("torch", "transformers", "prefect", "mlflow", "sqlalchemy", "safetensors", "gguf", "datasets")
@@ -32,7 +32,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything; takes a few seconds, most of them for importing torch."""
-    return [*_installed(), *_hardware(), *_backbones(), *_data(), *_servers()]
+    return [*_installed(), *_hardware(), *_backbones(), *_data(), *_state(), *_servers()]
 
 
 def _installed() -> list[Finding]:
@@ -158,6 +158,30 @@ def _data() -> list[Finding]:
     ]
 
 
+def _state() -> list[Finding]:
+    """Ledger and store, if they are others than the files of the home folder."""
+    from flows.cli import stores
+    from infra.errors import InputError
+    from infra.settings import settings
+    from registry.store import Store
+
+    findings = []
+    for what, address, look in (
+        ("ledger", settings().ledger_url, stores.ledger),
+        ("store", settings().store, lambda: Store.open().exists(f"rows/{'0' * 64}")),
+    ):
+        if address is None:
+            continue
+        try:
+            look()
+        except InputError as error:
+            text, _, remedy = str(error).partition(" Remedy: ")
+            findings.append(Finding(what, "missing", text.rstrip("."), remedy))
+        else:
+            findings.append(Finding(what, "ok", f"{masked_address(address)} answers"))
+    return findings
+
+
 def _servers() -> list[Finding]:
     from infra import services
     from infra.errors import InputError
@@ -175,6 +199,9 @@ def _servers() -> list[Finding]:
             findings.append(Finding(what, "ok", f"none; {masked(address)} is used directly"))
         elif _answers(f"{address}/health"):
             findings.append(Finding(what, "ok", f"{masked(address)} answers"))
+        elif what.startswith("MLflow") and settings().mlflow_tracking_uri:  # asked for, so a run waits for it
+            text = f"{masked(address)} does not answer; `dept run` needs it"
+            findings.append(Finding(what, "missing", text, "start it, or unset MLFLOW_TRACKING_URI"))
         else:
             findings.append(
                 Finding(

@@ -96,7 +96,14 @@ def _standard_input() -> list[bytes]:
 def _champion(task: str, backbone: str | None) -> Predictor:
     from registry.serving import load_champion
 
-    champion = load_champion(task, backbone)
+    try:
+        champion = load_champion(task, backbone)
+    except InputError as error:
+        if str(error).startswith(f"no champion of task {task} yet"):
+            from flows.cli.tasks import known_task
+
+            known_task(task)  # a name that is no task is the nearer cause
+        raise
     if champion.note:
         tell(champion.note)
     return champion

@@ -74,7 +74,7 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
     from tasks.load import load_splits
     from tasks.spec import HubSource
 
-    task = _task(name)
+    task = known_task(name)
     if as_json:
         document({**facts(task), "block": task.block()})
         return
@@ -211,7 +211,12 @@ def _all_tasks() -> dict[str, Task]:
     return catalogue() if ledger is None else known_tasks(ledger)
 
 
-def _task(name: str) -> Task:
+def known_task(name: str) -> Task:
+    """A task of the catalogue or of the ledger.
+
+    Raises:
+        InputError: there is none of this name.
+    """
     found = _all_tasks()
     if name not in found:
         raise InputError(f"unknown task {name!r}{near(name, found)}")

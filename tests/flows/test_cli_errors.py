@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from flows import retrain, transfer
+from flows.cli import findings
 from flows.execution.open import open_plan
 from flows.planning.plan_file import load_plan
 from infra.errors import InputError
@@ -166,3 +167,17 @@ def test_an_empty_home():
 @pytest.mark.parametrize("words", [("tasks", "check"), ("plan",), ("run", "--dry-run")])
 def test_a_path_of_an_unknown_user(words):
     refused(dept(*words, "~nouser/x.yaml"), "~nouser: no such user on this machine")
+
+
+def test_predict_for_a_task_that_nobody_knows():
+    refused(dept("predict", "--task", "sms-spamm", "hello"), "unknown task 'sms-spamm'; did you mean sms-spam?")
+    refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of task sms-spam yet")
+
+
+def test_doctor_looks_at_ledger_store_and_mlflow(monkeypatch):
+    monkeypatch.setenv("DEPT_LEDGER_URL", "postgresql+psycopg://u:hunter2@127.0.0.1:1/d")
+    monkeypatch.setenv("DEPT_STORE", "nosuch://bucket/x")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    found = {finding.what: finding for finding in [*findings._state(), *findings._servers()]}
+    assert [found[what].state for what in ("ledger", "store", "MLflow server")] == ["missing"] * 3
+    assert "hunter2" not in str(found)
