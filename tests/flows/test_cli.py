@@ -193,7 +193,7 @@ def test_predict_wants_text():
 
 def test_doctor_names_what_is_missing(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = dept("doctor")
     assert result.exit_code == 0, result.output
