@@ -54,6 +54,9 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
     options = {"dtype": dtype, "output_loading_info": True}
     try:
         config = AutoConfig.from_pretrained(source)
+        pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(size, int) and pad >= size:  # added to the tokenizer, not to the table
+            config.pad_token_id = 0  # any id pads: padding is masked
         decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)
         if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not decodes:
             raise InputError(
@@ -63,11 +66,11 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with errors_alone("transformers"):
             try:
-                model, found = auto.from_pretrained(source, attn_implementation="sdpa", **options)
+                model, found = auto.from_pretrained(source, config=config, attn_implementation="sdpa", **options)
             except ValueError as error:
                 if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
                     raise
-                model, found = auto.from_pretrained(source, **options)
+                model, found = auto.from_pretrained(source, config=config, **options)
     except InputError:
         raise
     except Exception as error:  # transformers, hub and safetensors each raise their own

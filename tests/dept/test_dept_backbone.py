@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -215,3 +216,14 @@ def test_family_and_width(tiny_folders, tmp_path):
     other = save_backbone(tmp_path / "Llama-Two", "llama", seed=1)
     assert load(other).name == "llama-two"
     assert load(other).weights_id != load(tiny_folders["llama"]).weights_id
+
+
+@pytest.mark.parametrize("beyond", [0, 10**6])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+def test_a_padding_id_outside_the_table_is_replaced(tmp_path, tiny_folders, kind, beyond):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_folders[kind], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": config["vocab_size"] + beyond}))
+    made = Backbone.from_pretrained(str(folder), device="cpu")
+    assert 0 <= made.pad_id < config["vocab_size"]
