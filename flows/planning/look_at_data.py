@@ -116,7 +116,8 @@ def look_at_file(path: Path) -> Data:
     ending, delimiter = path.suffix.lower(), None
     if ending not in FILES:
         raise InputError(
-            f"{path}: cannot tell its format by the ending {shown(ending)}; rename it .csv, .jsonl or .parquet"
+            f"{path}: cannot tell its format by the ending {shown(ending)}; unpack it, or save it as .csv, .jsonl or "
+            ".parquet"
         )
     if ending in CSV:
         names = headers(path, DELIMITERS)

@@ -67,6 +67,7 @@ def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
         InputError: no KEY=VALUE, an unknown key, or a value that makes the plan invalid.
     """
     body = plan.model_dump()
+    body["own_tasks"] = {block["name"]: block for block in body["own_tasks"]}  # as a plan writes them
     for setting in settings:
         place, equals, text = setting.partition("=")
         keys = place.strip().split(".")

@@ -295,3 +295,12 @@ def test_the_schema_tells_the_defaults_of_a_plan():
     assert yaml.safe_load(told["own_tasks[].template"]["default"]) == "{text}\nLabel:"
     assert told["own_tasks"]["may_be"].startswith("`NAME: block`")
     assert told["own_tasks[].source"]["may_be"] == "keys and values"
+
+
+def test_a_key_of_an_own_task_is_set(tmp_path):
+    plan = load_plan(own(tmp_path, rows(20, 20)))
+    changed = with_settings(plan, ["own_tasks.mine.cut=end"])
+    assert changed.own_tasks[0].cut == "end"
+    assert changed.own_tasks[0].model_copy(update={"cut": None}) == plan.own_tasks[0]
+    with pytest.raises(InputError, match=r"mine2: unknown key; did you mean mine\?"):
+        with_settings(plan, ["own_tasks.mine2.cut=end"])
