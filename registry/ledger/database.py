@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +14,14 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from filelock import FileLock
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from infra.errors import InputError
 from infra.secrets import masked, masked_address
 from registry.ledger import migrations
 
+_log = logging.getLogger("dept.ledger")
 IDLE_SECONDS = 60  # how long PostgreSQL lets a transaction rest
 BUSY_MILLISECONDS = 30_000  # how long a writer waits for another
 _ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
@@ -155,11 +158,33 @@ def _migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         if migrations.is_current(connection):  # the usual case: nothing to write, so nobody to wait for
             return
-    with _alone(engine), engine.connect().execution_options(immediate=True) as connection, connection.begin():
+    with _alone(engine):
+        _keep_copy(engine)
+        _upgrade(engine)
+
+
+def _upgrade(engine: Engine) -> None:
+    with engine.connect().execution_options(immediate=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
         if not migrations.is_current(connection):
             migrations.upgrade(connection)
+
+
+def _keep_copy(engine: Engine) -> None:
+    """Copy an SQLite ledger of an older layout to a file beside it, before its tables are changed."""
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        if migrations.is_current(connection) or not {"trials", "dept_trials"} & set(
+            inspect(connection).get_table_names()
+        ):
+            return
+    file = Path(engine.url.database or "").absolute()
+    copy = file.with_name(f"{file.name}.{time.strftime('%Y%m%d-%H%M%S')}.old")
+    with contextlib.closing(sqlite3.connect(file)) as here, contextlib.closing(sqlite3.connect(copy)) as there:
+        here.backup(there)
+    _log.warning("ledger %s: is brought to the layout of this version; as it was, it is kept as %s", file, copy)
 
 
 def _make_file(engine: Engine) -> None:

@@ -145,6 +145,20 @@ def test_migrations_make_the_tables_of_the_schema(ledger):
     assert all(name.startswith("dept_") for name in Base.metadata.tables)  # MLflow has tables too
 
 
+def test_a_file_of_the_first_version_is_kept_beside_the_new_one(tmp_path, caplog):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    old_ledger(url)
+    before = run(url, "select * from trials order by fingerprint")
+    Ledger.open(url).close()
+    (copy,) = tmp_path.glob("ledger.db.*.old")
+    assert run(f"sqlite:///{copy}", "select * from trials order by fingerprint") == before
+    (line,) = caplog.messages
+    assert str(copy) in line
+    Ledger.open(url).close()
+    Ledger.open(f"sqlite:///{tmp_path / 'new.db'}").close()
+    assert list(tmp_path.glob("*.old")) == [copy], "of what is new or up to date no copy is made"
+
+
 def test_a_ledger_of_the_first_version_opens_and_keeps_its_rows(new_url):
     old_ledger(new_url)
     ledger = Ledger.open(new_url)
