@@ -68,8 +68,9 @@ def work(context: RunContext) -> int:
 
 
 def _is_open(context: RunContext, fingerprint: str) -> bool:
+    # One that this ledger does not know may be of another ledger in the same home: its checkpoint stays for a month.
     row = context.ledger.get(fingerprint)
-    return row is not None and row.status in ("pending", "running")
+    return row is None or row.status in ("pending", "running")
 
 
 def _ready(context: RunContext, claims: Sequence[Claim]) -> list[Claim]:

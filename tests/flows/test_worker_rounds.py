@@ -1,10 +1,13 @@
 """A worker of many runs, failures by trial, full disks, and sources whose rows have changed."""
 
 import errno
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dept.trial import MULTITASK
 from flows import transfer, work
@@ -15,6 +18,7 @@ from flows.execution.settle import settle, work_here
 from flows.planning.trials import source_specs
 from infra.errors import InputError
 from infra.identity import process_id
+from infra.settings import home
 from tasks.load import load_splits
 
 
@@ -140,3 +144,16 @@ def test_mixtures_are_learned_a_few_at_a_time(begin, monkeypatch):
     assert not transfer.stages(context, plan, work_here).failed
     assert sum(sizes) == 6
     assert max(sizes) <= mixing.MIX_GROUP
+
+
+def test_checkpoints_of_another_ledger_in_the_same_home_stay(begin):
+    context, plan = begin(strategies=["source:food"], sources=["food"])
+    specs = source_specs(plan, context.inputs)
+    context.ledger.add(specs, context.run_id, "sources")
+    folder = home() / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, key in (("theirs", "f" * 64), ("mine", specs[0].fingerprint)):
+        file = folder / f"{name}.safetensors"
+        save_file({"x": torch.zeros(1)}, file, metadata={"state": json.dumps({"keys": [key], "identities": [key]})})
+    assert working.work(context) == 1
+    assert [file.name for file in folder.iterdir()] == ["theirs.safetensors"]
