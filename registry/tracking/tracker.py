@@ -88,8 +88,9 @@ class Tracker:
             InputError: it does not answer for too long.
             MlflowException: it answered with a refusal.
         """
-        call = partial(getattr(self.client, method), *args, **kwargs)
-        return self._patience.ask(call, found, on_wait, gone=method.startswith("delete_"))
+        return self._patience.ask(
+            lambda: getattr(self.client, method)(*args, **kwargs), found, on_wait, gone=method.startswith("delete_")
+        )
 
     def waiting(self, on_wait: Callable[[], object]) -> AbstractContextManager[None]:
         """Within it, `on_wait` is called before every request and each pause of it."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from flows.planning.plan_file import load_plan
 from flows.planning.trials import source_specs
 from infra.errors import InputError
 from infra.identity import process_id
+from infra.settings import home
 from registry.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +50,23 @@ def wait_for(condition, seconds=120):
         time.sleep(0.1)
 
 
+def stop_between_writes(process):
+    """SIGSTOP, but not within a transaction: SQLite has one writer, and a stopped one would hold the file for ever."""
+    for _ in range(50):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(home() / "ledger.db", timeout=0.2, isolation_level=None)) as connection,
+        ):
+            connection.execute("begin immediate")
+            connection.execute("rollback")
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+    raise AssertionError("it writes all the time")
+
+
 def runs_of(context):
     found = context.tracker.client.search_runs([context.tracker.experiment_id], "tags.kind = 'trial'")
     return sorted(run.data.tags["fingerprint"] for run in found)
@@ -66,7 +85,7 @@ def test_a_stopped_worker_that_wakes_late_harms_nothing(begin, tmp_path, monkeyp
         wait_for(lambda: any(row.status == "running" for row in context.ledger.find()))
         wait_for(lambda: context.ledger.find()[0].lease_until is not None)
         time.sleep(3)  # it trains
-        other.send_signal(signal.SIGSTOP)
+        stop_between_writes(other)
         assert not any(row.status == "finished" for row in context.ledger.find())
         done = settle(context, "sources", specs)
         assert len(done.outcomes) == 2
