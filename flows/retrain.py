@@ -119,34 +119,34 @@ def look(context: RunContext, order: Retraining) -> Looked:
     A change that a challenger has already answered, and lost, makes no champion stale again.
     """
     found, now = Looked(), context.ledger.now()
-    for reigning in _champions(context):
-        if reigning.task not in context.splits:
+    for current in _champions(context):
+        if current.task not in context.splits:
             continue  # left out, for a reason that is told; or not asked for
-        if not reigning.backbone_id:
-            found.left_out[reigning.task] = reigning.note
+        if not current.backbone_id:
+            found.left_out[current.task] = current.note
             continue
-        row = context.ledger.get(reigning.fingerprint)
+        row = context.ledger.get(current.fingerprint)
         if row is None or row.unreadable is not None:
             why = "is not in this ledger" if row is None else f"cannot be read: {row.unreadable}"
-            found.left_out[reigning.task] = f"its champion {reigning.fingerprint[:12]} {why}"
+            found.left_out[current.task] = f"its champion {current.fingerprint[:12]} {why}"
             continue
         spec = row.trial_spec  # its adapter may be lost: what judges it makes it again
-        name, last = reigning.task, _last_decision(context, reigning)
+        name, last = current.task, _last_decision(context, current)
         today: dict[str, str | int] = {
             "data_hash": context.splits[name].data_hash,
             "task_version": context.tasks[name].version,
             "backbone_id": context.backbone_id,
         }
-        age = (now - (last.at if last else reigning.since)).total_seconds() / DAY
+        age = (now - (last.at if last else current.since)).total_seconds() / DAY
         changed, old = reasons(spec, state_of(context, spec), today, age, order.max_age_days)
-        if changed and _answered(context, reigning, today):
+        if changed and _answered(context, current, today):
             changed = []
         if changed or old:
-            item = Stale(task=name, fingerprint=reigning.fingerprint, reasons=changed + old, only_old=not changed)
+            item = Stale(task=name, fingerprint=current.fingerprint, reasons=changed + old, only_old=not changed)
             found.stale.append(item)
         else:
-            _note_fresh(context, reigning, f"nothing changed; {age:.1f} days old")
-            found.fresh.append(reigning.name)
+            _note_fresh(context, current, f"nothing changed; {age:.1f} days old")
+            found.fresh.append(current.name)
     return found
 
 
@@ -184,37 +184,37 @@ def _judged(
     return judge(context, outcomes, workers, margin=order.margin, confidence=order.confidence)
 
 
-def _about(context: RunContext, reigning: Champion) -> list[DecisionRow]:
-    rows = context.ledger.decisions(task=reigning.task)
-    return [row for row in rows if reigning.fingerprint in (row.champion_fingerprint, row.challenger_fingerprint)]
+def _about(context: RunContext, current: Champion) -> list[DecisionRow]:
+    rows = context.ledger.decisions(task=current.task)
+    return [row for row in rows if current.fingerprint in (row.champion_fingerprint, row.challenger_fingerprint)]
 
 
-def _last_decision(context: RunContext, reigning: Champion) -> DecisionRow | None:
-    made = [row for row in _about(context, reigning) if row.decision != "not-stale"]
+def _last_decision(context: RunContext, current: Champion) -> DecisionRow | None:
+    made = [row for row in _about(context, current) if row.decision != "not-stale"]
     return made[-1] if made else None
 
 
-def _answered(context: RunContext, reigning: Champion, today: dict[str, str | int]) -> bool:
+def _answered(context: RunContext, current: Champion, today: dict[str, str | int]) -> bool:
     """Whether a challenger on the data, spec and backbone of today was compared with this champion, and lost."""
-    for row in _about(context, reigning):
+    for row in _about(context, current):
         compared = row.decision == "kept" and row.rows  # else one of the two could not be scored
-        if compared and row.champion_fingerprint == reigning.fingerprint and row.challenger_fingerprint:
+        if compared and row.champion_fingerprint == current.fingerprint and row.challenger_fingerprint:
             trial = context.ledger.get(row.challenger_fingerprint)
             if trial is not None and all(trial.spec[key] == value for key, value in today.items()):
                 return True
     return False
 
 
-def _note_fresh(context: RunContext, reigning: Champion, reason: str) -> None:
+def _note_fresh(context: RunContext, current: Champion, reason: str) -> None:
     context.ledger.record_decision(
-        reigning.name,
-        reigning.task,
+        current.name,
+        current.task,
         "not-stale",
         reason,
-        champion_version=reigning.version,
-        champion_fingerprint=reigning.fingerprint,
-        champion_score=reigning.validation,
-        backbone_id=reigning.backbone_id,
+        champion_version=current.version,
+        champion_fingerprint=current.fingerprint,
+        champion_score=current.validation,
+        backbone_id=current.backbone_id,
         run_id=context.run_id or None,
     )
 

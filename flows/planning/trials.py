@@ -296,6 +296,5 @@ def common(plan: Plan, inputs: Inputs, name: str) -> dict[str, Any]:
         "task_version": inputs.tasks[name].version,
         "data_hash": inputs.splits[name].data_hash,
         "prompt_text": plan.prompt_text,
-        # Asking for more rows than there are is the same trial as asking for all.
-        "test_rows": min(plan.test_rows, len(inputs.splits[name].test)),
+        "test_rows": min(plan.test_rows, len(inputs.splits[name].test)),  # more than there are is all
     }

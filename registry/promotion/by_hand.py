@@ -48,12 +48,12 @@ def rollback(stores: Stores, task: str, backbone_id: str) -> DecisionRow:
     Raises:
         InputError: no champion, or none before it; an adapter that is lost.
     """
-    reigns = history(of_weights(stores.ledger.decisions(task=task), backbone_id))
-    if len(reigns) < 2:
-        raise InputError(f"rollback: task {task} has {'no earlier' if reigns else 'no'} champion on this backbone")
-    outcome = _outcome(stores, task, backbone_id, str(reigns[-2].challenger_fingerprint))
+    changes = history(of_weights(stores.ledger.decisions(task=task), backbone_id))
+    if len(changes) < 2:
+        raise InputError(f"rollback: task {task} has {'no earlier' if changes else 'no'} champion on this backbone")
+    outcome = _outcome(stores, task, backbone_id, str(changes[-2].challenger_fingerprint))
     return _move(
-        stores, outcome, reigns[-1].model, "rolled-back", f"{reigns[-1].decision} of {reigns[-1].at:%F} taken back"
+        stores, outcome, changes[-1].model, "rolled-back", f"{changes[-1].decision} of {changes[-1].at:%F} taken back"
     )
 
 

@@ -152,16 +152,16 @@ def of_weights(decisions: Sequence[DecisionRow], backbone_id: str) -> list[Decis
 
 def history(decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
     """The decisions by which the champions of a model came, in order; one that was rolled back is not there."""
-    reigns: list[DecisionRow] = []
+    changes: list[DecisionRow] = []
     for row in decisions:
         if row.decision == "rolled-back":
-            while reigns and reigns[-1].challenger_fingerprint != row.challenger_fingerprint:
-                reigns.pop()
-            if reigns:
+            while changes and changes[-1].challenger_fingerprint != row.challenger_fingerprint:
+                changes.pop()
+            if changes:
                 continue
         if row.decision in MOVES:
-            reigns.append(row)
-    return reigns
+            changes.append(row)
+    return changes
 
 
 def adapter_folder(

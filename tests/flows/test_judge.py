@@ -63,7 +63,7 @@ def unable(world):
     return len(claims)
 
 
-def reigning(world):
+def champion_now(world):
     return champion(world.ledger, world.tracker, "mood", ID)
 
 
@@ -106,12 +106,12 @@ def test_only_a_comparison_answers_a_change(world):
     today = {"data_hash": second.spec.data_hash, "task_version": 1, "backbone_id": ID}
     (row,) = judge(world, [second], unable)
     assert "could not be scored" in row.reason
-    assert not retrain._answered(world, reigning(world), today)
+    assert not retrain._answered(world, champion_now(world), today)
     world.ledger.retry()
     (row,) = judge(world, [second], worker)
     assert (row.decision, row.rows > 0) == ("kept", True)
-    assert retrain._answered(world, reigning(world), today)
-    assert not retrain._answered(world, reigning(world), today | {"data_hash": "e" * 64})
+    assert retrain._answered(world, champion_now(world), today)
+    assert not retrain._answered(world, champion_now(world), today | {"data_hash": "e" * 64})
 
 
 def test_the_challenger_of_an_in_context_champion_has_shots(world):

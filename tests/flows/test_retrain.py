@@ -23,7 +23,7 @@ def order(plan, **changes):
     return validated(Retraining, "retrain", backbone=plan.backbone, **changes)
 
 
-def reigning(task):
+def champion_now(task):
     """The newest champion of a task, on whatever weights."""
     found = [one for one in all_champions(Ledger.open(), Tracker()) if one.task == task]
     return max(found, key=lambda one: one.since)
@@ -44,7 +44,7 @@ def test_fresh_then_old_then_changed(prefect_url, make_plan, tmp_path):
     plan = load_plan(make_plan(seeds=[0]))
     transfer.run(plan)
     names = ("film", "plot", "food", "service")
-    before = {task: reigning(task).fingerprint for task in names}
+    before = {task: champion_now(task).fingerprint for task in names}
     trials = len(Ledger.open().find())
 
     done = retrain.run(order(plan))  # own tasks are known from the run
@@ -109,10 +109,10 @@ def test_another_number_type_finds_nothing_stale(prefect_url, make_plan):
 def test_a_better_challenger_answers_from_then_on(prefect_url, make_plan, always_better):
     plan = load_plan(make_plan(seeds=[0]))
     transfer.run(plan)
-    before = reigning("film")
+    before = champion_now("film")
     done = retrain.run(order(plan, tasks=["film"], max_age_days=1e-9))
     assert done["decisions"][0]["decision"] == "promoted"
-    after = reigning("film")
+    after = champion_now("film")
     assert (after.fingerprint != before.fingerprint, after.name) == (True, before.name)
 
 
@@ -135,14 +135,14 @@ def test_another_backbone_retrains_sources_first(prefect_url, make_plan, tmp_pat
     folder = save_backbone(tmp_path / "moving-llama", "llama")
     plan = load_plan(make_plan(seeds=[0], backbone=str(folder)))
     transfer.run(plan)
-    before = reigning("film")
+    before = champion_now("film")
     save_backbone(folder, "llama", seed=1)
     dept.backbones.shared._loaded.cache_clear()  # a new process would load it anew
     done = retrain.run(order(plan, tasks=["film"]))
     assert done["stale"] == {"film": ["backbone changed"]}
     (decision,) = done["decisions"]
     assert decision["decision"] == "first"  # nobody answers on these weights yet
-    after = reigning("film")
+    after = champion_now("film")
     assert after.fingerprint != before.fingerprint
     assert after.name != before.name
     spec = Ledger.open().get(after.fingerprint).trial_spec

@@ -58,11 +58,11 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
 
     names = {}
     for task in ("film", "plot"):
-        reigning = champion(Ledger.open(), tracker, task, rows[0].backbone_id)
-        names[task] = reigning.name
+        champion_now = champion(Ledger.open(), tracker, task, rows[0].backbone_id)
+        names[task] = champion_now.name
         outcomes = Ledger.open().outcomes(row.fingerprint for row in rows)
-        assert reigning.fingerprint == candidates(outcomes.values(), {task})[task].spec.fingerprint
-        assert rows[0].backbone_id[:8] in reigning.name
+        assert champion_now.fingerprint == candidates(outcomes.values(), {task})[task].spec.fingerprint
+        assert rows[0].backbone_id[:8] in champion_now.name
     texts = ["the film 5 was great", "the film 7 was awful"]
     ours = load_champion("film", plan.backbone).predict(texts)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)  # mlflow.set_tracking_uri would leak into other tests

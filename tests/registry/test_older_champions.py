@@ -73,7 +73,7 @@ def candidate(world, backbone, **changes):
     return world.finish(spec, validation={"score": 75.0, "accuracy": 75.0, "loss": 0.5})
 
 
-def reigning(world, backbone):
+def champion_now(world, backbone):
     return champion(world.ledger, world.tracker, "mood", backbone.backbone_id)
 
 
@@ -89,7 +89,7 @@ def test_a_candidate_has_to_be_better_than_it(world, backbone):
     left_by_0_1_0(world, backbone)
     row = world.fight(candidate(world, backbone), lambda _: True, lambda i: i % 2 == 0)
     assert (row.decision, row.champion_score, row.challenger_score) == ("kept", 100.0, 50.0)
-    found = reigning(world, backbone)
+    found = champion_now(world, backbone)
     assert (found.name, found.version, found.dtype, found.validation) == (row.model, "1", "float32", 60.0)
     assert found.adapter_sha256 == world.ledger.get(OLD).adapter_sha256
     assert [one.name for one in all_champions(world.ledger, world.tracker)] == [row.model]
@@ -106,9 +106,9 @@ def test_what_replaced_it_can_be_rolled_back(world, backbone):
     left_by_0_1_0(world, backbone)
     better = candidate(world, backbone)
     assert world.fight(better, lambda i: i % 2 == 0, lambda _: True).decision == "promoted"
-    assert reigning(world, backbone).fingerprint == better.spec.fingerprint
+    assert champion_now(world, backbone).fingerprint == better.spec.fingerprint
     assert rollback(world, "mood", backbone.backbone_id).decision == "rolled-back"
-    found = reigning(world, backbone)
+    found = champion_now(world, backbone)
     assert (found.version, found.adapter_sha256) == ("1", world.ledger.get(OLD).adapter_sha256)
     shutil.rmtree(home() / "adapters")
     assert world.store.fetch(found.adapter_key).is_dir(), "the store has a copy of its own"

@@ -49,7 +49,7 @@ def world(tmp_path, monkeypatch):
     return World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
 
 
-def reigning(world):
+def champion_now(world):
     return champion(world.ledger, world.tracker, "mood", ID)
 
 
@@ -77,11 +77,11 @@ def test_names_hold_the_weights(backbone, name):
 
 
 def test_the_first_becomes_champion(world):
-    assert reigning(world) is None
+    assert champion_now(world) is None
     outcome = world.trial()
     row = world.fight(outcome, always, always)
     assert (row.decision, row.model, row.challenger_version) == ("first", NAME, "1")
-    found = reigning(world)
+    found = champion_now(world)
     assert (found.version, found.fingerprint, found.validation) == ("1", outcome.spec.fingerprint, 75.0)
     assert found.note == ""
     assert (adapter_folder(found, world.store, None) / "adapter.safetensors").is_file()
@@ -99,7 +99,7 @@ def test_a_better_candidate_takes_over_and_the_audit_holds_the_numbers(world):
     world.fight(first, always, always)
     row = world.fight(better, half, always)
     assert row.decision == "promoted"
-    assert reigning(world).fingerprint == better.spec.fingerprint
+    assert champion_now(world).fingerprint == better.spec.fingerprint
     assert (row.champion_fingerprint, row.challenger_fingerprint) == (first.spec.fingerprint, better.spec.fingerprint)
     assert (row.champion_score, row.challenger_score, row.difference) == (50.0, 100.0, 50.0)
     assert row.rows == row.wins * 2 > 300
@@ -155,7 +155,7 @@ def test_few_rows_cannot_tell_and_spend_nothing(world):
     assert (row.decision, row.rows, row.p) == ("kept", 0, None)
     assert "would be needed" in row.reason
     assert row.needed > 0
-    assert reigning(world).version == "1"
+    assert champion_now(world).version == "1"
     world.splits["mood"] = mood_splits()
     assert world.fight(world.trial(2), half, always).looks == 0
 
@@ -169,7 +169,7 @@ def test_a_champion_that_cannot_be_scored_stays(world):
     row = decide(world, of, gone, {of.specs[0].fingerprint: "out of memory"})
     assert (row.decision, row.p) == ("kept", None)
     assert "out of memory" in row.reason
-    assert reigning(world).fingerprint == first.spec.fingerprint
+    assert champion_now(world).fingerprint == first.spec.fingerprint
 
 
 def test_an_adapter_answers_the_same_rows_once_whatever_it_stands_for(world):
@@ -239,7 +239,7 @@ def test_an_alias_moved_by_hand_in_mlflow_stays(world):
     world.fight(second, half, always)
     world.tracker.client.set_registered_model_alias(NAME, "champion", "1")
     world.fight(second, half, always)
-    assert reigning(world).fingerprint == first.spec.fingerprint
+    assert champion_now(world).fingerprint == first.spec.fingerprint
 
 
 def delete_run(world, version):
@@ -269,11 +269,11 @@ def test_what_people_delete_in_mlflow_is_written_again(world, delete):
     outcome = world.trial(0)
     world.fight(outcome, always, always)
     delete(world, versions.by_alias(world.tracker, NAME, "champion"))
-    found = reigning(world)
+    found = champion_now(world)
     assert found.fingerprint == outcome.spec.fingerprint
     assert (adapter_folder(found, world.store, world.tracker) / "adapter.json").is_file(), "served from the store"
     world.fight(outcome, always, always)
-    found = reigning(world)
+    found = champion_now(world)
     version = versions.by_alias(world.tracker, NAME, "champion")
     assert version.tags["fingerprint"] == outcome.spec.fingerprint
     run = world.tracker.client.get_run(version.run_id)
@@ -288,15 +288,15 @@ def test_of_another_plan_too(world):
     first = world.trial(0)
     world.fight(first, always, always)
     world.tracker.client.delete_registered_model(NAME)
-    assert "dept run" in reigning(world).note
+    assert "dept run" in champion_now(world).note
     assert world.fight(world.trial(1), half, half).decision == "kept"
-    assert reigning(world).fingerprint == first.spec.fingerprint
+    assert champion_now(world).fingerprint == first.spec.fingerprint
     assert set(aliases(world)) == {"champion", "challenger"}
 
 
 def test_gone_everywhere_is_one_line_with_a_remedy(world):
     world.fight(world.trial(0), always, always)
-    found = reigning(world)
+    found = champion_now(world)
     shutil.rmtree(home() / "store")
     version = versions.by_alias(world.tracker, NAME, "champion")
     delete_files(world, version)
@@ -321,7 +321,7 @@ def test_weights_apart(world):
     spec = one.spec.model_copy(update={"backbone_id": other})
     outcome = world.finish(spec, validation={"score": 75.0, "loss": 0.5})
     assert world.fight(outcome, always, always).decision == "first"
-    assert reigning(world).fingerprint == one.spec.fingerprint
+    assert champion_now(world).fingerprint == one.spec.fingerprint
     assert champion(world.ledger, world.tracker, "mood", other).fingerprint == outcome.spec.fingerprint
     assert {model.name for model in world.tracker.client.search_registered_models()} == {
         NAME,
@@ -343,12 +343,12 @@ def test_promoted_and_taken_back_by_hand(world):
     assert (row.decision, row.challenger_fingerprint) == ("rolled-back", first.spec.fingerprint)
     assert row.champion_fingerprint == second.spec.fingerprint
     assert row.by != "rule"
-    assert reigning(world).fingerprint == first.spec.fingerprint
+    assert champion_now(world).fingerprint == first.spec.fingerprint
     assert aliases(world) == {"champion": 1}
     with pytest.raises(InputError, match="no earlier champion"):
         rollback(world, "mood", ID)
     row = promote(world, "mood", ID, fingerprint=third.spec.fingerprint[:10])
-    assert (row.decision, reigning(world).fingerprint) == ("by-hand", third.spec.fingerprint)
+    assert (row.decision, champion_now(world).fingerprint) == ("by-hand", third.spec.fingerprint)
     assert promote(world, "mood", ID, version="2").challenger_fingerprint == second.spec.fingerprint
     assert rollback(world, "mood", ID).challenger_fingerprint == third.spec.fingerprint
     assert rollback(world, "mood", ID).challenger_fingerprint == first.spec.fingerprint
@@ -362,7 +362,7 @@ def test_promoted_and_taken_back_by_hand(world):
         "rolled-back",
     ]
     world.fight(first, always, always)
-    assert reigning(world).fingerprint == first.spec.fingerprint, "a decision by hand is not undone by the next run"
+    assert champion_now(world).fingerprint == first.spec.fingerprint, "a decision by hand is not undone by the next run"
 
 
 def test_what_cannot_be_promoted(world):
