@@ -144,8 +144,8 @@ class Tracker:
     ) -> dict[str, str]:
         """Write the child runs of finished trials; returns run ids by fingerprint.
 
-        A run is found again by the tags fingerprint and attempt. A finished one that holds the same adapter, or is of a
-        later attempt, is returned as it is; what an earlier attempt left half-written is closed as KILLED and deleted.
+        A finished run of the fingerprint with the same adapter, or of a later attempt, is returned as it is; one whose
+        adapter was made again is tagged `superseded_by_attempt`. What was left half-written is KILLED and deleted.
 
         Args:
             look: search MLflow also for runs of first attempts, as where a ledger is new or a run may have been
@@ -178,6 +178,7 @@ class Tracker:
             if run.info.status == "FINISHED":
                 if same or theirs > item.attempt:
                     return str(run.info.run_id)
+                self.ask("set_tag", run.info.run_id, "superseded_by_attempt", str(item.attempt), on_wait=on_wait)
             elif run.info.status in _OPEN:
                 if theirs > item.attempt:
                     return str(run.info.run_id)  # this attempt has been overtaken: the ledger refuses it

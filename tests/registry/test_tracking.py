@@ -305,6 +305,16 @@ def test_mlflow_on_a_postgresql_that_goes_away_and_comes_back(postgres, tmp_path
     assert len(tracker.client.get_metric_history(run_id, "train/loss")) == 2
 
 
+def test_the_run_of_an_adapter_that_was_made_again_says_so(local, tmp_path):
+    outcome, folder = trial(tmp_path)
+    (old,) = local.log_trials(None, [TrialLog(outcome, 1, folder)]).values()
+    again, _ = trial(tmp_path, outcome.spec, adapter_sha256="b" * 64)
+    (new,) = local.log_trials(None, [TrialLog(again, 2, folder)]).values()
+    assert new != old
+    assert local.client.get_run(old).data.tags["superseded_by_attempt"] == "2"
+    assert "superseded_by_attempt" not in local.client.get_run(new).data.tags
+
+
 def test_what_a_killed_process_left_is_written_anew(local, tmp_path):
     outcome, folder = trial(tmp_path)
     tags = {"fingerprint": outcome.spec.fingerprint, "attempt": "1", "owner": "elsewhere"}
