@@ -14,6 +14,13 @@ from infra.errors import InputError
 ROOT = Path(__file__).parents[2]
 
 
+def plain_environment():
+    """Without what tests before this one may have set of Prefect and of logging."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") and k != "DEPT_LOG_LEVEL"} | {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false"
+    }
+
+
 def test_an_error_within_the_flow_is_one_line(prefect_url, make_plan, tmp_path):
     plan, full = make_plan(seeds=[0]), tmp_path / "full"
     full.write_text("a file, where the folder of the store should be")
@@ -23,7 +30,7 @@ def test_an_error_within_the_flow_is_one_line(prefect_url, make_plan, tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | own | {"OMP_NUM_THREADS": "1"},
+        env=plain_environment() | own | {"OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
