@@ -71,7 +71,7 @@ def check_whole(home, reference, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
     plan = make_plan(seeds=[0], strategies=["scratch", "best-source", "mixture", "similar"], probe_steps=2)
     log = tmp_path / "log.txt"
