@@ -4,7 +4,7 @@ Rule `hash`, after cleaning, with n rows left: test n/5, at most 1000, at least 
 most 500; the rest is the training pool. Each class keeps its share and has at least one row in each split.
 Rows go by the sha256 of their folded text: the order of the file does not matter. Of more than 300 test rows the upper
 half, by the order in which samples are drawn, judges champions (`Splits.judge`); reports never test on it. Of a user's
-own task of fewer, a tenth of all rows (12 at least, where there are 60) leaves the training pool for that.
+own task of fewer, a tenth of all rows (12 at least, where there are 70) leaves the training pool for that.
 
 Rules of the hub's data sets, as the DePT authors split (Shi & Lipani, 2024, appendix on data sets), but by sha256 in
 place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows (a
@@ -35,7 +35,7 @@ from tasks.spec import FileSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500
 LARGE_VALIDATION = 1000
-JUDGES_LEAST, JUDGED_LEAST = 12, 60  # rows that judge a user's own task; usable rows from which on there are any
+JUDGES_LEAST, JUDGED_LEAST = 12, 70  # rows that judge a user's own task; usable rows from which on there are any
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def made(
 def _take_judges(parts: dict[str, list[Example]], total: int) -> None:
     """Of a user's own task, whose test rows are few: the last training rows, each class with its share, become judges.
 
-    They are a tenth of all rows, at least 12; none where there are fewer than 60, or so many that test rows judge.
+    They are a tenth of all rows, at least 12; none where there are fewer than 70, or so many that test rows judge.
     """
     half = len(parts["test"]) - max(TEST_LEAST, -(-len(parts["test"]) // 2))
     wanted = max(JUDGES_LEAST, total // 10) - max(0, half)

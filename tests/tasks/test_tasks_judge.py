@@ -70,7 +70,7 @@ def records(counts):
 
 
 @pytest.mark.parametrize(
-    ("counts", "judges"), [([29, 30], 0), ([30, 30], 12), ([60, 60], 12), ([300, 300], 60), ([1000, 1000], 200)]
+    ("counts", "judges"), [([34, 35], 0), ([35, 35], 12), ([60, 60], 12), ([300, 300], 60), ([1000, 1000], 200)]
 )
 def test_small_tasks_of_a_user_have_judges_too(counts, judges):
     splits = make_splits(own(len(counts)), records(counts))
@@ -86,7 +86,7 @@ def test_a_rare_label_keeps_its_training_rows():
 
 
 def test_no_k_fits_a_label_of_one_row():
-    splits = make_splits(own(2), records([60, 3]))
+    splits = make_splits(own(2), records([100, 3]))
     with pytest.raises(InputError) as caught:
         few_shot(splits, 1, 0, 2, per_class=True)
     said = str(caught.value)
