@@ -248,7 +248,6 @@ class Backbone(nn.Module):
             InputError: it was not.
         """
 
-    @abstractmethod
     def forward(
         self,
         adapter: Adapter,
@@ -271,18 +270,6 @@ class Backbone(nn.Module):
         Raises:
             InputError: wrong width, a text longer than s, labels missing where needed.
         """
-
-    @abstractmethod
-    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
-        """Keys, values (per layer [N, heads, m, width]) and last hidden states [N, m, d] of prompts [N, m, d].
-
-        None where a prompt cannot run alone, since it sees the text behind it.
-        """
-
-    def _texts(
-        self, adapter: Adapter, input_ids: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """ids [batch, length], real [batch, length] and first real column [batch, 1] of what `forward` was given."""
         self.check_adapter(adapter)
         ids = input_ids.to(self.device)
         real = (
@@ -291,4 +278,17 @@ class Backbone(nn.Module):
         lengths, s = real.sum(1), adapter.config.s
         if lengths.max() > s or lengths.min() < 1:
             raise InputError(f"backbone: texts of {int(lengths.min())} to {int(lengths.max())} tokens; 1 to s={s} fit")
-        return ids, real, real.int().argmax(1, keepdim=True)
+        return self._answer(adapter, ids, real, real.int().argmax(1, keepdim=True), labels, all_positions)
+
+    @abstractmethod
+    def _answer(
+        self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool
+    ) -> Output:
+        """What `forward` gives, for ids [batch, length], real [batch, length] and the first real column [batch, 1]."""
+
+    @abstractmethod
+    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
+        """Keys, values (per layer [N, heads, m, width]) and last hidden states [N, m, d] of prompts [N, m, d].
+
+        None where a prompt cannot run alone, since it sees the text behind it.
+        """

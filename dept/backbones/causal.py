@@ -76,16 +76,9 @@ class CausalBackbone(Backbone):
         ).last_hidden_state
         return hidden
 
-    def forward(
-        self,
-        adapter: Adapter,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        all_positions: bool = True,
+    def _answer(
+        self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool
     ) -> Output:
-        """See `Backbone.forward`."""
-        ids, real, start = self._texts(adapter, input_ids, attention_mask)
         tensors, m, s = Tensors.of([adapter], self.device), adapter.config.m, adapter.config.s
         first = [self.tokens.first_row(int(n), 0, s, adapter.layout) for n in real.sum(1)]
         index = torch.arange(ids.shape[1], device=ids.device)[None] - start

@@ -57,16 +57,9 @@ class EncoderDecoderBackbone(Backbone):
         inputs: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
         return inputs.masked_fill(inputs == IGNORE, self.pad_id)
 
-    def forward(
-        self,
-        adapter: Adapter,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        all_positions: bool = True,
+    def _answer(
+        self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool
     ) -> Output:
-        """See `Backbone.forward`."""
-        ids, real, start = self._texts(adapter, input_ids, attention_mask)
         if labels is None:
             raise InputError("backbone: an encoder-decoder needs labels [batch, label length]")
         labels = labels.to(self.device)

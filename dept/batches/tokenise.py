@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 from dept.backbones.tokens import Cut, Tokens
 from dept.config import AdapterConfig
@@ -41,29 +42,38 @@ class Row:
         return replace(self, candidates=(self.candidates[self.gold],), gold=0)
 
 
-def encode(
-    tokens: Tokens,
-    texts: Sequence[str],
-    words: Sequence[str],
-    labels: Sequence[int] | None,
-    config: AdapterConfig,
-    *,
-    cut: str | None = None,
-    template: str | None = None,
-    max_length: int | None = None,
-    continues: bool = False,
-) -> list[Row]:
-    """Tokenise texts and label words for an adapter of shape `config`.
+class Reading(TypedDict, total=False):
+    """How a text that is too long is read.
 
-    Args:
-        tokens: of a loaded backbone (`backbone.tokens`) or a described one (`info.tokens`).
-        labels: index of each text's right word; None where unknown.
+    Attributes:
         cut: what a text longer than s loses first: a field of the template (its end), or the `start` or `end` of the
             whole; default the start for causal backbones, whose question stands at the end, and the end for
             encoder-decoders, as the authors do.
         template: by which the texts were made, where `cut` is one of its fields.
         max_length: tokens of a text that are kept at most; default as many as fit into s.
         continues: the prompt holds text that these go on from (`adapters.adapter.CONTINUES`).
+    """
+
+    cut: str | None
+    template: str | None
+    max_length: int | None
+    continues: bool
+
+
+def encode(
+    tokens: Tokens,
+    texts: Sequence[str],
+    words: Sequence[str],
+    labels: Sequence[int] | None,
+    config: AdapterConfig,
+    **reading: Unpack[Reading],
+) -> list[Row]:
+    """Tokenise texts and label words for an adapter of shape `config`.
+
+    Args:
+        tokens: of a loaded backbone (`backbone.tokens`) or a described one (`info.tokens`).
+        labels: index of each text's right word; None where unknown.
+        reading: see `Reading`.
 
     Raises:
         InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
@@ -72,9 +82,7 @@ def encode(
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
-    made = _rows(
-        tokens, texts, config, longest, (cut, template), max_length, continues, f"a label word of {longest} tokens"
-    )
+    made = _rows(tokens, texts, config, longest, f"a label word of {longest} tokens", reading)
     gold = [-1] * len(texts) if labels is None else labels
     return [
         Row(ids, known[_after(text)], right, first, was_cut)
@@ -88,18 +96,14 @@ def encode_answers(
     answers: Sequence[str],
     config: AdapterConfig,
     longest: int = ANSWER_TOKENS,
-    *,
-    cut: str | None = None,
-    template: str | None = None,
-    max_length: int | None = None,
-    continues: bool = False,
+    **reading: Unpack[Reading],
 ) -> list[Row]:
     """Tokenise texts and the answer that each is trained to be followed by, with the token that ends it.
 
     Args:
         longest: tokens kept free for an answer, whatever its length, so that generation finds the text where training
             had it; a longer answer is cut.
-        tokens, cut, template, max_length, continues: see `encode`.
+        tokens, reading: see `encode`.
 
     Raises:
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
@@ -112,9 +116,7 @@ def encode_answers(
     ends: dict[int, list[int]] = {}
     for after, members in places.items():
         ends |= dict(zip(members, tokens.encode_answers([answers[i] for i in members], after), strict=True))
-    made = _rows(
-        tokens, texts, config, longest, (cut, template), max_length, continues, f"an answer of {longest} tokens"
-    )
+    made = _rows(tokens, texts, config, longest, f"an answer of {longest} tokens", reading)
     return [
         Row(ids, (tuple(ends[i][:longest]),), 0, first, was_cut or len(ends[i]) > longest)
         for i, (ids, first, was_cut) in enumerate(made)
@@ -126,11 +128,7 @@ def encode_open(
     texts: Sequence[str],
     config: AdapterConfig,
     longest: int = ANSWER_TOKENS,
-    *,
-    cut: str | None = None,
-    template: str | None = None,
-    max_length: int | None = None,
-    continues: bool = False,
+    **reading: Unpack[Reading],
 ) -> list[Row]:
     """Tokenise texts whose answer, of at most `longest` tokens, is to be written; see `encode_answers`.
 
@@ -138,7 +136,7 @@ def encode_open(
         InputError: see `encode_answers`.
     """
     texts = [text.rstrip(" \t") for text in texts]
-    made = _rows(tokens, texts, config, longest, (cut, template), max_length, continues, f"{longest} new tokens")
+    made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
     return [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
 
 
@@ -147,10 +145,8 @@ def _rows(
     texts: Sequence[str],
     config: AdapterConfig,
     longest: int,
-    cut: tuple[str | None, str | None],
-    max_length: int | None,
-    continues: bool,
     beside: str,
+    reading: Reading,
 ) -> list[tuple[tuple[int, ...], int, bool]]:
     """Each text's ids within what is left of s, the row of A of the first, and whether it was cut."""
     room = tokens.room(config.s, longest)
@@ -158,8 +154,9 @@ def _rows(
         raise InputError(
             f"adapter: s={config.s} leaves no room for text beside {beside}. Remedy: a larger s or shorter answers"
         )
-    room = min(room, max_length or room)
-    key, places = cut[0], Places(cut[1]) if cut[1] is not None else None
+    room = min(room, reading.get("max_length") or room)
+    key, template, continues = reading.get("cut"), reading.get("template"), reading.get("continues", False)
+    places = None if template is None else Places(template)
     by_field = key is not None and places is not None and key in places.names
     side: Cut = "start" if key == "start" else "end" if key == "end" else tokens.cut
 
