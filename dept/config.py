@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Layout = Literal["adjacent", "paper"]
+Dtype = Literal["float32", "bfloat16", "float64"]  # of frozen weights
 
 
 class Frozen(BaseModel):

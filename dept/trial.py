@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from dept.config import AdapterConfig, Frozen, TrainConfig
+from dept.config import AdapterConfig, Dtype, Frozen, TrainConfig
 
 Kind = Literal["train", "probe", "mixture", "evaluate"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
@@ -20,7 +20,6 @@ Init = Literal[
     "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
 ]
 Start = Literal["text", "source", "prompt", "shots"]
-Dtype = Literal["float32", "bfloat16", "float64"]
 STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 4  # layout of a spec's JSON; older ones are migrated when they are read

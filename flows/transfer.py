@@ -47,6 +47,7 @@ from infra.names import safe_name
 from infra.quiet import errors_told_by_caller
 from infra.settings import home
 from infra.temporary_server import prefect_api
+from registry.ledger.runs import RunKind
 
 T = TypeVar("T")
 TRIES = 3  # of a run in which adapters are damaged under its hands
@@ -197,18 +198,18 @@ def left_out(plan: Plan, starts: Starts, without: dict[tuple[Any, str], str]) ->
 
 
 def label(place: Place) -> str:
-    """Short name of a target trial, as `TrialSpec.label` has it."""
+    """Short name of a target trial that has no spec, since what it would start from is missing."""
     draw, method, strategy = place
     shots = "all" if draw.shots is None else f"k{draw.shots}"
     return f"{draw.target}/{shots}/s{draw.seed}/{strategy if method == 'dept' else method}"
 
 
 @contextlib.contextmanager
-def begun(context: RunContext, name: str, kind: str) -> Iterator[None]:
+def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
     """Begin a run in the ledger and in MLflow; end both, however the block ends."""
     order = context.order.model_dump(mode="json")
     context.parent_run = context.tracker.open_flow_run(name, order, {"backbone": context.backbone_name})
-    context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run)  # type: ignore[arg-type]
+    context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run)
     try:
         yield
     except BaseException as error:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from dept.backbones.files import cannot_load, folder_of, legacy_id, short_name, weights_id
 from dept.backbones.tokens import KINDS, Family, Tokens
+from dept.config import Dtype
 from infra.errors import InputError
 
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = get_args(Dtype)
 _WIDTHS = ("word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "n_embd", "dim")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -39,7 +40,7 @@ class BackboneInfo:
 
     name: str
     backbone_id: str
-    dtype: str
+    dtype: Dtype
     d: int
     positions: int | None
     vocab: int
@@ -121,7 +122,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     return BackboneInfo(
         short_name(name_or_path),
         weights_id(folder),
-        dtype or default_dtype(device),
+        cast(Dtype, dtype) if dtype else default_dtype(device),
         d,
         inner.get("n_positions") or inner.get("max_position_embeddings"),
         vocab,
@@ -131,7 +132,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     )
 
 
-def default_dtype(device: str | None = None) -> str:
+def default_dtype(device: str | None = None) -> Dtype:
     """Number type of weights where none is asked for: bfloat16 on CUDA, float32 elsewhere. The one rule for all.
 
     A controller asks it once, for its own machine, and writes the answer into specs; workers load what those say. Where

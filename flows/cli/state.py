@@ -52,7 +52,7 @@ def lines(now: dict[str, Any]) -> list[str]:
     told += ["Trials", f"  {counts or 'none yet'}"]
     for what in ("running", "orphaned"):
         for trial in now[what][:SHOWN]:
-            told.append(f"  {what}: {trial['fingerprint'][:12]} {trial['trial']}{_progress(trial)}, {trial['owner']}")
+            told.append(f"  {what}: {trial['fingerprint'][:12]} {trial['trial']}, {trial['owner']}")
         if len(now[what]) > SHOWN:
             told.append(f"  {what}: {len(now[what]) - SHOWN:,} more")
     if now["orphaned"]:
@@ -109,7 +109,6 @@ def _held(ledger: Ledger) -> dict[str, Any]:
                 "attempt": row.attempt,
                 "owner": row.owner,
                 "lease_until": _time(row.lease_until),
-                "progress": row.progress,
             }
         )
     return held
@@ -129,10 +128,6 @@ def _runs(ledger: Ledger) -> list[dict[str, Any]]:
         }
         for run in ledger.runs(limit=RUNS)
     ]
-
-
-def _progress(trial: dict[str, Any]) -> str:
-    return f", step {trial['progress']:,}" if trial["progress"] else ""
 
 
 def _time(moment: datetime | None) -> str | None:

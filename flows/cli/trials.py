@@ -55,8 +55,9 @@ def listed(
     rows = []
     if ledger is not None:
         run_id = None if run is None else find_run(ledger, run)
-        wanted = {"task": task, "status": status, "kind": kind, "run_id": run_id, "since": moment}
-        rows = ledger.find(limit=limit, newest_first=True, **wanted)[::-1]  # type: ignore[arg-type]
+        rows = ledger.find(task, status=status, kind=kind, run_id=run_id, since=moment, limit=limit, newest_first=True)[
+            ::-1
+        ]
     elif run is not None:
         raise InputError(f"trials: no run {run!r}; the ledger is empty")
     found = [facts(row) for row in rows]

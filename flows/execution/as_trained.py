@@ -44,10 +44,10 @@ def as_trained(
     return changed, [by_id[row.id] for row in rows]
 
 
-def as_today(task: Task, own: Task, answers: Sequence[int] | Sequence[str]) -> list[int] | list[str]:
+def as_today(task: Task, own: Task, answers: Sequence[int] | Sequence[str]) -> Sequence[int] | Sequence[str]:
     """Class indices of an adapter's own task as those of the task today; INVALID for a label that is gone."""
     if not task.scored or own.labels == task.labels:
-        return list(answers)  # type: ignore[return-value]
+        return answers
     place = {label: index for index, label in enumerate(task.labels)}
     return [place.get(own.labels[int(answer)], INVALID) if answer != INVALID else INVALID for answer in answers]
 

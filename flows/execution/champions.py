@@ -77,7 +77,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         backbone_name=order.backbone,
         backbone_id=backbone.backbone_id,
         d=backbone.d,
-        dtype=backbone.dtype,  # type: ignore[arg-type]
+        dtype=backbone.dtype,
         device=order.device,
         engine=Engine(),
         tasks=tasks,

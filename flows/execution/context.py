@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from dept.trial import Dtype, TrialSpec
+from dept.config import Dtype
+from dept.trial import TrialSpec
 from flows.planning.trials import Inputs
 from infra.settings import settings
 from registry.ledger import Ledger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import Vocabulary
@@ -18,12 +18,20 @@ from dept.engine.evaluate import score_rows
 from dept.engine.generate import generate_ids
 from dept.engine.memory import provenance
 from dept.engine.mixture import learn_weights
-from dept.engine.state import Result, Trial
+from dept.engine.state import Result, State, Trial
 from dept.engine.train import train
 
 Key = TypeVar("Key", bound=Hashable)
 Progress = Callable[[int], object]
 Item = tuple[int, Row]  # which adapter, and the row
+
+
+class Told(TypedDict, total=False):
+    """Whom `train` tells what; see `dept.engine.train.train`."""
+
+    on_result: Callable[[Result], None] | None
+    on_tokens: Callable[[int], None] | None
+    on_restored: Callable[[str, State], None] | None
 
 
 class Running(Vocabulary, Protocol):
@@ -43,7 +51,9 @@ class Running(Vocabulary, Protocol):
     def provenance(self) -> dict[str, Any]:
         """What has a part in the numbers and is no part of the question."""
 
-    def train(self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Any) -> dict[str, Result]:
+    def train(
+        self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Unpack[Told]
+    ) -> dict[str, Result]:
         """Train trials in one stack."""
 
     def score(
@@ -83,7 +93,9 @@ class InProcess:
         """See `dept.engine.memory.provenance`."""
         return provenance(self.backbone)
 
-    def train(self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Any) -> dict[str, Result]:
+    def train(
+        self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Unpack[Told]
+    ) -> dict[str, Result]:
         """See `dept.engine.train.train`."""
         return train(trials, self.backbone, options, **told)
 
@@ -124,8 +136,9 @@ def running(name: str, dtype: str | None, device: str | None, ranks: int) -> Run
     Raises:
         InputError: see `Backbone.from_pretrained` and `Session`.
     """
-    made: Any = Session(name, ranks, dtype) if ranks else InProcess(shared_backbone(name, dtype, device))
-    return made  # type: ignore[no-any-return]
+    if ranks:
+        return Session(name, ranks, dtype)
+    return InProcess(shared_backbone(name, dtype, device))
 
 
 __all__ = ["InProcess", "Running", "running", "train"]

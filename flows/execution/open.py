@@ -39,7 +39,7 @@ def open_plan(plan: Plan) -> RunContext:
         backbone_name=plan.backbone,
         backbone_id=backbone.backbone_id,
         d=backbone.d,
-        dtype=backbone.dtype,  # type: ignore[arg-type]
+        dtype=backbone.dtype,
         device=plan.device,
         engine=Engine(plan.ranks if plan.engine == "deepspeed" else 0),
         tasks=tasks,

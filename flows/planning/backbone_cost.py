@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dept.backbones.describe import BackboneInfo, default_dtype, describe
-from dept.trial import Dtype, TrialSpec
+from dept.config import Dtype
+from dept.trial import TrialSpec
 from flows.planning.plan import Plan
 from infra.errors import InputError
 
@@ -30,7 +31,7 @@ class BackboneCost:
         self.name = plan.backbone
         self.folder = local_folder(plan.backbone)
         self.device = plan.device
-        self.dtype: Dtype = plan.dtype or default_dtype(plan.device)  # type: ignore[assignment]
+        self.dtype: Dtype = plan.dtype or default_dtype(plan.device)
 
     @cached_property
     def loaded(self) -> Any:

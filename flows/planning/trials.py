@@ -7,8 +7,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dept.config import TrainConfig
-from dept.trial import MULTITASK, Dtype, Init, Method, Start, TrialSpec
+from dept.config import Dtype, TrainConfig
+from dept.trial import MULTITASK, Init, Method, Start, TrialSpec
 from flows.planning.plan import Plan, RateKey, Strategy
 from infra.errors import InputError
 from tasks.spec import Task

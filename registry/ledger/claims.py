@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -18,11 +18,10 @@ from infra.settings import settings
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_of
-from registry.ledger.schema import RunTrialRow, TrialRow
+from registry.ledger.schema import HELD, RunTrialRow, TrialRow
 
 OLDEST = 1  # layout of a spec; 0.1.0's was 0
 CHUNK = 500  # trials named in one statement
-HELD = ("running", "trained")
 Item = TypeVar("Item")
 
 
@@ -123,16 +122,8 @@ class Claims(Connected):
         self._write(lambda session: _fail(session, row, reason))
         return None
 
-    def renew(
-        self,
-        claims: Iterable[Claim],
-        lease_seconds: float | None = None,
-        progress: Mapping[str, int] | None = None,
-    ) -> set[str]:
+    def renew(self, claims: Iterable[Claim], lease_seconds: float | None = None) -> set[str]:
         """Hold claims for `lease_seconds` from now (None: $DEPT_LEASE_SECONDS); to be called as work goes on, not else.
-
-        Args:
-            progress: steps done, by fingerprint, for people to see.
 
         Returns:
             Fingerprints that are still held by these attempts.
@@ -143,11 +134,7 @@ class Claims(Connected):
 
             def renew(session: Session, part: list[Claim] = part) -> set[str]:
                 query = update(TrialRow).where(is_held(part)).values(lease_until=now(seconds))
-                kept = set(session.scalars(query.returning(TrialRow.fingerprint)))
-                told = [{"fingerprint": key, "progress": progress[key]} for key in kept if progress and key in progress]
-                if told:
-                    session.execute(update(TrialRow), told)
-                return kept
+                return set(session.scalars(query.returning(TrialRow.fingerprint)))
 
             held |= self._write(renew)
         return held
@@ -205,7 +192,6 @@ def _taking(
             token=token,
             lease_until=now(lease_seconds),
             attempt=TrialRow.attempt + 1,
-            progress=None,
             error=None,
             updated_at=now(),
         )

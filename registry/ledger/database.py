@@ -24,7 +24,7 @@ from registry.ledger import migrations
 _log = logging.getLogger("dept.ledger")
 IDLE_SECONDS = 60  # how long PostgreSQL lets a transaction rest
 BUSY_MILLISECONDS = 30_000  # how long a writer waits for another
-_ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
+ADVISORY = 0x64657074  # "dept": the lock under which PostgreSQL is migrated
 _OLDEST_SQLITE = (3, 35, 0)  # UPDATE ... RETURNING
 _KINDS = ("sqlite", "postgresql")
 
@@ -166,7 +166,7 @@ def _migrate(engine: Engine) -> None:
 def _upgrade(engine: Engine) -> None:
     with engine.connect().execution_options(immediate=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
-            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
+            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY})
         if not migrations.is_current(connection):
             migrations.upgrade(connection)
 

@@ -14,10 +14,9 @@ from registry.ledger.claims import chunks
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_of
-from registry.ledger.schema import RunTrialRow, TrialRow
+from registry.ledger.schema import HELD, RunTrialRow, TrialRow
 
 OPEN = ("pending", "running", "trained")
-HELD = ("running", "trained")
 
 
 class Queries(Connected):

@@ -14,6 +14,8 @@ from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.schema import RunRow
 
+RunKind = Literal["transfer", "retrain"]
+
 
 class Runs(Connected):
     """The part of the ledger that remembers runs."""
@@ -22,7 +24,7 @@ class Runs(Connected):
         self,
         name: str,
         plan: Mapping[str, Any],
-        kind: Literal["transfer", "retrain"] = "transfer",
+        kind: RunKind = "transfer",
         *,
         mlflow_run_id: str | None = None,
     ) -> str:

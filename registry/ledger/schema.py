@@ -28,6 +28,7 @@ from dept.trial import TrialSpec
 from infra.errors import InputError
 from registry.ledger.types import Number, UtcDateTime
 
+HELD = ("running", "trained")  # by an owner
 STATUSES = ("pending", "running", "trained", "finished", "failed")
 VERDICTS = ("first", "promoted", "kept", "not-stale", "rolled-back", "by-hand")
 RUN_STATUSES = ("running", "finished", "failed", "killed")
@@ -61,7 +62,6 @@ class TrialRow(Base):
         owner: `infra.identity.process_id` of who works on it, null where nobody does. lease_until: when its hold ends.
         attempt: raised by every claim, and by whatever takes a result away; each write names it.
         token: of the call that claimed it, so that a claim whose answer was lost is found again.
-        progress: what the owner last told of its steps.
         provenance: device, versions, commit, engine, ranks, host: what had a part, but is no part of the question.
         error: why it failed. note: why an earlier result was taken away.
     """
@@ -92,7 +92,6 @@ class TrialRow(Base):
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempt: Mapped[int] = mapped_column(BigInteger)
     token: Mapped[str | None] = mapped_column(String(32), index=True)
-    progress: Mapped[int | None] = mapped_column(BigInteger)
     adapter_key: Mapped[str | None] = mapped_column(Text)
     adapter_sha256: Mapped[str | None] = mapped_column(String(64))
     outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON)

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 from dept.trial import TrialOutcome, TrialSpec
 from infra.errors import InputError
 from infra.secrets import masked
-from registry.ledger.claims import HELD, Claim, chunks, is_of, is_readable
+from registry.ledger.claims import Claim, chunks, is_of, is_readable
 from registry.ledger.clock import now
 from registry.ledger.connection import Connected
 from registry.ledger.rows import outcome_columns, spec_columns
-from registry.ledger.schema import RunRow, RunTrialRow, TrialRow
+from registry.ledger.schema import HELD, RunRow, RunTrialRow, TrialRow
 
 Provenance = Mapping[str, Any]
 _FREE = {"owner": None, "lease_until": None}
@@ -207,7 +207,6 @@ class Writes(Connected):
                 status="pending",
                 attempt=TrialRow.attempt + 1,  # whatever a late worker of this trial still writes is refused
                 token=None,
-                progress=None,
                 error=None,
                 updated_at=now(),
                 **_FREE,

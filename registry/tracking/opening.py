@@ -19,10 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.errors import InputError
 from infra.secrets import masked
+from registry.ledger.database import ADVISORY
 from registry.tracking.patience import first_line
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-LOCK_KEY = 0x64657074  # of PostgreSQL's advisory lock
 _opened: set[str] = set()  # SQLite files that this process writes runs to
 
 
@@ -94,12 +94,12 @@ def _database(uri: str) -> Iterator[None]:
         with engine.connect() as connection:
             locks = engine.dialect.name == "postgresql"
             if locks:
-                connection.execute(text(f"select pg_advisory_lock({LOCK_KEY})"))
+                connection.execute(text(f"select pg_advisory_lock({ADVISORY})"))
             try:
                 yield
             finally:
                 if locks:
-                    connection.execute(text(f"select pg_advisory_unlock({LOCK_KEY})"))
+                    connection.execute(text(f"select pg_advisory_unlock({ADVISORY})"))
     finally:
         engine.dispose()
 

@@ -95,7 +95,6 @@ def _trials() -> None:
         sa.Column("lease_until", UtcDateTime()),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("token", sa.String(32)),
-        sa.Column("progress", sa.BigInteger()),
         sa.Column("adapter_key", sa.Text()),
         sa.Column("adapter_sha256", sa.String(64)),
         sa.Column("outcome", sa.JSON()),
