@@ -4,23 +4,14 @@ import json
 
 import pytest
 
-from infra.settings import home
-from registry.ledger import Ledger
 from registry.promotion.lookup import backbones_of
-from registry.store import Store
-from registry.tracking import Tracker
 from tests.flows.test_cli import dept, refused
-from tests.registry.promotion_helpers import World, mood_splits
-from tests.registry.registry_helpers import new_store
+from tests.registry.promotion_helpers import new_world
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    new_store(home())
-    made = World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
+def world():
+    made = new_world()
     made.outcomes = [made.trial(seed) for seed in range(3)]
     made.fight(made.outcomes[0], lambda i: True, lambda i: True)
     made.fight(made.outcomes[1], lambda i: i % 2 == 0, lambda i: True)

@@ -12,12 +12,9 @@ from flows.execution.judge import judge
 from flows.planning.retraining import Retraining, Stale
 from infra.identity import process_id
 from infra.settings import home
-from registry.ledger import Ledger
 from registry.promotion.lookup import champion
-from registry.store import Store
-from registry.tracking import Tracker
-from tests.registry.promotion_helpers import ID, World, mood_splits
-from tests.registry.registry_helpers import make_outcome, new_store, save_adapter
+from tests.registry.promotion_helpers import ID, World, new_world
+from tests.registry.registry_helpers import make_outcome, save_adapter
 
 
 class Run(World):
@@ -27,12 +24,8 @@ class Run(World):
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    new_store(home())
-    made = Run(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
+def world():
+    made = new_world(Run)
     made.run_id = made.ledger.begin_run("judge", {}, "retrain")
     return made
 

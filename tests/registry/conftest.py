@@ -1,20 +1,26 @@
-"""A ledger on each kind of database: `ledger_url` has its tables, `new_url` is empty."""
+"""A ledger on each kind of database (`ledger_url` has its tables, `new_url` is empty), MLflow stores, a small world."""
 
 import contextlib
 import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from infra.settings import home
 from registry.ledger import Ledger
+from registry.tracking import Tracker
+from tests.registry.promotion_helpers import new_world
+from tests.registry.registry_helpers import new_store
 
 DATABASES = ["sqlite", "postgresql"]
 _count = itertools.count()
@@ -145,3 +151,58 @@ from infra.identity import process_id
 from registry.ledger import Ledger
 from tests.registry.ledger_helpers import make_outcome, make_spec
 """
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    new_store(folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{folder / 'mlflow.db'}",
+            "--artifacts-destination",
+            str(folder / "files"),
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=2)
+                break
+            except OSError:
+                assert process.poll() is None, "the MLflow server ended"
+                assert time.monotonic() < deadline, "the MLflow server did not answer within 90 s"
+                time.sleep(0.2)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def local():
+    new_store(home())
+    return Tracker()
+
+
+@pytest.fixture
+def world():
+    """A task with rows, finished trials and answers of adapters, without a backbone."""
+    return new_world()

@@ -10,12 +10,13 @@ from infra.identity import process_id
 from infra.settings import home
 from registry.ledger import Ledger
 from registry.promotion.champion import Match, decide, match
+from registry.promotion.lookup import champion
 from registry.store import Store
 from registry.tracking import Tracker
 from tasks.formatting import Record
 from tasks.spec import Task
 from tasks.splits import Splits, make_splits
-from tests.registry.registry_helpers import TASK, make_outcome, make_spec, save_adapter
+from tests.registry.registry_helpers import TASK, make_outcome, make_spec, new_store, save_adapter
 
 ID = "b" * 64
 
@@ -78,3 +79,37 @@ def mood_splits(rows: int = 1200, first: int = 0) -> Splits:
             for i in range(first, first + rows)
         ],
     )
+
+
+def new_world(kind: type[World] = World) -> World:
+    """A world of its own in this test's home, with the rows of the task `mood`."""
+    new_store(home())
+    return kind(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
+
+
+NAME = "dept-tiny-bbbbbbbb-mood"
+
+
+def always(i):
+    return True
+
+
+def never(i):
+    return False
+
+
+def half(i):
+    return i % 2 == 0
+
+
+def champion_now(world):
+    return champion(world.ledger, world.tracker, "mood", ID)
+
+
+def numbers_of(world, name=NAME):
+    found = world.tracker.client.search_model_versions(f"name = '{name}'")
+    return {int(version.version): version.tags["fingerprint"] for version in found}
+
+
+def aliases(world, name=NAME):
+    return world.tracker.client.get_registered_model(name).aliases

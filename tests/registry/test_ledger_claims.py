@@ -5,16 +5,13 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import select, update
 
 from infra.identity import process_id
-from registry.ledger import Ledger
 from registry.ledger.clock import now
 from registry.ledger.rows import group_of
 from registry.ledger.schema import TrialRow
@@ -283,28 +280,3 @@ def test_a_claim_whose_answer_was_lost_is_found_again(ledger, monkeypatch):
     calls.clear()
     ledger.record_decision("m", "t", "first", "x")
     assert len(ledger.decisions()) == 1
-
-
-def test_a_ledger_of_another_process_sees_the_same(ledger, ledger_url):
-    claim = claim_one(ledger, make_spec())
-    other = Ledger.open(ledger_url)
-    assert other.trained(claim, make_outcome(claim.spec))
-    assert ledger.get(claim.fingerprint).status == "trained"
-
-
-def test_many_threads_and_a_forked_child_share_an_open_ledger(ledger):
-    ledger.add([make_spec(seed=seed) for seed in range(60)])
-    start = threading.Barrier(20)
-
-    def take(_):
-        start.wait()
-        return [claim.fingerprint for _ in range(3) for claim in ledger.claim(process_id(), 1)]
-
-    with ThreadPoolExecutor(20) as pool:
-        taken = [key for keys in pool.map(take, range(20)) for key in keys]
-    assert len(taken) == len(set(taken)) == 60
-    pid = os.fork()
-    if not pid:  # the child must not touch the connections that it has inherited
-        os._exit(0 if ledger.counts() == {"running": 60} else 1)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert ledger.counts() == {"running": 60}

@@ -9,17 +9,13 @@ from sqlalchemy import insert
 from dept.backbones.describe import describe
 from infra.errors import InputError
 from infra.settings import home
-from registry.ledger import Ledger
 from registry.ledger.clock import now
 from registry.ledger.rows import outcome_columns, spec_columns
 from registry.ledger.schema import TrialRow
 from registry.promotion.by_hand import rollback
 from registry.promotion.lookup import all_champions, champion
 from registry.promotion.older import TAKEN, older_backbones, older_champions
-from registry.store import Store
-from registry.tracking import Tracker
-from tests.registry.promotion_helpers import World, mood_splits
-from tests.registry.registry_helpers import make_outcome, make_spec, new_store, save_adapter, save_tiny_backbone
+from tests.registry.registry_helpers import make_outcome, make_spec, save_adapter, save_tiny_backbone
 
 OLD = "0" * 63 + "1"  # a fingerprint of 0.1.0 is none of today's
 NAME = "dept-tiny-mood"
@@ -28,15 +24,6 @@ NAME = "dept-tiny-mood"
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
     return describe(str(save_tiny_backbone(tmp_path_factory.mktemp("backbones") / "tiny")))
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    new_store(home())
-    return World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
 
 
 def left_by_0_1_0(world, backbone, legacy=None, folder=None):

@@ -1,65 +1,23 @@
 """Decisions as they are recorded and carried out: ledger and MLflow, kills, deletions, decisions by hand."""
 
-import shutil
-import time
-from pathlib import Path
-
 import pytest
 from mlflow.exceptions import MlflowException
-from sqlalchemy import delete, update
-from tenacity import wait_fixed
 
-from infra.errors import InputError
-from infra.settings import home
-from registry.ledger import Ledger
-from registry.ledger.locks import Locks
-from registry.ledger.schema import LockRow
 from registry.promotion import versions
-from registry.promotion.alone import ChampionChangedError
-from registry.promotion.by_hand import promote, rollback
 from registry.promotion.champion import decide, evaluation, match
 from registry.promotion.lookup import adapter_folder, all_champions, champion
 from registry.promotion.names import model_name, old_model_name
-from registry.store import Store
-from registry.tracking import Tracker, patience
-from tests.registry.promotion_helpers import ID, World, mood_splits
-from tests.registry.registry_helpers import new_store
-
-NAME = "dept-tiny-bbbbbbbb-mood"
-
-
-def always(i):
-    return True
-
-
-def never(i):
-    return False
-
-
-def half(i):
-    return i % 2 == 0
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    new_store(home())
-    return World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
-
-
-def champion_now(world):
-    return champion(world.ledger, world.tracker, "mood", ID)
-
-
-def numbers_of(world, name=NAME):
-    found = world.tracker.client.search_model_versions(f"name = '{name}'")
-    return {int(version.version): version.tags["fingerprint"] for version in found}
-
-
-def aliases(world, name=NAME):
-    return world.tracker.client.get_registered_model(name).aliases
+from tests.registry.promotion_helpers import (
+    ID,
+    NAME,
+    aliases,
+    always,
+    champion_now,
+    half,
+    mood_splits,
+    never,
+    numbers_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -192,15 +150,6 @@ def test_evaluations_have_the_rows_and_the_number_type_of_each(world):
     assert old.fingerprint == match(world, candidate, ()).specs[0].fingerprint, "asked once"
 
 
-def test_another_process_decided_meanwhile(world):
-    world.fight(world.trial(0), always, always)
-    of = match(world, world.trial(1), ())
-    answered = world.judged(of, {"champion": half, "challenger": always})
-    world.fight(world.trial(2), half, always)
-    with pytest.raises(ChampionChangedError):
-        decide(world, of, answered)
-
-
 @pytest.mark.parametrize(
     "broken",
     ["create_model_version", "record", "set_registered_model_alias", "search_model_versions", "set_model_version_tag"],
@@ -242,77 +191,6 @@ def test_an_alias_moved_by_hand_in_mlflow_stays(world):
     assert champion_now(world).fingerprint == first.spec.fingerprint
 
 
-def delete_run(world, version):
-    world.tracker.client.delete_run(version.run_id)
-
-
-def delete_files(world, version):
-    place = world.tracker.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")
-    shutil.rmtree(place)
-
-
-def delete_version(world, version):
-    world.tracker.client.delete_model_version(version.name, version.version)
-
-
-def delete_model(world, version):
-    world.tracker.client.delete_registered_model(version.name)
-
-
-def delete_experiment(world, version):
-    world.tracker.client.delete_experiment(world.tracker.experiment_id)
-    world.tracker = Tracker()
-
-
-@pytest.mark.parametrize("delete", [delete_run, delete_files, delete_version, delete_model, delete_experiment])
-def test_what_people_delete_in_mlflow_is_written_again(world, delete):
-    outcome = world.trial(0)
-    world.fight(outcome, always, always)
-    delete(world, versions.by_alias(world.tracker, NAME, "champion"))
-    found = champion_now(world)
-    assert found.fingerprint == outcome.spec.fingerprint
-    assert (adapter_folder(found, world.store, world.tracker) / "adapter.json").is_file(), "served from the store"
-    world.fight(outcome, always, always)
-    found = champion_now(world)
-    version = versions.by_alias(world.tracker, NAME, "champion")
-    assert version.tags["fingerprint"] == outcome.spec.fingerprint
-    run = world.tracker.client.get_run(version.run_id)
-    assert run.info.lifecycle_stage == "active"
-    assert Path(world.tracker.download(f"{version.source}/artifacts/adapter")).is_dir()
-    assert len(world.ledger.decisions(NAME)) == 1
-    assert found.note == ""
-
-
-def test_of_another_plan_too(world):
-    """A lost version is written again by whatever run meets it, not by the one that made it alone."""
-    first = world.trial(0)
-    world.fight(first, always, always)
-    world.tracker.client.delete_registered_model(NAME)
-    assert "dept run" in champion_now(world).note
-    assert world.fight(world.trial(1), half, half).decision == "kept"
-    assert champion_now(world).fingerprint == first.spec.fingerprint
-    assert set(aliases(world)) == {"champion", "challenger"}
-
-
-def test_gone_everywhere_is_one_line_with_a_remedy(world):
-    world.fight(world.trial(0), always, always)
-    found = champion_now(world)
-    shutil.rmtree(home() / "store")
-    version = versions.by_alias(world.tracker, NAME, "champion")
-    delete_files(world, version)
-    with pytest.raises(InputError, match=r"is gone .*Remedy: `dept run`"):
-        adapter_folder(found, world.store, world.tracker)
-
-
-def test_without_a_ledger_mlflow_alone_answers(world):
-    outcome = world.trial(0)
-    world.fight(outcome, always, always)
-    found = champion(None, world.tracker, "mood", ID)
-    assert (found.name, found.fingerprint, found.adapter_key) == (NAME, outcome.spec.fingerprint, None)
-    assert (adapter_folder(found, world.store, world.tracker) / "adapter.json").is_file()
-    assert champion(None, world.tracker, "mood", "c" * 64) is None
-
-
 def test_weights_apart(world):
     """Two folders of one last part: neither name nor alias is shared."""
     other = "c" * 64
@@ -335,48 +213,6 @@ def test_a_renamed_folder_of_the_same_weights_is_the_same_model(world):
     assert (row.decision, row.model) == ("promoted", NAME)
 
 
-def test_promoted_and_taken_back_by_hand(world):
-    first, second, third = (world.trial(seed) for seed in range(3))
-    world.fight(first, always, always)
-    world.fight(second, half, always)
-    row = rollback(world, "mood", ID)
-    assert (row.decision, row.challenger_fingerprint) == ("rolled-back", first.spec.fingerprint)
-    assert row.champion_fingerprint == second.spec.fingerprint
-    assert row.by != "rule"
-    assert champion_now(world).fingerprint == first.spec.fingerprint
-    assert aliases(world) == {"champion": 1}
-    with pytest.raises(InputError, match="no earlier champion"):
-        rollback(world, "mood", ID)
-    row = promote(world, "mood", ID, fingerprint=third.spec.fingerprint[:10])
-    assert (row.decision, champion_now(world).fingerprint) == ("by-hand", third.spec.fingerprint)
-    assert promote(world, "mood", ID, version="2").challenger_fingerprint == second.spec.fingerprint
-    assert rollback(world, "mood", ID).challenger_fingerprint == third.spec.fingerprint
-    assert rollback(world, "mood", ID).challenger_fingerprint == first.spec.fingerprint
-    assert [row.decision for row in world.ledger.decisions(NAME)] == [
-        "first",
-        "promoted",
-        "rolled-back",
-        "by-hand",
-        "by-hand",
-        "rolled-back",
-        "rolled-back",
-    ]
-    world.fight(first, always, always)
-    assert champion_now(world).fingerprint == first.spec.fingerprint, "a decision by hand is not undone by the next run"
-
-
-def test_what_cannot_be_promoted(world):
-    first = world.trial(0)
-    world.fight(first, always, always)
-    for wrong in ({"version": "7"}, {"fingerprint": "ffff"}, {"fingerprint": ""}):
-        with pytest.raises(InputError, match="Remedy"):
-            promote(world, "mood", ID, **wrong)
-    with pytest.raises(InputError, match="already"):
-        promote(world, "mood", ID, fingerprint=first.spec.fingerprint)
-    with pytest.raises(InputError, match="no champion"):
-        rollback(world, "other", ID)
-
-
 def test_a_refusal_of_mlflow_is_not_taken_for_a_missing_alias(world, monkeypatch):
     def refuse(*args, **kwargs):
         raise MlflowException("no", error_code=7)  # PERMISSION_DENIED
@@ -384,55 +220,6 @@ def test_a_refusal_of_mlflow_is_not_taken_for_a_missing_alias(world, monkeypatch
     monkeypatch.setattr(world.tracker, "ask", refuse)
     with pytest.raises(MlflowException):
         versions.by_alias(world.tracker, NAME, "champion")
-
-
-def test_a_lock_outlasts_an_mlflow_that_is_away(world, monkeypatch):
-    """Longer than the lock's lease: nobody else decides meanwhile."""
-    plain = Locks.lock
-    monkeypatch.setattr(
-        Locks, "lock", lambda ledger, name, wait_seconds=None: plain(ledger, name, wait_seconds, lease_seconds=1.0)
-    )
-    first, away, others = world.trial(0), [4], []
-    call = world.tracker.client.create_registered_model
-
-    def silent(*args, **options):
-        if away[0]:
-            away[0] -= 1
-            time.sleep(0.5)
-            try:
-                with Ledger.open().lock(f"champion:mood:{ID}", wait_seconds=0.0):
-                    others.append("another decides")
-            except InputError:
-                pass
-            raise ConnectionError("away")
-        return call(*args, **options)
-
-    monkeypatch.setattr(patience, "wait_random_exponential", lambda *args, **options: wait_fixed(0.2))
-    monkeypatch.setattr(world.tracker.client, "create_registered_model", silent)
-    assert world.fight(first, always, always).decision == "first"
-    assert (away, others) == ([0], [])
-
-
-def test_who_loses_the_lock_decides_nothing_and_matches_again(world, monkeypatch):
-    world.fight(world.trial(0), always, always)
-    of = match(world, world.trial(1), ())
-    answered = world.judged(of, {"champion": half, "challenger": always})
-    register = versions.register
-
-    def slow(*args):
-        made = register(*args)
-        with world.ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
-            connection.execute(update(LockRow).values(token="of another"))
-        return made
-
-    monkeypatch.setattr(versions, "register", slow)
-    with pytest.raises(ChampionChangedError):
-        decide(world, of, answered)
-    monkeypatch.setattr(versions, "register", register)
-    with world.ledger.engine.connect().execution_options(immediate=True) as connection, connection.begin():
-        connection.execute(delete(LockRow))
-    assert [row.decision for row in world.ledger.decisions(NAME)] == ["first"]
-    assert world.fight(of.candidate, half, always).decision == "promoted"
 
 
 def test_champions_of_the_first_version_are_listed_until_they_are_followed(world):

@@ -1,132 +1,25 @@
-import contextlib
-import logging
 import math
 import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
-from dept.trial import TrialOutcome
 from infra.errors import InputError
 from infra.identity import process_id
 from infra.settings import home
 from registry.tracking import Tracker, TrialLog
 from registry.tracking.trial_run import thinned
 from tests.registry.registry_helpers import make_spec, new_store
-
-
-def trial(folder, spec=None, **changes):
-    """A finished trial and the folder of its adapter, as the store hands it out."""
-    spec = spec or make_spec()
-    place = folder / spec.fingerprint
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "adapter.safetensors").write_bytes(b"numbers of " + spec.fingerprint.encode())
-    (place / "adapter.json").write_text("{}", encoding="utf-8")
-    fields = {
-        "adapter_key": f"adapters/{spec.fingerprint}/1",
-        "adapter_sha256": "a" * 64,
-        "best_step": 20,
-        "steps_done": 60,
-        "validation": {"accuracy": 75.0},
-        "test": {"accuracy": 70.5},
-        "loss_curve": [(30, 2.5), (60, 1.5)],
-        "validation_curve": [(0, 55.0), (20, 75.0)],
-        "validation_loss_curve": [(0, 0.9), (20, 0.5)],
-        "seconds": 60.0,
-        "tokens": 900,
-        "peak_memory_mib": 512.0,
-    }
-    return TrialOutcome(spec=spec, **{**fields, **changes}), place
-
-
-class Lossy:
-    """An MLflow client that carries a request out and then loses the answer, once for each method named."""
-
-    def __init__(self, client, *methods):
-        self._client, self._lose, self.calls = client, set(methods), []
-
-    def __getattr__(self, name):
-        method = getattr(self._client, name)
-
-        def call(*args, **kwargs):
-            self.calls.append(name)
-            answer = method(*args, **kwargs)
-            if name in self._lose:
-                self._lose.remove(name)
-                raise ConnectionError("answer lost")
-            return answer
-
-        return call
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    new_store(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            f"sqlite:///{folder / 'mlflow.db'}",
-            "--artifacts-destination",
-            str(folder / "files"),
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, "the MLflow server ended"
-                assert time.monotonic() < deadline, "the MLflow server did not answer within 90 s"
-                time.sleep(0.2)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+from tests.registry.tracking_helpers import Lossy, trial
 
 
 @pytest.fixture(params=["sqlite", "server"])
 def tracker(request):
     if request.param == "server":
         return Tracker(request.getfixturevalue("server"), experiment=f"x{time.monotonic_ns()}")
-    new_store(home())
-    return Tracker()
-
-
-@pytest.fixture
-def local():
     new_store(home())
     return Tracker()
 
@@ -205,104 +98,6 @@ def test_a_trial_costs_four_requests_and_no_search(local, tmp_path):
     assert local.client.calls == ["create_run", "log_batch", "set_terminated"]  # and the files, past the client
     assert local.log_trials(None, [TrialLog(outcome, 1, folder)]) == first  # asked again in the same process
     assert len(local.client.calls) == 3
-
-
-@pytest.mark.parametrize("method", ["create_run", "log_batch", "set_terminated"])
-def test_an_answer_lost_after_the_request_makes_no_second_run(local, tmp_path, method):
-    outcome, folder = trial(tmp_path)
-    local.client = Lossy(local.client, method)
-    (run_id,) = local.log_trials(None, [TrialLog(outcome, 1, folder)]).values()
-    assert local.client.calls.count(method) == (1 if method == "create_run" else 2)
-    (run,) = local.client.search_runs([local.experiment_id])
-    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
-    assert len(local.client.get_metric_history(run_id, "train/loss")) == 2  # sent twice, kept once
-
-
-def test_a_parent_run_whose_answer_was_lost_is_found_again(local):
-    local.client = Lossy(local.client, "create_run")
-    run_id = local.open_flow_run("flow", {"plan": "demo"}, {})
-    assert [run.info.run_id for run in local.client.search_runs([local.experiment_id])] == [run_id]
-
-
-def test_what_is_made_elsewhere_is_looked_for_before_it_is_made_again(local):
-    local.client = Lossy(local.client, "create_registered_model", "create_model_version", "delete_model_version")
-    local.ask("create_registered_model", "m", found=lambda: local.client.get_registered_model("m"))
-    made = local.ask(
-        "create_model_version",
-        "m",
-        "file:///nowhere",
-        found=lambda: next(iter(local.client.search_model_versions("name = 'm'")), None),
-    )
-    assert [version.version for version in local.client.search_model_versions("name = 'm'")] == [made.version]
-    local.ask("delete_model_version", "m", made.version)  # the repetition finds nothing, which is no refusal
-    assert local.client.search_model_versions("name = 'm'") == []
-
-
-def test_a_server_that_loses_answers_gets_one_run(server, tmp_path):
-    """The real way: a proxy hands each request on and cuts the connection instead of answering, once for each path."""
-    with lossy_proxy(server) as (address, seen):
-        tracker = Tracker(address, experiment=f"x{time.monotonic_ns()}")
-        outcome, folder = trial(tmp_path)
-        seen.lose |= {"/runs/create", "/runs/log-batch", "/runs/update", "/adapter/adapter.json"}
-        (run_id,) = tracker.log_trials(None, [TrialLog(outcome, 1, folder)]).values()
-        assert not seen.lose
-    direct = MlflowClient(server)
-    (run,) = direct.search_runs([tracker.experiment_id])
-    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
-    assert len(direct.get_metric_history(run_id, "train/loss")) == 2
-
-
-def test_a_server_behind_a_proxy_that_is_down_is_waited_for(server, tmp_path):
-    """No connection, then pages of the proxy that say 503 and 502: none of them ends the run or makes a second one."""
-    with lossy_proxy(server) as (address, seen):
-        tracker = Tracker(address, experiment=f"x{time.monotonic_ns()}")
-        outcome, folder = trial(tmp_path)
-        seen.instead += ["cut", 503, 502]
-        (run_id,) = tracker.log_trials(None, [TrialLog(outcome, 1, folder)]).values()
-        assert not seen.instead
-        seen.instead += [403]
-        with pytest.raises(MlflowException, match="403"):
-            tracker.ask("get_run", run_id)  # a refusal: not asked again
-        assert not seen.instead
-    runs = MlflowClient(server).search_runs([tracker.experiment_id])
-    assert [(run.info.run_id, run.info.status) for run in runs] == [(run_id, "FINISHED")]
-
-
-def test_mlflow_away_in_mid_run_is_waited_for_and_said_once(local, tmp_path, caplog):
-    outcome, folder = trial(tmp_path)
-    store, until, waits = local.client, time.monotonic() + 3.0, []
-
-    class Away:
-        def __getattr__(self, name):
-            if time.monotonic() < until:
-                return lambda *args, **kwargs: (_ for _ in ()).throw(ConnectionError("refused"))
-            return getattr(store, name)
-
-    local.client = Away()
-    with caplog.at_level(logging.WARNING, "registry"):
-        runs = local.log_trials(None, [TrialLog(outcome, 1, folder)], on_wait=lambda: waits.append(1))
-    assert store.get_run(runs[outcome.spec.fingerprint]).info.status == "FINISHED"
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("registry")]
-    assert len(said) == 2
-    assert "does not answer (refused); waiting" in said[0]
-    assert "answers again" in said[1]
-    assert waits  # so that leases can be renewed
-
-
-def test_mlflow_on_a_postgresql_that_goes_away_and_comes_back(postgres, tmp_path):
-    tracker = Tracker(postgres.url())
-    outcome, folder = trial(tmp_path)
-    parent = tracker.open_flow_run("flow", {}, {})
-    postgres.stop()
-    back = threading.Timer(3.0, postgres.start)
-    back.start()
-    try:
-        (run_id,) = tracker.log_trials(parent, [TrialLog(outcome, 1, folder)]).values()
-    finally:
-        back.join()
-    runs = tracker.client.search_runs([tracker.experiment_id], filter_string="tags.kind = 'trial'")
-    assert [(run.info.run_id, run.info.status) for run in runs] == [(run_id, "FINISHED")]
-    assert len(tracker.client.get_metric_history(run_id, "train/loss")) == 2
 
 
 def test_the_run_of_an_adapter_that_was_made_again_says_so(local, tmp_path):
@@ -462,33 +257,6 @@ def test_telemetry_is_off_before_mlflow_is_imported():
     assert subprocess.check_output([sys.executable, "-c", code], env=clean, text=True) == "['true', 'true']\n"
 
 
-def test_a_dead_server_is_named_within_seconds():
-    start = time.monotonic()
-    with pytest.raises(InputError, match=r"does not answer.*start the server.*safe in the ledger"):
-        Tracker("http://127.0.0.1:9")
-    assert time.monotonic() - start < 30
-
-
-def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path, monkeypatch):
-    outcome, folder = trial(tmp_path)
-    quick = Tracker(patience=1.0)
-    quick.client = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
-    with pytest.raises(InputError, match="does not answer"):
-        quick.log_trials(None, [TrialLog(outcome, 1, folder)])
-    assert folder.is_dir()
-    assert local.log_trial(None, outcome, folder)
-    monkeypatch.setenv("DEPT_MLFLOW_PATIENCE", "soon")
-    with pytest.raises(InputError, match="MLFLOW_PATIENCE"):
-        Tracker()
-
-
-def test_a_refusal_is_not_waited_for(local):
-    start = time.monotonic()
-    with pytest.raises(MlflowException):
-        local.ask("get_run", "f" * 32)
-    assert time.monotonic() - start < 2
-
-
 @pytest.mark.parametrize(
     ("uri", "message"), [("ftp://x", "no tracking URI"), ("mlruns", "no tracking URI"), ("sqlite://", "names no file")]
 )
@@ -508,62 +276,3 @@ def test_an_adapter_that_is_gone_is_named(local, tmp_path):
     with pytest.raises(InputError, match="is gone"):
         local.log_trial(None, outcome, tmp_path / "gone")
     assert local.client.search_runs([local.experiment_id]) == []
-
-
-@contextlib.contextmanager
-def lossy_proxy(server):
-    """An HTTP proxy in front of `server`; what is named in `.lose` is handed on once and not answered.
-
-    `.instead` holds what it does with the next requests in place of handing them on: "cut", or a status.
-    """
-    import http.server
-    import types
-    import urllib.error
-
-    seen = types.SimpleNamespace(lose=set(), instead=[])
-
-    class Proxy(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            instead = seen.instead.pop(0) if seen.instead else None
-            if instead == "cut":
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length) if length else None
-            if instead is not None:
-                self.send_response(instead)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-            asked = urllib.request.Request(f"{server}{self.path}", data=body, headers=kept, method=self.command)
-            try:
-                with urllib.request.urlopen(asked, timeout=30) as answer:
-                    status, told = answer.status, answer.read()
-            except urllib.error.HTTPError as refusal:
-                status, told = refusal.code, refusal.read()
-            for part in list(seen.lose):
-                if part in self.path:
-                    seen.lose.discard(part)
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(told)))
-            self.end_headers()
-            self.wfile.write(told)
-
-        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
-
-        def log_message(self, *args):
-            pass
-
-    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{proxy.server_address[1]}", seen
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
