@@ -25,11 +25,10 @@ from dept.batches.collate import collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row
 from dept.config import TrainConfig
-from dept.engine.evaluate import run_items, summarise
+from dept.engine.evaluate import run_items
 from dept.engine.memory import token_budget, within_memory
 from dept.engine.state import State
 from dept.engine.train import data_order
-from dept.trial import goodness
 from infra.errors import InputError
 from infra.files import new_folder
 
@@ -200,7 +199,7 @@ def _fit(
     batch = min(config.batch_size, len(rows))
     while True:
         began = time.monotonic()
-        if state.is_due(config) and _is_better(baseline, validation, on_tokens):
+        if state.is_due(config) and state.validated(baseline.score(validation, on_tokens), validation):
             kept = [parameter.detach().clone() for parameter in parameters]
         done = state.is_done(config)
         if not done:
@@ -216,14 +215,6 @@ def _fit(
         for parameter, best in zip(parameters, kept, strict=True):
             parameter.copy_(best)
             parameter.grad = None
-
-
-def _is_better(baseline: Baseline, validation: Sequence[Row], on_tokens: Callable[[int], None] | None) -> bool:
-    state = baseline.state
-    found = summarise(baseline.score(validation, on_tokens), validation) if validation else {}
-    better = not found or not state.best or goodness(found) > goodness(state.best)
-    state.validated(found, better)
-    return better
 
 
 def _backward(baseline: Baseline, rows: Sequence[Row], on_tokens: Callable[[int], None] | None) -> _Sums:

@@ -12,6 +12,8 @@ from dept.adapters.adapter import Adapter
 from dept.adapters.stack import NAMES
 from dept.batches.tokenise import Row
 from dept.config import TrainConfig
+from dept.engine.evaluate import summarise
+from dept.trial import goodness
 
 _CURVES = ("loss_curve", "validation_curve", "validation_loss_curve")
 
@@ -115,8 +117,13 @@ class State:
         reached = self.step % config.eval_every == 0 or self.step >= config.steps
         return reached and not seen and self.failure is None
 
-    def validated(self, found: dict[str, float], better: bool) -> None:
-        """Note a validation, {} where there are no rows for one; `better`: its step is to be kept."""
+    def validated(self, scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> bool:
+        """Note a validation, by the scores of its rows; whether its step is to be kept.
+
+        Without rows there is nothing to choose by: the last step is kept.
+        """
+        found = summarise(scores, rows) if rows else {}
+        better = not found or not self.best or goodness(found) > goodness(self.best)
         if found:
             self.validation_curve.append((self.step, found["score"]))
             self.validation_loss_curve.append((self.step, found["loss"]))
@@ -124,6 +131,7 @@ class State:
             self.best, self.best_step, self.worse = found, self.step, 0
         else:
             self.worse += 1
+        return better
 
     def is_done(self, config: TrainConfig) -> bool:
         """Whether the trial has failed, made all its steps or lost its patience."""

@@ -18,12 +18,11 @@ from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.engine.checkpoint import Checkpoint
-from dept.engine.evaluate import score_rows, summarise
+from dept.engine.evaluate import score_rows
 from dept.engine.gradients import Sums, accumulate
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
 from dept.engine.parallel import Local, Parallel
 from dept.engine.state import Result, State, Trial
-from dept.trial import goodness
 
 __all__ = ["Loop", "Result", "State", "Trial", "data_order", "train"]
 
@@ -156,11 +155,7 @@ class Loop:
             trial, state = self.trials[key], self.states[key]
             mine, scores = scores[: len(trial.validation)], scores[len(trial.validation) :]
             state.seconds += seconds
-            # Without validation rows there is nothing to choose by: the last step is kept.
-            found = summarise(mine, trial.validation) if trial.validation else {}
-            better = not found or not state.best or goodness(found) > goodness(state.best)
-            state.validated(found, better)
-            if better:
+            if state.validated(mine, trial.validation):
                 self.stack.keep(key)
         for key in list(self.stack.keys):
             if self.states[key].is_done(self.trials[key].config):
