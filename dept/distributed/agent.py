@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,10 +20,10 @@ class RankDiedError(WorkerDiedError):
 
 
 class Agent:
-    """Ranks that start with the first job. Folder, timeout and errors: see `dept.distributed.launch.Session`."""
+    """Ranks that start with the first job. Folder and errors: see `dept.distributed.launch.Session`."""
 
-    def __init__(self, folder: Path, settings: job.Settings, cuda: bool, timeout: float | None) -> None:
-        self.folder, self.settings, self.cuda, self.timeout = folder, settings, cuda, timeout
+    def __init__(self, folder: Path, settings: job.Settings, cuda: bool) -> None:
+        self.folder, self.settings, self.cuda = folder, settings, cuda
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs = self._tokens = 0
 
@@ -56,7 +55,6 @@ class Agent:
         return work
 
     def _wait(self, work: Path, look: Callable[[Path], None], progress: Callable[[int], None] | None) -> None:
-        deadline = time.monotonic() + self.timeout if self.timeout else float("inf")
         while True:
             # Before the look into the folder, so that what the ranks wrote last is seen.
             code, done = self._process.poll() if self._process else -1, (work / job.DONE).is_file()
@@ -69,8 +67,6 @@ class Agent:
                 return
             if code is not None:
                 break
-            if time.monotonic() > deadline:
-                raise RankDiedError(f"the ranks did not end within {self.timeout} s\n{_tail(self.folder)}")
             time.sleep(POLL_SECONDS)
         if (self.folder / job.ERROR).is_file():
             raise InputError(job.read_json(self.folder / job.ERROR)["input_error"])
@@ -98,7 +94,7 @@ class Agent:
 
 def _tokens(folder: Path) -> int:
     try:
-        return int(json.loads((folder / job.PROGRESS).read_text(encoding="utf-8"))["tokens"])
+        return int(job.read_json(folder / job.PROGRESS)["tokens"])
     except FileNotFoundError:
         return 0
 

@@ -23,7 +23,7 @@ from infra.errors import InputError
 from infra.identity import process_id
 from infra.settings import home
 
-__all__ = ["RankDiedError", "Session", "train_sharded"]
+__all__ = ["RankDiedError", "Session"]
 Key = TypeVar("Key", bound=Hashable)
 Progress = Callable[[int], None]
 
@@ -40,7 +40,6 @@ class Session:
         dtype: "float32" or "bfloat16"; default float32 on CPU and bfloat16 on CUDA.
         folder: where the session's files lie, must be new; default below home()/jobs. When all is done the ranks' log
             and what each of them held (`ranks/N.json`) stay; after a failure all does.
-        timeout: seconds after which the ranks are taken for hung in one job.
 
     Attributes:
         info: what the backbone is; name, tokens, d and positions are those of a loaded backbone.
@@ -62,7 +61,6 @@ class Session:
         dtype: str | None = None,
         *,
         folder: Path | None = None,
-        timeout: float | None = None,
     ) -> None:
         self.cuda, self.ranks = torch.cuda.is_available(), ranks
         self.dtype = dtype or default_dtype("cuda" if self.cuda else "cpu")
@@ -71,7 +69,7 @@ class Session:
         self.info: BackboneInfo = describe(backbone, self.dtype)
         self.folder = (folder or home() / "jobs" / uuid.uuid4().hex[:12]).absolute()
         settings = job.Settings(backbone, self.dtype, ranks, process_id())
-        self._agent = Agent(self.folder, settings, self.cuda, timeout)
+        self._agent = Agent(self.folder, settings, self.cuda)
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +126,7 @@ class Session:
         """Train trials as `dept.train` does; every function is called in this process.
 
         Raises:
-            RankDiedError: a rank ended early or `timeout` passed; every other rank is gone by then. Results handed to
+            RankDiedError: a rank ended early; every other rank is gone by then. Results handed to
                 `on_result` stay good, and a session with the same checkpoint folder goes on with the rest.
             InputError: a backbone that cannot be loaded, a full disk.
         """
@@ -159,7 +157,6 @@ class Session:
         self,
         adapters: Sequence[Adapter],
         items: Sequence[tuple[int, Row]],
-        budget: int | None = None,
         progress: Progress | None = None,
     ) -> list[list[float]]:
         """Log-probabilities (nats) of every candidate of (adapter id, row) items, as `dept.engine.evaluate.score_rows`.
@@ -170,14 +167,13 @@ class Session:
         Raises:
             RankDiedError, InputError: see `train`.
         """
-        return self._ask("score", adapters, items, progress, budget=budget) if items else []
+        return self._ask("score", adapters, items, progress) if items else []
 
     def generate(
         self,
         adapters: Sequence[Adapter],
         items: Sequence[tuple[int, Row]],
         max_new_tokens: int,
-        budget: int | None = None,
         progress: Progress | None = None,
     ) -> list[str]:
         """Greedy continuations of (adapter id, row) items (`dept.batches.tokenise.encode_open`), as `dept.generate`.
@@ -185,7 +181,7 @@ class Session:
         Raises:
             RankDiedError, InputError: see `train`.
         """
-        found = self._ask("generate", adapters, items, progress, most=max_new_tokens, budget=budget) if items else []
+        found = self._ask("generate", adapters, items, progress, most=max_new_tokens) if items else []
         return [self.info.tokens.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
 
     def learn_weights(
@@ -231,23 +227,3 @@ class Session:
         work = self._agent.do(lambda at: job.write_items(at, kind, adapters, items, **told), progress=progress)
         found: list[Any] = job.read_json(work / job.ANSWER)
         return found
-
-
-def train_sharded(
-    trials: Sequence[Trial],
-    backbone: str,
-    *,
-    ranks: int = 2,
-    dtype: str | None = None,
-    on_result: Callable[[Result], None] | None = None,
-    on_tokens: Progress | None = None,
-    on_restored: Callable[[str, State], None] | None = None,
-    options: EngineOptions | None = None,
-    folder: Path | None = None,
-    timeout: float | None = None,
-) -> dict[str, Result]:
-    """Train trials in a `Session` of their own; its arguments and errors are those of `Session` and its `train`."""
-    if not trials:
-        return {}
-    with Session(backbone, ranks, dtype, folder=folder, timeout=timeout) as session:
-        return session.train(trials, options, on_result=on_result, on_tokens=on_tokens, on_restored=on_restored)

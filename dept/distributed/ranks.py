@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -89,15 +88,15 @@ def _train(work: Path, backbone: Sharded, ranks: Ranks) -> None:
 
 
 def _score(work: Path, backbone: Sharded, ranks: Ranks) -> None:
-    adapters, items, told = job.read_items(work)
+    adapters, items, _ = job.read_items(work)
     tensors = Tensors.of(adapters, backbone.device)
-    _answer(work, ranks, score_rows(backbone, tensors, items, told["budget"], ranks.count))
+    _answer(work, ranks, score_rows(backbone, tensors, items, progress=ranks.count))
 
 
 def _generate(work: Path, backbone: Sharded, ranks: Ranks) -> None:
     adapters, items, told = job.read_items(work)
     tensors = Tensors.of(adapters, backbone.device)
-    _answer(work, ranks, generate_ids(backbone, tensors, items, told["most"], told["budget"], ranks.count))
+    _answer(work, ranks, generate_ids(backbone, tensors, items, told["most"], ranks.count))
 
 
 def _mixture(work: Path, backbone: Sharded, ranks: Ranks) -> None:
@@ -111,7 +110,7 @@ def _mixture(work: Path, backbone: Sharded, ranks: Ranks) -> None:
 
 @torch.inference_mode()
 def _embed(work: Path, backbone: Sharded, ranks: Ranks) -> None:
-    ids = torch.tensor(json.loads((work / job.JOB).read_text(encoding="utf-8"))["ids"], device=backbone.device)
+    ids = torch.tensor(job.read_json(work / job.JOB)["ids"], device=backbone.device)
     found = backbone.embed(ids).float().cpu()
     if ranks.rank == 0:
         save_file({"embeddings": found.contiguous()}, work / job.EMBEDDINGS)
@@ -132,7 +131,7 @@ JOBS: dict[str, Callable[[Path, Sharded, Ranks], None]] = {
 
 
 class Ranks:
-    """How ranks share a step: each takes part of the rows of every micro-batch. See `dept.engine.train.Parallel`."""
+    """How ranks share a step: each takes part of the rows of every micro-batch. See `dept.engine.parallel.Parallel`."""
 
     def __init__(self, backbone: Sharded, rank: int, size: int, folder: Path) -> None:
         self.backbone, self.rank, self.size, self.folder = backbone, rank, size, folder

@@ -65,7 +65,7 @@ def generate(
         for index, row in zip(members, made, strict=True):
             items[index] = which, row
     tensors = Tensors.of(adapters, backbone.device)
-    written = generate_ids(backbone, tensors, [item for item in items if item], max_new_tokens, None, progress)
+    written = generate_ids(backbone, tensors, [item for item in items if item], max_new_tokens, progress)
     return [backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
 
 
@@ -75,7 +75,6 @@ def generate_ids(
     tensors: Tensors,
     items: Sequence[tuple[int, Row]],
     max_new_tokens: int,
-    budget: int | None = None,
     progress: Progress | None = None,
 ) -> list[list[int]]:
     """New token ids of (adapter id, row) items, in their order, without the end token. See `generate`."""
@@ -99,7 +98,7 @@ def generate_ids(
             if progress is not None:
                 progress(batch.tokens)
 
-    within_memory(backbone, attempt, budget or token_budget(backbone), max(row.length for _, row in items))
+    within_memory(backbone, attempt, token_budget(backbone), max(row.length for _, row in items))
     return [ids or [] for ids in written]
 
 

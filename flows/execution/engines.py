@@ -56,9 +56,7 @@ class Running(Vocabulary, Protocol):
     ) -> dict[str, Result]:
         """Train trials in one stack."""
 
-    def score(
-        self, adapters: Sequence[Adapter], items: Sequence[Item], budget: int | None = None, progress: Any = None
-    ) -> list[list[float]]:
+    def score(self, adapters: Sequence[Adapter], items: Sequence[Item], progress: Any = None) -> list[list[float]]:
         """Log-probabilities of every candidate."""
 
     def generate(
@@ -66,7 +64,6 @@ class Running(Vocabulary, Protocol):
         adapters: Sequence[Adapter],
         items: Sequence[Item],
         max_new_tokens: int,
-        budget: int | None = None,
         progress: Any = None,
     ) -> list[str]:
         """Greedy continuations."""
@@ -99,25 +96,22 @@ class InProcess:
         """See `dept.engine.train.train`."""
         return train(trials, self.backbone, options, **told)
 
-    def score(
-        self, adapters: Sequence[Adapter], items: Sequence[Item], budget: int | None = None, progress: Any = None
-    ) -> list[list[float]]:
+    def score(self, adapters: Sequence[Adapter], items: Sequence[Item], progress: Any = None) -> list[list[float]]:
         """See `dept.engine.evaluate.score_rows`."""
-        return score_rows(self.backbone, Tensors.of(adapters, self.backbone.device), items, budget, progress)
+        return score_rows(self.backbone, Tensors.of(adapters, self.backbone.device), items, progress=progress)
 
     def generate(
         self,
         adapters: Sequence[Adapter],
         items: Sequence[Item],
         max_new_tokens: int,
-        budget: int | None = None,
         progress: Any = None,
     ) -> list[str]:
         """See `dept.engine.generate.generate_ids`."""
         if not items:
             return []
         tensors = Tensors.of(adapters, self.backbone.device)
-        found = generate_ids(self.backbone, tensors, items, max_new_tokens, budget, progress)
+        found = generate_ids(self.backbone, tensors, items, max_new_tokens, progress)
         return [self.backbone.tokens.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
 
     def learn_weights(

@@ -20,7 +20,7 @@ from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import encode, encode_open
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.distributed import job
-from dept.distributed.launch import RankDiedError, Session, train_sharded
+from dept.distributed.launch import RankDiedError, Session
 from dept.engine.checkpoint import tidy
 from dept.engine.evaluate import score_rows
 from dept.engine.generate import generate_ids
@@ -35,14 +35,21 @@ FLOW = """
 import sys
 from pathlib import Path
 from dept.distributed import job
-from dept.distributed.launch import train_sharded
-train_sharded(job.read_trials(Path(sys.argv[1]))[1], sys.argv[2], folder=Path(sys.argv[3]))
+from dept.distributed.launch import Session
+with Session(sys.argv[2], folder=Path(sys.argv[3])) as session:
+    session.train(job.read_trials(Path(sys.argv[1]))[1])
 """
 
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def train_sharded(trials, backbone, *, folder, ranks=2, dtype=None, **told):
+    """Train trials in a session of their own."""
+    with Session(backbone, ranks, dtype, folder=folder) as session:
+        return session.train(trials, **told)
 
 
 def processes_of(folder):
