@@ -46,7 +46,7 @@ class TrialSpec(Frozen):
         role: search trials choose learning rates on validation rows and are never tested; challenger and champion
             stand in decisions of retraining.
         sources: kind mixture: sha256 of each adapter that is mixed, in order.
-        row_ids: kind evaluate: ids of the rows, in order; none: `test_rows` of the test split.
+        row_ids: kind evaluate: ids of the rows, in order.
     """
 
     schema_version: int = SCHEMA

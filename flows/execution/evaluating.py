@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from dept.trial import TrialOutcome
+from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError
 from flows.execution.as_trained import as_today, as_trained
 from flows.execution.context import RunContext
@@ -13,10 +13,10 @@ from flows.execution.lease import Lease
 from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
+from flows.execution.rows import splits_of
 from flows.execution.starts import sources_of
 from infra.errors import InputError
 from registry.ledger import Claim
-from tasks.draws import subset
 from tasks.formatting import Example
 
 
@@ -45,7 +45,7 @@ def _evaluate(context: RunContext, lease: Lease, claim: Claim) -> None:
         fail(context, lease, claim, str(error))
         return
     try:
-        rows = _rows(context, claim)
+        rows = _rows(context, spec)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
@@ -58,13 +58,8 @@ def _evaluate(context: RunContext, lease: Lease, claim: Claim) -> None:
     close(context, lease, [(claim, outcome)])
 
 
-def _rows(context: RunContext, claim: Claim) -> Sequence[Example]:
-    spec = claim.spec
-    if spec.task not in context.splits:
-        raise InputError(f"task {spec.task}: not known to this run. Remedy: run the plan that names it")
-    splits = context.splits[spec.task]
-    if not spec.row_ids:
-        return subset(splits.test, spec.test_rows, 0)
+def _rows(context: RunContext, spec: TrialSpec) -> Sequence[Example]:
+    splits = splits_of(context, spec, spec.task)
     parts = (splits.train, splits.validation, splits.test, splits.judge)
     by_id = {row.id: row for part in parts for row in part}
     missing = [row for row in spec.row_ids if row not in by_id]

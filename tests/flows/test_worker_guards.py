@@ -12,6 +12,7 @@ from flows.execution.settle import settle, work_here
 from flows.planning.trials import source_specs
 from infra.identity import process_id
 from registry.promotion.champion import evaluation
+from tasks.load import load_splits
 
 OTHER = "elsewhere:1:2:3:4"
 
@@ -71,6 +72,18 @@ def test_what_nobody_makes_any_more_is_not_waited_for(begin):
     row = context.ledger.get(asked)
     assert row.status == "failed"
     assert "is not in the ledger" in row.error
+
+
+def test_an_evaluation_is_of_the_rows_that_it_was_planned_with(begin, tmp_path):
+    """Rows of a file are known by their number: a file that was edited has others under the same ids."""
+    context, plan = begin(strategies=["source:food"], sources=["food"])
+    (outcome,) = settle(context, "sources", source_specs(plan, context.inputs)).outcomes
+    asked = evaluation(context, outcome, context.splits["food"].test[:5], "champion")
+    file = tmp_path / "food.csv"
+    file.write_text(file.read_text().replace("food", "bread"))
+    context.splits = {**context.splits, "food": load_splits(context.tasks["food"])}
+    (reason,) = settle(context, "judge", [asked]).failed.values()
+    assert "its rows have changed" in reason
 
 
 def test_those_that_wait_do_not_starve_the_others(begin, monkeypatch):
