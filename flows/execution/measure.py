@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,59 +32,29 @@ class Measured:
 
 def measured(
     context: RunContext,
-    adapters: Sequence[Adapter],
-    tests: Sequence[tuple[str, Sequence[Example]]],
+    adapter: Adapter,
+    name: str,
+    examples: Sequence[Example],
     progress: Callable[[int], None] | None = None,
-) -> list[Measured]:
-    """What each adapter reaches on its own rows, all of them in mixed batches.
+) -> Measured:
+    """What an adapter reaches on rows of a task.
 
     Args:
-        adapters: of one shape.
-        tests: for each adapter its task's name and examples.
+        name: of the task.
         progress: called with the tokens of each micro-batch.
     """
-    rows = [
-        rows_of(context, of_task(name, rows), adapters[i].config, bool(adapters[i].metadata.get(CONTINUES)))
-        for i, (name, rows) in enumerate(tests)
-    ]
-    scored = [i for i, (name, _) in enumerate(tests) if context.tasks[name].scored]
-    items = [(i, row) for i in scored for row in rows[i]]
-    scores = iter(context.backbone.score(adapters, items, progress=progress))
-    texts = _written(context, adapters, {i: test for i, test in enumerate(tests) if i not in scored}, progress)
-    found = []
-    for i, (name, examples) in enumerate(tests):
-        task = context.tasks[name]
-        if i in texts:
-            found.append(Measured(measure(task, examples, texts[i]), texts[i], sum(row.cut for row in rows[i])))
-        else:
-            found.append(of_scores(task, examples, rows[i], [next(scores) for _ in examples]))
-    return found
-
-
-def _written(
-    context: RunContext,
-    adapters: Sequence[Adapter],
-    tests: Mapping[int, tuple[str, Sequence[Example]]],
-    progress: Callable[[int], None] | None,
-) -> dict[int, list[str]]:
-    """Free answers, by adapter; those of one length in mixed batches."""
-    lengths: dict[int, list[int]] = {}
-    for i, (name, _) in tests.items():
-        lengths.setdefault(room_of(context, name, adapters[i].config), []).append(i)
-    found: dict[int, list[str]] = {}
-    for longest, members in lengths.items():
-        items = []
-        for i in members:
-            name, examples = tests[i]
-            about: dict[str, Any] = cut_of(context.tasks[name]) | {
-                "continues": bool(adapters[i].metadata.get(CONTINUES))
-            }
-            texts = [example.text for example in examples]
-            rows = encode_open(context.backbone.tokens, texts, adapters[i].config, longest, **about)
-            items += [(i, row) for row in rows]
-        said = iter(context.backbone.generate(adapters, items, longest, progress=progress))
-        found |= {i: [next(said).strip() for _ in tests[i][1]] for i in members}
-    return found
+    task, continues = context.tasks[name], bool(adapter.metadata.get(CONTINUES))
+    rows = rows_of(context, of_task(name, examples), adapter.config, continues)
+    if task.scored:
+        scores = context.backbone.score([adapter], [(0, row) for row in rows], progress=progress)
+        return of_scores(task, examples, rows, scores)
+    longest = room_of(context, name, adapter.config)
+    about: dict[str, Any] = cut_of(task) | {"continues": continues}
+    texts = [example.text for example in examples]
+    asked = encode_open(context.backbone.tokens, texts, adapter.config, longest, **about)
+    said = context.backbone.generate([adapter], [(0, row) for row in asked], longest, progress=progress)
+    answers = [text.strip() for text in said]
+    return Measured(measure(task, examples, answers), answers, sum(row.cut for row in rows))
 
 
 def of_scores(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dept.trial import MULTITASK
 from flows import transfer, work
-from flows.execution import mixing, record
+from flows.execution import mixing, record, testing
 from flows.execution import work as working
 from flows.execution.lease import LeaseLostError
 from flows.execution.settle import settle, work_here
@@ -117,7 +117,6 @@ def test_a_multitask_adapter_is_not_trained_on_rows_that_have_changed(begin, tmp
 
 
 def test_a_kill_loses_no_mixture_that_was_learned(begin, monkeypatch):
-    monkeypatch.setattr(mixing, "MIX_GROUP", 1)
     context, plan = begin(strategies=["mixture"], seeds=[0, 1])
     learned, close = [], record.close
 
@@ -133,17 +132,21 @@ def test_a_kill_loses_no_mixture_that_was_learned(begin, monkeypatch):
     assert len(context.ledger.find(kind="mixture", status="finished")) == 2
 
 
-def test_mixtures_are_learned_a_few_at_a_time(begin, monkeypatch):
-    sizes = []
-    context, plan = begin(strategies=["mixture"], seeds=[0, 1, 2])
-    backbone = context.backbone
-    learn = backbone.learn_weights
-    monkeypatch.setattr(
-        backbone, "learn_weights", lambda of, rows, *more: (sizes.append(len(rows)), learn(of, rows, *more))[1]
-    )
-    assert not transfer.stages(context, plan, work_here).failed
-    assert sum(sizes) == 6
-    assert max(sizes) <= mixing.MIX_GROUP
+def test_a_kill_loses_no_test_that_was_made(begin, monkeypatch):
+    context, plan = begin(strategies=["source:food"], sources=["food"], seeds=[0, 1, 2])
+    measured, counted = testing.measured, []
+
+    def killed(*told):
+        counted.append(told)
+        if len(counted) == 3:
+            raise KeyboardInterrupt
+        return measured(*told)
+
+    monkeypatch.setattr(testing, "measured", killed)
+    with pytest.raises(KeyboardInterrupt):
+        transfer.stages(context, plan, work_here)
+    tested = [row for row in context.ledger.find(kind="train", status="finished") if row.outcome.test]
+    assert len(tested) == 2
 
 
 def test_checkpoints_of_another_ledger_in_the_same_home_stay(begin):
