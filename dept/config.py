@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Layout = Literal["adjacent", "paper"]
+Answers = Literal["words", "head", "both"]
+Objective = Literal["words", "vocabulary"]
+Schedule = Literal["linear", "constant", "cosine"]
 Dtype = Literal["float32", "bfloat16", "float64"]  # of frozen weights
 
 
@@ -34,15 +37,35 @@ class AdapterConfig(Frozen):
     s: int = Field(96, ge=2, description="longest text, tokens; longer texts are cut")
     alpha: float = Field(8.0, gt=0, description="scale = alpha / sqrt(r), no unit")
     layout: Layout = Field("adjacent", description="where text and rows of A sit for causal backbones")
+    answers: Answers = Field(
+        "words", description="what a label is told by: its words, a linear head over hidden states, or both together"
+    )
+    layers: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.5, 1.0),
+        min_length=1,
+        max_length=8,
+        description="depths whose hidden states, mean over the text, a head reads: share of the layers, 1 the last",
+    )
 
     @property
     def scale(self) -> float:
         """Factor on A @ B."""
         return self.alpha / math.sqrt(self.r) if self.r else 0.0
 
-    def trainable(self, d: int) -> int:
-        """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r."""
-        return self.m * d + (self.s + d) * self.r
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What an adapter and the one that it starts from must have alike; a head is its task's own."""
+        return self.m, self.r, self.s, self.alpha, self.layout
+
+    @property
+    def reads(self) -> tuple[float, ...]:
+        """Depths that a head reads; none without a head."""
+        return () if self.answers == "words" else self.layers
+
+    def trainable(self, d: int, labels: int = 0) -> int:
+        """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r, and (layers*d + 1) * labels of a head."""
+        head = (len(self.reads) * d + 1) * labels if self.reads else 0
+        return self.m * d + (self.s + d) * self.r + head
 
     def equal_prompt_length(self, d: int) -> float:
         """Length (tokens) of the plain soft prompt that costs as many numbers."""
@@ -68,9 +91,16 @@ class TrainConfig(Frozen):
     batch_size: int = Field(8, ge=1, description="rows per optimizer step")
     lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
+    lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head, where there is one")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
+    schedule: Schedule = Field("linear", description="how rates fall after the warm-up: to 0 on a line, as a cosine, not")
+    objective: Objective = Field(
+        "vocabulary",
+        description="what a label word is trained against: the whole vocabulary (the paper's way, nats per token), or "
+        "the task's words (nats per answer; always so where a head is trained). Free answers: the vocabulary",
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay per unit of learning rate")
-    clip: float | None = Field(1.0, gt=0, description="largest gradient norm over P, A and B; none: no clipping")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm of an adapter; none: no clipping")
     eval_every: int = Field(20, ge=1, description="steps between validations")
     patience: int = Field(5, ge=1, description="validations without a lower loss before the trial stops")
     max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -15,11 +16,12 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
+from dept.adapters.head import FIXED, TRAINED, Head, Readout
 from dept.config import AdapterConfig, Layout
 from infra.errors import InputError
 from infra.files import new_folder
 
-FORMAT = 1
+FORMAT = 2  # 1, which is still read and written: P, A and B alone
 TENSORS = "adapter.safetensors"
 MANIFEST = "adapter.json"
 CONTINUES = "continues"  # metadata: the prompt holds text that the texts go on from, so they begin nothing anew
@@ -35,6 +37,11 @@ class Adapter(nn.Module):
         b: B [r, d]; text position i gets scale * (A @ B)[i].
         alpha: scale = alpha / sqrt(r).
         layout: where text and rows sit for causal backbones, "adjacent" or "paper" (`dept.backbones.tokens`).
+        head: a linear head over pooled hidden states of the adapted pass; default none, the words alone answer.
+        layers: the depths that the head reads, see `AdapterConfig`.
+
+    Attributes:
+        readout: how scores become log-probabilities over the labels; None: they are the words' own.
 
     Raises:
         InputError: shapes that do not fit together or are empty, an unknown layout, an alpha that is not positive,
@@ -48,7 +55,16 @@ class Adapter(nn.Module):
         10
     """
 
-    def __init__(self, prompt: Tensor, a: Tensor, b: Tensor, alpha: float = 8.0, layout: Layout = "adjacent") -> None:
+    def __init__(
+        self,
+        prompt: Tensor,
+        a: Tensor,
+        b: Tensor,
+        alpha: float = 8.0,
+        layout: Layout = "adjacent",
+        head: Head | None = None,
+        layers: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
         if not fit or not prompt.numel() or not len(a):
@@ -60,7 +76,10 @@ class Adapter(nn.Module):
             raise InputError(f"adapter: unknown layout {layout!r}; known: {', '.join(get_args(Layout))}")
         if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
             raise InputError(f"adapter: alpha must be a positive number, got {alpha!r}")
-        for name, tensor in (("P", prompt), ("A", a), ("B", b)):
+        if head is not None and (not layers or len(head.mean) != len(layers) * prompt.shape[1]):
+            raise InputError(f"adapter: a head over {len(head.mean)} features does not read {len(layers)} layers of it")
+        more = head.named() if head is not None else {}
+        for name, tensor in (("P", prompt), ("A", a), ("B", b), *more.items()):
             if not tensor.is_floating_point():
                 raise InputError(f"adapter: {name} must hold floating-point numbers, not {tensor.dtype}")
             if not torch.isfinite(tensor).all():
@@ -68,6 +87,11 @@ class Adapter(nn.Module):
         self.prompt = nn.Parameter(prompt.detach().clone().float())
         self.a = nn.Parameter(a.detach().clone().float())
         self.b = nn.Parameter(b.detach().clone().float())
+        for name, tensor in more.items():
+            value = tensor.detach().clone().float()
+            setattr(self, name, nn.Parameter(value, requires_grad=name in TRAINED))
+        self.layers = tuple(layers) if head is not None else ()
+        self.readout: Readout | None = Readout() if head is not None else None
         self.alpha = float(alpha)
         self.layout: Layout = layout
         self.metadata: dict[str, Any] = {}
@@ -77,7 +101,21 @@ class Adapter(nn.Module):
     def config(self) -> AdapterConfig:
         """Shape of this adapter."""
         m, (s, r) = self.prompt.shape[0], self.a.shape
-        return AdapterConfig(m=m, r=r, s=s, alpha=self.alpha, layout=self.layout)
+        told: dict[str, Any] = {"m": m, "r": r, "s": s, "alpha": self.alpha, "layout": self.layout}
+        if self.layers:
+            whole = self.readout is not None and self.readout.weight == 1
+            told |= {"answers": "head" if whole else "both", "layers": self.layers}
+        return AdapterConfig(**told)
+
+    @property
+    def head(self) -> Head | None:
+        """Its head, or None."""
+        return Head.of({name: getattr(self, name) for name in (*TRAINED, *FIXED)}) if self.layers else None
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """Every tensor of it by name, those that are not trained as well."""
+        return {name: value.detach() for name, value in self.named_parameters()}
 
     @property
     def d(self) -> int:
@@ -99,17 +137,15 @@ class Adapter(nn.Module):
             InputError: the disk is full or the folder cannot be written.
         """
         folder = Path(folder)
-        payload = save_bytes(
-            {
-                "prompt": self.prompt.detach().cpu().contiguous(),
-                "a": self.a.detach().cpu().contiguous(),
-                "b": self.b.detach().cpu().contiguous(),
-            }
-        )
+        payload = save_bytes({name: value.cpu().contiguous() for name, value in self.parts.items()})
         digest = hashlib.sha256(payload).hexdigest()
+        more: dict[str, Any] = {"layers": list(self.layers)} if self.layers else {}
+        if self.readout is not None:
+            more["readout"] = asdict(self.readout)
         manifest = {
-            "format": FORMAT,
-            **self.config.model_dump(),
+            "format": FORMAT if more else 1,
+            **self.config.model_dump(include={"m", "r", "s", "alpha", "layout"}),
+            **more,
             "d": self.d,
             "sha256": digest,
             "metadata": {**self.metadata, **metadata},
@@ -144,11 +180,13 @@ class Adapter(nn.Module):
             manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
             expected, alpha, layout = manifest["sha256"], manifest["alpha"], manifest["layout"]
             sizes, metadata = {size: manifest[size] for size in ("m", "s", "r", "d")}, dict(manifest["metadata"])
+            layers, readout = manifest.get("layers", ()), manifest.get("readout")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"adapter {folder}: {MANIFEST} is damaged ({error})") from error
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") not in (1, FORMAT):
             raise InputError(
-                f"adapter {folder}: format {manifest.get('format')} is not {FORMAT}, the one this version reads"
+                f"adapter {folder}: format {manifest.get('format')} is not 1 or {FORMAT}, which this version reads. "
+                "Remedy: a newer version of dept-transfer"
             )
         payload = tensors.read_bytes()
         if payload.startswith(_PICKLE):
@@ -163,7 +201,9 @@ class Adapter(nn.Module):
             )
         try:
             stored = load_bytes(payload)
-            adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha=alpha, layout=layout)
+            head = Head.of(stored) if layers else None
+            adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha, layout, head, layers)
+            adapter.readout = None if readout is None else Readout(**readout)
         except InputError:
             raise
         except Exception as error:  # safetensors raises its own unrelated types
@@ -173,6 +213,13 @@ class Adapter(nn.Module):
             raise InputError(f"adapter {folder}: {MANIFEST} says {sizes}, but {TENSORS} holds {found}")
         adapter.metadata, adapter.sha256 = metadata, expected
         return adapter
+
+    def with_parts(self, parts: Mapping[str, Tensor]) -> Self:
+        """The same adapter with other tensors, by the names that `parts` has for them."""
+        head = Head.of(dict(parts)) if self.layers else None
+        made = type(self)(parts["prompt"], parts["a"], parts["b"], self.alpha, self.layout, head, self.layers)
+        made.metadata, made.readout = dict(self.metadata), self.readout
+        return made
 
     @classmethod
     def from_published(cls, folder: str | Path) -> Self:

@@ -89,12 +89,12 @@ def from_shots(backbone: Vocabulary, config: AdapterConfig, shots: Sequence[tupl
 
 
 def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
-    """Adapter that starts as a copy of a source adapter (paper section 3.4).
+    """Adapter that starts as a copy of a source adapter's P, A and B (paper section 3.4); a head is its task's own.
 
     Raises:
         InputError: the source has another shape or layout than the target asks for.
     """
-    if source.config != config:
+    if source.config.shape != config.shape:
         raise InputError(
             f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
             "alpha and layout for both"

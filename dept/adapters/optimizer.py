@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from dept.config import Schedule
 
 Rule = Literal["torch", "transformers"]
 BETAS = (0.9, 0.999)
 
 
 class AdamW:
-    """Update P, A and B of N adapters at once, each as if it were alone.
+    """Update P, A, B and what else is trained of N adapters at once, each as if it were alone.
 
     The default is torch.optim.AdamW's rule. "transformers" is the rule of the AdamW that the authors ran
     (transformers 4.31: bias correction folded into the step size, so eps weighs differently).
@@ -71,9 +74,12 @@ class AdamW:
         return norms
 
 
-def rate_factor(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate at update `step` (0-based) of `steps`: linear warm-up, then linear decay to 0."""
+def rate_factor(step: int, steps: int, warmup: float, schedule: Schedule = "linear") -> float:
+    """Share of the peak rate at update `step` (0-based) of `steps`: linear warm-up, then `schedule` down to 0."""
     rising = round(warmup * steps)
     if step < rising:
         return (step + 1) / (rising + 1)
-    return (steps - step) / max(1, steps - rising)
+    left = (steps - step) / max(1, steps - rising)
+    if schedule == "constant":
+        return 1.0
+    return left if schedule == "linear" else (1 - math.cos(math.pi * left)) / 2

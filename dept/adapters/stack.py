@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,32 +10,67 @@ from torch import Tensor
 from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.head import FIXED, TRAINED, Readout
 from dept.adapters.optimizer import AdamW
 from infra.errors import InputError
 
-NAMES = ("prompt", "a", "b")
+NAMES = ("prompt", "a", "b")  # what every adapter has
+RATES = {"prompt": "lr_prompt", "a": "lr_low_rank", "b": "lr_low_rank", **dict.fromkeys(TRAINED, "lr_head")}
 
 
 @dataclass
 class Tensors:
-    """The adapters of a stack: prompt [N, m, d], a [N, s, r], b [N, r, d], scale [N]."""
+    """The adapters of a stack: prompt [N, m, d], a [N, s, r], b [N, r, d], scale [N].
+
+    With heads also head_weight [N, L, F], head_bias [N, L], head_mean and head_spread [N, F]; L is the most labels that
+    one of them has, and the others' rows behind their own labels are never read.
+
+    Attributes:
+        layers: depths that the heads read; none: no heads.
+        readouts: how each adapter's scores become answers; empty: as they are.
+    """
 
     prompt: Tensor
     a: Tensor
     b: Tensor
     scale: Tensor
+    head_weight: Tensor | None = None
+    head_bias: Tensor | None = None
+    head_mean: Tensor | None = None
+    head_spread: Tensor | None = None
+    layers: tuple[float, ...] = ()
+    readouts: Sequence[Readout | None] = ()
 
     @classmethod
-    def of(cls, adapters: Sequence[Adapter], device: torch.device) -> Tensors:
+    def of(cls, adapters: Sequence[Adapter], device: torch.device, labels: int = 0) -> Tensors:
         """Stack adapters of equal shape.
 
+        Args:
+            labels: room for as many labels, where there are heads.
+
         Raises:
-            InputError: adapters of different (m, r, s).
+            InputError: adapters of different (m, r, s), or with heads over different layers.
         """
-        if len({tuple(getattr(x, n).shape for n in NAMES) for x in adapters}) > 1:
-            raise InputError("stack: adapters of different (m, r, s) do not fit in one stack")
-        prompt, a, b = (torch.stack([getattr(x, name) for x in adapters]).to(device) for name in NAMES)
-        return cls(prompt, a, b, torch.tensor([x.scale for x in adapters], device=device))
+        if len({shape_of(adapter) for adapter in adapters}) > 1:
+            raise InputError("stack: adapters of different (m, r, s, layers of a head) do not fit in one stack")
+        parts = [adapter.parts for adapter in adapters]
+        labels = max([labels, *(len(part["head_bias"]) for part in parts if "head_bias" in part)])
+        named = {name: torch.stack([_room(name, part[name], labels) for part in parts]).to(device) for name in parts[0]}
+        scale = torch.tensor([adapter.scale for adapter in adapters], device=device)
+        readouts = [adapter.readout for adapter in adapters]
+        return cls(**named, scale=scale, layers=adapters[0].layers, readouts=readouts if any(readouts) else ())
+
+
+def shape_of(adapter: Adapter) -> tuple[float, ...]:
+    """m, s, r and the layers of its head: adapters of one shape share a stack."""
+    return (adapter.prompt.shape[0], *adapter.a.shape, *adapter.layers)
+
+
+def _room(name: str, tensor: Tensor, labels: int) -> Tensor:
+    """A head's tensor with zeros behind its labels; others as they are."""
+    if name not in TRAINED:
+        return tensor
+    return functional.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, labels - len(tensor)))
 
 
 def shift(embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors) -> Tensor:
@@ -50,38 +85,51 @@ def shift(embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors
 
 
 class Training:
-    """The trainable tensors of a stack, their optimizer state and best copies, one place per trial."""
+    """The trainable tensors of a stack, their optimizer state and best copies, one place per trial.
 
-    def __init__(self, like: Adapter, device: torch.device) -> None:
-        empty = {name: getattr(like, name).detach().new_zeros(0, *getattr(like, name).shape) for name in NAMES}
+    Args:
+        starts: what each trial starts as, by its key; of one shape. None has a place before it joins.
+    """
+
+    def __init__(self, starts: Mapping[str, Adapter], device: torch.device) -> None:
+        self.starts = dict(starts)
+        like = next(iter(self.starts.values()))
+        most = max(len(start.head.bias) if start.head else 0 for start in self.starts.values())
+        self.labels = 1 << (most - 1).bit_length() if most else 0  # so that other trials beside it change no shape
+        whole = Tensors.of([like], device, self.labels)
+        empty = {name: getattr(whole, name)[:0].clone() for name in like.parts}
+        self.layers = like.layers
         self.keys: list[str] = []
-        self.parameters = {name: value.to(device).requires_grad_() for name, value in empty.items()}
-        self.kept = {name: value.detach().to(device, copy=True) for name, value in empty.items()}
+        self.parameters = {n: v.requires_grad_() for n, v in empty.items() if n not in FIXED}
+        self.kept = {n: v.detach().clone() for n, v in self.parameters.items()}
+        self.fixed = {n: v for n, v in empty.items() if n in FIXED}
         self.scale = torch.zeros(0, device=device)
         self.optimizer = AdamW(self.parameters)
 
     @property
     def tensors(self) -> Tensors:
         """What a forward pass needs."""
-        return Tensors(**self.parameters, scale=self.scale)
+        readouts = [self.starts[key].readout for key in self.keys] if self.layers else ()
+        return Tensors(**self.parameters, **self.fixed, scale=self.scale, layers=self.layers, readouts=readouts)
 
     def gradients(self) -> dict[str, Tensor]:
         """Name -> [N, ...]; zeros where nothing flowed."""
         return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.parameters.items()}
 
-    def join(self, starts: dict[str, Adapter]) -> None:
-        """Give each new trial a place at the end of the stack."""
-        if not starts:
+    def join(self, keys: Sequence[str]) -> None:
+        """Give each of these trials a place at the end of the stack."""
+        if not keys:
             return
-        fresh = Tensors.of(list(starts.values()), self.scale.device)
-        zeros = {name: torch.zeros_like(getattr(fresh, name)) for name in NAMES}
-        new = {name: getattr(fresh, name).detach() for name in NAMES}
-        state = {"parameters": new, "kept": new, "first": zeros, "second": zeros}
+        fresh = Tensors.of([self.starts[key] for key in keys], self.scale.device, self.labels)
+        new = {name: getattr(fresh, name).detach() for name in self.parameters}
+        zeros = {name: torch.zeros_like(value) for name, value in new.items()}
+        fixed = {name: getattr(fresh, name) for name in self.fixed}
+        more = {"parameters": new, "kept": new, "first": zeros, "second": zeros, "fixed": fixed}
         self.load(
-            {part: {n: torch.cat([old[n], state[part][n]]) for n in NAMES} for part, old in self.dump().items()},
+            {part: {n: torch.cat([t, more[part][n]]) for n, t in old.items()} for part, old in self.dump().items()},
             torch.cat([self.scale, fresh.scale]),
-            functional.pad(self.optimizer.steps, (0, len(starts))),
-            [*self.keys, *starts],
+            functional.pad(self.optimizer.steps, (0, len(keys))),
+            [*self.keys, *keys],
         )
 
     def leave(self, key: str) -> None:
@@ -99,26 +147,27 @@ class Training:
     def keep(self, key: str) -> None:
         """Remember a trial's tensors of now as its best."""
         adapter_id = self.keys.index(key)
-        for name in NAMES:
-            self.kept[name][adapter_id] = self.parameters[name].detach()[adapter_id]
+        for name, kept in self.kept.items():
+            kept[adapter_id] = self.parameters[name].detach()[adapter_id]
 
-    def best(self, key: str, start: Adapter) -> Adapter:
+    def best(self, key: str) -> Adapter:
         """The kept adapter of a trial."""
-        adapter_id = self.keys.index(key)
-        prompt, a, b = (self.kept[name][adapter_id].cpu() for name in NAMES)
-        adapter = type(start)(prompt, a, b, alpha=start.alpha, layout=start.layout)
-        adapter.metadata = dict(start.metadata)
-        return adapter
+        adapter_id, start = self.keys.index(key), self.starts[key]
+        kept = {name: value[adapter_id].cpu() for name, value in self.kept.items()}
+        own = {name: value[: len(start.parts[name])] for name, value in kept.items()}
+        return start.with_parts({**start.parts, **own})
 
-    def update(
-        self, lr_prompt: list[float], lr_low_rank: list[float], weight_decay: list[float], clip: list[float]
-    ) -> Tensor:
-        """One optimizer step with each trial's own rates; returns gradient norms [N] and clears the gradients."""
-        low, high = self.scale.new_tensor(lr_low_rank), self.scale.new_tensor(lr_prompt)
+    def update(self, rates: Mapping[str, list[float]], weight_decay: list[float], clip: list[float]) -> Tensor:
+        """One optimizer step with each trial's own rates; returns gradient norms [N] and clears the gradients.
+
+        Args:
+            rates: of each kind of `RATES`, [N].
+        """
+        of_kind = {kind: self.scale.new_tensor(values) for kind, values in rates.items()}
         norms = self.optimizer.step(
             self.parameters,
             self.gradients(),
-            {"prompt": high, "a": low, "b": low},
+            {name: of_kind[RATES[name]] for name in self.parameters},
             self.scale.new_tensor(weight_decay),
             self.scale.new_tensor(clip),
         )
@@ -137,11 +186,13 @@ class Training:
             "kept": self.kept,
             "first": self.optimizer.first,
             "second": self.optimizer.second,
+            "fixed": self.fixed,
         }
 
     def load(self, state: dict[str, dict[str, Tensor]], scale: Tensor, steps: Tensor, keys: list[str]) -> None:
         """Set what `dump` gave, with scale [N] and update counts [N]."""
         self.parameters = {n: t.clone().requires_grad_() for n, t in state["parameters"].items()}
         self.kept = {n: t.clone() for n, t in state["kept"].items()}
+        self.fixed = dict(state["fixed"])
         self.optimizer.first, self.optimizer.second = dict(state["first"]), dict(state["second"])
         self.optimizer.steps, self.scale, self.keys = steps, scale, keys

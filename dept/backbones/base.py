@@ -292,3 +292,8 @@ class Backbone(nn.Module):
 
         None where a prompt cannot run alone, since it sees the text behind it.
         """
+
+
+def at_depths(states: Sequence[Tensor] | None, depths: Sequence[float]) -> list[Tensor]:
+    """Of a model's hidden states (embeddings first, the last layer's last) those at some depths, 0 to 1."""
+    return [states[round(depth * (len(states) - 1))] for depth in depths] if states else []

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
-from dept.backbones.base import IGNORE, Backbone, Output
+from dept.backbones.base import IGNORE, Backbone, Output, at_depths
 from dept.backbones.self_test import check_causal
 
 
@@ -59,22 +59,32 @@ class CausalBackbone(Backbone):
         return DynamicCache(ddp_cache_data=list(zip(keys, values, strict=True)))
 
     def run_text(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """Last hidden states [R, T, d] of text behind what a cache holds; the cache then holds the text as well.
+        """Last hidden states [R, T, d] of text behind what a cache holds; see `run_layers`."""
+        return self.run_layers(embeddings, positions, mask, cache)[0]
+
+    def run_layers(
+        self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any, depths: Sequence[float] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Last hidden states [R, T, d] of text behind what a cache holds, and those at some depths.
+
+        The cache then holds the text as well.
 
         Args:
             embeddings: [R, T, d].
             positions: [R, T].
             mask: bool [R, 1, T, held + T], True where a token may look.
             cache: what `cache_of` made, or None.
+            depths: share of the layers, 1 the last.
         """
-        hidden: Tensor = self.model.base_model(
+        found = self.model.base_model(
             inputs_embeds=embeddings,
             position_ids=positions,
             cache=cache,
             use_cache=True,
             attention_mask=self._additive(mask),
-        ).last_hidden_state
-        return hidden
+            output_hidden_states=bool(depths),
+        )
+        return found.last_hidden_state, at_depths(found.hidden_states, depths)
 
     def _answer(
         self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool

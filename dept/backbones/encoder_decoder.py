@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
-from dept.backbones.base import IGNORE, Backbone, Output
+from dept.backbones.base import IGNORE, Backbone, Output, at_depths
 from infra.errors import InputError
 
 
@@ -36,9 +37,17 @@ class EncoderDecoderBackbone(Backbone):
 
     def run_encoder(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Encoder states [R, m + T, d] of prompts and text; mask [R, m + T]."""
+        return self.encoder_layers(embeddings, mask)[0]
+
+    def encoder_layers(
+        self, embeddings: Tensor, mask: Tensor, depths: Sequence[float] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As `run_encoder`, and the states at some depths."""
         encode: Any = self.model.get_encoder()
-        states: Tensor = encode(inputs_embeds=embeddings, attention_mask=mask.long()).last_hidden_state
-        return states
+        found = encode(
+            inputs_embeds=embeddings, attention_mask=mask.long(), output_hidden_states=bool(depths), return_dict=True
+        )
+        return found.last_hidden_state, at_depths(found.hidden_states, depths)
 
     def run_decoder(self, encoded: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         """Logits [C, L, vocab] behind decoder inputs [C, L] over encoder states [C, m + T, d], mask [C, m + T]."""
@@ -68,19 +77,23 @@ class EncoderDecoderBackbone(Backbone):
         ids, real = ids.gather(1, order), real.gather(1, order)
         rows = torch.arange(ids.shape[1], device=ids.device).clamp(max=adapter.config.s - 1).expand_as(ids)
         only = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        encoded, mask = self.encode_text(shift(self.embed(ids), rows, only, tensors), real, tensors.prompt[only])
+        encoded, mask, _ = self.encode_text(shift(self.embed(ids), rows, only, tensors), real, tensors.prompt[only])
         logits = self.run_decoder(encoded, mask, self.decoder_inputs(labels))
         loss = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
         return Output(loss, logits)
 
-    def encode_text(self, embeddings: Tensor, real: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder states [R, m + T, d] of [P; text] and their mask [R, m + T].
+    def encode_text(
+        self, embeddings: Tensor, real: Tensor, prompts: Tensor, depths: Sequence[float] = ()
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Encoder states [R, m + T, d] of [P; text], their mask [R, m + T], and the text's states at some depths.
 
         Args:
             embeddings: [R, T, d], A @ B added.
             real: [R, T], True on text.
             prompts: [R, m, d].
+            depths: share of the layers, 1 the last; their states are [R, T, d].
         """
         prompts = prompts.to(embeddings.dtype)
         mask = torch.cat([real.new_ones(len(real), prompts.shape[1]), real], dim=1)
-        return self.run_encoder(torch.cat([prompts, embeddings], dim=1), mask), mask
+        states, found = self.encoder_layers(torch.cat([prompts, embeddings], dim=1), mask, depths)
+        return states, mask, [state[:, prompts.shape[1] :] for state in found]

@@ -245,6 +245,6 @@ def _update(state: State, optimizer: torch.optim.Optimizer, config: TrainConfig,
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, math.inf if config.clip is None else config.clip))
     for group in optimizer.param_groups:
-        group["lr"] = config.lr_prompt * rate_factor(state.step, config.steps, config.warmup)
+        group["lr"] = config.lr_prompt * rate_factor(state.step, config.steps, config.warmup, config.schedule)
     optimizer.step()
     state.stepped(loss, norm, config.max_loss)

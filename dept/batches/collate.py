@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,10 +16,12 @@ from dept.batches.pack import Pack
 
 @dataclass
 class Batch:
-    """Tensors of one micro-batch of R packs, T tokens wide, with C candidates in all.
+    """Tensors of one micro-batch of R packs, T tokens wide, with B texts and C candidates in all.
 
     `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `adapter_id[i]` is the pack's
-    adapter in the stack, `candidate_row[c]` the pack of a candidate.
+    adapter in the stack, `candidate_row[c]` the pack of a candidate. `text[i, t]` is the text that a token belongs to,
+    B for padding and the tokens of answers; `owner[b]` is a text's adapter, `table[b]` its candidates, C where there
+    are fewer than in the widest row, and `gold[b]` which of them is right, 0 where unknown.
     """
 
     ids: Tensor
@@ -26,6 +29,10 @@ class Batch:
     rows: Tensor
     adapter_id: Tensor
     candidate_row: Tensor
+    text: Tensor
+    owner: Tensor
+    table: Tensor
+    gold: Tensor
 
     @property
     def tokens(self) -> int:
@@ -71,6 +78,22 @@ def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Tensor]:
         "rows": torch.zeros(len(packs), width, dtype=torch.long),
         "adapter_id": torch.tensor([pack.adapter_id for pack in packs]),
         "candidate_row": torch.tensor([i for i, pack in enumerate(packs) for row in pack.rows for _ in row.candidates]),
+        **_texts(packs, width),
+    }
+
+
+def _texts(packs: Sequence[Pack], width: int) -> dict[str, Tensor]:
+    """Which text a token, an adapter and a candidate belong to."""
+    rows = [row for pack in packs for row in pack.rows]
+    counts = [len(row.candidates) for row in rows]
+    ends = list(itertools.accumulate(counts))
+    widest, total = max(counts), ends[-1]
+    lines = [[*range(end - count, end), *[total] * (widest - count)] for end, count in zip(ends, counts, strict=True)]
+    return {
+        "text": torch.full((len(packs), width), len(rows)),
+        "owner": torch.tensor([pack.adapter_id for pack in packs for _ in pack.rows]),
+        "table": torch.tensor(lines),
+        "gold": torch.tensor([max(0, row.gold) for row in rows]),
     }
 
 
@@ -88,13 +111,15 @@ def _collate_causal(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch:
     allowed = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(packs), 1, 1)
     query: dict[int, int] = {}
     picks: list[tuple[int, int, int]] = []
-    candidate_index = 0
+    candidate_index = text_index = 0
     for i, pack in enumerate(packs):
         tail = 0  # where the next text or label word begins
         for row in pack.rows:
             begin, end = tail, tail + len(row.source)
             allowed[i, begin : begin + row.length, :begin] = False
             _write(text, i, begin, row.source, row.first)
+            text["text"][i, begin:end] = text_index
+            text_index += 1
             tail = end
             # Label words lie behind their text, one after the other, and see only the text and themselves.
             for candidate in row.candidates:
@@ -120,6 +145,7 @@ def _collate_seq2seq(packs: Sequence[Pack], backbone: Backbone) -> Seq2SeqBatch:
     text = _blank(packs, backbone.pad_id, max(len(row.source) for row in rows))
     for i, row in enumerate(rows):
         _write(text, i, 0, row.source, row.first)
+        text["text"][i, : len(row.source)] = i
     candidates = [candidate for row in rows for candidate in row.candidates]
     targets = torch.full((len(candidates), max(map(len, candidates))), IGNORE)
     for i, candidate in enumerate(candidates):

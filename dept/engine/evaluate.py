@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.stack import Tensors
+from dept.adapters.head import Readout
+from dept.adapters.stack import Tensors, shape_of
 from dept.backbones.backbone import Backbone
 from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
 from dept.batches.pack import micro_batches
@@ -86,7 +87,8 @@ def score_rows(
 ) -> list[list[float]]:
     """Log-probabilities (nats) of every candidate of (adapter id, row) items, in their order.
 
-    The prompts run once for the whole set, a text once for all its label words.
+    The prompts run once for the whole set, a text once for all its label words. Where an adapter has a readout (a head)
+    they are of its labels, of sum 1; else of its words among all that could follow.
 
     Args:
         budget, progress: see `run_items`; default budget by rule.
@@ -96,9 +98,24 @@ def score_rows(
     prompts = forward.prefix(backbone, tensors)
 
     def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
-        return forward.log_probs(backbone, batch, tensors, prompts)
+        words, head = forward.scores(backbone, batch, tensors, prompts)
+        return words if head is None else torch.stack([words, head], dim=1)
 
-    return run_items(backbone, items, budget or token_budget(backbone), run, progress)
+    found = run_items(backbone, items, budget or token_budget(backbone), run, progress)
+    if not tensors.readouts:
+        return found
+    return [
+        _answer(tensors.readouts[adapter_id], line, bool(tensors.layers))
+        for (adapter_id, _), line in zip(items, found, strict=True)
+    ]
+
+
+def _answer(readout: Readout | None, line: list[Any], pairs: bool) -> list[float]:
+    """An adapter's log-probabilities of a row's candidates, from their scores: words, or (words, head)."""
+    words = [both[0] for both in line] if pairs else line
+    if readout is None or len(words) == 1:
+        return words
+    return readout.answer(words, [both[1] for both in line] if pairs else None)
 
 
 def score(
@@ -134,7 +151,7 @@ def score(
         for index, made in zip(members, encoded, strict=True):
             rows[index] = made
     results: list[list[float]] = [[] for _ in requests]
-    shapes = [(len(adapter.prompt), *adapter.a.shape) for adapter in adapters]
+    shapes = [shape_of(adapter) for adapter in adapters]
     for shape in dict.fromkeys(shapes):
         same = [i for i, other in enumerate(shapes) if other == shape]
         tensors = Tensors.of([adapters[i] for i in same], backbone.device)

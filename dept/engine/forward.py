@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderDecoderBackbone
 from dept.backbones.causal import see_prompt
@@ -51,10 +54,17 @@ def prefix(backbone: Backbone, tensors: Tensors) -> Prefix | None:
     return None if found is None else Prefix(*found)
 
 
-def log_probs(
+class Scores(NamedTuple):
+    """words [C]: log-probability of every candidate, float32; head [C]: logit of its label, or None without heads."""
+
+    words: Tensor
+    head: Tensor | None
+
+
+def scores(
     backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors, prompts: Prefix | None
-) -> Tensor:
-    """Log-probability of every candidate of a batch: float32 [C], summed over the candidate's tokens.
+) -> Scores:
+    """What words and heads give every candidate of a batch, in one pass of the backbone.
 
     Args:
         prompts: what `prefix` gave for these tensors.
@@ -63,12 +73,46 @@ def log_probs(
     if isinstance(batch, Seq2SeqBatch):
         assert isinstance(backbone, EncoderDecoderBackbone)
         prompt = tensors.prompt.index_select(0, batch.adapter_id)
-        return decoded(backbone, batch, *backbone.encode_text(embeddings, batch.real, prompt))
-    assert isinstance(backbone, CausalBackbone)
-    assert prompts is not None
-    m, cache = tensors.prompt.shape[1], prompts.cache(backbone, batch.adapter_id)
-    hidden = backbone.run_text(embeddings, m + batch.rows, see_prompt(batch.allowed, m), cache)
-    return picked(backbone, batch, hidden)
+        encoded, mask, states = backbone.encode_text(embeddings, batch.real, prompt, tensors.layers)
+        words = decoded(backbone, batch, encoded, mask)
+    else:
+        assert isinstance(backbone, CausalBackbone)
+        assert prompts is not None
+        m, cache = tensors.prompt.shape[1], prompts.cache(backbone, batch.adapter_id)
+        seen = see_prompt(batch.allowed, m)
+        hidden, states = backbone.run_layers(embeddings, m + batch.rows, seen, cache, tensors.layers)
+        words = picked(backbone, batch, hidden)
+    return Scores(words, head_logits(batch, pooled(batch, states), tensors) if states else None)
+
+
+def pooled(batch: CausalBatch | Seq2SeqBatch, states: Sequence[Tensor]) -> Tensor:
+    """Mean hidden states of each text: float32 [B, layers * d] from [R, T, d] of each layer, answers left out."""
+    each, texts = batch.text.flatten(), len(batch.owner)
+    count = torch.bincount(each, minlength=texts + 1)[:texts, None]
+    sums = [
+        torch.zeros(texts + 1, state.shape[-1], device=state.device).index_add(0, each, state.flatten(0, 1).float())
+        for state in states
+    ]
+    return torch.cat([part[:texts] / count for part in sums], dim=1)
+
+
+def head_logits(batch: CausalBatch | Seq2SeqBatch, features: Tensor, tensors: Tensors) -> Tensor:
+    """The head's logit of each candidate's label, [C], from features [B, F]."""
+    weight, bias, mean, spread = (getattr(tensors, name) for name in (*TRAINED, *FIXED))
+    own = (features - mean.index_select(0, batch.owner)) / spread.index_select(0, batch.owner)
+    most = batch.table.shape[1]
+    logits = torch.baddbmm(
+        bias.index_select(0, batch.owner)[:, :most, None],
+        weight.index_select(0, batch.owner)[:, :most],
+        own[:, :, None],
+    )[..., 0]
+    found: Tensor = logits[batch.table < len(batch.candidate_row)]
+    return found
+
+
+def by_text(batch: CausalBatch | Seq2SeqBatch, flat: Tensor) -> Tensor:
+    """Scores [C] of candidates as a table [B, most candidates of a text], -inf where a text has fewer."""
+    return torch.cat([flat, flat.new_full((1,), -math.inf)])[batch.table]
 
 
 def picked(backbone: CausalBackbone, batch: CausalBatch, hidden: Tensor) -> Tensor:

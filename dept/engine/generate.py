@@ -144,7 +144,7 @@ def _seq2seq(
     backbone: EncoderDecoderBackbone, batch: Seq2SeqBatch, tensors: Tensors
 ) -> Callable[[Tensor | None], Tensor]:
     embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
-    encoded, mask = backbone.encode_text(embeddings, batch.real, tensors.prompt.index_select(0, batch.adapter_id))
+    encoded, mask, _ = backbone.encode_text(embeddings, batch.real, tensors.prompt.index_select(0, batch.adapter_id))
     inputs = backbone.decoder_inputs(batch.targets)[:, :1]  # the start token alone
 
     def following(token: Tensor | None) -> Tensor:

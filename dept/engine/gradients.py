@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.collate import collate
+from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row
 from dept.engine import forward
@@ -18,43 +19,65 @@ from dept.engine.parallel import Local, Parallel
 
 
 class Sums(NamedTuple):
-    """Per adapter [N]: loss (nats per label token), real tokens, tokens with padding. Of this rank's part alone."""
+    """Per adapter [N]: loss (nats, see `weights_of`), real tokens, tokens with padding. Of this rank's part alone."""
 
     losses: Tensor
     tokens: Tensor
     padded: Tensor
 
 
+def weights_of(rows: Sequence[Row]) -> list[float]:
+    """What each row's loss counts in its adapter's mean over a step: one row as much as another.
+
+    A row of several words has one loss, of choosing among them; rows of one answer are a mean over their tokens, where
+    there are no others in the step, and else each a mean over its own.
+    """
+    tokens = [len(row.candidates[0]) if len(row.candidates) == 1 else 0 for row in rows]
+    if all(tokens):
+        return [1 / sum(tokens)] * len(rows)
+    return [1 / (len(rows) * max(1, count)) for count in tokens]
+
+
 def accumulate(
     backbone: Backbone,
     tensors: Tensors,
     items: Sequence[tuple[int, Row]],
-    label_tokens: Tensor,
+    weights: Sequence[float],
     budget: int,
     parallel: Parallel | None = None,
     on_tokens: Callable[[int], None] | None = None,
 ) -> Sums:
-    """Add each adapter's gradient of its mean loss per label token to the leaves among `tensors`.
+    """Add each adapter's gradient of its mean loss to the leaves among `tensors`.
+
+    The loss of a row of one answer is that of its tokens among the whole vocabulary (the paper's way); of a row of
+    several words that of the right one among them; a head's is added to it, or stands alone where the words count
+    nothing.
 
     The prompts of a causal backbone run once; all micro-batches add to the gradients of their keys and values, which go
     through the prompts' pass once, at the end.
 
     Args:
         items: (adapter_id, row).
-        label_tokens: [N] label tokens of each adapter's rows.
+        weights: of each item's loss, see `weights_of`.
         budget: padded tokens per micro-batch.
         parallel: how ranks share the micro-batches.
         on_tokens: called with the real tokens of each micro-batch.
     """
-    losses, tokens, padded = torch.zeros(3, len(label_tokens), device=backbone.device)
+    losses, tokens, padded = torch.zeros(3, len(tensors.scale), device=backbone.device)
+    by_words = [readout is None or readout.weight < 1 for readout in tensors.readouts]
     prompts = forward.prefix(backbone, tensors)
     leaves = prompts.leaves() if prompts is not None else None
     for group, weight in (parallel or Local()).share(micro_batches(items, budget, backbone.packs)):
         batch = collate(group, backbone)
-        owner = batch.adapter_id[batch.candidate_row]
-        loss = -weight * forward.log_probs(backbone, batch, tensors, leaves) / label_tokens[owner]
+        found = forward.scores(backbone, batch, tensors, leaves)
+        loss = _of_words(batch, found.words)
+        if found.head is not None:
+            counted = torch.tensor(by_words, device=backbone.device)[batch.owner]
+            loss = torch.where(counted, loss, 0.0) + _among(batch, found.head)
+        share = torch.tensor([weights[index] for pack in group for index in pack.indices], device=backbone.device)
+        loss = weight * share * loss
         loss.sum().backward()  # type: ignore[no-untyped-call]
-        losses.index_add_(0, owner, loss.detach())
+        losses.index_add_(0, batch.owner, loss.detach())
         tokens.index_add_(0, batch.adapter_id, weight * batch.real.sum(1))
         padded.index_add_(0, batch.adapter_id, torch.full_like(batch.adapter_id, batch.ids.shape[1]) * weight)
         if on_tokens is not None:
@@ -62,3 +85,18 @@ def accumulate(
     if prompts is not None and leaves is not None:
         prompts.backward(leaves)
     return Sums(losses, tokens, padded)
+
+
+def _of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor) -> Tensor:
+    """Loss of each text [B]: among its words where there are several, else of its answer in the vocabulary."""
+    if batch.table.shape[1] == 1:
+        return -words
+    single = (batch.table < len(words)).sum(1) == 1
+    table = forward.by_text(batch, words)
+    return torch.where(single, -table[:, 0], _among(batch, words))
+
+
+def _among(batch: CausalBatch | Seq2SeqBatch, flat: Tensor) -> Tensor:
+    """Cross-entropy (nats) of each text [B] of the right one among its candidates."""
+    return functional.cross_entropy(forward.by_text(batch, flat), batch.gold, reduction="none")
+

@@ -16,7 +16,7 @@ from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
-from dept.engine.gradients import accumulate
+from dept.engine.gradients import accumulate, weights_of
 from dept.engine.memory import token_budget, within_memory
 from dept.engine.parallel import Local, Parallel
 
@@ -57,9 +57,7 @@ def learn_weights(
     logits = torch.zeros(len(rows), len(sources), device=backbone.device, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=RATE)
     items = [(adapter_id, row) for adapter_id, part in enumerate(rows.values()) for row in part]
-    counted = torch.tensor(
-        [sum(len(row.candidates[0]) for row in part) for part in rows.values()], device=backbone.device
-    )
+    counted = [weight for part in rows.values() for weight in weights_of(part)]
     budget = token_budget(backbone)
     for _ in range(steps):
         mixtures = mixed(fixed, logits.softmax(1))

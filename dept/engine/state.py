@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.stack import NAMES
+from dept.adapters.stack import shape_of
 from dept.batches.tokenise import Row
 from dept.config import TrainConfig
 from dept.engine.evaluate import summarise
@@ -42,9 +42,14 @@ class Trial:
     seed: int = 0
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """m, s, r: trials of one shape share a stack."""
-        return (self.start.prompt.shape[0], *self.start.a.shape)
+    def shape(self) -> tuple[float, ...]:
+        """Trials of one shape share a stack."""
+        return shape_of(self.start)
+
+    def learned(self, row: Row) -> Row:
+        """A row as it is trained on: with all its words where the objective is over them, else with the right one."""
+        over_words = self.start.layers or self.config.objective == "words"
+        return row if over_words else row.only_gold()
 
     @property
     def batch_size(self) -> int:
@@ -59,9 +64,10 @@ class Trial:
             known: remembers digests of rows by their id().
         """
         own = (self.key, self.config.model_dump_json(), self.seed, self.start.alpha, self.start.layout, backbone)
+        own += (self.start.layers, self.start.readout)
         digest = hashlib.sha256(repr(own).encode())
-        for name in NAMES:
-            digest.update(getattr(self.start, name).detach().cpu().contiguous().numpy().tobytes())
+        for _, tensor in sorted(self.start.parts.items()):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
         for rows in (self.rows, self.validation):
             if id(rows) not in known:
                 known[id(rows)] = hashlib.sha256(repr(list(rows)).encode()).hexdigest()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from dept.adapters.optimizer import rate_factor
 from dept.adapters.stack import Training
@@ -19,7 +18,7 @@ from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.engine.checkpoint import Checkpoint
 from dept.engine.evaluate import score_rows
-from dept.engine.gradients import Sums, accumulate
+from dept.engine.gradients import Sums, accumulate, weights_of
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
 from dept.engine.parallel import Local, Parallel
 from dept.engine.state import Result, State, Trial
@@ -113,7 +112,7 @@ class Loop:
         self.budget = self.options.token_budget or token_budget(backbone)
         self.trials = {trial.key: trial for trial in trials}
         self.states = {key: State() for key in self.trials}
-        self.stack = Training(trials[0].start, backbone.device)
+        self.stack = Training({trial.key: trial.start for trial in trials}, backbone.device)
         self.results: dict[str, Result] = {}
         known: dict[int, str] = {}
         folder = self.options.checkpoint_folder
@@ -129,7 +128,7 @@ class Loop:
         while waiting or self.stack.keys:
             free = max(0, self.options.adapters_at_once - len(self.stack.keys))
             joining, waiting = waiting[:free], waiting[free:]
-            self.stack.join({key: self.trials[key].start for key in joining})
+            self.stack.join(joining)
             self._validate()
             # A place that became free is taken before the next step, so a resumed run meets the same stack.
             if self.stack.keys and not (waiting and len(self.stack.keys) < self.options.adapters_at_once):
@@ -162,8 +161,7 @@ class Loop:
                 self._leave(key)
 
     def _leave(self, key: str) -> None:
-        trial = self.trials[key]
-        adapter = self.stack.best(key, trial.start)
+        adapter = self.stack.best(key)
         self.stack.leave(key)
         result = Result(key, adapter, self.states[key], peak_memory_mib())
         self.results[key] = result
@@ -174,15 +172,14 @@ class Loop:
         """One optimizer step of every trial in the stack."""
         started = time.monotonic()
         keys = list(self.stack.keys)
-        items, counted = [], []
+        items, weights = [], []
         for adapter_id, key in enumerate(keys):
             trial = self.trials[key]
             chosen = data_order(len(trial.rows), trial.batch_size, self.states[key].step, trial.seed)
-            rows = [trial.rows[i].only_gold() for i in chosen]
+            rows = [trial.learned(trial.rows[i]) for i in chosen]
             items += [(adapter_id, row) for row in rows]
-            counted.append(sum(len(row.candidates[0]) for row in rows))
-        label_tokens = torch.tensor(counted, device=self.backbone.device)
-        sums = self._backward(items, label_tokens)
+            weights += weights_of(rows)
+        sums = self._backward(items, weights)
         losses, tokens, padded = (found.tolist() for found in sums)
         self._update(keys, losses)
         seconds = time.monotonic() - started
@@ -192,13 +189,13 @@ class Loop:
             state.tokens += round(tokens[adapter_id])
             state.padded += round(padded[adapter_id])
 
-    def _backward(self, items: list[tuple[int, Row]], label_tokens: Tensor) -> Sums:
+    def _backward(self, items: list[tuple[int, Row]], weights: list[float]) -> Sums:
         """Gradients within the memory there is: where it runs out, with half the token budget from then on."""
 
         def attempt(budget: int) -> Sums:
             self.stack.clear_gradients()
             return accumulate(
-                self.backbone, self.stack.tensors, items, label_tokens, budget, self.parallel, self.on_tokens
+                self.backbone, self.stack.tensors, items, weights, budget, self.parallel, self.on_tokens
             )
 
         sums, self.budget = within_memory(self.backbone, attempt, self.budget, max(row.length for _, row in items))
@@ -207,10 +204,13 @@ class Loop:
 
     def _update(self, keys: list[str], losses: list[float]) -> None:
         configs = [self.trials[key].config for key in keys]
-        factors = [rate_factor(self.states[key].step, c.steps, c.warmup) for key, c in zip(keys, configs, strict=True)]
+        reached = [self.states[key].step for key in keys]
+        factors = [rate_factor(at, c.steps, c.warmup, c.schedule) for at, c in zip(reached, configs, strict=True)]
         norms = self.stack.update(
-            [c.lr_prompt * f for c, f in zip(configs, factors, strict=True)],
-            [c.lr_low_rank * f for c, f in zip(configs, factors, strict=True)],
+            {
+                kind: [getattr(c, kind) * f for c, f in zip(configs, factors, strict=True)]
+                for kind in ("lr_prompt", "lr_low_rank", "lr_head")
+            },
             [c.weight_decay for c in configs],
             [math.inf if c.clip is None else c.clip for c in configs],
         ).tolist()

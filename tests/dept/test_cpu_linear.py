@@ -25,7 +25,7 @@ def losses_and_gradients(backbone):
     parts = [part.detach().requires_grad_() for part in (start.prompt, start.a, torch.full_like(start.b, 0.1))]
     tensors = Tensors(*parts, start.scale)
     batch = collate([Pack(0, (row,), (i,)) for i, row in enumerate(rows)], backbone)
-    found = forward.log_probs(backbone, batch, tensors, forward.prefix(backbone, tensors))
+    found = forward.scores(backbone, batch, tensors, forward.prefix(backbone, tensors)).words
     found.sum().backward()
     return found.detach(), *(part.grad for part in parts)
 

@@ -13,7 +13,7 @@ from dept.batches.tokenise import Row, encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine import forward
 from dept.engine.evaluate import Request, score, score_rows
-from dept.engine.gradients import accumulate
+from dept.engine.gradients import accumulate, weights_of
 from dept.engine.train import Trial, data_order, train
 
 CONFIG = AdapterConfig(m=4, r=2, s=24)
@@ -146,9 +146,8 @@ def test_prefix_gradients_are_those_of_the_plain_concatenation(tiny_llama, budge
     rows = [row.only_gold() for row in encode(tiny_llama.tokens, TEXTS, WORDS, [1, 0, 0, 2, 0], CONFIG)]
     tensors = Tensors.of([adapter], tiny_llama.device)
     ours = {name: getattr(tensors, name).detach().requires_grad_() for name in NAMES}
-    label_tokens = torch.tensor([sum(len(r.candidates[0]) for r in rows)])
     items = [(0, row) for row in rows]
-    accumulate(tiny_llama, Tensors(**ours, scale=tensors.scale), items, label_tokens, budget)
+    accumulate(tiny_llama, Tensors(**ours, scale=tensors.scale), items, weights_of(rows), budget)
     plain = Adapter(adapter.prompt, adapter.a, adapter.b)
     total = sum(len(r.candidates[0]) for r in rows)
     for row in rows:
@@ -267,7 +266,7 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
     tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
     items = [(0, row) for row in rows]
     undisturbed = score_rows(tiny, tensors, items, 200)
-    real, sizes = forward.log_probs, []
+    real, sizes = forward.scores, []
 
     def short_of_memory(backbone, batch, *rest):
         if batch.ids.numel() > 80:
@@ -275,7 +274,7 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
         sizes.append(batch.ids.numel())
         return real(backbone, batch, *rest)
 
-    monkeypatch.setattr(forward, "log_probs", short_of_memory)
+    monkeypatch.setattr(forward, "scores", short_of_memory)
     torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 200)), torch.tensor(undisturbed))
     assert max(sizes) <= 80
     monkeypatch.setattr(tiny, "sharded", True)
@@ -286,7 +285,7 @@ def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
 def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
     trials = trials_of(tiny)
     undisturbed = train(trials, tiny)
-    real, seen = forward.log_probs, []
+    real, seen = forward.scores, []
 
     def short_of_memory(backbone, batch, tensors, prompts):
         seen.append(batch.ids.numel())
@@ -294,7 +293,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return real(backbone, batch, tensors, prompts)
 
-    monkeypatch.setattr(forward, "log_probs", short_of_memory)
+    monkeypatch.setattr(forward, "scores", short_of_memory)
     disturbed = train(trials, tiny)
     assert max(seen) > 40
     for key, result in disturbed.items():

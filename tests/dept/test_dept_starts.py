@@ -10,7 +10,7 @@ from dept.batches.tokenise import encode, encode_answers
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.evaluate import predictions, score_rows, summarise
 from dept.engine.generate import Prompted, generate
-from dept.engine.gradients import accumulate
+from dept.engine.gradients import accumulate, weights_of
 from dept.engine.mixture import learn_weights, mixed
 from dept.engine.train import Trial, train
 from infra.errors import InputError
@@ -68,9 +68,8 @@ def test_weights_of_a_mixture_follow_the_true_gradient(tiny):
     logits = weights.log().requires_grad_()
     made = mixed(Tensors(fixed.prompt.detach(), fixed.a.detach(), fixed.b.detach(), fixed.scale), logits.softmax(1))
     leaves = [part.detach().requires_grad_() for part in (made.prompt, made.a)]
-    counted = torch.tensor([sum(len(row.candidates[0]) for row in rows)] * 2)
     items = [(cell, row) for cell in range(2) for row in rows]
-    accumulate(tiny, Tensors(*leaves, made.b, made.scale), items, counted, 64)
+    accumulate(tiny, Tensors(*leaves, made.b, made.scale), items, weights_of(rows) * 2, 64)
     torch.autograd.backward((made.prompt, made.a), [leaf.grad for leaf in leaves])
     step = 1e-2
     for cell, source in ((0, 0), (1, 2)):
