@@ -93,7 +93,9 @@ class TrainConfig(Frozen):
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head, where there is one")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
-    schedule: Schedule = Field("linear", description="how rates fall after the warm-up: to 0 on a line, as a cosine, not")
+    schedule: Schedule = Field(
+        "linear", description="how rates fall after the warm-up: to 0 on a line or as a cosine, or not"
+    )
     objective: Objective = Field(
         "vocabulary",
         description="what a label word is trained against: the whole vocabulary (the paper's way, nats per token), or "

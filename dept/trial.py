@@ -23,7 +23,7 @@ Start = Literal["text", "source", "prompt", "shots"]
 STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 4  # layout of a spec's JSON; older ones are migrated when they are read
-FINGERPRINT_VERSION = 4  # raise when the arithmetic changes, so that old results are not taken for new ones
+FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
 # How the question was arrived at, not the question: two ways to the same start are one trial.
 PROVENANCE = ("schema_version", "backbone", "init", "source_task")
 

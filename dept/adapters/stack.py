@@ -53,7 +53,7 @@ class Tensors:
         """
         if len({shape_of(adapter) for adapter in adapters}) > 1:
             raise InputError("stack: adapters of different (m, r, s, layers of a head) do not fit in one stack")
-        parts = [adapter.parts for adapter in adapters]
+        parts = [dict(adapter.named_parameters()) for adapter in adapters]
         labels = max([labels, *(len(part["head_bias"]) for part in parts if "head_bias" in part)])
         named = {name: torch.stack([_room(name, part[name], labels) for part in parts]).to(device) for name in parts[0]}
         scale = torch.tensor([adapter.scale for adapter in adapters], device=device)

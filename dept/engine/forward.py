@@ -61,9 +61,7 @@ class Scores(NamedTuple):
     head: Tensor | None
 
 
-def scores(
-    backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors, prompts: Prefix | None
-) -> Scores:
+def scores(backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors, prompts: Prefix | None) -> Scores:
     """What words and heads give every candidate of a batch, in one pass of the backbone.
 
     Args:

@@ -99,4 +99,3 @@ def _of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor) -> Tensor:
 def _among(batch: CausalBatch | Seq2SeqBatch, flat: Tensor) -> Tensor:
     """Cross-entropy (nats) of each text [B] of the right one among its candidates."""
     return functional.cross_entropy(forward.by_text(batch, flat), batch.gold, reduction="none")
-

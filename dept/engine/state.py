@@ -63,8 +63,8 @@ class Trial:
             backbone: id of its weights, and their number type.
             known: remembers digests of rows by their id().
         """
-        own = (self.key, self.config.model_dump_json(), self.seed, self.start.alpha, self.start.layout, backbone)
-        own += (self.start.layers, self.start.readout)
+        shape = (self.start.alpha, self.start.layout, self.start.layers, self.start.readout)
+        own = (self.key, self.config.model_dump_json(), self.seed, *shape, backbone)
         digest = hashlib.sha256(repr(own).encode())
         for _, tensor in sorted(self.start.parts.items()):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())

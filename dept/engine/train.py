@@ -194,9 +194,7 @@ class Loop:
 
         def attempt(budget: int) -> Sums:
             self.stack.clear_gradients()
-            return accumulate(
-                self.backbone, self.stack.tensors, items, weights, budget, self.parallel, self.on_tokens
-            )
+            return accumulate(self.backbone, self.stack.tensors, items, weights, budget, self.parallel, self.on_tokens)
 
         sums, self.budget = within_memory(self.backbone, attempt, self.budget, max(row.length for _, row in items))
         self.parallel.sum([sums.losses, sums.tokens, sums.padded, *self.stack.gradients().values()])

@@ -170,7 +170,7 @@ def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
     """As for adapters: of equals the better score; a loss that is not finite is the worst."""
     script = [(50.0, 1.0), (90.0, 1.1), (40.0, 0.8), (60.0, 0.8), (99.0, float("nan")), (99.0, 0.9)]
     validations = iter({"score": score, "loss": loss} for score, loss in script)
-    monkeypatch.setattr("dept.baselines.train.summarise", lambda *_: next(validations))
+    monkeypatch.setattr("dept.engine.state.summarise", lambda *_: next(validations))
     rows = rows_of(tiny_llama)
     config = TrainConfig(steps=10, batch_size=2, lr_prompt=1e-3, eval_every=2, patience=9)
     state = train_baseline("lora", tiny_llama, rows, rows, config, seed=0).state

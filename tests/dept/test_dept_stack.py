@@ -179,7 +179,7 @@ def test_the_step_of_the_lowest_loss_is_kept(tiny_llama, monkeypatch):
     """Of equals the better score; a loss that is not finite is the worst."""
     script = [(50.0, 1.0), (90.0, 1.1), (40.0, 0.8), (60.0, 0.8), (99.0, float("nan")), (99.0, 0.9)]
     validations = iter({"score": score, "loss": loss} for score, loss in script)
-    monkeypatch.setattr("dept.engine.train.summarise", lambda *_: next(validations))
+    monkeypatch.setattr("dept.engine.state.summarise", lambda *_: next(validations))
     first = trials_of(tiny_llama, 1)[0]
     config = TrainConfig(steps=10, eval_every=2, patience=9)
     trial = Trial("one", first.start, config, first.rows, first.validation)

@@ -145,7 +145,7 @@ def test_a_kill_loses_no_test_that_was_made(begin, monkeypatch):
     monkeypatch.setattr(testing, "measured", killed)
     with pytest.raises(KeyboardInterrupt):
         transfer.stages(context, plan, work_here)
-    tested = [row for row in context.ledger.find(kind="train", status="finished") if row.outcome.test]
+    tested = [row for row in context.ledger.find(kind="train", status="finished") if row.outcome["test"]]
     assert len(tested) == 2
 
 
