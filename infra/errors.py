@@ -1,16 +1,19 @@
 """Errors that a user can mend. The command line prints them as one line and exits with code 2."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from infra.secrets import masked
+
+_NUMBER = re.compile(r"\[(Errno|WinError) -?\d+\] ")  # of the system's errors: the words behind it say the same
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message names the cause and the remedy, and shows no credentials."""
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(masked(message))
+        super().__init__(_NUMBER.sub("", masked(message)))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ a file count from its folder, those of the environment from the working director
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,13 +43,13 @@ class Settings(BaseSettings):
     ledger_url: str | None = Field(
         None,
         repr=False,
-        description="SQLAlchemy URL of the ledger, such as postgresql+psycopg://user:password@host/dept; "
+        description="database URL of the ledger, such as postgresql+psycopg://user:password@host/dept; "
         "default: SQLite in the home folder",
     )
     store: str | None = Field(
         None,
         repr=False,
-        description="folder or fsspec URL (s3://..., gs://...) of adapters and of the rows of own tasks; default: "
+        description="folder or URL (s3://..., gs://...) of adapters and of the rows of own tasks; default: "
         "store in the home folder",
     )
     plan_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
@@ -117,17 +118,37 @@ class Settings(BaseSettings):
     @field_validator("home", "cache", "data", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else expanded(value).absolute()
+        return None if value is None else _folder(value)
 
     @field_validator("store", mode="after")
     @classmethod
     def _absolute_folder(cls, value: str | None) -> str | None:
-        return value if value is None or "://" in value else str(expanded(Path(value)).absolute())
+        if value is None or "://" in value:
+            return value
+        if found := re.match(r"(\w[\w+.-]+):", value):
+            raise ValueError(f"neither a folder nor an URL. Remedy: {found[1]}:// with two slashes, or ./{value}")
+        return str(_folder(Path(value)))
 
     @field_validator("plan_roots", mode="after")
     @classmethod
     def _all_absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(expanded(path).absolute() for path in value)
+
+
+def _folder(value: Path) -> Path:
+    """The absolute path of a folder, which may not be there yet.
+
+    Raises:
+        ValueError: a file stands in its place, or above it.
+    """
+    path = expanded(value).absolute()
+    for one in (path, *path.parents):
+        if one.is_dir():
+            break
+        if one.is_file():
+            what = "a file" if one == path else f"below the file {one}"
+            raise ValueError(f"{what}. Remedy: give a folder")
+    return path
 
 
 _NAMES = {field: str(f.validation_alias or PREFIX + field.upper()) for field, f in Settings.model_fields.items()}

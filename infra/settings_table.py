@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,8 @@ from infra.nearest import near
 from infra.secrets import masked, masked_address
 from infra.settings import PREFIX, Settings, name_of, plain, read
 
-# Set by the product for its own processes and benchmarks; no settings of a user.
-_INTERNAL = ("DEPT_SERVICE", "DEPT_BENCH_OUT")
+# Set by the product for its own processes and benchmarks, or by Kubernetes for a service called dept-...
+_NO_SETTING = re.compile(r"DEPT_(SERVICE|BENCH_\w+|\w+_SERVICE_(HOST|PORT)(_\w+)?|\w+_PORT_\d+_(TCP|UDP)\w*)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def told() -> list[Told]:
 def strays() -> list[str]:
     """Variables that look like settings and are none, each with the nearest right one."""
     known = [name_of(field) for field in Settings.model_fields]
-    lost = [name for name in sorted(os.environ) if name.startswith(PREFIX) and name not in (*known, *_INTERNAL)]
+    given = [name for name in sorted(os.environ) if name.startswith(PREFIX) and name not in known]
+    lost = [name for name in given if not _NO_SETTING.fullmatch(name) and not os.environ[name].startswith("tcp://")]
     return [f"{name} is set, but there is no such setting{near(name, known, list_all=False)}" for name in lost]
 
 

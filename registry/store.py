@@ -50,7 +50,8 @@ class Store:
             self.system, self.root = fsspec.core.url_to_fs(str(Path(url).absolute()) if "://" not in url else url)
         except (ValueError, ImportError) as error:
             raise InputError(
-                f"store {url}: {error}. Remedy: DEPT_STORE is a folder, or an URL that fsspec has a driver for"
+                f"store {url}: no place that is known here ({error}). Remedy: set DEPT_STORE to a folder, or to an URL "
+                "(file://, s3://, gs://) whose driver is installed"
             ) from error
         self.local = isinstance(self.system, LocalFileSystem)
 

@@ -43,8 +43,8 @@ def read_yaml(path: Path, what: str | None = None) -> Any:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"{where}: cannot be read ({reason})") from error
+        reason = getattr(error, "strerror", None) or "its name or content is no text"
+        raise InputError(f"{where}: cannot be read ({reason}). Remedy: give the path of a text file") from error
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -57,7 +57,7 @@ def parse_yaml(text: str, where: str) -> Any:
         problem = error.problem or error.context or "not to be read"
         raise InputError(f"{where}{place}: not valid YAML ({problem}); mend this line") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML ({type(error).__name__}); save it as plain text") from error
+        raise InputError(f"{where}: not valid YAML (characters that are no text); save it as plain text") from error
     except RecursionError as error:
         raise InputError(f"{where}: YAML nested too deep; write it flat") from error
     except (ValueError, TypeError, OverflowError) as error:  # dates of month 13, keys that cannot be keys

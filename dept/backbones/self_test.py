@@ -23,8 +23,8 @@ def check_head(name: str, model: Any) -> None:
     """
     if model.get_output_embeddings() is None:
         raise InputError(
-            f"backbone {name}: {type(model).__name__} has no language-modelling head. Remedy: a model for "
-            "causal or text-to-text generation"
+            f"backbone {name}: a {model.config.model_type} model without a language-modelling head. Remedy: a model "
+            "for causal or text-to-text generation"
         )
 
 
@@ -37,11 +37,14 @@ def check_causal(name: str, model: Any, head: Callable[[Tensor], Tensor]) -> Non
     Raises:
         InputError: it takes no input embeddings or positions, or its head is not linear.
     """
-    kind = type(model).__name__
+    kind = f"a {model.config.model_type} model"
     accepted = inspect.signature(model.base_model.forward).parameters
     missing = [p for p in ("inputs_embeds", "position_ids", "cache") if p not in accepted]
     if missing:
-        raise InputError(f"backbone {name}: {kind} does not accept {', '.join(missing)}, which DePT needs")
+        raise InputError(
+            f"backbone {name}: {kind} does not accept {', '.join(missing)}, which DePT needs. Remedy: "
+            "another backbone, such as smollm2-135m or a llama, gpt2 or t5 model"
+        )
     weight = next(model.parameters())
     if model.config.model_type in _PLAIN_HEADS or weight.device.type == "meta" or hasattr(weight, "ds_id"):
         return

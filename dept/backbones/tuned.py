@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,19 @@ def read(config: Any, device: torch.device) -> Tuned:
     return found if all(value is None or type(value) is kind for value, kind in kinds) else Tuned()
 
 
-def body_of(found: Tuned) -> dict[str, Any]:
-    """What the file holds."""
-    return {"found": asdict(found), "processor": processor(), "torch": torch.__version__}
+def rate(config: Any, device: torch.device, dtype: str) -> float | None:
+    """Tokens a second in training that were measured with these settings and this number type; for estimates alone."""
+    try:
+        found = json.loads(place(config, device).read_text(encoding="utf-8"))["tokens_per_second"][dtype]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, float) and 0 < found < math.inf else None
+
+
+def body_of(found: Tuned, rates: Mapping[str, float]) -> dict[str, Any]:
+    """What the file holds. rates: number type of the weights -> tokens a second in training."""
+    about = {"processor": processor(), "torch": torch.__version__}
+    return {"found": asdict(found), "tokens_per_second": dict(rates), **about}
 
 
 def place(config: Any, device: torch.device) -> Path:

@@ -46,8 +46,9 @@ def targets(model: nn.Module) -> list[str]:
     for names in _TARGETS:
         if there.issuperset(names):
             return list(names)
+    kind = getattr(model.config, "model_type", "plain")
     raise InputError(
-        f"method lora: {type(model).__name__} has no projections named "
+        f"method lora: a {kind} model has no projections named "
         f"{' or '.join('/'.join(names) for names in _TARGETS)}. Remedy: method full or dept for this backbone"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class TuneReport:
         before, after: what was used until now, and what is.
         changed: one line for each setting that is another now.
         file: where it is kept; deleting it brings the rules back.
+        rate: tokens a second with what is used from now on.
     """
 
     before: tuned.Tuned
@@ -56,6 +58,7 @@ class TuneReport:
     file: Path
     lines: list[Measured] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    rate: float = math.nan
 
 
 @torch.inference_mode(False)
@@ -94,7 +97,7 @@ def tune(backbone: Backbone, rounds: int = ROUNDS, write: bool = True) -> TuneRe
         if old != new:
             report.changed.append(f"{said}: {_said(old)} -> {_said(new)}")
     if write:
-        _write(place, report.after)
+        _write(place, report, backbone.dtype)
     return report
 
 
@@ -152,7 +155,9 @@ def _choose(report: TuneReport, rounds: int, options: dict[str, Callable[[], flo
     made = {what: _spread(what, found) for what, found in rates.items()}
     report.lines += made.values()
     better = [m for m in made.values() if m.low > made[usual].high * (1 + _GAIN)]
-    return max(better, key=lambda m: m.rate).what if better else usual
+    best = max(better, key=lambda m: m.rate) if better else made[usual]
+    report.rate = best.rate
+    return best.what
 
 
 def _spread(what: str, rates: list[float]) -> Measured:
@@ -185,14 +190,9 @@ def seconds_of(backbone: Backbone, tokens: int) -> float:
     return time.perf_counter() - began
 
 
-def speed(backbone: Backbone, budget: int, rounds: int = 3) -> float:
-    """Tokens a second in training, at a token budget: the median of a few steps, for estimates alone."""
-    seconds_of(backbone, budget)  # the first step pays for what is made once
-    return budget / statistics.median(seconds_of(backbone, budget) for _ in range(rounds))
-
-
-def _write(file: Path, found: tuned.Tuned) -> None:
+def _write(file: Path, report: TuneReport, dtype: torch.dtype) -> None:
+    rates = {str(dtype).removeprefix("torch."): report.rate}
     try:
-        write_text(file, json.dumps(tuned.body_of(found)))
+        write_text(file, json.dumps(tuned.body_of(report.after, rates)))
     except OSError as error:
         raise InputError(f"tune: cannot write {file} ({error}). Remedy: set DEPT_CACHE to another folder") from error

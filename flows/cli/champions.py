@@ -146,7 +146,7 @@ def _stores(task: str, backbone: str | None, fingerprint: str | None = None) -> 
         raise InputError("no ledger yet, so no champion. Remedy: `dept run demo` makes some")
     from flows.execution.champions import stores_of
     from registry.promotion.lookup import backbones_of
-    from registry.promotion.older import older_backbones
+    from registry.promotion.older import older_backbones, older_champions
 
     known = stores_of(ledger)
     if backbone is not None:
@@ -158,6 +158,11 @@ def _stores(task: str, backbone: str | None, fingerprint: str | None = None) -> 
         rows = ledger.find(task=task, kind="train", status="finished", outcomes=False)
         found = {row.backbone_id: row.backbone for row in rows if row.fingerprint.startswith(fingerprint.lower())}
     if not found:
+        if older := older_champions(known.tracker, task):
+            raise InputError(
+                f"the champion of task {task} is of version 0.1.0, and its backbone {older[0].backbone} is not on this "
+                "machine. Remedy: --backbone with the folder where it lies now"
+            )
         raise InputError(f"task {task} has no champion. Remedy: `dept champions` lists those that there are")
     if len(found) > 1:
         listed = ", ".join(f"{name} ({weights[:8]})" for weights, name in found.items())

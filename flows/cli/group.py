@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
 from flows.cli import terminal
+from flows.cli.usage import USAGE, usage_told
 from infra.errors import InputError, WorkerDiedError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results alone.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Also what is done; -vv: everything.")]
 
@@ -22,14 +25,26 @@ Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Also 
 class ErrorsTold(TyperGroup):
     """The outermost group: turns errors that a user can mend into one line and an exit code."""
 
+    words: Sequence[str] = ()  # what was given to it
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> Any:
+        """Read the options that stand before the command."""
+        self.words = list(args)
+        with usage_told(self, self.words):
+            return super().make_context(info_name, args, *more, **options)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             terminal.configure()
-            return super().invoke(ctx)
+            with usage_told(self, self.words):
+                return super().invoke(ctx)
         except InputError as error:
-            terminal.complain(f"[bold red]Error:[/] {escape(' '.join(str(error).split()))}")
-            raise typer.Exit(USAGE) from None
+            _refuse(str(error))
+        except OSError as error:
+            if (said := _of_a_folder(error)) is None:
+                raise
+            _refuse(said)
         except WorkerDiedError as error:
             line = escape(str(error).splitlines()[0])
             terminal.complain(f"[bold red]Error:[/] {line}. The same command goes on from here.")
@@ -39,6 +54,36 @@ class ErrorsTold(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+def _refuse(said: str) -> NoReturn:
+    terminal.complain(f"[bold red]Error:[/] {escape(' '.join(said.split()))}")
+    raise typer.Exit(USAGE) from None
+
+
+def _of_a_folder(error: OSError) -> str | None:
+    """What to say of an error of our own folders (home, cache); None of another, which is a fault of ours."""
+    from infra.settings import settings
+
+    path = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, (str, bytes)) else None
+    for name, folder in (("DEPT_HOME", settings().home), ("DEPT_CACHE", settings().cache)):
+        # A folder that cannot be made is named by the part above it that is to blame.
+        if path is not None and (path.is_relative_to(folder) or folder.is_relative_to(path)):
+            return (
+                f"{name}={folder}: cannot be used ({path}: {error.strerror}). Remedy: its rights and free space, or "
+                f"another {name}"
+            )
+    return None
+
+
+def _warn_of_strays(given: Iterable[Any]) -> None:
+    """Name each DEPT_* variable that is no setting; once, by the innermost command."""
+    if any(getattr(one, "invoked_subcommand", None) is not None for one in given):  # a group's: its command will
+        return
+    from infra.settings_table import strays
+
+    for line in strays():
+        terminal.tell(f"note: {line}")
+
+
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with the options -q and -v, which set how much is said before it begins."""
 
@@ -46,6 +91,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     def louder(*args: Any, quiet: bool = False, verbose: int = 0, **given: Any) -> Any:
         if quiet or verbose:
             terminal.configure(1 if quiet else -verbose)
+        _warn_of_strays([*args, *given.values()])
         return function(*args, **given)
 
     signature = inspect.signature(function, eval_str=True)

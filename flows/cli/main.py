@@ -63,6 +63,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 @command
 def options(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and end.")
     ] = False,

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def report(
-    run_id: Annotated[str | None, typer.Argument(help="Run to show, or how its id begins; default: the last.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="Run to show: its name, its id, or how the id begins; default: the last.")
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="Show the last run (the default).")] = False,
     as_json: Json = False,
 ) -> None:
@@ -27,12 +29,10 @@ def report(
     from flows.reporting.html import PAGE, load_outcomes
     from infra.settings import home
 
-    if last and run_id is not None:
+    if last and run is not None:
         raise InputError("report: give either --last or a run, not both")
-    if run_id is not None:
-        safe_name(run_id, "run")
     root = home() / "reports"
-    folder = _last(root) if run_id is None else _named(root, run_id)
+    folder = _last(root) if run is None else _named(root, run)
     outcomes = load_outcomes(folder)
     if as_json:
         document({"run": folder.name, "page": folder / PAGE, **numbers(outcomes)})
@@ -92,12 +92,15 @@ def _last(root: Path) -> Path:
     return max(folders, key=lambda folder: (folder / NUMBERS).stat().st_mtime_ns)
 
 
-def _named(root: Path, run_id: str) -> Path:
+def _named(root: Path, asked: str) -> Path:
+    from flows.cli import stores
+    from flows.cli.runs import find_run, known_runs
     from flows.reporting.html import NUMBERS
 
-    known = sorted(path.parent.name for path in root.glob(f"*/{NUMBERS}"))
-    fits = [name for name in known if name == run_id] or [name for name in known if name.startswith(run_id)]
-    if len(fits) == 1:
-        return root / fits[0]
-    said = "several runs begin with" if fits else "no run"
-    raise InputError(f"report: {said} {run_id!r}; known: {', '.join(fits or known) or 'none yet'}")
+    run = find_run(known_runs(stores.ledger()), asked)
+    if run.page_id is None or not (root / safe_name(run.page_id, "run") / NUMBERS).is_file():
+        raise InputError(
+            f"report: run {run.ids[0][:12]} ({run.name}) has none on this machine. Remedy: `dept run` of its plan "
+            "writes one, from what the ledger holds"
+        )
+    return root / run.page_id

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from rich.padding import Padding
 from rich.text import Text
 
-from flows.cli.terminal import Column, Json, document, piped, show, table, tell
+from flows.cli.terminal import Column, Json, document, piped, show, table
 
 
 def show_settings(as_json: Json = False) -> None:
@@ -29,5 +29,3 @@ def show_settings(as_json: Json = False) -> None:
             value = Text(f"{row.name} = {row.value}", style="" if row.origin == "default" else "bold")
             show(value.append(f"   ({row.origin})", style="dim"))
             show(Padding(Text(row.meaning, style="dim"), (0, 0, 0, 4)))
-    for line in strays():
-        tell(f"note: {line}")

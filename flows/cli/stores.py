@@ -45,8 +45,8 @@ def tracker() -> Tracker | None:
 
 
 def _there(url: str | None, usual: Path) -> bool:
-    """Whether a database may be opened without making it."""
+    """Whether a database may be opened without making it; one that names no file is refused when it is opened."""
     if url is None:
         return usual.is_file()
     kind, _, file = url.partition(":///")
-    return not kind.startswith("sqlite") or (file != "" and Path(file.partition("?")[0]).is_file())
+    return not kind.startswith("sqlite") or not file or Path(file.partition("?")[0]).is_file()

@@ -95,20 +95,33 @@ def show_one(name: Annotated[str, typer.Argument(help="Task of the catalogue.")]
 @command
 def check(
     what: Annotated[str, typer.Argument(help="NAME of the catalogue, FILE.yaml of tasks or own_tasks, or PLAN:NAME.")],
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLAN", help="Plan whose backbone, s and words count; default: the one that FILE or PLAN:NAME is."
+        ),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=2, help="The adapter's s: text and answer; default: the plan's.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Count tokens with this backbone's tokenizer.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Count tokens with its tokenizer; default: the plan's, without a plan words.")
+    ] = None,
 ) -> None:
     """Hold a task against its real rows, and show three examples as the backbone will read them.
 
     Example: dept tasks check mine.yaml --backbone smollm2-135m
     """
     from flows.cli.task_lines import origin, show_examples
-    from flows.planning.check_task import check_task, named, planned_s
+    from flows.planning.check_task import check_task, named
+    from flows.planning.planned import planned
 
-    for task in named(what):
-        found = check_task(task, tokens or planned_s(what, task), backbone)
+    for task in named(what, plan):
+        by_plan = planned(what, task.name, plan)
+        task = task.with_verbalizer(by_plan.words)
+        found = check_task(task, tokens or by_plan.s, backbone or by_plan.backbone)
+        if by_plan.note and backbone is None:
+            found.warnings.append(f"{by_plan.note}. Remedy: --backbone NAME")
         typer.echo(f"{task.name}: {task.kind}, {', '.join(task.metrics)}, rows from {origin(task)}")
         for line in found.lines:
             typer.echo(f"  {line}")

@@ -31,7 +31,9 @@ app = typer.Typer(rich_markup_mode="rich", invoke_without_command=True)
 @command
 def listed(
     ctx: typer.Context,
-    run: Annotated[str | None, typer.Option(help="Only trials that this run asked for (id, or how it begins).")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Only trials of this run: its name, its id, or how that begins.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Only trials of this task.")] = None,
     status: Annotated[str | None, typer.Option(help="pending, running, trained, finished or failed.")] = None,
     kind: Annotated[str | None, typer.Option(help="train, probe, mixture or evaluate.")] = None,
@@ -54,12 +56,12 @@ def listed(
     ledger = stores.ledger()
     rows = []
     if ledger is not None:
-        run_id = None if run is None else find_run(ledger, run)
+        run_id = None if run is None else run_id_of(ledger, run)
         rows = ledger.find(task, status=status, kind=kind, run_id=run_id, since=moment, limit=limit, newest_first=True)[
             ::-1
         ]
     elif run is not None:
-        raise InputError(f"trials: no run {run!r}; the ledger is empty")
+        raise InputError(f"trials: no run {run!r}: the ledger is empty. Remedy: `dept run demo` begins one")
     found = [facts(row) for row in rows]
     if as_json:
         document({"trials": found})
@@ -111,7 +113,9 @@ def show_one(
 @command
 def retry(
     fingerprints: Annotated[list[str] | None, typer.Argument(metavar="[FINGERPRINT]...", help="Failed trials.")] = None,
-    run: Annotated[str | None, typer.Option(help="All failed trials of this run.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="All failed trials of this run (name, id, or how that begins).")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All failed trials.")] = False,
 ) -> None:
     """Let failed trials be tried again: the next `dept run` or worker takes them.
@@ -124,7 +128,7 @@ def retry(
     if fingerprints:
         number = ledger.retry(_resolved(ledger, fingerprints))
     else:
-        number = ledger.retry(run_id=None if run is None else find_run(ledger, run))
+        number = ledger.retry(run_id=None if run is None else run_id_of(ledger, run))
     typer.echo(f"{_trials(number)} will be tried again: `dept run` of the plan, or a worker, takes them.")
 
 
@@ -183,18 +187,20 @@ def facts(row: TrialRow) -> dict[str, Any]:
     }
 
 
-def find_run(ledger: Ledger, run: str) -> str:
-    """The id of the run that begins so.
+def run_id_of(ledger: Ledger, asked: str) -> str:
+    """The ledger's id of a run by its name, its id, or how that begins.
 
     Raises:
-        InputError: none, or several.
+        InputError: none, or several; or one of which a report alone is left.
     """
-    known = ledger.runs()
-    fits = [one for one in known if one.run_id.startswith(run) or (one.mlflow_run_id or "").startswith(run)]
-    if len(fits) != 1:
-        listed = ", ".join(f"{one.run_id[:12]} ({one.name})" for one in (fits or known)[:5]) or "none yet"
-        raise InputError(f"{'several runs begin with' if fits else 'no run'} {run!r}; the last: {listed}")
-    return fits[0].run_id
+    from flows.cli.runs import find_run, known_runs
+
+    found = find_run(known_runs(ledger), asked)
+    if found.run_id is None:
+        raise InputError(
+            f"run {found.ids[0][:12]} ({found.name}) is not in this ledger. Remedy: `dept report` shows it"
+        )
+    return found.run_id
 
 
 def _show_all(found: Sequence[dict[str, Any]]) -> None:

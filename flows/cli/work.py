@@ -11,7 +11,9 @@ from flows.cli.terminal import Column, Json, document, show, table, tell
 
 
 def work(
-    run: Annotated[str | None, typer.Option(help="Only trials of this run (id, or how it begins).")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Only trials of this run: its name, its id, or how that begins.")
+    ] = None,
 ) -> None:
     """Work on the trials that runs have left in the ledger, until none is left to claim.
 
@@ -22,13 +24,13 @@ def work(
     from flows import work as flow
     from flows.cli import stores
     from flows.cli.run_log import run_log
-    from flows.cli.trials import find_run
+    from flows.cli.trials import run_id_of
 
     ledger = stores.ledger()
     if ledger is None:
         show("Nothing to do: no run has begun yet (`dept run demo`).")
         return
-    run_id = None if run is None else find_run(ledger, run)
+    run_id = None if run is None else run_id_of(ledger, run)
     with run_log("work", {"run": run_id}) as log:
         groups = flow.run(run_id)
     show(f"Done: {groups:,} group{'' if groups == 1 else 's'} of trials." if groups else "Nothing to do.")

@@ -34,13 +34,6 @@ class BackboneCost:
         self.dtype: Dtype = plan.dtype or default_dtype(plan.device)
 
     @cached_property
-    def loaded(self) -> Any:
-        """The backbone itself, for its speed; None where it is not here."""
-        from dept.backbones.shared import shared_backbone
-
-        return shared_backbone(self.folder, self.dtype, self.device) if self.folder else None
-
-    @cached_property
     def _info(self) -> BackboneInfo | None:
         return describe(self.folder, self.dtype, self.device) if self.folder else None
 
@@ -48,6 +41,11 @@ class BackboneCost:
     def id(self) -> str:
         """Its identity in a fingerprint; a word where it is not here."""
         return self._info.backbone_id if self._info else "not here"
+
+    @property
+    def files(self) -> str:
+        """Folder of its files; "" where it is not here."""
+        return str(self._info.folder) if self._info else ""
 
     @property
     def d(self) -> int | None:
@@ -59,9 +57,10 @@ class BackboneCost:
     def _bare(self) -> Any:
         """The model without weights: its shapes."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        config = self.loaded.config
+        assert self._info is not None
+        config = AutoConfig.from_pretrained(self._info.folder)
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
             return auto.from_config(config)
@@ -72,7 +71,7 @@ class BackboneCost:
             return 0
         if spec.method in ("dept", "prompt-tuning"):
             return None if self.d is None else spec.adapter.trainable(self.d)
-        if self.loaded is None:
+        if self._info is None:
             return None
         if spec.method == "full":
             return sum(int(parameter.numel()) for parameter in self._bare.parameters())
@@ -83,15 +82,6 @@ class BackboneCost:
         names = set(targets(self._bare))
         modules = [m for name, m in self._bare.named_modules() if name.rpartition(".")[2] in names]
         return sum(rank * int(sum(module.weight.shape)) for module in modules)
-
-    def speed(self) -> float | None:
-        """Tokens a second in training, at the token budget of this machine."""
-        if self.loaded is None:
-            return None
-        from dept.engine.memory import token_budget
-        from dept.engine.tune import speed
-
-        return speed(self.loaded, token_budget(self.loaded))
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""

@@ -13,7 +13,7 @@ from flows.planning.plan_file import load_plan
 from infra.errors import InputError
 from infra.names import expanded
 from infra.nearest import near
-from tasks.catalogue import get_task, read_tasks
+from tasks.catalogue import catalogue, get_task, read_tasks
 from tasks.formatting import Example
 from tasks.leakage import guard
 from tasks.load import load_splits
@@ -35,38 +35,26 @@ class Findings:
     lost: bool = False
 
 
-def named(what: str) -> list[Task]:
+def named(what: str, plan_name: str | None = None) -> list[Task]:
     """Tasks that a user means by NAME (catalogue), FILE.yaml (blocks, or `own_tasks:`) or PLAN:NAME.
+
+    Args:
+        plan_name: NAME may also be one of its own tasks.
 
     Raises:
         InputError: no such task, plan or file; a block that is no task.
     """
     if Path(what).suffix in (".yaml", ".yml"):
         return _of_file(expanded(what))
-    plan_name, colon, name = what.rpartition(":")
-    if not colon:
+    before, colon, name = what.rpartition(":")
+    if not colon and plan_name is None:
         return [get_task(what)]
-    plan = load_plan(plan_name)
-    own = {task.name: task.with_verbalizer(plan.verbalizer) for task in plan.own_tasks}
-    known = own | plan.resolve_tasks()
+    plan = load_plan(before if colon else str(plan_name))
+    own = {task.name: task for task in plan.own_tasks}
+    known = ({} if colon else catalogue()) | own | plan.resolve_tasks()
     if name not in known:
         raise InputError(f"plan {plan.name}: no task {name!r}{near(name, known)}")
-    return [known[name]]
-
-
-def planned_s(what: str, task: Task) -> int | None:
-    """The s of the adapter that a plan (PLAN:NAME, or FILE.yaml with own_tasks) makes for a task; None: no plan says.
-
-    Raises:
-        InputError: a plan that cannot be read.
-    """
-    if Path(what).suffix in (".yaml", ".yml"):
-        body = read_yaml(expanded(what))
-        shape = body.get("adapter") if isinstance(body, dict) and "own_tasks" in body else None
-        s = shape.get("s") if isinstance(shape, dict) else None
-        return s if isinstance(s, int) and s > 1 else None
-    plan_name, colon, _ = what.rpartition(":")
-    return load_plan(plan_name).recipe(task.name).adapter.s if colon else None
+    return [known[name].with_verbalizer(plan.verbalizer)]
 
 
 def check_task(task: Task, tokens: int | None = None, backbone: str | None = None) -> Findings:

@@ -16,6 +16,7 @@ from flows.planning.check import check, check_draws
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
+from flows.planning.speed import Remembers, speed
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
 from tasks.load import load_splits
@@ -58,7 +59,7 @@ class Line:
 
 @dataclass
 class Estimate:
-    """lines of the table; speed: tokens a second in training, None where it cannot be measured; notes for people."""
+    """lines of the table; speed: tokens a second in training, None where it is not known; notes for people."""
 
     lines: list[Line]
     speed: float | None
@@ -69,8 +70,8 @@ class Estimate:
         return None if self.speed is None else (line.trained + FORWARD * line.evaluated) / self.speed
 
 
-class Known(Protocol):
-    """What is done already: the ledger."""
+class Known(Remembers, Protocol):
+    """What is done already, and how fast: the ledger."""
 
     def outcomes(self, fingerprints: Iterable[str]) -> Mapping[str, TrialOutcome]:
         """Results of finished trials, by fingerprint."""
@@ -144,8 +145,9 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     tested = done(targets)
     for spec in targets:
         add("targets", spec.variant, spec, tested)
-    notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out))
-    return Estimate(list(lines.values()), backbone.speed(), notes)
+    rate, where_from = speed(backbone, ledger) if lines else (None, "")
+    notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from)
+    return Estimate(list(lines.values()), rate, notes)
 
 
 def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
@@ -185,14 +187,14 @@ def _drawn(spec: TrialSpec, strata: int) -> int | None:
     return None if spec.shots is None else spec.shots * (strata if spec.per_class else 1)
 
 
-def _notes(plan: Plan, backbone: BackboneCost, away: list[str], lines: Iterable[Line], done: int) -> list[str]:
+def _notes(
+    plan: Plan, backbone: BackboneCost, away: list[str], lines: Iterable[Line], done: int, speed_from: str
+) -> list[str]:
     notes = []
-    if backbone.loaded is None:
+    if backbone.folder is None:
         width = f"width d = {backbone.d}, from a table" if backbone.d else "its width d is unknown, so are the numbers"
         notes.append(f"Backbone {plan.backbone} is not on this machine: {width}.")
-        notes.append("Time: not measured on this machine, since the backbone is not here.")
-    else:
-        notes.append("Time: at the measured speed of training; another load of this machine gives another time.")
+    notes += [speed_from] if speed_from else []
     if away:
         notes.append(f"Rows that are not on this machine: {', '.join(away)}.")
     if any(line.bound for line in lines):

@@ -34,7 +34,7 @@ def load_plan(name_or_path: str | Path) -> Plan:
         plan = Plan.model_validate(body)
         # A path in a plan counts from the plan's folder, wherever the command is started.
         own = [task.rooted(path.parent) for task in plan.own_tasks]
-        plan = plan.model_copy(update={"own_tasks": own, "backbone": _rooted(plan.backbone, path.parent)})
+        plan = plan.model_copy(update={"own_tasks": own, "backbone": rooted(plan.backbone, path.parent)})
         plan.resolve_tasks()
     except ValidationError as error:
         raise InputError(f"plan {path.name}: {explained(error, Plan, body)}") from error
@@ -43,8 +43,8 @@ def load_plan(name_or_path: str | Path) -> Plan:
     return plan
 
 
-def _rooted(backbone: str, folder: Path) -> str:
-    """A backbone that is a folder, as an absolute path; a relative one counts from `folder`."""
+def rooted(backbone: str, folder: Path) -> str:
+    """A backbone that is a folder, as an absolute path; a relative one counts from `folder`. Others as they are."""
     place = folder / expanded(backbone)
     if backbone.startswith((".", "~", "/")) or (place / "config.json").is_file():
         return str(place.absolute().resolve() if place.exists() else place.absolute())
@@ -84,7 +84,7 @@ def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
         inside[keys[-1]] = value
     changed = validated(Plan, f"plan {plan.name}", **body)
     if changed.backbone != plan.backbone:  # given on the command line: it counts from the working directory
-        changed = changed.model_copy(update={"backbone": _rooted(changed.backbone, Path.cwd())})
+        changed = changed.model_copy(update={"backbone": rooted(changed.backbone, Path.cwd())})
     changed.resolve_tasks()
     return changed
 

@@ -94,12 +94,14 @@ def _engine(url: str) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")  # the driver of the extra `postgres`
     try:
         if parsed.get_backend_name() not in _KINDS:
-            raise NoSuchModuleError(f"a ledger is kept in {' or '.join(_KINDS)}")
+            raise NoSuchModuleError
         return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
     except (ArgumentError, NoSuchModuleError) as error:
+        known = parsed.get_backend_name() in _KINDS
+        why = f"no driver {parsed.get_driver_name()}" if known else f"a ledger is kept in {' or '.join(_KINDS)}"
         raise InputError(
-            f"ledger: {shown(parsed)!r} is no database URL ({cause(error, parsed)}). Remedy: "
-            "sqlite:///folder/ledger.db or postgresql+psycopg://user@host/name"
+            f"ledger: {shown(parsed)!r} is no database URL ({why}). Remedy: sqlite:///folder/ledger.db or "
+            "postgresql+psycopg://user@host/name"
         ) from error
     except ImportError as error:
         raise InputError(

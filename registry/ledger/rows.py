@@ -74,7 +74,7 @@ def outcome_of(row: TrialRow, spec: TrialSpec | None = None) -> TrialOutcome:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"ledger: the numbers of {spec.label} cannot be read ({error!r}). Remedy: upgrade dept-transfer, or "
+            f"ledger: the numbers of {spec.label} cannot be read. Remedy: upgrade dept-transfer, or "
             f"`dept trials forget {row.fingerprint[:12]}`"
         ) from error
 

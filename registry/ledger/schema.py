@@ -26,6 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dept.trial import TrialSpec
 from infra.errors import InputError
+from infra.explain import explained
 from registry.ledger.types import Number, UtcDateTime
 
 HELD = ("running", "trained")  # by an owner
@@ -113,11 +114,10 @@ class TrialRow(Base):
         try:
             return TrialSpec.model_validate(self.spec)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise InputError(
                 f"ledger: the spec of trial {self.fingerprint[:12]} (layout {self.schema_version}) cannot be read: "
-                f"{where}: {first['msg']}. Remedy: use the dept-transfer that wrote it, or `dept trials forget`"
+                f"{explained(error, TrialSpec, self.spec)}. Remedy: use the dept-transfer that wrote it, or "
+                "`dept trials forget`"
             ) from error
 
     @property

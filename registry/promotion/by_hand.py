@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 
+from dept.backbones.describe import describe
 from dept.trial import TrialOutcome
 from infra.errors import InputError
 from registry.ledger.schema import DecisionRow
@@ -13,7 +14,7 @@ from registry.promotion.champion import carry_out
 from registry.promotion.choose import may_stand
 from registry.promotion.lookup import champion, history, of_weights
 from registry.promotion.names import model_name
-from registry.promotion.older import adopt
+from registry.promotion.older import adopt, older_champions
 from registry.promotion.rows import Stores
 
 
@@ -33,6 +34,7 @@ def promote(
     if version is not None:
         known = versions.by_number(stores.tracker, name, version) if name else None
         if known is None:
+            _refuse_of_first_version(stores, "promote", task, backbone_id)
             raise InputError(
                 f"promote: {name or f'task {task}'} has no version {version}. Remedy: MLflow's page of the model lists "
                 "versions, `dept trials` fingerprints"
@@ -50,6 +52,7 @@ def rollback(stores: Stores, task: str, backbone_id: str) -> DecisionRow:
     """
     changes = history(of_weights(stores.ledger.decisions(task=task), backbone_id))
     if len(changes) < 2:
+        _refuse_of_first_version(stores, "rollback", task, backbone_id)
         raise InputError(f"rollback: task {task} has {'no earlier' if changes else 'no'} champion on this backbone")
     outcome = _outcome(stores, task, backbone_id, str(changes[-2].challenger_fingerprint))
     return _move(
@@ -57,9 +60,36 @@ def rollback(stores: Stores, task: str, backbone_id: str) -> DecisionRow:
     )
 
 
+def _refuse_of_first_version(stores: Stores, what: str, task: str, backbone_id: str) -> None:
+    """Say what to do where all that is known of the task's champions is what 0.1.0 left.
+
+    Raises:
+        InputError: so it is.
+    """
+    if champion(stores.ledger, stores.tracker, task, backbone_id) is not None:
+        return
+    found = [one for one in older_champions(stores.tracker, task) if _may_be(one.backbone, backbone_id)]
+    if found:
+        which = f"{found[0].name}, version {found[0].version}"
+        raise InputError(
+            f"{what}: task {task} has only its champion of version 0.1.0 ({which}), which goes on answering. Remedy: "
+            f"`dept run` of its plan takes it over and compares it; from then on `dept {what}` knows it"
+        )
+
+
+def _may_be(backbone: str, backbone_id: str) -> bool:
+    """Whether a champion of 0.1.0, whose weights are not known, is of these: its backbone may be out of reach."""
+    try:
+        return describe(backbone).backbone_id == backbone_id
+    except InputError:
+        return True
+
+
 def _outcome(stores: Stores, task: str, backbone_id: str, fingerprint: str) -> TrialOutcome:
     rows = stores.ledger.find(task=task, kind="train", status="finished", backbone_id=backbone_id, outcomes=False)
     fits = [row.fingerprint for row in rows if fingerprint and row.fingerprint.startswith(fingerprint.lower())]
+    if not fits:
+        _refuse_of_first_version(stores, "promote", task, backbone_id)
     if len(fits) != 1:
         said = f"{len(fits)} finished trials" if fits else "no finished trial"
         raise InputError(

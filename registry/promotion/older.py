@@ -154,5 +154,5 @@ def _metadata(folder: Path, sha256: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / "adapter.json").read_text("utf-8"))["metadata"]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"its adapter cannot be read ({error!r})") from error
+        raise InputError("its adapter's description is missing or damaged") from error
     return found

@@ -93,7 +93,7 @@ def test_an_encoder_alone_is_refused(tmp_path, tiny_folders):
 def test_a_model_without_a_head_is_refused(tiny_folders):
     from transformers import LlamaModel
 
-    with pytest.raises(InputError, match="LlamaModel has no language-modelling head"):
+    with pytest.raises(InputError, match="a llama model without a language-modelling head"):
         Backbone.of(LlamaModel.from_pretrained(tiny_folders["llama"]))
 
 

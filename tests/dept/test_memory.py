@@ -26,7 +26,7 @@ def _own_cache(tmp_path, monkeypatch):
 def remember(backbone, **found):
     file = tuned.place(backbone.config, backbone.device)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(tuned.body_of(tuned.Tuned(**found))))
+    file.write_text(json.dumps(tuned.body_of(tuned.Tuned(**found), {})))
     return file
 
 
@@ -157,7 +157,6 @@ def test_tune_leaves_out_what_does_not_fit(tiny_llama, monkeypatch):
 def test_tune_really_measures_and_leaves_the_backbone_as_it_was(tiny_llama):
     report = tune.tune(tiny_llama, rounds=2, write=False)
     assert any(math.isfinite(line.rate) and line.rate > 0 for line in report.lines)
-    assert tune.speed(tiny_llama, 256) > 0
     assert not any(module._compiled_call_impl is not None for module in tiny_llama.modules())
     assert not any(module.plain for module in tiny_llama.modules() if isinstance(module, PackedLinear))
 

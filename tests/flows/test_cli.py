@@ -177,8 +177,8 @@ def test_report_shows_the_last_or_a_named_run():
         assert "\t80.0\t" in result.stdout
         assert str(home() / "reports" / "run-a" / "report.html") in result.stdout
     assert "\t70.0\t" in dept("report", "run-b").stdout
-    refused(dept("report", "run"), "several runs", "run-a, run-b")
-    refused(dept("report", "../run-a"), "run '../run-a' cannot name a file")
+    refused(dept("report", "run"), "2 runs begin with 'run'", "run-a (", "run-b (")
+    refused(dept("report", "../run-a"), "no run '../run-a'")
     refused(dept("report", "run-a", "--last"), "not both")
     (home() / "reports" / "run-a" / "report.json").write_text(json.dumps({"outcomes": [{}]}))
     refused(dept("report"), "cannot be read")

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from dept.backbones.describe import describe
 from registry.promotion.lookup import backbones_of
 from tests.flows.test_cli import dept, refused
 from tests.registry.promotion_helpers import new_world
+from tests.registry.registry_helpers import save_tiny_backbone
+from tests.registry.test_older_champions import NAME, OLD, left_by_0_1_0
 
 
 @pytest.fixture
@@ -77,3 +80,18 @@ def test_nothing_there_makes_nothing(tmp_path, monkeypatch):
     assert json.loads(dept("champions", "--json").stdout) == {"champions": []}
     refused(dept("rollback", "mood"), "no ledger yet")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_home_of_0_1_0_before_any_new_run(tmp_path):
+    world = new_world()
+    info = describe(str(save_tiny_backbone(tmp_path / "backbones" / "tiny")))
+    left_by_0_1_0(world, info)
+    said = f"task mood has only its champion of version 0.1.0 ({NAME}, version 1), which goes on answering. Remedy: "
+    refused(dept("rollback", "mood"), f"rollback: {said}`dept run` of its plan takes it over")
+    refused(dept("promote", "mood", "--version", "1"), f"promote: {said}")
+    refused(dept("promote", "mood", "--fingerprint", OLD[:8]), f"promote: {said}")
+    (tmp_path / "backbones" / "tiny").rename(tmp_path / "backbones" / "moved")
+    for words in (("rollback", "mood"), ("promote", "mood", "--version", "1")):
+        refused(dept(*words), "its backbone", "is not on this machine. Remedy: --backbone with the folder")
+    moved = ("--backbone", str(tmp_path / "backbones" / "moved"))
+    refused(dept("rollback", "mood", *moved), said)

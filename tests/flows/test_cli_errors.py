@@ -159,7 +159,7 @@ def test_an_empty_home():
     result = dept("trials")
     assert (result.exit_code, result.stderr.strip()) == (0, "No trial yet: `dept run demo` trains some.")
     refused(dept("report"), "report: none in", "yet; `dept run demo` makes one")
-    refused(dept("report", "some-run"), "no run 'some-run'; known: none yet")
+    refused(dept("report", "some-run"), "no run 'some-run': there is none yet. Remedy: `dept run demo`")
     refused(dept("predict", "--task", "sms-spam", "hello"), "no champion of task sms-spam yet. Remedy")
     assert not home().exists()
 

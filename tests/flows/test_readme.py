@@ -1,10 +1,59 @@
-"""What the README of the studies tells is what the committed results say."""
+"""What READMEs tell is so: figures of the studies, files, commands and their options."""
 
 import json
+import re
+import shlex
 import statistics
 from pathlib import Path
 
-STUDIES = Path(__file__).parents[2] / "flows" / "studies"
+import pytest
+import typer
+
+from flows.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "flows" / "studies"
+ROOMS = ("flows", "registry", "dept", "tasks", "infra", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
+MADE = {"dept.toml", ".dept/", "bench.json"}  # by a user or a run
+KNOWN = {str(file.relative_to(ROOT)) for room in ROOMS for file in (ROOT / room).rglob("*")}
+COMMANDS = typer.main.get_command(app)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_commands_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", text):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
+    for name in re.findall(r"`([\w./-]+(?:\.(?:py|yaml|md|json|png|toml|lock|j2)|/))`", text):
+        near = (page.parent / name).exists() or (ROOT / name).exists() or name in MADE
+        assert near or any(f"/{one}".endswith(f"/{name.rstrip('/')}") for one in KNOWN), name
+    if page.name != "CHANGELOG.md":  # its table names what was
+        for words in re.findall(r"(?:`|\n    (?:\.venv/bin/)?)(dept [a-z][^`\n]*)", text):
+            _known(shlex.split(words.split("  ")[0].replace("'", ""), comments=True)[1:], words)
+
+
+def _known(words, line):
+    """Every command and option in a line that shows one."""
+    command = COMMANDS
+    for word in words:
+        if word.startswith("-"):
+            options = {one for parameter in command.params for one in parameter.opts} | {"--help"}
+            assert word.split("=")[0].rstrip(",;.") in options, line
+        elif hasattr(command, "commands"):
+            found = command.commands.get(word.rstrip(",;.:"))
+            if found is None and command is COMMANDS:
+                pytest.fail(f"no command {word}: {line}")
+            command = found or command
+
+
+def test_the_page_of_the_command_line_names_every_file_and_command():
+    text = (ROOT / "flows" / "cli" / "README.md").read_text(encoding="utf-8")
+    for file in (ROOT / "flows" / "cli").glob("*.py"):
+        assert file.name == "__init__.py" or f"`{file.name}`" in text, file.name
+    for name in COMMANDS.commands:
+        assert f"`{name}`" in text, name
 
 
 def test_the_study_table_is_the_committed_one():
