@@ -49,12 +49,10 @@ def speed(backbone: BackboneCost, ledger: Remembers | None) -> tuple[float | Non
     if not 0 < size <= PROBE_BYTES:
         return None, "Time: not known before the first trial here; `dept tune` measures it."
     rate = _probed(backbone)
-    if rate:
-        return rate, (
-            f"Time: at {rate:,.0f} tokens a second, from a probe of at most {PROBE_SECONDS:.0f} s; the first trials "
-            "tell better. Another load of this machine gives another time."
-        )
-    return None, f"Time: not known; a probe of {PROBE_SECONDS:.0f} s was too short. `dept tune` measures it."
+    return rate, (
+        f"Time: at {rate:,.0f} tokens a second, from a probe of at most {PROBE_SECONDS:.0f} s; the first trials tell "
+        "better. Another load of this machine gives another time."
+    )
 
 
 def _of_trials(backbone: BackboneCost, ledger: Remembers | None) -> tuple[float, int] | None:
@@ -87,7 +85,7 @@ def _of_tuning(backbone: BackboneCost) -> float | None:
     return tuned.rate(AutoConfig.from_pretrained(backbone.files), pick_device(backbone.device), backbone.dtype)
 
 
-def _probed(backbone: BackboneCost) -> float | None:
+def _probed(backbone: BackboneCost) -> float:
     """Load the weights and take steps until the time is over; the fastest after the first."""
     ends = time.monotonic() + PROBE_SECONDS
     from dept.backbones.shared import shared_backbone
