@@ -47,7 +47,7 @@ def review_rows(model, config, n, skip=0):
         return [Row(tuple(draw.choices(range(50_000), k=draw.randint(20, 44))), ((1,),), 0, 0) for _ in range(n)]
     task = get_task("movie-polarity")
     examples = load_splits(task).train[skip : skip + n]
-    rows = encode(model, [e.text for e in examples], task.words, [e.label for e in examples], config)
+    rows = encode(model.tokens, [e.text for e in examples], task.words, [e.label for e in examples], config)
     return [row.only_gold() for row in rows]
 
 
@@ -65,5 +65,5 @@ def loop(model, config, rows_of_trials, budget=None):
         Trial(str(i), adapter(model, config, i), training, rows, (), seed=i) for i, rows in enumerate(rows_of_trials)
     ]
     made = Loop(trials, model, EngineOptions(adapters_at_once=len(trials), token_budget=budget))
-    made.stack.join({trial.key: trial.start for trial in trials})
+    made.stack.join([trial.key for trial in trials])
     return made
