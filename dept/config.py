@@ -37,6 +37,9 @@ class AdapterConfig(Frozen):
     s: int = Field(96, ge=2, description="longest text, tokens; longer texts are cut")
     alpha: float = Field(8.0, gt=0, description="scale = alpha / sqrt(r), no unit")
     layout: Layout = Field("adjacent", description="where text and rows of A sit for causal backbones")
+    offset: int = Field(
+        0, ge=0, le=4096, description="hidden width of ADePT's map of each token's embedding; 0: none (DePT)"
+    )
     answers: Answers = Field(
         "words", description="what a label is told by: its words, a linear head over hidden states, or both together"
     )
@@ -55,7 +58,7 @@ class AdapterConfig(Frozen):
     @property
     def shape(self) -> tuple[object, ...]:
         """What an adapter and the one that it starts from must have alike; a head is its task's own."""
-        return self.m, self.r, self.s, self.alpha, self.layout
+        return self.m, self.r, self.s, self.alpha, self.layout, self.offset
 
     @property
     def reads(self) -> tuple[float, ...]:
@@ -63,17 +66,32 @@ class AdapterConfig(Frozen):
         return () if self.answers == "words" else self.layers
 
     def trainable(self, d: int, labels: int = 0) -> int:
-        """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r, and (layers*d + 1) * labels of a head."""
+        """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r of P, A and B.
+
+        And 2*d*h + h + d of an offset of width h, (layers*d + 1) * labels of a head.
+        """
         head = (len(self.reads) * d + 1) * labels if self.reads else 0
-        return self.m * d + (self.s + d) * self.r + head
+        token_wise = (2 * d + 1) * self.offset + d if self.offset else 0
+        return self.m * d + (self.s + d) * self.r + token_wise + head
 
     def equal_prompt_length(self, d: int) -> float:
         """Length (tokens) of the plain soft prompt that costs as many numbers."""
         return self.trainable(d) / d
 
+    def of_method(self, method: str, d: int) -> AdapterConfig:
+        """This shape, or that of a method of about as many trainable numbers."""
+        if method == "prompt-tuning":
+            return self.as_prompt_tuning(d)
+        return self.as_adept(d) if method == "adept" else self
+
     def as_prompt_tuning(self, d: int) -> AdapterConfig:
         """Plain prompt tuning with as many trainable numbers, to the nearest token (paper section 3.1)."""
         return self.model_copy(update={"m": round(self.equal_prompt_length(d)), "r": 0})
+
+    def as_adept(self, d: int) -> AdapterConfig:
+        """ADePT with the same prompt: in place of the pair a map of about as many numbers, at least of width 1."""
+        width = max(1, round(((self.s + d) * self.r - d) / (2 * d + 1)))
+        return self.model_copy(update={"r": 0, "offset": width})
 
 
 class TrainConfig(Frozen):

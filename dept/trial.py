@@ -15,12 +15,12 @@ from dept.config import AdapterConfig, Dtype, Frozen, TrainConfig
 
 Kind = Literal["train", "probe", "mixture", "evaluate"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
-Method = Literal["dept", "prompt-tuning", "lora", "full", "in-context"]
+Method = Literal["dept", "adept", "prompt-tuning", "lora", "full", "in-context"]
 Init = Literal[
     "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
 ]
 Start = Literal["text", "source", "prompt", "shots"]
-STACKED: tuple[Method, ...] = ("dept", "prompt-tuning", "in-context")  # the others run one by one
+STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context")  # the others run one by one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 4  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones

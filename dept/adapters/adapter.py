@@ -17,6 +17,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
 from dept.adapters.head import FIXED, TRAINED, Head, Readout
+from dept.adapters.offset import Offset
 from dept.config import AdapterConfig, Layout
 from infra.errors import InputError
 from infra.files import new_folder
@@ -39,6 +40,7 @@ class Adapter(nn.Module):
         layout: where text and rows sit for causal backbones, "adjacent" or "paper" (`dept.backbones.tokens`).
         head: a linear head over pooled hidden states of the adapted pass; default none, the words alone answer.
         layers: the depths that the head reads, see `AdapterConfig`.
+        offset: ADePT's map of each token's embedding; default none.
 
     Attributes:
         readout: how scores become log-probabilities over the labels; None: they are the words' own.
@@ -64,6 +66,7 @@ class Adapter(nn.Module):
         layout: Layout = "adjacent",
         head: Head | None = None,
         layers: Sequence[float] = (),
+        offset: Offset | None = None,
     ) -> None:
         super().__init__()
         fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
@@ -78,7 +81,7 @@ class Adapter(nn.Module):
             raise InputError(f"adapter: alpha must be a positive number, got {alpha!r}")
         if head is not None and (not layers or len(head.mean) != len(layers) * prompt.shape[1]):
             raise InputError(f"adapter: a head over {len(head.mean)} features does not read {len(layers)} layers of it")
-        more = head.named() if head is not None else {}
+        more = {**(head.named() if head is not None else {}), **(offset.named() if offset is not None else {})}
         for name, tensor in (("P", prompt), ("A", a), ("B", b), *more.items()):
             if not tensor.is_floating_point():
                 raise InputError(f"adapter: {name} must hold floating-point numbers, not {tensor.dtype}")
@@ -89,7 +92,7 @@ class Adapter(nn.Module):
         self.b = nn.Parameter(b.detach().clone().float())
         for name, tensor in more.items():
             value = tensor.detach().clone().float()
-            setattr(self, name, nn.Parameter(value, requires_grad=name in TRAINED))
+            setattr(self, name, nn.Parameter(value, requires_grad=name not in FIXED))
         self.layers = tuple(layers) if head is not None else ()
         self.readout: Readout | None = Readout() if head is not None else None
         self.alpha = float(alpha)
@@ -105,7 +108,12 @@ class Adapter(nn.Module):
         if self.layers:
             whole = self.readout is not None and self.readout.weight == 1
             told |= {"answers": "head" if whole else "both", "layers": self.layers}
-        return AdapterConfig(**told)
+        return AdapterConfig(**told, offset=len(self.offset.inside_bias) if self.offset is not None else 0)
+
+    @property
+    def offset(self) -> Offset | None:
+        """ADePT's map, or None."""
+        return Offset.of(dict(self.named_parameters()))
 
     @property
     def head(self) -> Head | None:
@@ -140,6 +148,8 @@ class Adapter(nn.Module):
         payload = save_bytes({name: value.cpu().contiguous() for name, value in self.parts.items()})
         digest = hashlib.sha256(payload).hexdigest()
         more: dict[str, Any] = {"layers": list(self.layers)} if self.layers else {}
+        if self.offset is not None:
+            more["offset"] = self.config.offset
         if self.readout is not None:
             more["readout"] = asdict(self.readout)
         manifest = {
@@ -202,7 +212,8 @@ class Adapter(nn.Module):
         try:
             stored = load_bytes(payload)
             head = Head.of(stored) if layers else None
-            adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha, layout, head, layers)
+            of_tokens = Offset.of(stored)
+            adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha, layout, head, layers, of_tokens)
             adapter.readout = None if readout is None else Readout(**readout)
         except InputError:
             raise
@@ -217,7 +228,8 @@ class Adapter(nn.Module):
     def with_parts(self, parts: Mapping[str, Tensor]) -> Self:
         """The same adapter with other tensors, by the names that `parts` has for them."""
         head = Head.of(dict(parts)) if self.layers else None
-        made = type(self)(parts["prompt"], parts["a"], parts["b"], self.alpha, self.layout, head, self.layers)
+        p, a, b = (parts[name] for name in ("prompt", "a", "b"))
+        made = type(self)(p, a, b, self.alpha, self.layout, head, self.layers, Offset.of(parts))
         made.metadata, made.readout = dict(self.metadata), self.readout
         return made
 

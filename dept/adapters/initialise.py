@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dept.adapters.adapter import CONTINUES, Adapter
+from dept.adapters.offset import Offset
 from dept.config import AdapterConfig
 from infra.errors import InputError
 
@@ -99,7 +100,7 @@ def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
             f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
             "alpha and layout for both"
         )
-    copy = Adapter(source.prompt, source.a, source.b, alpha=source.alpha, layout=source.layout)
+    copy = Adapter(source.prompt, source.a, source.b, source.alpha, source.layout, offset=source.offset)
     copy.metadata = {"source_sha256": source.sha256}
     return copy
 
@@ -136,6 +137,8 @@ def from_mixture(sources: Sequence[Adapter], weights: Sequence[float]) -> Adapte
     first = sources[0]
     if len({source.config for source in sources}) > 1:
         raise InputError("mixture: the sources have different shapes; train them with one m, r, s, alpha and layout")
+    if first.offset is not None:
+        raise InputError("mixture: maps of token embeddings cannot be mixed. Remedy: sources without an offset")
     if len(weights) != len(sources) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-3:
         raise InputError(f"mixture: weights {list(weights)} must be one per source, not negative, with sum 1")
     with torch.no_grad():
@@ -164,4 +167,5 @@ def _with_new_pair(prompt: Tensor, config: AdapterConfig, seed: int) -> Adapter:
     bound = 1 / math.sqrt(config.r) if config.r else 0.0  # kaiming_uniform with a=sqrt(5) on [s, r]: fan_in = r
     a = torch.empty(config.s, config.r).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
     b = torch.zeros(config.r, prompt.shape[1])
-    return Adapter(prompt, a, b, alpha=config.alpha, layout=config.layout)
+    offset = Offset.started(prompt.shape[1], config.offset, seed) if config.offset else None
+    return Adapter(prompt, a, b, alpha=config.alpha, layout=config.layout, offset=offset)

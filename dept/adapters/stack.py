@@ -11,11 +11,14 @@ from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.head import FIXED, TRAINED, Readout
+from dept.adapters.offset import NAMES as OFFSET
+from dept.adapters.offset import offsets
 from dept.adapters.optimizer import AdamW
 from infra.errors import InputError
 
 NAMES = ("prompt", "a", "b")  # what every adapter has
 RATES = {"prompt": "lr_prompt", "a": "lr_low_rank", "b": "lr_low_rank", **dict.fromkeys(TRAINED, "lr_head")}
+RATES |= dict.fromkeys(OFFSET, "lr_low_rank")
 
 
 @dataclass
@@ -23,7 +26,8 @@ class Tensors:
     """The adapters of a stack: prompt [N, m, d], a [N, s, r], b [N, r, d], scale [N].
 
     With heads also head_weight [N, L, F], head_bias [N, L], head_mean and head_spread [N, F]; L is the most labels that
-    one of them has, and the others' rows behind their own labels are never read.
+    one of them has, and the others' rows behind their own labels are never read. With ADePT's maps also those of
+    `dept.adapters.offset.Stacked`.
 
     Attributes:
         layers: depths that the heads read; none: no heads.
@@ -38,6 +42,10 @@ class Tensors:
     head_bias: Tensor | None = None
     head_mean: Tensor | None = None
     head_spread: Tensor | None = None
+    offset_in: Tensor | None = None
+    offset_in_bias: Tensor | None = None
+    offset_out: Tensor | None = None
+    offset_out_bias: Tensor | None = None
     layers: tuple[float, ...] = ()
     readouts: Sequence[Readout | None] = ()
 
@@ -52,7 +60,7 @@ class Tensors:
             InputError: adapters of different (m, r, s), or with heads over different layers.
         """
         if len({shape_of(adapter) for adapter in adapters}) > 1:
-            raise InputError("stack: adapters of different (m, r, s, layers of a head) do not fit in one stack")
+            raise InputError("stack: adapters of different (m, r, s, offset, layers of a head) do not fit in one stack")
         parts = [dict(adapter.named_parameters()) for adapter in adapters]
         labels = max([labels, *(len(part["head_bias"]) for part in parts if "head_bias" in part)])
         named = {name: torch.stack([_room(name, part[name], labels) for part in parts]).to(device) for name in parts[0]}
@@ -62,8 +70,8 @@ class Tensors:
 
 
 def shape_of(adapter: Adapter) -> tuple[float, ...]:
-    """m, s, r and the layers of its head: adapters of one shape share a stack."""
-    return (adapter.prompt.shape[0], *adapter.a.shape, *adapter.layers)
+    """m, s, r, the width of its offset, the layers of its head: adapters of one shape share a stack."""
+    return (adapter.prompt.shape[0], *adapter.a.shape, adapter.config.offset, *adapter.layers)
 
 
 def _room(name: str, tensor: Tensor, labels: int) -> Tensor:
@@ -74,7 +82,12 @@ def _room(name: str, tensor: Tensor, labels: int) -> Tensor:
 
 
 def shift(embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors) -> Tensor:
-    """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]: the only place of it."""
+    """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]: the only place of it.
+
+    With ADePT's map what it makes of each embedding is added as well.
+    """
+    if tensors.offset_in is not None:
+        embeddings = embeddings + offsets(embeddings, adapter_id, tensors).to(embeddings.dtype)
     n, s, r = tensors.a.shape
     if not r:
         return embeddings

@@ -69,7 +69,7 @@ class BackboneCost:
         """Trainable numbers of a trial."""
         if spec.init == "untrained" or spec.method == "in-context":
             return 0
-        if spec.method in ("dept", "prompt-tuning"):
+        if spec.method in ("dept", "adept", "prompt-tuning"):
             return None if self.d is None else spec.adapter.trainable(self.d)
         if self._info is None:
             return None

@@ -36,7 +36,7 @@ Strategy = Annotated[
     ),
 ]
 Dtype = Literal["float32", "bfloat16"]
-RateKey = Literal["dept", "transfer", "prompt-tuning", "lora", "full"]
+RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "full"]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
 MOST = 10_000  # tasks of a plan

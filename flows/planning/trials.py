@@ -259,7 +259,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         training=_training(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=shape.as_prompt_tuning(inputs.d) if method == "prompt-tuning" else shape,
+        adapter=shape.of_method(method, inputs.d),
         **drawn(plan, inputs, draw),
         **common(plan, inputs, draw.target),
     )

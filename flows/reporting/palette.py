@@ -16,6 +16,7 @@ BRIGHT = {
     "multitask": "#882255",
     "prompt-only": "#9a9330",
     "transfer": "#1f5fbf",
+    "adept": "#d55e00",
     "prompt-tuning": "#d9c25a",
     "lora": "#cc6677",
     "full": "#332288",
@@ -31,7 +32,7 @@ DIM = BRIGHT | {
     "full": "#9184e0",
 }
 SOURCES = ("#4f9d3a", "#a0603c", "#7f6fd6", "#c0566a", "#58a5a0", "#b39b2e")  # source:NAME, by its place among them
-HATCHES = {"in-context": "..", "prompt-tuning": "///", "lora": "\\\\\\", "full": "xxx"}
+HATCHES = {"in-context": "..", "adept": "++", "prompt-tuning": "///", "lora": "\\\\\\", "full": "xxx"}
 
 
 @dataclass(frozen=True)
