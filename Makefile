@@ -13,8 +13,10 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_PORT MLFLOW_PORT
 
+SUITE_OF_TESTS := $(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint format bench study up down status clean
+.PHONY: help setup setup-dev demo test coverage lint format bench study up down status clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -27,8 +29,12 @@ demo: $(VENV)/.runtime ## the main job: sources, transfer, few-shot targets, reg
 	@$(BIN)/dept run demo
 
 test: export HF_HUB_OFFLINE := 1
-test: $(VENV)/.dev ## every test, with branch coverage (the bench apart)
-	@$(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered
+test: $(VENV)/.dev ## every test (the bench apart)
+	@$(SUITE_OF_TESTS)
+
+coverage: export HF_HUB_OFFLINE := 1
+coverage: $(VENV)/.dev ## every test, with branch coverage of every process; slower
+	@$(SUITE_OF_TESTS) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.dev ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
