@@ -15,12 +15,17 @@ from dept.config import AdapterConfig, Dtype, Frozen, TrainConfig
 
 Kind = Literal["train", "probe", "mixture", "evaluate"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
-Method = Literal["dept", "adept", "prompt-tuning", "lora", "full", "in-context"]
+Method = Literal["dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context"]
 Init = Literal[
     "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
 ]
 Start = Literal["text", "source", "prompt", "shots"]
 STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context")  # the others run one by one
+# Constants of methods that have some: part of the question. Rank of LoRA: a number, or as many numbers as DePT trains.
+CONSTANTS: dict[Method, dict[str, str | int]] = {
+    "lora": {"layers": "all-linear", "alpha": 32, "rank": "budget"},
+    "lora-r8": {"layers": "all-linear", "alpha": 32, "rank": 8},
+}
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 4  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
@@ -43,6 +48,7 @@ class TrialSpec(Frozen):
             the shots.
         members: the sources of a multitask adapter, with the hash of their rows in `data_hash`.
         per_class: shots are counted per class.
+        validation_rows: at most; of k shots None: as many of the draw; a number: those of the whole validation split.
         role: search trials choose learning rates on validation rows and are never tested; challenger and champion
             stand in decisions of retraining.
         sources: kind mixture: sha256 of each adapter that is mixed, in order.
@@ -97,6 +103,8 @@ class TrialSpec(Frozen):
             del body["prompt_text"]  # nothing is made of it
         if self.kind == "evaluate":
             del body["role"]  # an adapter's answers are the same, whatever it stands for
+        if self.method in CONSTANTS:
+            body["constants"] = CONSTANTS[self.method]
         return hashlib.sha256(f"{FINGERPRINT_VERSION}:{json.dumps(body, sort_keys=True)}".encode()).hexdigest()
 
     @property
@@ -130,8 +138,8 @@ class TrialOutcome:
         validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks).
         loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
             each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
-        extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; kind mixture: `weights`;
-            kind evaluate: `rows`, the outcome of each row.
+        extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; LoRA: `rank`; kind mixture:
+            `weights`; kind evaluate: `rows`, the outcome of each row.
     """
 
     spec: TrialSpec

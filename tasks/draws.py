@@ -23,7 +23,7 @@ class Draw(NamedTuple):
     validation: tuple[Example, ...]
 
 
-def few_shot(splits: Splits, k: int, seed: int, strata: int, per_class: bool = False) -> Draw:
+def few_shot(splits: Splits, k: int, seed: int, strata: int, per_class: bool = False, checks: bool = True) -> Draw:
     """k shots and k validation rows, disjoint, both from the training pool: (shots, validation).
 
     Classes are as even as k allows (they differ by at most one row; the seed chooses which get the extra one, other
@@ -33,10 +33,12 @@ def few_shot(splits: Splits, k: int, seed: int, strata: int, per_class: bool = F
     Args:
         strata: classes to balance (Task.strata); 1: none, all rows are one pool.
         per_class: k shots and k validation rows of each class.
+        checks: False where the whole validation split takes the place of the k validation rows: the same shots without
+            them, and a class needs rows for its shots alone.
 
     Raises InputError for k < 1, a class without rows, and a class with too few for its part of both.
     """
-    counts = check_draw(splits, k, strata, per_class)
+    counts = check_draw(splits, k, strata, per_class, checks)
     pools = _pools(splits, seed, strata)
     order = sorted(range(strata), key=lambda label: digest("extra", seed, label))
     each, extra = divmod(k * strata if per_class else k, strata)
@@ -48,12 +50,12 @@ def few_shot(splits: Splits, k: int, seed: int, strata: int, per_class: bool = F
         a, b = _parts(rank, each, extra, strata)
         pool = pools[label]
         shots += pool[:a]
-        validation += pool[len(pool) - b :]
+        validation += pool[len(pool) - b :] if checks else []
     return Draw(tuple(shuffled(shots, "shots", seed)), tuple(shuffled(validation, "shots", seed)))
 
 
-def check_draw(splits: Splits, k: int, strata: int, per_class: bool = False) -> tuple[int, ...]:
-    """Whether k shots and k validation rows can be drawn, which no seed decides; the distinct rows of each class.
+def check_draw(splits: Splits, k: int, strata: int, per_class: bool = False, checks: bool = True) -> tuple[int, ...]:
+    """Whether k shots and (`checks`) k validation rows can be drawn, which no seed decides; each class's distinct rows.
 
     Cheap: rows are counted once. Raises InputError as `few_shot` does.
     """
@@ -65,18 +67,19 @@ def check_draw(splits: Splits, k: int, strata: int, per_class: bool = False) -> 
     if empty:
         raise InputError(f"{_name(splits, empty[0])} has no row in the training pool; give each label some rows")
     total = k * strata if per_class else k
-    if 2 * total > sum(counts):
+    both, said = 1 + checks, said + (" and as many validation rows" if checks else "")
+    if both * total > sum(counts):
         raise InputError(
-            f"{said} and as many validation rows need {2 * total} training rows, but there are {sum(counts)}; "
-            f"{_remedy(splits, counts, k, per_class)}"
+            f"{said} need {both * total} training rows, but there are {sum(counts)}; "
+            f"{_remedy(splits, counts, k, per_class, checks)}"
         )
-    short = _short(counts, total)
+    short = _short(counts, total, checks)
     if short is not None:
         label, needed = short
         raise InputError(
-            f"{said} and as many validation rows, balanced over {strata} classes, need {needed} "
+            f"{said}, balanced over {strata} classes, need {needed} "
             f"row{'s' * (needed > 1)} of {_name(splits, label)}, but the training pool has {counts[label]}; "
-            f"{_remedy(splits, counts, k, per_class)}"
+            f"{_remedy(splits, counts, k, per_class, checks)}"
         )
     return counts
 
@@ -109,29 +112,29 @@ def _parts(rank: int, each: int, extra: int, strata: int) -> tuple[int, int]:
     return each + (rank < extra), each + ((rank - extra) % strata < extra)
 
 
-def _short(counts: Sequence[int], total: int) -> tuple[int, int] | None:
-    """A class with too few rows for its part of `total` shots and as many others, and that part; None: all have.
+def _short(counts: Sequence[int], total: int, checks: bool) -> tuple[int, int] | None:
+    """A class with too few rows for its part of `total` shots (and as many others), and that part; None: all have.
 
     If any order of the extra rows fits, the one that gives them to the largest classes does.
     """
     strata = len(counts)
     each, extra = divmod(total, strata)
     for rank, label in enumerate(sorted(range(strata), key=lambda label: -counts[label])):
-        needed = sum(_parts(rank, each, extra, strata))
+        needed = sum(_parts(rank, each, extra, strata)[: 1 + checks])
         if needed > counts[label]:
             return label, needed
     return None
 
 
-def _remedy(splits: Splits, counts: Sequence[int], k: int, per_class: bool) -> str:
+def _remedy(splits: Splits, counts: Sequence[int], k: int, per_class: bool, checks: bool) -> str:
     """The largest k that can be drawn, or what to do where none can."""
     strata = len(counts)
-    for fewer in range(min(k - 1, sum(counts) // 2), 0, -1):
+    for fewer in range(min(k - 1, sum(counts) // (1 + checks)), 0, -1):
         total = fewer * strata if per_class else fewer
-        if 2 * total <= sum(counts) and _short(counts, total) is None:
+        if (1 + checks) * total <= sum(counts) and _short(counts, total, checks) is None:
             return f"use k <= {fewer}"
     rarest = min(range(strata), key=lambda label: counts[label])
-    if strata == 1 or not per_class:
+    if strata == 1 or not per_class or not checks:
         return "no k fits. Remedy: more rows"
     return (
         f"no k fits, since one shot and one validation row of each label take two. Remedy: more rows of "

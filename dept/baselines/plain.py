@@ -32,10 +32,9 @@ class PlainCopy:
         self.wrapped: Any = None
         self.turn = 0
 
-    def begin(self, backbone: Backbone, method: str, rank: int, seed: int) -> list[nn.Parameter]:
-        """Make the copy ready for a baseline; returns what it trains."""
-        self.end(backbone)
-        if method == "lora":
+    def begin(self, rank: int | None, seed: int) -> list[nn.Parameter]:
+        """Make the copy, as `end` left it, ready for LoRA of `rank`, or of None for all weights; what is trained."""
+        if rank is not None:
             self.wrapped = lora.attach(self.bare.model, rank, seed)
         else:
             for parameter in self.bare.model.parameters():

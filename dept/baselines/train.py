@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from dept.engine.train import data_order
 from infra.errors import InputError
 from infra.files import new_folder
 
-Method = Literal["lora", "full"]
+Method = Literal["lora", "lora-r8", "full"]
 MANIFEST = "baseline.json"
 FORMAT = 1
 
@@ -42,14 +42,20 @@ class Baseline:
 
     Attributes:
         state: what training reached; `state.failure` says why it failed, or None.
+        rank: of LoRA; None for full fine-tuning.
         trainable: numbers trained.
     """
 
-    def __init__(self, method: Method, backbone: Backbone, rank: int, seed: int) -> None:
-        self.method, self.backbone, self.rank, self.seed = method, backbone, rank, seed
+    def __init__(self, method: Method, backbone: Backbone, rank: int | None, budget: int, seed: int) -> None:
+        self.method, self.backbone, self.seed = method, backbone, seed
         self.state = State()
         self._copy = plain_copy(backbone)
-        self._parameters = self._copy.begin(backbone, method, rank, seed)
+        self._copy.end(backbone)
+        if method == "full":
+            self.rank = None
+        else:
+            self.rank = lora.rank_of(method, self._copy.bare.model, budget) if rank is None else rank
+        self._parameters = self._copy.begin(self.rank, seed)
         self._turn = self._copy.turn
         self.trainable = sum(parameter.numel() for parameter in self._parameters)
         self._budget = token_budget(backbone)
@@ -90,7 +96,7 @@ class Baseline:
             RuntimeError: the baseline is closed.
         """
         copy, folder = self._live(), Path(folder)
-        kept = keep_weights or self.method == "lora"
+        kept = keep_weights or self.rank is not None
         try:
             with new_folder(folder) as temporary:
                 if copy.wrapped is not None:
@@ -123,7 +129,7 @@ class Baseline:
         return {
             "format": FORMAT,
             "method": self.method,
-            "rank": self.rank if self.method == "lora" else None,
+            "rank": self.rank,
             "seed": self.seed,
             "backbone": self.backbone.name,
             "backbone_id": self.backbone.weights_id,
@@ -143,24 +149,27 @@ def train_baseline(
     config: TrainConfig,
     seed: int,
     *,
-    rank: int = 1,
+    rank: int | None = None,
+    budget: int = 0,
     on_tokens: Callable[[int], None] | None = None,
 ) -> Baseline:
     """Train one baseline from the backbone's weights; the backbone itself stays as it is. Dropout is off, as in dept.
 
     Args:
-        method: "lora" (query and value projections, see `dept.baselines.lora`) or "full" (every weight).
+        method: "lora" (all linear layers, at the rank that trains `budget` numbers, see `dept.baselines.lora`),
+            "lora-r8" (at rank 8) or "full" (every weight).
         rows, validation: as of a `dept.engine.train.Trial`; without validation rows the last step is kept.
         config: `lr_prompt` is the peak learning rate; `lr_low_rank` is not used.
         seed: of the data order and of LoRA's A.
-        rank: of LoRA.
+        rank: of LoRA; None: that of the method.
+        budget: trainable numbers of the adapter that it is compared with.
         on_tokens: called with the real training and validation tokens of each micro-batch.
 
     Returns:
         The baseline with the weights of its best step. Training the next one closes it.
 
     Raises:
-        InputError: an unknown method, a sharded backbone, no rows, peft missing or projections unknown to `lora`.
+        InputError: an unknown method, a sharded backbone, no rows, peft missing or a backbone without linear layers.
     """
     if method not in get_args(Method):
         raise InputError(f"baseline: unknown method {method!r}; known: {', '.join(get_args(Method))}")
@@ -168,9 +177,9 @@ def train_baseline(
         raise InputError(f"method {method} needs the whole backbone in one process. Remedy: run it without DeepSpeed")
     if not rows:
         raise InputError(f"method {method}: there are no rows to train on")
-    if method == "lora":
+    if method != "full":
         lora.need_peft()
-    baseline = Baseline("lora" if method == "lora" else "full", backbone, rank, seed)
+    baseline = Baseline(cast(Method, method), backbone, rank, budget, seed)
     try:
         _fit(baseline, rows, validation, config, on_tokens)
     except BaseException:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import (
+    bench_peft,
     champions,
     doctor,
     plan,
@@ -47,6 +48,7 @@ app.command("rollback")(command(champions.rollback))
 app.command("retrain")(command(retrain.retrain))
 app.command("work")(command(work.work))
 app.command("tune")(command(work.tune))
+app.command("bench-peft")(command(bench_peft.bench_peft))
 app.command("up")(command(services.up))
 app.command("down")(command(services.down))
 app.command("status")(command(services.status))

@@ -44,14 +44,17 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
+    budget = spec.adapter.trainable(backbone.d)
     with train_baseline(
-        spec.method, backbone, training, validation, spec.training, spec.seed, on_tokens=lease.progress
+        spec.method, backbone, training, validation, spec.training, spec.seed, budget=budget, on_tokens=lease.progress
     ) as baseline:
         if baseline.state.failure is not None:
             fail(context, lease, claim, baseline.state.failure)
             return
         outcome = outcome_of(context, spec, (*training, *validation), baseline.state)
         outcome.peak_memory_mib, outcome.trainable = peak_memory_mib(), baseline.trainable
+        if baseline.rank is not None:
+            outcome.extra["rank"] = baseline.rank
         told = manifest(context, spec, *examples)
         if not keep(context, lease, claim, outcome, lambda folder: baseline.save(folder, **told)):
             return

@@ -43,8 +43,11 @@ def renewed(context: RunContext, item: Stale) -> TrialSpec:
     if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
         rows = context.ledger.find(task=item.task, kind="train", outcomes=False)
         seed = 1 + max([row.seed for row in rows if row.seed < SEARCH_SEED], default=spec.seed)
-    start = {"start": "shots"} if spec.method == "in-context" else {}  # its shots are all that it is
-    today = {**_today(context, item.task), **start}
+    today = _today(context, item.task)
+    if spec.method == "in-context":
+        today["start"] = "shots"  # its shots are all that it is
+    if spec.shots is not None and spec.validation_rows:
+        today["validation_rows"] = len(context.splits[item.task].validation)  # the whole split, as it is now
     return spec.model_copy(update={**today, "role": "challenger", "seed": seed, "test_rows": 0})
 
 

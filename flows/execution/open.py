@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from dept.backbones.describe import describe
+from dept.trial import CONSTANTS
 from flows.execution.context import Engine, RunContext
 from flows.planning.check import check
 from flows.planning.plan import Plan
@@ -73,10 +74,10 @@ def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
     Raises:
         InputError: peft is missing, or a target is answered by generation, which baselines do not do.
     """
-    baselines = [method for method in plan.methods if method in ("lora", "full")]
+    baselines = [method for method in plan.methods if method in (*CONSTANTS, "full")]
     if baselines and plan.engine == "deepspeed":
         raise InputError(f"methods: {baselines[0]} needs the whole backbone in one process. Remedy: engine: local")
-    if "lora" in baselines and find_spec("peft") is None:
+    if any(method in CONSTANTS for method in baselines) and find_spec("peft") is None:
         raise InputError('method lora needs peft, which is not installed. Remedy: pip install "peft>=0.17"')
     written = [name for name in plan.targets if not tasks[name].scored]
     if baselines and written:

@@ -21,7 +21,8 @@ TaskExample = tuple[str, Example]  # an example and the task it is of
 
 
 def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample], list[TaskExample]]:
-    """Training and validation rows of a trial: k shots and k more for a target, capped pools for a source.
+    """Training and validation rows of a trial: k shots and k more (or the validation split) for a target, capped pools
+    for a source.
 
     A multitask adapter takes as many rows of each of its sources, so that none outvotes the others.
 
@@ -33,10 +34,11 @@ def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample]
     members = spec.members or (spec.task,)
     parts = {name: splits_of(context, spec, name) for name in members}
     if spec.shots is not None:
-        shots, validation = few_shot(
-            parts[spec.task], spec.shots, spec.seed, context.tasks[spec.task].strata, spec.per_class
-        )
-        return of_task(spec.task, shots), [] if spec.validation_rows == 0 else of_task(spec.task, validation)
+        mine, strata, own = parts[spec.task], context.tasks[spec.task].strata, spec.validation_rows is None
+        shots, validation = few_shot(mine, spec.shots, spec.seed, strata, spec.per_class, checks=own)
+        if spec.validation_rows:
+            validation = subset(mine.validation, spec.validation_rows, spec.seed)
+        return of_task(spec.task, shots), of_task(spec.task, validation)
     most, check = spec.train_rows, spec.validation_rows
     if spec.members:
         most = min([len(part.train) for part in parts.values()] + ([most] if most else []))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -75,13 +74,10 @@ class BackboneCost:
             return None
         if spec.method == "full":
             return sum(int(parameter.numel()) for parameter in self._bare.parameters())
-        from dept.baselines.lora import targets
-        from dept.baselines.train import train_baseline
+        from dept.baselines.lora import numbers, rank_of
 
-        rank = int(inspect.signature(train_baseline).parameters["rank"].default)
-        names = set(targets(self._bare))
-        modules = [m for name, m in self._bare.named_modules() if name.rpartition(".")[2] in names]
-        return sum(rank * int(sum(module.weight.shape)) for module in modules)
+        budget = spec.adapter.trainable(self._info.d)
+        return rank_of(spec.method, self._bare, budget) * numbers(self._bare)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""

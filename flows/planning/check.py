@@ -35,6 +35,6 @@ def check_draws(plan: Plan, task: Task, rows: Splits) -> None:
     """
     for k in filter(None, plan.counted):
         try:
-            check_draw(rows, k, task.strata, plan.per_class)
+            check_draw(rows, k, task.strata, plan.per_class, checks=plan.validation == "shots")
         except InputError as error:
             raise InputError(f"task {task.name}: {error}") from error

@@ -6,7 +6,7 @@ Nothing is fetched: rows, tokenizer and weights count where they are on this mac
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -188,7 +188,7 @@ def _drawn(spec: TrialSpec, strata: int) -> int | None:
 
 
 def _notes(
-    plan: Plan, backbone: BackboneCost, away: list[str], lines: Iterable[Line], done: int, speed_from: str
+    plan: Plan, backbone: BackboneCost, away: list[str], lines: Collection[Line], done: int, speed_from: str
 ) -> list[str]:
     notes = []
     if backbone.folder is None:
@@ -201,7 +201,22 @@ def _notes(
         notes.append("Tokens marked ≤ are an upper bound: every text as long as the adapter's s allows.")
     if away:
         notes.append("Of tasks whose rows are not here, validation and test are not counted.")
+    if any(plan.counted):
+        few, whole = "as many rows as shots (true few-shot)", "the whole validation split"
+        notes.append(f"Steps, rates and starts are chosen on {few if plan.validation == 'shots' else whole}.")
+    notes += _larger(lines)
     notes.append("Patience may end trials earlier.")
     if done:
         notes.append(f"{done} trials that the ledger holds are left out: they are not trained again.")
     return notes
+
+
+def _larger(lines: Collection[Line]) -> list[str]:
+    """The sentence about LoRA where its least rank is more than the budget."""
+    numbers = {
+        line.variant: max((n for n in line.numbers if n), default=0) for line in lines if line.stage == "targets"
+    }
+    ours, theirs = numbers.get("scratch", 0), numbers.get("lora", 0)
+    if not 0 < ours < theirs:
+        return []
+    return [f"lora trains {theirs:,} numbers, DePT {ours:,}: rank 1 in all linear layers is the least there is."]

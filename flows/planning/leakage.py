@@ -16,7 +16,7 @@ from tasks.splits import Splits
 def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     """The splits of a plan, its sources without rows held out for a target; counted in `dropped["leaked"]`.
 
-    Held out are a target's test and validation rows and the validation rows of each of its draws. The hash of a
+    Held out are a target's test, judging and validation rows and those of its draws that validate. The hash of a
     source's rows changes with what was dropped, so a guarded source is another trial.
 
     Raises:
@@ -26,7 +26,7 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     held_out = []
     for name in plan.targets:
         held_out += [*splits[name].test, *splits[name].judge, *splits[name].validation]
-        for k in filter(None, plan.counted):
+        for k in filter(None, plan.counted if plan.validation == "shots" else ()):
             for seed in plan.seeds:
                 held_out += few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)[1]
     rows = [row for name in plan.sources for row in (*splits[name].train, *splits[name].validation)]

@@ -36,7 +36,11 @@ Strategy = Annotated[
     ),
 ]
 Dtype = Literal["float32", "bfloat16"]
-RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "full"]
+Validation = Literal["shots", "full"]
+RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full"]
+# Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
+# full fine-tuning (https://thinkingmachines.ai/blog/lora/), whatever its rank.
+BASELINE_RATES: dict[RateKey, float] = {"lora": 1e-3, "lora-r8": 1e-3, "full": 1e-4}
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
 MOST = 10_000  # tasks of a plan
@@ -102,8 +106,12 @@ class Plan(BaseModel):
         default=[16],
         min_length=1,
         max_length=20,
-        description="numbers k of training rows; as many more rows validate. all: every training row, and the "
-        "validation rows",
+        description="numbers k of training rows. all: every training row, and the validation rows",
+    )
+    validation: Validation = Field(
+        "shots",
+        description="rows that choose steps, rates and starts of k shots. shots: as many more rows as there are shots, "
+        "which is true few-shot; full: the whole validation split, as published few-shot tables do",
     )
     seeds: list[Seed] = Field(
         default_factory=lambda: [0, 1], min_length=1, max_length=50, description="seeds; each draws its own shots"
@@ -122,13 +130,15 @@ class Plan(BaseModel):
     methods: list[Method] = Field(
         default_factory=lambda: list[Method](("dept",)),
         min_length=1,
-        max_length=5,
-        description="dept, and baselines on the same rows and budget: prompt-tuning, lora, full, in-context",
+        max_length=12,
+        description="dept, and baselines on the same rows: prompt-tuning and lora (all linear layers) with as many "
+        "trainable numbers, lora-r8 (rank 8), full, in-context",
     )
     rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
         description="peak learning rates of P to choose from, per method (transfer: dept from a source): the lowest "
-        "mean validation loss over all targets, on shots of seeds of their own; none: those of scratch_training",
+        "mean validation loss over all targets, on shots of seeds of their own; none: those of scratch_training, and "
+        "1e-3 for lora, 1e-4 for full",
     )
     low_rank_rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,

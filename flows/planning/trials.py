@@ -9,7 +9,7 @@ from typing import Any
 
 from dept.config import Dtype, TrainConfig
 from dept.trial import MULTITASK, Init, Method, Start, TrialSpec
-from flows.planning.plan import Plan, RateKey, Strategy
+from flows.planning.plan import BASELINE_RATES, Plan, RateKey, Strategy
 from infra.errors import InputError
 from tasks.spec import Task
 from tasks.splits import Splits
@@ -139,13 +139,14 @@ def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:
 
 
 def grid(plan: Plan, key: RateKey, recipe: TrainConfig) -> list[Rate]:
-    """The rates of a method that a plan chooses from; those of its recipe where it names none."""
+    """The rates of a method that a plan chooses from; where it names none its recipe's, or a baseline's usual."""
     share = recipe.lr_low_rank / recipe.lr_prompt if recipe.lr_prompt else 0.0
-    prompts = plan.rates.get(key) or [recipe.lr_prompt]
+    named = plan.rates.get(key) or ([BASELINE_RATES[key]] if key in BASELINE_RATES else [])
+    prompts = named or [recipe.lr_prompt]
     pairs = plan.low_rank_rates.get(key)
     if pairs:
         return [(prompt, pair) for prompt in prompts for pair in pairs]
-    return [(prompt, prompt * share) for prompt in prompts] if key in plan.rates else [_rates_of(recipe)]
+    return [(prompt, prompt * share) for prompt in named] or [(recipe.lr_prompt, recipe.lr_low_rank)]
 
 
 def search_specs(
@@ -275,14 +276,13 @@ def _training(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> Tra
     return training.model_copy(update={"lr_prompt": chosen[0], "lr_low_rank": chosen[1]})
 
 
-def _rates_of(recipe: TrainConfig) -> Rate:
-    return recipe.lr_prompt, recipe.lr_low_rank
-
-
 def drawn(plan: Plan, inputs: Inputs, draw: Draw) -> dict[str, Any]:
-    """The fields of a spec that say which rows of a target it learns from and is validated on."""
-    every = draw.shots is None
-    most = min(plan.source_validation_rows, len(inputs.splits[draw.target].validation)) if every else None
+    """The fields of a spec that say which rows of a target it learns from and is validated on (None: k of the draw)."""
+    most, there = None, len(inputs.splits[draw.target].validation)
+    if draw.shots is None:
+        most = min(plan.source_validation_rows, there)
+    elif plan.validation == "full":
+        most = there
     return {"shots": draw.shots, "per_class": plan.per_class, "seed": draw.seed, "validation_rows": most}
 
 

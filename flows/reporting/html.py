@@ -12,6 +12,7 @@ from typing import Any
 from dept.trial import TrialOutcome
 from flows.reporting.made_on import machine, versions
 from flows.reporting.numbers import NUMBERS, load_outcomes, load_report, write_numbers
+from flows.reporting.protocol import protocol
 from flows.reporting.published import compare
 from flows.reporting.shots import k_of
 from flows.reporting.summary import Row, headline, measure_name, score_of, shown, summary_rows, trained, unmoved
@@ -82,6 +83,7 @@ def write_report(
         compared=compare(outcomes),
         plots=plots,
         unmoved=_unmoved(outcomes),
+        protocol=" ".join(protocol(outcomes)),
         shape=outcomes[0].spec.adapter if outcomes else None,
         cut=sum(outcome.cut_rows for outcome in outcomes),
         context=given,

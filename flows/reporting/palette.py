@@ -19,6 +19,7 @@ BRIGHT = {
     "adept": "#d55e00",
     "prompt-tuning": "#d9c25a",
     "lora": "#cc6677",
+    "lora-r8": "#7a2e3e",
     "full": "#332288",
 }
 DIM = BRIGHT | {
@@ -29,10 +30,14 @@ DIM = BRIGHT | {
     "similar": "#3fbfa5",
     "multitask": "#c04b86",
     "transfer": "#5c9bf5",
+    "lora-r8": "#a8566a",
     "full": "#9184e0",
 }
 SOURCES = ("#4f9d3a", "#a0603c", "#7f6fd6", "#c0566a", "#58a5a0", "#b39b2e")  # source:NAME, by its place among them
-HATCHES = {"in-context": "..", "adept": "++", "prompt-tuning": "///", "lora": "\\\\\\", "full": "xxx"}
+HATCHES = {
+    **{"in-context": "..", "adept": "++", "prompt-tuning": "///"},
+    **{"lora": "\\\\\\", "lora-r8": "\\\\", "full": "xxx"},
+}
 
 
 @dataclass(frozen=True)

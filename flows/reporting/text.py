@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dept.trial import TrialOutcome
+from flows.reporting.protocol import protocol
 from flows.reporting.published import Comparison, compare
 from flows.reporting.shots import k_of
 from flows.reporting.summary import STARTS, TRANSFER, Row, headline, means, measure_name, shown, summary_rows
@@ -59,7 +60,8 @@ def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> 
     answer = headline(every)
     beside = columns(every)
     rows, left = picked(every, most)
-    caption = " ".join(part for part in (answer.text, answer.detail, left_out(every, left)) if part)
+    parts = (answer.text, answer.detail, left_out(every, left), *protocol(outcomes))
+    caption = " ".join(part for part in parts if part)
     table = _table(f"{_title(every)}, % (mean ± sample std over {_seeds(every)})", caption)
     if beside is not None:
         table.add_column("Target", no_wrap=True)
@@ -135,6 +137,8 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome], most: int = MOST_LINE
         f"{_title(every)} in percent, mean ± sample standard deviation over n seeds; gain in "
         "points over scratch on the same shots.",
     ]
+    if said := protocol(outcomes):
+        lines += ["", " ".join(said)]
     if compared := compare(outcomes):
         body = [
             [

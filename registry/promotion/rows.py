@@ -169,7 +169,8 @@ def _rows_of(stores: Stores, specs: Sequence[TrialSpec]) -> Iterator[Example]:
     done: set[tuple[object, ...]] = set()
     for spec in (part for given in specs for part in (given, *_sources(stores, given))):
         for name in spec.members or (spec.task,):
-            what = (name, spec.data_hash, spec.shots, spec.seed, spec.per_class, spec.train_rows, spec.test_rows)
+            drawn = (spec.shots, spec.seed, spec.per_class, spec.train_rows, spec.validation_rows, spec.test_rows)
+            what = (name, spec.data_hash, *drawn)
             if what not in done and spec.kind != "evaluate":
                 done.add(what)
                 yield from _drawn(stores, spec, name)
@@ -183,12 +184,14 @@ def _drawn(stores: Stores, spec: TrialSpec, name: str) -> Iterator[Example]:
         if spec.training.steps or spec.kind != "train":
             yield from (*splits.train, *splits.validation)  # a source may have had fewer: it cannot hurt
     else:
-        strata = stores.tasks[name].strata if name in stores.tasks else 1
+        strata, own = stores.tasks[name].strata if name in stores.tasks else 1, spec.validation_rows is None
         try:
-            shots, validation = few_shot(splits, spec.shots, spec.seed, strata, spec.per_class)
+            shots, validation = few_shot(splits, spec.shots, spec.seed, strata, spec.per_class, checks=own)
         except InputError:  # fewer rows today than were drawn then
             shots, validation = splits.train, splits.validation
         yield from (*shots, *validation)
+        if spec.validation_rows:
+            yield from splits.validation
     if spec.test_rows:
         yield from subset(splits.test, spec.test_rows, 0)
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "flows" / "plans" / "demo.yaml"
 COMMANDS = (
     *("run", "transfer-matrix", "plan", "tasks", "trials", "report", "predict", "retrain", "up", "down", "status"),
-    *("work", "tune"),
+    *("work", "tune", "bench-peft"),
     *("doctor", "settings"),
 )
 

@@ -8,14 +8,12 @@ import pytest
 import torch
 import yaml
 
-from dept.config import AdapterConfig, TrainConfig
 from flows.cli.cost_table import _short, _span
 from flows.planning.backbone_cost import WIDTHS
 from flows.planning.cost import estimate
-from flows.planning.plan_file import SHIPPED, load_plan
+from flows.planning.plan_file import load_plan
 from infra.settings import home
 from tests.flows.test_cli import dept, refused
-from tests.tasks.test_tasks_catalogue_hub import PAPER
 
 HUB_ROWS = Path(__file__).parents[1] / "tasks" / "hub_rows"
 SIX = 6  # tokens of "zzz 12": the tiny tokenizer knows the bytes alone
@@ -151,7 +149,7 @@ def test_numbers_of_the_baselines_are_those_that_are_trained(plan, tiny_folders)
     if importlib.util.find_spec("peft"):
         from dept.baselines.lora import attach
 
-        attach(model, 1, 0)
+        attach(model, 1, 0)  # the least there is: more than DePT's 224
         assert lora == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -220,36 +218,6 @@ def test_widths_are_those_of_the_models():
 def test_how_numbers_and_spans_are_said():
     assert [_short(n) for n in (999, 1500, 2.5e6, 3e9)] == ["999", "1.5 k", "2.5 M", "3 G"]
     assert [_span(s) for s in (None, 59, 90, 7200, 86400 * 3)] == ["–", "59 s", "1.5 min", "2 h", "3 d"]
-
-
-def paper():
-    return yaml.safe_load((SHIPPED / "paper-t5-base.yaml").read_text())
-
-
-def test_the_papers_plan_has_its_tasks_and_settings():
-    body = paper()
-    assert set(body["targets"]) == PAPER
-    assert len(body["targets"]) == 21
-    groups = [{}, *body["groups"]]
-    assert {name for group in body["groups"] for name in group["targets"]} < PAPER
-    for group in groups:
-        shape = AdapterConfig(**body["adapter"] | group.get("adapter", {}))
-        training = TrainConfig(**body["scratch_training"] | group.get("scratch_training", {}))
-        assert shape.trainable(768) in (76_800, 76_476)
-        assert training.steps in (30_000, 300_000)
-        assert training.warmup * training.steps == pytest.approx(500, abs=0.1)
-        assert training.patience * training.eval_every >= training.steps  # no early stop
-
-
-def test_the_papers_plan_runs_dry_without_hub_and_backbone():
-    result = dept("run", "paper-t5-base", "--dry-run")
-    assert result.exit_code == 0, result.output
-    counted, _ = lines("paper-t5-base")
-    targets = counted["targets", "scratch"]
-    assert counted["search", "scratch"].trials == 21 * 3 * 4  # each rate of P with each of A and B, for each task
-    assert targets.trials == 21 * 3
-    assert targets.steps == 3 * (13 * 30_000 + 8 * 300_000)
-    assert set(targets.numbers) == {76_800, 76_476}
 
 
 @pytest.mark.parametrize("lost", ["train", "validation"])

@@ -114,6 +114,9 @@ def test_the_challenger_of_an_in_context_champion_has_shots(world):
     assert (spec.method, spec.start, spec.seed, spec.role) == ("in-context", "shots", 1, "challenger")
     untrained = SimpleNamespace(only_old=False, task="mood", fingerprint=world.trial(0).spec.fingerprint)
     assert renewed(world, untrained).start == "text"
+    assert renewed(world, untrained).validation_rows is None
+    whole = SimpleNamespace(only_old=False, task="mood", fingerprint=world.trial(1, validation_rows=7).spec.fingerprint)
+    assert renewed(world, whole).validation_rows == len(world.splits["mood"].validation)
 
 
 def test_a_champion_of_the_first_version_is_said(world):

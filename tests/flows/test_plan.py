@@ -287,7 +287,7 @@ def test_the_schema_tells_the_defaults_of_a_plan():
     told = {line["key"]: line for line in keys(Plan, PARTS)}
     plan = Plan(name="a", targets=["rte"], strategies=["scratch"])
     for part in ("adapter", "source_training", "scratch_training", "transfer_training"):
-        for name, value in getattr(plan, part).model_dump().items():
+        for name, value in getattr(plan, part).model_dump(mode="json").items():
             shown = yaml.safe_load(told[f"{part}.{name}"]["default"])
             assert shown == value, f"{part}.{name}"
             if part in ("adapter", "scratch_training", "transfer_training"):

@@ -19,7 +19,7 @@ from tests.flows.test_report import Page
 
 def trial(variant, test, *, validation=None, loss=1.0, task="movie-polarity", seed=0, metric="accuracy", **changes):
     method, init, source = "dept", variant, None
-    if variant in ("prompt-tuning", "lora", "full", "in-context"):
+    if variant in ("prompt-tuning", "lora", "lora-r8", "full", "in-context"):
         method, init = variant, "scratch"
     elif variant.startswith("source:"):
         init, source = "source", variant.partition(":")[2]

@@ -93,12 +93,18 @@ def test_more_test_rows_than_there_are_is_all_of_them(demo):
 
 def test_baselines_have_the_budget_of_scratch(demo):
     plan, inputs = demo
-    methods = ["dept", "prompt-tuning", "lora", "full", "in-context"]
+    methods = ["dept", "prompt-tuning", "lora", "lora-r8", "full", "in-context"]
     plan = replaced(plan, methods=methods, strategies=["scratch"], shots=[4], seeds=[0])
     by_method = {s.method: s for s in target_specs(plan, inputs, {}) if s.task == "movie-polarity" and s.shots}
     assert list(by_method) == methods
+    usual = {"lora": 1e-3, "lora-r8": 1e-3, "full": 1e-4}
     for method in methods[:-1]:
-        assert by_method[method].training == plan.scratch_training
+        rate = usual.get(method, plan.scratch_training.lr_prompt)
+        pair = pytest.approx(rate / 10)
+        assert by_method[method].training.lr_prompt == rate
+        assert by_method[method].training.lr_low_rank == pair
+        same = {"lr_prompt": 0.0, "lr_low_rank": 0.0}
+        assert by_method[method].training.model_copy(update=same) == plan.scratch_training.model_copy(update=same)
     assert by_method["in-context"].training.steps == 0
     tuned = by_method["prompt-tuning"].adapter
     assert tuned.r == 0

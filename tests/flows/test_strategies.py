@@ -10,7 +10,7 @@ from registry.ledger import Ledger
 from registry.store import Store
 
 STRATEGIES = ["scratch", "source:food", "best-source", "similar", "mixture", "multitask", "prompt-only"]
-METHODS = ["dept", "adept", "prompt-tuning", "lora", "full", "in-context"]
+METHODS = ["dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context"]
 
 
 @pytest.fixture

@@ -42,6 +42,18 @@ def test_rows_of_draws_and_tests_never_judge(world):
     assert judging == free
 
 
+def test_a_whole_split_that_validated_never_judges(world):
+    splits = world.splits["mood"]
+    outcome = world.trial(seed=3, shots=16, validation_rows=len(splits.validation))
+    search = make_spec(task="mood", role="search", seed=3, shots=16, data_hash=splits.data_hash, test_rows=20)
+    judging = ids(judging_rows(world, "mood", seen_by(world, outcome, ())))
+    shots, drawn = few_shot(splits, 16, 3, 2)[:2]
+    assert judging == ids((*splits.judge, *splits.train)) - ids(shots)
+    assert ids(drawn) <= judging  # they validated nothing
+    both = ids(judging_rows(world, "mood", seen_by(world, outcome, [search])))
+    assert judging - both == ids(drawn)
+
+
 def test_draws_on_which_something_was_chosen_count_as_seen(world):
     splits, outcome = world.splits["mood"], world.trial(seed=0, shots=8)
     search = make_spec(task="mood", role="search", seed=2**31, shots=8, data_hash=splits.data_hash, test_rows=0)

@@ -1,0 +1,47 @@
+"""By which rows a run chose, and what its baselines were given: sentences beside the table. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dept.trial import CONSTANTS, TrialOutcome
+from flows.reporting.summary import trained
+
+SHOTS = "True few-shot: steps, rates and starts were chosen on as many validation rows of a draw as it has shots."
+NAMED = 4  # tasks that a sentence names
+
+
+def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
+    """What is to be known of a run to read its numbers: one sentence on validation, one for each kind of LoRA."""
+    targets = [outcome for outcome in outcomes if trained(outcome) and outcome.spec.role == "target"]
+    few = [outcome for outcome in targets if outcome.spec.shots is not None and outcome.spec.training.steps]
+    said = []
+    if any(outcome.spec.validation_rows is None for outcome in few):
+        said.append(SHOTS)
+    whole = {o.spec.task: rows for o in few if (rows := o.spec.validation_rows)}
+    if whole:
+        named = ", ".join(f"{rows:,} of {task}" for task, rows in list(whole.items())[:NAMED])
+        more = f" and {len(whole) - NAMED:,} tasks more" if len(whole) > NAMED else ""
+        said.append(
+            "Not true few-shot: k counts training rows alone; the whole validation split chose steps, rates and starts "
+            f"({named}{more}), as in published few-shot tables."
+        )
+    return said + _lora(targets)
+
+
+def _lora(targets: Iterable[TrialOutcome]) -> list[str]:
+    """What LoRA trained beside DePT's numbers; ledgers of before it had its present recipe hold no rank."""
+    found = [outcome for outcome in targets if outcome.spec.method in CONSTANTS and "rank" in outcome.extra]
+    ours = max((o.trainable for o in targets if o.spec.method == "dept"), default=0)
+    said = []
+    for method in dict.fromkeys(outcome.spec.method for outcome in found):
+        mine = [outcome for outcome in found if outcome.spec.method == method]
+        ranks = sorted({int(outcome.extra["rank"]) for outcome in mine})
+        numbers = max(outcome.trainable for outcome in mine)
+        beside = f", DePT {ours:,}" if ours else ""
+        least = "; rank 1 is the least there is" if method == "lora" and ranks == [1] and 0 < ours < numbers else ""
+        rank = " to ".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1])))
+        said.append(
+            f"{method}: rank {rank} in all linear layers, {numbers:,} trainable numbers a trial{beside}{least}."
+        )
+    return said

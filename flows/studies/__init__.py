@@ -1,0 +1,1 @@
+"""Committed results with their story, and doors to other people's benchmarks."""

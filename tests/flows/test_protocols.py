@@ -1,0 +1,150 @@
+"""Which rows choose: as many as shots, or the whole validation split; and what is said of it and of LoRA."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from flows.execution.rows import examples_of
+from flows.planning.check import check
+from flows.planning.cost import estimate
+from flows.planning.leakage import guarded
+from flows.planning.plan import Plan
+from flows.planning.plan_file import load_plan, replaced
+from flows.planning.strategies import start_specs
+from flows.planning.trials import Inputs, Origin, draws, draws_of_search, search_specs, target_specs, to_start
+from flows.reporting.html import markdown, write_report
+from flows.reporting.protocol import SHOTS, protocol
+from infra.errors import InputError
+from tasks.draws import check_draw, few_shot
+from tasks.formatting import Example
+from tasks.load import load_splits
+from tasks.splits import Splits
+from tests.flows.report_helpers import no_plots  # noqa: F401
+from tests.flows.test_report_variants import printed, trial
+
+
+def ids(rows):
+    return [row.id for row in rows]
+
+
+@pytest.fixture
+def both(make_plan):
+    """The same plan by both protocols, its tasks and rows."""
+    shots = load_plan(make_plan(shots=[4], rates={"dept": [0.1, 0.2]}, strategies=["scratch", "best-source"]))
+    full = replaced(shots, validation="full")
+    inputs = Inputs(shots.resolve_tasks(), check(full), "b" * 64, 32)
+    return shots, full, inputs
+
+
+def test_the_protocol_is_part_of_the_question(both):
+    shots, full, inputs = both
+    assert shots.validation == "shots"
+    there = {name: len(inputs.splits[name].validation) for name in full.targets}
+    origin = Origin("food", "a" * 64)
+    origins = {(draw, "best-source"): origin for draw in (*draws(shots), *draws_of_search(shots))}
+    for make in (
+        lambda plan: target_specs(plan, inputs, origins),
+        lambda plan: [spec for specs in search_specs(plan, inputs, origins).values() for spec in specs],
+        lambda plan: start_specs(plan, inputs, {"food": "a" * 64, "service": "b" * 64}),
+    ):
+        few, whole = ([s for s in make(plan) if s.shots is not None] for plan in (shots, full))
+        assert few
+        assert {spec.validation_rows for spec in few} == {None}
+        assert all(spec.validation_rows == there[spec.task] > 4 for spec in whole)
+        assert not {spec.fingerprint for spec in few} & {spec.fingerprint for spec in whole}
+    every = [replaced(plan, shots=["all"]) for plan in (shots, full)]
+    origins = dict.fromkeys(to_start(every[0]), origin)
+    first, second = ([spec.fingerprint for spec in target_specs(plan, inputs, origins)] for plan in every)
+    assert first == second  # of all rows, the validation split chooses anyway
+
+
+def test_the_rows_that_choose(both):
+    _, full, inputs = both
+    context = SimpleNamespace(tasks=inputs.tasks, splits=inputs.splits)
+    spec = next(
+        s for s in target_specs(replaced(full, strategies=["scratch"]), inputs, {}) if (s.task, s.shots) == ("film", 4)
+    )
+    shots, validation = examples_of(context, spec)
+    splits = context.splits["film"]
+    assert [row for _, row in shots] == list(few_shot(splits, 4, spec.seed, 2)[0])
+    assert sorted(row.id for _, row in validation) == sorted(ids(splits.validation))
+    assert not {row.id for _, row in validation} & set(ids((*splits.judge, *splits.test, *splits.train)))
+    drawn = examples_of(context, spec.model_copy(update={"validation_rows": None}))[1]
+    assert [row for _, row in drawn] == list(few_shot(splits, 4, spec.seed, 2)[1])
+    assert examples_of(context, spec.model_copy(update={"validation_rows": 0}))[1] == []
+
+
+def test_shots_alone_need_no_rows_beside_them():
+    rows = tuple(Example(f"{c}-{i}", f"class {c} row {i}", c) for c in range(2) for i in range(3))
+    splits = Splits(train=rows, validation=(), test=(), data_hash="", dropped={})
+    with pytest.raises(InputError, match=r"as many validation rows need 8 training rows, .* use k <= 3"):
+        few_shot(splits, 4, 0, 2)
+    assert len(few_shot(splits, 4, 0, 2, checks=False).shots) == 4
+    assert few_shot(splits, 6, 0, 2, checks=False).validation == ()
+    assert few_shot(splits, 2, 5, 2, checks=False).shots == few_shot(splits, 2, 5, 2).shots
+    with pytest.raises(InputError, match=r"^k=7 shots need 7 training rows, but there are 6; use k <= 6$"):
+        check_draw(splits, 7, 2, checks=False)
+    uneven = replace(splits, train=(*rows[:5], *(Example(f"0-{i}", f"class 0 row {i}", 0) for i in (8, 9))))
+    with pytest.raises(InputError, match=r"^k=7 shots, balanced over 2 classes, need 3 rows of .* has 2; use k <= 5$"):
+        check_draw(uneven, 7, 2, checks=False)
+
+
+def test_a_plan_asks_for_the_rows_that_it_needs(make_plan):
+    plan = load_plan(make_plan(shots=[20], sources=[], strategies=["scratch"]))
+    with pytest.raises(InputError, match="as many validation rows"):
+        check(plan)
+    assert check(replaced(plan, validation="full"))
+    with pytest.raises(InputError, match="validation: 'whole' is unknown"):
+        replaced(plan, validation="whole")
+
+
+def test_the_validation_split_is_kept_out_of_the_sources():
+    plan = Plan(name="leak", sources=["trec-coarse"], targets=["trec-fine"], shots=[4], seeds=[0], validation="full")
+    splits = {name: load_splits(task) for name, task in plan.resolve_tasks().items()}
+    keys = {row.key for part in ("test", "validation", "judge") for row in getattr(splits["trec-fine"], part)}
+    left = guarded(plan, splits)["trec-coarse"]
+    assert not keys & {row.key for row in (*left.train, *left.validation)}
+    drawn = {
+        row.key for row in few_shot(splits["trec-fine"], 4, 0, plan.resolve_tasks()["trec-fine"].strata).validation
+    } - keys
+    by_shots = guarded(plan.model_copy(update={"validation": "shots"}), splits)["trec-coarse"]
+    assert drawn & {row.key for row in left.train}  # they validate nothing here
+    assert not drawn & {row.key for row in by_shots.train}
+
+
+def test_a_dry_run_counts_and_tells_the_protocol(make_plan):
+    plan = load_plan(make_plan(methods=["dept", "lora", "lora-r8"], strategies=["scratch"], sources=[]))
+    few, whole = estimate(plan), estimate(replaced(plan, validation="full"))
+    assert "Steps, rates and starts are chosen on as many rows as shots (true few-shot)." in few.notes
+    assert "Steps, rates and starts are chosen on the whole validation split." in whole.notes
+    spent = [{line.variant: line for line in found.lines}["scratch"].evaluated for found in (few, whole)]
+    assert spent[1] > spent[0]
+    numbers = {line.variant: set(line.numbers) for line in few.lines}
+    (least,) = numbers["lora"]
+    assert numbers["lora-r8"] == {8 * least}
+    assert f"lora trains {least:,} numbers, DePT 240: rank 1 in all linear layers is the least there is." in few.notes
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_report_says_by_which_rows_and_with_how_many_numbers(tmp_path):
+    few = [trial("scratch", 60.0, trainable=8320), trial("lora", 61.0, trainable=9000, extra={"rank": 1})]
+    whole = [replace(o, spec=o.spec.model_copy(update={"validation_rows": 123})) for o in few]
+    assert protocol(few)[0] == SHOTS
+    (said, numbers) = protocol(whole)
+    assert "Not true few-shot" in said
+    assert "(123 of movie-polarity), as in published few-shot tables" in said
+    least = (
+        "lora: rank 1 in all linear layers, 9,000 trainable numbers a trial, DePT 8,320; rank 1 is the least there is."
+    )
+    assert numbers == least
+    within = replace(few[1], trainable=8000)
+    assert protocol([few[0], within])[1].endswith("8,000 trainable numbers a trial, DePT 8,320.")
+    assert protocol([replace(few[1], extra={})]) == [SHOTS]  # of a ledger of before
+    assert protocol([trial("scratch", 60.0, k=None)]) == []
+    for text in (" ".join(printed(whole).split()), markdown("x", whole)):
+        assert said in text
+        assert numbers in text
+    page = write_report(tmp_path, "x", {}, whole).read_text(encoding="utf-8")
+    assert said in page
+    assert SHOTS not in page
