@@ -1,12 +1,21 @@
 """Errors that a user can mend. The command line prints them as one line and exits with code 2."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
 from infra.secrets import masked
 
 _NUMBER = re.compile(r"\[(Errno|WinError) -?\d+\] ")  # of the system's errors: the words behind it say the same
+
+
+def of_hub(error: BaseException) -> str:
+    """Why something of the hub could not be had, in one line without names of its client's classes and settings."""
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return "HF_HUB_OFFLINE is set, and its cache on this machine does not hold it"
+    said = " ".join(str(error).split()) or "no reason is given"
+    return re.sub(r" \(\w+(Error|Exception|Enabled)\)", "", said)[:300].rstrip(".")
 
 
 class InputError(ValueError):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from dept.backbones import wheel as embedded
-from infra.errors import InputError
+from infra.errors import InputError, of_hub
 from infra.files import write_text
 
 # What decides a number: weights, shapes, and each file that turns text into ids. A chat template does not.
@@ -66,7 +65,7 @@ def folder_of(name_or_path: str) -> Path:
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(found, allow_patterns=[*wanted, "pytorch_model*.bin"]))
     except Exception as error:  # the hub's client raises several kinds
-        raise cannot_load(found, error) from error
+        raise _not_there(found, of_hub(error)) from error
     if not (folder / "config.json").is_file():
         raise InputError(f"backbone {found!r}: its repository holds no config.json")
     return folder
@@ -75,9 +74,12 @@ def folder_of(name_or_path: str) -> Path:
 def cannot_load(source: str, error: Exception) -> InputError:
     """What is said of a backbone that cannot be loaded: one line with the cause and what to do."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    return _not_there(source, reason)
+
+
+def _not_there(source: str, reason: str) -> InputError:
     return InputError(
-        f"backbone {source!r} cannot be loaded{offline}: {reason}. Remedy: one of "
+        f"backbone {source!r} cannot be loaded: {reason.rstrip('.')}. Remedy: one of "
         f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach"
     )
 

@@ -29,7 +29,9 @@ def pick_device(wanted: str | None = None) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {wanted!r} is not there ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"device {wanted!r} is not there. Remedy: cpu, or mps, cuda or cuda:N where this machine has them"
+        ) from error
     return device
 
 

@@ -49,4 +49,4 @@ def _there(url: str | None, usual: Path) -> bool:
     if url is None:
         return usual.is_file()
     kind, _, file = url.partition(":///")
-    return not kind.startswith("sqlite") or not file or Path(file.partition("?")[0]).is_file()
+    return kind not in ("sqlite", "sqlite+pysqlite") or not file or Path(file.partition("?")[0]).exists()

@@ -86,9 +86,9 @@ def piped() -> bool:
 def show(what: Any) -> None:
     """A table or line of a result."""
     if piped() and isinstance(what, str):
-        typer.echo(Text.from_markup(what).plain)
+        typer.echo(Text.from_markup(what, emoji=False).plain)
         return
-    Console().print(what)  # made anew each time: it must follow redirected streams
+    Console(emoji=False).print(what)  # made anew each time: it must follow redirected streams
 
 
 def width() -> int:
@@ -98,14 +98,14 @@ def width() -> int:
 
 def say(line: str) -> None:
     """One line beside the results, with rich's markup; not said with -q."""
-    LOG.info("%s", Text.from_markup(line).plain)
+    LOG.info("%s", Text.from_markup(line, emoji=False).plain)
     if not quiet():
-        Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+        Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(line)
 
 
 def complain(line: str) -> None:
     """One line about an error, with rich's markup; said always."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(line)
 
 
 def tell(line: str) -> None:

@@ -38,7 +38,7 @@ def listed(
     status: Annotated[str | None, typer.Option(help="pending, running, trained, finished or failed.")] = None,
     kind: Annotated[str | None, typer.Option(help="train, probe, mixture or evaluate.")] = None,
     since: Annotated[str | None, typer.Option(help="Changed since: 30m, 12h, 7d, or 2026-11-25[T10:00].")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = LISTED,
+    limit: Annotated[int, typer.Option(min=1, max=10**9, help="The newest so many.")] = LISTED,
     as_json: Json = False,
 ) -> None:
     """List the trials that the ledger remembers, the oldest first.
@@ -245,11 +245,11 @@ def _known(what: str, value: str | None, known: Sequence[str]) -> None:
 
 
 def _moment(text: str) -> datetime:
-    if found := re.fullmatch(r"(\d+)([mhdw])", text):
-        return datetime.now(UTC) - timedelta(**{UNITS[found[2]]: int(found[1])})
     try:
+        if found := re.fullmatch(r"(\d+)([mhdw])", text):
+            return datetime.now(UTC) - timedelta(**{UNITS[found[2]]: int(found[1])})
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"trials: --since {text}: give 30m, 12h, 7d, or a date such as 2026-11-25") from error
     return moment.astimezone(UTC)  # without a zone: the user's own
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from infra.errors import InputError
+from infra.errors import InputError, of_hub
 from infra.names import expanded
 from tasks.plain import listed, normalise, shown
 from tasks.sources.cells import NO_NUMBER, NOTHING, Row, nothing, written
@@ -242,9 +242,8 @@ def _remote(repo: str, config: str | None, revision: str) -> tuple[dict[str, lis
         features = next(iter(found.values())).features
         words = {name: list(kind.names) for name, kind in features.items() if isinstance(kind, ClassLabel)}
     except Exception as error:  # the hub's client raises many kinds: no network, no such repository, a script
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"tasks new: cannot load {repo} (revision {revision}) from the hub: {reason}. Check the id, --config and "
-            f"--revision; without the hub give a file, or set {DATA} to a folder that holds NAME/train.jsonl"
+            f"tasks new: cannot load {repo} (revision {revision}) from the hub: {of_hub(error)}. Check the id, "
+            f"--config and --revision; without the hub give a file, or set {DATA} to a folder with NAME/train.jsonl"
         ) from error
     return rows, words

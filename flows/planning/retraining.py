@@ -15,7 +15,7 @@ from tasks.spec import Task
 class Retraining(BaseModel):
     """What to look at, and when a challenger wins."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     backbone: str = Field("smollm2-135m", min_length=1, max_length=500, description="backbone of the champions")
     tasks: list[str] = Field(default_factory=list, description="tasks whose champions to look at; empty: all")

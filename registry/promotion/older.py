@@ -32,7 +32,7 @@ def older_champion(tracker: Tracker, task: str, backbone: str, backbone_id: str)
 
 def older_champions(tracker: Tracker, task: str | None = None) -> list[Champion]:
     """Champions of 0.1.0 that no later version has taken over; their weights are not known: `backbone_id` is ""."""
-    query = None if task is None else f"tags.task = '{task}'"
+    query = None if task is None else versions.of_task(task)
     found = []
     for model in tracker.ask("search_registered_models", query):
         if "task" in model.tags and not {"backbone_id", TAKEN} & set(model.tags):

@@ -9,6 +9,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from dept.trial import TrialOutcome
+from infra.errors import InputError
 from registry.promotion.model import MODEL_PATH, log_model
 from registry.promotion.names import CHAMPION
 from registry.promotion.rows import Stores
@@ -18,16 +19,26 @@ from registry.tracking import Tracker, TrialLog
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
+def of_task(task: str) -> str:
+    """MLflow's filter for what a task is the subject of.
+
+    Raises:
+        InputError: a name that no task has; MLflow's filters know no way to write a quote.
+    """
+    if "'" in task:
+        raise InputError(f"task {task}: no task is called so. Remedy: `dept tasks` lists them")
+    return f"tags.task = '{task}'"
+
+
 def find_model(tracker: Tracker, task: str, backbone_id: str) -> str | None:
     """The registered model of a task and weights, whatever it is called; None where there is none."""
-    query = f"tags.task = '{task}' and tags.backbone_id = '{backbone_id}'"
-    found = tracker.ask("search_registered_models", query)
+    found = tracker.ask("search_registered_models", f"{of_task(task)} and tags.backbone_id = '{backbone_id}'")
     return str(min(found, key=lambda model: model.creation_timestamp).name) if found else None
 
 
 def models_of(tracker: Tracker, task: str) -> dict[str, str]:
     """The registered models of a task: sha256 of their weights -> name."""
-    found = tracker.ask("search_registered_models", f"tags.task = '{task}'")
+    found = tracker.ask("search_registered_models", of_task(task))
     return {model.tags["backbone_id"]: str(model.name) for model in found if "backbone_id" in model.tags}
 
 

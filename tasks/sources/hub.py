@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.errors import InputError
+from infra.errors import InputError, of_hub
 from infra.settings import settings
 from tasks.formatting import Record
 from tasks.sources.cells import Row, missing, pick, to_hub_record
@@ -113,11 +113,10 @@ def _remote(task: Task, split: str) -> Lines:
                 sorted({column if column in rows.column_names else column.partition(".")[0] for column in used})
             )
     except Exception as error:  # the hub's client raises many kinds: no network, no such repository, a script
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"task {task.name}: cannot load {source.repo} ({split}, revision {source.revision}) from the hub: "
-            f"{reason}. Check repo, config, revision, split and columns; without the hub set {DATA} to a folder that "
-            f"holds {task.name}/{split}.jsonl or .parquet"
+            f"{of_hub(error)}. Check repo, config, revision, split and columns; without the hub set {DATA} to a folder "
+            f"that holds {task.name}/{split}.jsonl or .parquet"
         ) from error
     return _numbered(rows, f"{source.repo} {split}")
 

@@ -37,7 +37,7 @@ def refused(folder, *said, **options):
 def test_an_unknown_name_names_the_remedy(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("smolm2-135m", "no-such-team/no-such-model"):
-        refused(name, f"backbone {name!r} cannot be loaded (HF_HUB_OFFLINE is set)", "Remedy: one of smollm2-135m")
+        refused(name, f"backbone {name!r} cannot be loaded: HF_HUB_OFFLINE is set", "Remedy: one of smollm2-135m")
 
 
 def test_folders_without_a_model(tmp_path, folder):

@@ -57,6 +57,8 @@ def test_what_is_refused(world):
     refused(dept("promote", "mood", "--version", "9"), "has no version 9")
     refused(dept("promote", "mood", "--fingerprint", "zzz"), "no finished trial")
     refused(dept("rollback", "another"), "has no champion")
+    for words in (("rollback",), ("promote", "--version", "1"), ("predict", "x", "--task")):
+        refused(dept(*words, "it's"), "it's")  # a quote, of which MLflow makes another question
 
 
 def test_the_trial_of_a_champion_is_not_forgotten_by_the_way(world):

@@ -27,9 +27,9 @@ READING = (
         (("rnu", "demo"), "no command 'rnu'; did you mean run? Known: "),
         (
             ("trials", "--limit", "0"),
-            "trials: --limit: must be a whole number of at least 1, got '0'. Remedy: ",
+            "trials: --limit: must be a whole number from 1 to 1,000,000,000, got '0'. Remedy: ",
         ),
-        (("trials", "--limit", "ten"), "trials: --limit: must be a whole number of at least 1, got 'ten'."),
+        (("trials", "--limit", "ten"), "trials: --limit: must be a whole number from 1 to 1,000,000,000, got 'ten'."),
         (("up", "--prefect-port", "99999"), "--prefect-port: must be a whole number from 1 to 65,535, got '99999'"),
         (("trials", "show"), "trials show: FINGERPRINT is missing. Remedy: dept trials show --help"),
         (("trials", "shwo", "x"), "trials: no command 'shwo'; did you mean show?"),
@@ -118,7 +118,7 @@ def test_a_home_that_cannot_be_written(monkeypatch, tmp_path, make_plan, words):
 
 
 @pytest.mark.parametrize("words", ["trials", "run {plan}", "champions", "report x", "work", "status", "rollback film"])
-@pytest.mark.parametrize("url", ["ledger.db", "mysql://h/d", "sqlite://", "postgresql:/h/d"])
+@pytest.mark.parametrize("url", ["ledger.db", "mysql://h/d", "sqlite://", "sqlite+foo:///x.db", "postgresql+foo://h/d"])
 def test_a_ledger_address_that_is_none(monkeypatch, make_plan, words, url):
     monkeypatch.setenv("DEPT_LEDGER_URL", url)
     refused(dept(*words.format(plan=make_plan()).split()), "ledger", "Remedy: sqlite:///folder/ledger.db")
@@ -129,3 +129,22 @@ def test_a_ledger_address_that_is_none(monkeypatch, make_plan, words, url):
 def test_a_store_address_that_is_none(monkeypatch, make_plan, words, url):
     monkeypatch.setenv("DEPT_STORE", url)
     refused(dept(*words.format(plan=make_plan()).split()), url, "Remedy: ", "://")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("tasks check a:b:c", "plan a:b: unknown"),  # no emoji of what was typed
+        ("trials --since 999999999d", "--since 999999999d: give 30m"),
+        ("tasks forget x", "no own task 'x'; there is none"),
+        ("tune --backbone x/y", "cannot be loaded: HF_HUB_OFFLINE is set, and its cache on this machine does not hold"),
+        ("tasks new a/b", "from the hub: HF_HUB_OFFLINE is set, and its cache"),
+        ("tune --device x", "device 'x' is not there. Remedy: cpu"),
+        ("retrain --margin inf", "margin: must be a finite number"),
+    ],
+)
+def test_no_words_of_a_library(words, said):
+    result = dept(*words.split())
+    refused(result, said)
+    for word in ("snapshot", "Enabled", "Expected one of", "outgoing traffic", "pydantic"):
+        assert word not in result.stderr
