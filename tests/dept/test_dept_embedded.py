@@ -114,9 +114,8 @@ def test_the_wheel_is_missing(monkeypatch):
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "wheel.gguf").write_bytes(b"GGUF")
-    (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(embedded, "find_file", lambda name: tmp_path / "wheel.gguf")
-    monkeypatch.setenv("DEPT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("DEPT_CACHE", "/proc/no-cache")  # nobody can write there, root neither
     with pytest.raises(InputError, match=r"cannot write the cache.*Remedy: free space there, or set DEPT_CACHE"):
         embedded.converted(NAME)
 

@@ -22,8 +22,7 @@ def plain_environment():
 
 
 def test_an_error_within_the_flow_is_one_line(prefect_url, make_plan, tmp_path):
-    plan, full = make_plan(seeds=[0]), tmp_path / "full"
-    full.write_text("a file, where the folder of the store should be")
+    plan, full = make_plan(seeds=[0]), Path("/proc/no-store")  # nobody can write there, root neither
     own = {"PREFECT_API_URL": prefect_url, "DEPT_HOME": str(tmp_path / "home"), "DEPT_STORE": str(full)}
     result = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", str(plan)],

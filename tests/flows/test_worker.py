@@ -197,9 +197,8 @@ def test_a_source_damaged_while_its_targets_wait_is_made_again(begin, monkeypatc
     assert {row.status for row in context.ledger.find()} == {"finished"}
 
 
-def test_a_store_that_refuses_writes_ends_the_run_and_loses_nothing(begin, tmp_path, monkeypatch):
-    (tmp_path / "full").write_text("a file, where the store's folder should be")
-    monkeypatch.setenv("DEPT_STORE", str(tmp_path / "full"))
+def test_a_store_that_refuses_writes_ends_the_run_and_loses_nothing(begin, monkeypatch):
+    monkeypatch.setenv("DEPT_STORE", "/proc/no-store")  # nobody can write there, root neither
     context, plan = begin(strategies=["scratch"])
     with pytest.raises(InputError, match=r"store .*cannot write"):
         transfer.stages(context, plan, work_here)
