@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.errors import InputError
+
+MOST_M = 100_000
+MOST_STEPS = 10_000_000
 Layout = Literal["adjacent", "paper"]
 Answers = Literal["words", "head", "both"]
 Objective = Literal["words", "vocabulary"]
@@ -32,10 +36,10 @@ class AdapterConfig(Frozen):
         8320
     """
 
-    m: int = Field(10, ge=1, description="soft prompt length, tokens")
-    r: int = Field(4, ge=0, description="rank of the low-rank pair; 0: plain prompt tuning, no pair")
-    s: int = Field(96, ge=2, description="longest text, tokens; longer texts are cut")
-    alpha: float = Field(8.0, gt=0, description="scale = alpha / sqrt(r), no unit")
+    m: int = Field(10, ge=1, le=MOST_M, description="soft prompt length, tokens")
+    r: int = Field(4, ge=0, le=10_000, description="rank of the low-rank pair; 0: plain prompt tuning, no pair")
+    s: int = Field(96, ge=2, le=1_000_000, description="longest text, tokens; longer texts are cut")
+    alpha: float = Field(8.0, gt=0, le=1e6, description="scale = alpha / sqrt(r), no unit")
     layout: Layout = Field("adjacent", description="where text and rows of A sit for causal backbones")
     offset: int = Field(
         0, ge=0, le=4096, description="hidden width of ADePT's map of each token's embedding; 0: none (DePT)"
@@ -85,8 +89,18 @@ class AdapterConfig(Frozen):
         return self.as_adept(d) if method == "adept" else self
 
     def as_prompt_tuning(self, d: int) -> AdapterConfig:
-        """Plain prompt tuning with as many trainable numbers, to the nearest token (paper section 3.1)."""
-        return self.model_copy(update={"m": round(self.equal_prompt_length(d)), "r": 0})
+        """Plain prompt tuning with as many trainable numbers, to the nearest token (paper section 3.1).
+
+        Raises:
+            InputError: a prompt longer than m may be.
+        """
+        m = round(self.equal_prompt_length(d))
+        if m > MOST_M:
+            raise InputError(
+                f"adapter: m = {self.m:,} and r = {self.r:,} hold as many numbers as a prompt of {m:,} tokens, more "
+                f"than {MOST_M:,}, so prompt-tuning cannot be compared. Remedy: a smaller m or r"
+            )
+        return self.model_copy(update={"m": m, "r": 0})
 
     def as_adept(self, d: int) -> AdapterConfig:
         """ADePT with the same prompt: in place of the pair a map of about as many numbers, at least of width 1."""
@@ -105,8 +119,8 @@ class TrainConfig(Frozen):
         8
     """
 
-    steps: int = Field(60, ge=0, description="optimizer steps; 0 leaves the adapter as initialised")
-    batch_size: int = Field(8, ge=1, description="rows per optimizer step")
+    steps: int = Field(60, ge=0, le=MOST_STEPS, description="optimizer steps; 0 leaves the adapter as initialised")
+    batch_size: int = Field(8, ge=1, le=100_000, description="rows per optimizer step")
     lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head, where there is one")
@@ -121,8 +135,8 @@ class TrainConfig(Frozen):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay per unit of learning rate")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm of an adapter; none: no clipping")
-    eval_every: int = Field(20, ge=1, description="steps between validations")
-    patience: int = Field(5, ge=1, description="validations without a lower loss before the trial stops")
+    eval_every: int = Field(20, ge=1, le=MOST_STEPS, description="steps between validations")
+    patience: int = Field(5, ge=1, le=MOST_STEPS, description="validations without a lower loss before the trial stops")
     max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")
 
 

@@ -134,7 +134,8 @@ class TrialOutcome:
 
     Attributes:
         adapter_key: place of the adapter in the store; empty where a trial leaves none (evaluate). `adapter_sha256`:
-            sha256 of its tensor file, checked at every load.
+            sha256 of its tensor file, `files_sha256`: of all its files (`registry.store.digest_of`), "" in ledgers from
+            before it was kept; both are checked at every load.
         validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks).
         loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
             each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
@@ -159,6 +160,7 @@ class TrialOutcome:
     trainable: int = 0
     cut_rows: int = 0
     padding: float = 1.0
+    files_sha256: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
 

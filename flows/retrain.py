@@ -14,12 +14,14 @@ import prefect.runtime
 from prefect import Flow, flow
 from prefect.artifacts import create_table_artifact
 
+from dept.backbones.describe import told_dtype
 from dept.trial import TrialOutcome
 from flows.execution.challengers import train_challengers
 from flows.execution.champions import open_retraining
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
 from flows.execution.judge import judge, told
+from flows.execution.progress import say
 from flows.execution.settle import Workers, work_here
 from flows.planning.retraining import Retraining, Stale, reasons
 from flows.planning.roots import check_paths
@@ -59,6 +61,8 @@ def make_flow(opened: tuple[RunContext, dict[str, str]] | None = None) -> Flow[.
         with hidden_credentials():
             if prefect.runtime.deployment.id:
                 check_paths(order)
+                if line := told_dtype(order.dtype, order.device):
+                    say(f"Frozen weights of challengers: {line}.")
             context, left_out = opened or open_retraining(order)
             return control(context, order, left_out)
 

@@ -17,6 +17,7 @@ from prefect import Flow, flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from dept.backbones.describe import told_dtype
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
@@ -55,7 +56,8 @@ TRIES = 3  # of a run in which adapters are damaged under its hands
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did. `trained` counts trials trained now, `reused` those taken from the ledger.
+    """What a run did. `trained` counts trials that its own worker trained, `others` those that other workers trained
+    meanwhile, `reused` those taken from the ledger.
 
     not_run: trials that could not be tried, and why: what they start from has failed.
     """
@@ -66,6 +68,7 @@ class RunSummary:
     reused: int
     failed: dict[str, str]
     not_run: dict[str, str] = field(default_factory=dict)
+    others: int = 0
 
 
 @dataclass
@@ -76,12 +79,15 @@ class Done:
     tried: list[TrialOutcome] = field(default_factory=list)
     rates: Rates = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
     def note(self, settled: Settled) -> Settled:
         """Count a stage."""
-        self.trained |= {o.spec.fingerprint for o in settled.outcomes if o.spec.kind == "train"} & settled.trained
+        made = {o.spec.fingerprint for o in settled.outcomes if o.spec.kind == "train"}
+        self.trained |= made & settled.trained
+        self.others |= made & settled.others
         self.failed |= settled.told
         return settled
 
@@ -97,8 +103,10 @@ def make_flow(opened: RunContext | None = None) -> Flow[[Plan], dict[str, Any]]:
             plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
         """
         with hidden_credentials():
-            if runtime.deployment.id:  # it came through the API
+            if runtime.deployment.id:  # it came through the API, and the workers may be other machines
                 check_paths(plan)
+                if line := told_dtype(plan.dtype, plan.device):
+                    say(f"Frozen weights: {line}.")
             return control(opened or open_plan(plan), plan)
 
     return dept_transfer
@@ -153,7 +161,8 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         "report": str(page),
         "run_id": context.parent_run,
         "trained": len(done.trained),
-        "reused": len(finished - done.trained),
+        "others": len(done.others),
+        "reused": len(finished - done.trained - done.others),
         "failed": done.failed,
         "not_run": done.not_run,
     }
@@ -258,7 +267,8 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
         },
         "leaked": {name: n for name, splits in context.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
-        "reused": sorted({outcome.spec.fingerprint for outcome in done.outcomes} - done.trained),
+        "reused": sorted({outcome.spec.fingerprint for outcome in done.outcomes} - done.trained - done.others),
+        "others": sorted(done.others),
     }
     title = f"dept-transfer: {plan.name}"
     outcomes = [*done.outcomes, *done.tried]

@@ -61,19 +61,22 @@ class Store:
         url = url or settings().store
         return cls(url) if url else cls(str(home() / "store"), make=True)
 
-    def put_folder(self, folder: str | Path, key: str) -> None:
+    def put_folder(self, folder: str | Path, key: str) -> str:
         """Keep a copy of a folder under a key; returns when it is durable and whole.
 
         What is there already stays if it is the same, and is put aside if it is not.
+
+        Returns:
+            The folder's digest (`digest_of`), by which `fetch` knows it from an altered one.
 
         Raises:
             InputError: a key that is no plain relative path, a store that cannot be written, an empty folder.
         """
         folder = Path(folder)
-        files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+        files = _files(folder)
         if not files:
             raise InputError(f"store: {folder} holds no file, so nothing is kept as {key}")
-        self._put(files, key)
+        return self._put(files, key)
 
     def put_file(self, file: str | Path, key: str) -> None:
         """Keep a copy of one file under a key; a last part of 64 hex digits must be its sha256. As `put_folder`."""
@@ -82,13 +85,17 @@ class Store:
             raise InputError(f"store: {key} names another content than {file} has ({found[:12]})")
         self._put({"content": Path(file)}, key)
 
-    def fetch(self, key: str) -> Path:
+    def fetch(self, key: str, digest: str = "") -> Path:
         """A local folder, or for `put_file` a local file, with what a key names; its sha256 sums are checked.
 
         Of a local store it is the place itself, of another one a copy in home()/fetched: do not write to it.
 
+        Args:
+            digest: what `put_folder` returned, kept elsewhere: sums that were altered with the files are found too.
+                "": not known (ledgers from before it was kept).
+
         Raises:
-            LostFileError: nothing there, or damaged (then it has been put aside).
+            LostFileError: nothing there, or damaged or altered (then it has been put aside).
             InputError: a wrong key, or a store that cannot be read.
         """
         place = self._place(key)
@@ -103,6 +110,8 @@ class Store:
                 if _OLD.fullmatch(key) and (older := home() / key).is_dir():
                     return older
                 raise LostFileError(key, f"store {self.url}: {key} is missing")
+            if digest and _digest(sums) != digest:
+                raise self._damaged(key, "its sums are not those that were recorded")
             folder = Path(place) if self.local else self._copy(place, sums)
             if wrong := _wrong(folder, sums):
                 raise self._damaged(key, wrong)
@@ -170,12 +179,12 @@ class Store:
                 self.system.mv(place, there, recursive=True)
             return there
 
-    def _put(self, files: dict[str, Path], key: str) -> None:
+    def _put(self, files: dict[str, Path], key: str) -> str:
         place = self._place(key)
         with self._told(f"write {key}"):
             sums = {name: _sum(file) for name, file in files.items()}
             if self._sums(place) == sums and not (self.local and _wrong(Path(place), sums)):
-                return
+                return _digest(sums)
             if self.system.exists(place):
                 self.quarantine(key)
             payload = _listed(sums)
@@ -189,11 +198,12 @@ class Store:
                     sync(parent)
                     if str(parent) == self.root:
                         break
-                return
+                return _digest(sums)
             for name, file in files.items():
                 self.system.makedirs(f"{place}/{name}".rpartition("/")[0], exist_ok=True)
                 self.system.put_file(str(file), f"{place}/{name}")
             self.system.pipe_file(f"{place}/{SUMS}", payload)
+            return _digest(sums)
 
     def _sums(self, place: str) -> dict[str, str] | None:
         try:
@@ -208,7 +218,7 @@ class Store:
 
     def _copy(self, place: str, sums: dict[str, str]) -> Path:
         # By content, so that stores that know other things by the same key do not meet.
-        folder = home() / "fetched" / hashlib.sha256(_listed(sums)).hexdigest()
+        folder = home() / "fetched" / _digest(sums)
         if folder.is_dir() and not _wrong(folder, sums):
             return folder
         with new_folder(folder) as made:
@@ -240,6 +250,20 @@ class Store:
                 f"store {self.url}: cannot {what} ({_first_line(error)}). Remedy: free space, or check DEPT_STORE and "
                 "its rights; the next run goes on from here"
             ) from error
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 (hex) over the names and sha256 of all files of a folder, the list of sums itself apart."""
+    return _digest({name: _sum(file) for name, file in _files(folder).items()})
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {name: file for name, file in found.items() if name != SUMS}
+
+
+def _digest(sums: dict[str, str]) -> str:
+    return hashlib.sha256(_listed(sums)).hexdigest()
 
 
 def _listed(sums: dict[str, str]) -> bytes:

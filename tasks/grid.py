@@ -22,9 +22,9 @@ class Grid(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step))
-        if not all(value.is_finite() for value in (low, high, step)) or high <= low:
-            raise ValueError("grid: high must be above low, and both finite")
-        if (high - low) % step or (high - low) / step >= MOST_POINTS:
+        if high <= low:
+            raise ValueError("grid: high must be above low")
+        if (high - low) / step >= MOST_POINTS or (high - low) % step:  # in this order: of too many there is no rest
             raise ValueError(f"grid: high - low must be a whole number of steps, fewer than {MOST_POINTS}")
         return self
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from infra.explain import Form
 from tasks.plain import composed
 
 
 class Frozen(BaseModel):
     """Base of the specs: immutable, hashable, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _pairs(value: Any) -> Any:
@@ -31,7 +32,16 @@ def _plain(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(composed)]  # of a column; in NFC, as the readers have the names
-Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
+MAPPING = WithJsonSchema(  # pairs are for orders that went through JSON
+    {
+        "anyOf": [
+            {"type": "object", "additionalProperties": {"type": "string"}},
+            {"type": "array", "items": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}},
+        ]
+    }
+)
+Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs), MAPPING]
+Columns = Annotated[Pairs, Form("`field: column` for each field")]
 
 
 class Threshold(Frozen):
@@ -71,7 +81,7 @@ class FileSource(Frozen):
     format: Literal["csv", "jsonl", "parquet", "dataset"] | None = Field(
         None, description="none: by the file's ending; dataset: a folder written by save_to_disk (known by its files)"
     )
-    columns: Pairs = Field(
+    columns: Columns = Field(
         (), description="field of the template -> column (a.b: key b of column a); default: the same name"
     )
     text: Name = Field("text", description="column (csv, parquet) or key (jsonl) of the field text")
@@ -123,9 +133,11 @@ class HubSource(Frozen):
     train: str = Field("train", description="name of the split in the hub")
     validation: str | None = Field(None, description="name of the split in the hub")
     test: str | None = Field(None, description="name of the split in the hub, if its labels are public")
-    columns: Pairs = Field(
+    columns: Columns = Field(
         (), description="field of the template -> column (a.b: key b of column a); default: the same name"
     )
     label: Name = Field("label", description="column of the label, the number or the answer (or list of answers)")
-    where: Pairs = Field((), description="keep rows whose column has this value")
+    where: Annotated[Pairs, Form("`column: value` for each column")] = Field(
+        (), description="keep rows whose column has this value"
+    )
     id: str | None = Field(None, description="column that names a row; none: its place in the split")

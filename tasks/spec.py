@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from infra.errors import InputError
 from infra.explain import Form, explained
 from tasks.grid import Grid
-from tasks.origins import FileSource, Frozen, HubSource, PackageSource, Threshold
+from tasks.origins import MAPPING, FileSource, Frozen, HubSource, PackageSource, Threshold
 from tasks.plain import composed, normalise, shown
 
 __all__ = ["FileSource", "Grid", "HubSource", "PackageSource", "Task", "Threshold"]
@@ -59,10 +59,10 @@ class Task(Frozen):
     citation: str = Field("", description="for people: the paper of the rows")
     url: str = Field("", description="for people: the page of the rows")
     template: str = Field("{text}\nLabel:", description="what the backbone reads; {field}s are replaced")
-    verbalizer: tuple[tuple[str, str], ...] = Field(
+    verbalizer: Annotated[tuple[tuple[str, str], ...], Form("`label: word` for each label"), MAPPING] = Field(
         (),
-        description="classification: label in the data -> word the backbone answers with; a mapping, or pairs; "
-        "order counts",
+        description="classification: label in the data (number or name of the class) and the word the backbone "
+        "answers with; order counts",
     )
     grid: Grid | None = Field(None, description="regression: the numbers that may be answered")
     rule: Literal["hash", "small", "large", "given"] = Field(

@@ -147,6 +147,17 @@ def default_dtype(device: str | None = None) -> Dtype:
     return "bfloat16" if cuda else "float32"
 
 
+def told_dtype(asked: str | None, device: str | None = None) -> str:
+    """A line about a number type that nobody asked for, by `default_dtype`; "" where one was asked for."""
+    if asked is not None:
+        return ""
+    found = default_dtype(device)
+    if device is not None:
+        return f"dtype {found} (the usual one of device {device}; the key dtype sets another)"
+    there, other, where = ("no", "bfloat16", "of GPUs") if found == "float32" else ("a", "float32", "without GPUs")
+    return f"dtype {found} (this machine has {there} GPU; set dtype: {other} for a pool {where})"
+
+
 def _torch_has_cuda() -> bool:
     """Whether torch is a CUDA build, read from its files: to import it takes seconds."""
     torch = find_spec("torch")

@@ -8,7 +8,6 @@ with full fine-tuning, at about ten times its learning rate.
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from dept.baselines.need_peft import need_peft
 from dept.trial import CONSTANTS, Method
 from infra.errors import InputError
-
-
-def need_peft() -> None:
-    """Say early that the extra is missing.
-
-    Raises:
-        InputError: peft is not installed.
-    """
-    try:
-        found = find_spec("peft") is not None
-    except ValueError:  # an entry without a spec in sys.modules
-        found = False
-    if not found:
-        raise InputError('method lora needs peft, which is not installed. Remedy: pip install "peft>=0.17"')
 
 
 def layers(model: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dept.adapters.optimizer import rate_factor
 from dept.backbones.backbone import Backbone
 from dept.baselines import lora
+from dept.baselines.need_peft import need_peft
 from dept.baselines.plain import PlainCopy, items_of, log_probs, plain_copy
 from dept.batches.collate import collate
 from dept.batches.pack import micro_batches
@@ -178,7 +179,7 @@ def train_baseline(
     if not rows:
         raise InputError(f"method {method}: there are no rows to train on")
     if method != "full":
-        lora.need_peft()
+        need_peft()
     baseline = Baseline(cast(Method, method), backbone, rank, budget, seed)
     try:
         _fit(baseline, rows, validation, config, on_tokens)

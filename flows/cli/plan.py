@@ -46,6 +46,7 @@ def plan(
             import yaml
 
             body = loaded.model_dump(mode="json", exclude_defaults=True)
+            body |= {"own_tasks": {task.name: task.block() for task in loaded.own_tasks}} if loaded.own_tasks else {}
             typer.echo(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), nl=False)
     else:
         rows = [(known, _about(known)) for known in shipped_plans()]
@@ -118,6 +119,8 @@ def _written(value: Any) -> str:
     import yaml
     from pydantic import BaseModel
 
+    if value == ():
+        return "none"
     if isinstance(value, str) and "\n" in value:
         return json.dumps(value, ensure_ascii=False)  # YAML too; its plain style folds line ends
     if isinstance(value, BaseModel):

@@ -87,8 +87,9 @@ def carry_out(plan: Plan) -> Path:
         summary = transfer.run(plan)
     show_table(load_outcomes(summary.report.parent))
     typer.echo(f"Report: {summary.report}")  # not through rich, which would break a long path
-    if summary.trained:
-        show(f"Trained {summary.trained} trials, took {summary.reused} from the ledger.")
+    if summary.trained or summary.others:
+        others = f"{summary.others} more were trained by other workers; " if summary.others else ""
+        show(f"Trained {summary.trained} trials, {others}took {summary.reused} from the ledger.")
     elif not summary.failed:
         show(
             f"Nothing was trained: the ledger already holds all {summary.reused} trials of this plan "

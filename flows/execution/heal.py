@@ -20,14 +20,14 @@ class LostError(Exception):
 
 
 def place_of(context: RunContext, outcome: TrialOutcome) -> Path:
-    """Local folder of a trial's adapter, after its files were checked against the ledger's sha256.
+    """Local folder of a trial's adapter, after its files were checked against the ledger's sums.
 
     Raises:
         LostError: missing, damaged or altered.
         InputError: the store does not answer.
     """
     try:
-        folder = context.store.fetch(outcome.adapter_key)
+        folder = context.store.fetch(outcome.adapter_key, outcome.files_sha256)
     except LostFileError as error:
         raise LostError(str(error)) from error
     files = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []

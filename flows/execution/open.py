@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 from dept.backbones.describe import describe
+from dept.baselines.need_peft import need_peft
 from dept.trial import CONSTANTS
 from flows.execution.context import Engine, RunContext
 from flows.planning.check import check
@@ -77,8 +77,8 @@ def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
     baselines = [method for method in plan.methods if method in (*CONSTANTS, "full")]
     if baselines and plan.engine == "deepspeed":
         raise InputError(f"methods: {baselines[0]} needs the whole backbone in one process. Remedy: engine: local")
-    if any(method in CONSTANTS for method in baselines) and find_spec("peft") is None:
-        raise InputError('method lora needs peft, which is not installed. Remedy: pip install "peft>=0.17"')
+    if any(method in CONSTANTS for method in baselines):
+        need_peft()
     written = [name for name in plan.targets if not tasks[name].scored]
     if baselines and written:
         raise InputError(

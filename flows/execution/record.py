@@ -86,7 +86,7 @@ def keep(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome,
     """
     with written(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="dept-adapter-") as folder:
         outcome.adapter_sha256 = save(Path(folder) / "adapter")
-        context.store.put_folder(Path(folder) / "adapter", claim.key)
+        outcome.files_sha256 = context.store.put_folder(Path(folder) / "adapter", claim.key)
     outcome.adapter_key = claim.key
     held = context.ledger.trained(claim, outcome, provenance(context))
     if not held:
@@ -156,6 +156,7 @@ def provenance(context: RunContext) -> Mapping[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "run": context.run_id,
         "engine": "deepspeed" if context.engine.ranks else "local",
         "ranks": context.engine.ranks or 1,
         **context.backbone.provenance(),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
@@ -25,13 +28,15 @@ class Settled:
     Attributes:
         outcomes: of finished trials, each with the spec of this run, in the order in which they were asked for.
         failed: reasons, by fingerprint. labels: theirs; a trial may have several, and several trials one.
-        trained: fingerprints of those that this run trained, not the ledger's.
+        trained: fingerprints of those that this run's own worker did; where that is not this process, its workers.
+        others: of those that other workers did meanwhile, for this run or another. The rest came from the ledger.
     """
 
     outcomes: list[TrialOutcome] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
 
     @property
     def by_fingerprint(self) -> dict[str, TrialOutcome]:
@@ -82,16 +87,24 @@ def settle(context: RunContext, stage: str, specs: Sequence[TrialSpec], workers:
         if key in reasons:
             labels.setdefault(key, []).append(label)
     failed = {key: f"{reasons[key]} ({AGAIN})" if key in old else reasons[key] for key in labels}
+    told = context.ledger.provenance(context.run_id, stage)
+    ours = {key for key in found if told.get(key, {}).get("run") == context.run_id}
+    own = {key for key in ours if workers is not work_here or _by_this_process(told[key])}
     settled = Settled(
         [replace(found[key], spec=spec) for spec, key in zip(specs, fingerprints, strict=True) if key in found],
         failed,
         labels,
-        found.keys() - before,
+        own,
+        (ours | (found.keys() - before)) - own,
     )
     for key in failed:
         if key in old:
             say(f"{', '.join(labels[key])}: {AGAIN}.")
     return settled
+
+
+def _by_this_process(provenance: Mapping[str, Any]) -> bool:
+    return (provenance.get("host"), provenance.get("pid")) == (socket.gethostname(), os.getpid())
 
 
 def _failed(context: RunContext, stage: str, before_run: bool = False) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from dept.backbones.describe import told_dtype
 from dept.trial import MULTITASK, TrialOutcome, TrialSpec
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
@@ -195,6 +196,8 @@ def _notes(
         width = f"width d = {backbone.d}, from a table" if backbone.d else "its width d is unknown, so are the numbers"
         notes.append(f"Backbone {plan.backbone} is not on this machine: {width}.")
     notes += [speed_from] if speed_from else []
+    if told := told_dtype(plan.dtype, plan.device):
+        notes.append(f"Frozen weights: {told}.")
     if away:
         notes.append(f"Rows that are not on this machine: {', '.join(away)}.")
     if any(line.bound for line in lines):

@@ -44,7 +44,7 @@ def guess_columns(data: Data, texts: Sequence[str], label: str | None, kind: Kin
         raise InputError(f"tasks new: column {label!r} cannot be both --text and --label")
     answer = columns[label or _label(columns, texts)]
     picked = list(texts) or _texts(columns, answer, len(data.rows))
-    found, why = _kind(answer, [columns[text] for text in picked])
+    found, why = _kind(answer, [columns[text] for text in picked], data.answers(answer.name))
     if kind is not None:
         return Guess(_ordered(picked, kind), answer.name, kind, f"as asked; answers stand in column {answer.name}")
     return Guess(_ordered(picked, found), answer.name, found, why)
@@ -81,8 +81,8 @@ def _texts(columns: dict[str, Column], answer: Column, rows: int) -> list[str]:
     return [name for name in columns if name in {c.name for c in picked}]
 
 
-def _kind(answer: Column, texts: Sequence[Column]) -> tuple[Kind, str]:
-    """The kind that the answers' column speaks for, and why."""
+def _kind(answer: Column, texts: Sequence[Column], in_all: Column) -> tuple[Kind, str]:
+    """The kind that the answers' column speaks for, and why. in_all: the same column of all splits."""
     name, n = answer.name, len(answer.there)
     inside = max((share_found(answer.values, column.values) for column in texts), default=0.0)
     if answer.lists:
@@ -99,7 +99,7 @@ def _kind(answer: Column, texts: Sequence[Column]) -> tuple[Kind, str]:
         )
     if few and answer.distinct > 1 and answer.words < 6:
         kinds = "pair classification: " if len(texts) > 1 else ""
-        return "classification", f"{kinds}column {name} holds {answer.distinct} values in {n:,} rows"
+        return "classification", f"{kinds}column {name} holds {len(in_all.keys)} labels in {len(in_all.there):,} rows"
     if inside >= FOUND:
         return "qa", f"{100 * inside:.0f} % of the answers in column {name} stand in the text"
     return (

@@ -14,10 +14,12 @@ from typing import Any
 from infra.errors import InputError, of_hub
 from infra.names import expanded
 from tasks.plain import listed, normalise, shown
-from tasks.sources.cells import NO_NUMBER, NOTHING, Row, nothing, written
+from tasks.sources.cells import NO_NUMBER, NOTHING, Row, hub_answer, nothing, written
+from tasks.sources.classes import class_names, named
 from tasks.sources.delimited import check_columns, headers
 from tasks.sources.hub import DATA
 from tasks.sources.read import ENDINGS, read_table, saved_splits
+from tasks.spec import Task
 
 DELIMITERS = ",;\t|"
 CSV = {".csv", ".tsv", ".txt"}
@@ -49,12 +51,21 @@ class Data:
         """All columns, in the order of their first appearance."""
         return dict.fromkeys(name for row in self.rows for name in row)
 
-    def labelled(self, label: str) -> dict[str, int]:
-        """Rows with a label of each split; some data sets hide those of the test split (null or -1)."""
-        counts = {
-            name: sum(not nothing(row.get(label)) and row.get(label) != -1 for row in part)
-            for name, part in self.splits.items()
-        }
+    def answers(self, label: str) -> Column:
+        """The answers of all splits; without those that some data sets hide (null or -1) in the others than train."""
+        shown = [
+            row.get(label)
+            for part in self.splits.values()
+            if part is self.rows or any(not nothing(row.get(label)) and row.get(label) != -1 for row in part)
+            for row in part
+        ]
+        named, own = label in self.words, self.column(label)
+        hides = named or -1 not in own.values
+        return Column(label, [value for value in shown if not (hides and value == -1)] if shown else own.values)
+
+    def labelled(self, task: Task) -> dict[str, int]:
+        """Rows with a label of each split that has any, by the rule that holds when they are read."""
+        counts = {name: sum(_has_answer(task, row) for row in part) for name, part in self.splits.items()}
         return {name: count for name, count in counts.items() if count}
 
 
@@ -103,6 +114,13 @@ class Column:
         return single and (self.numbers is None or all(value.is_integer() for value in self.numbers or ()))
 
 
+def _has_answer(task: Task, row: Row) -> bool:
+    try:
+        return hub_answer(task, row.get(task.source.label), "tasks new") is not None
+    except InputError:  # hidden as a number outside the grid
+        return False
+
+
 def look_at_file(path: Path) -> Data:
     """Rows of a csv, tsv, jsonl or parquet file, or of a folder that save_to_disk of `datasets` wrote.
 
@@ -128,7 +146,7 @@ def look_at_file(path: Path) -> Data:
         raise InputError(f"{path}: holds no rows")
     if len(rows[0]) > MOST_COLUMNS:
         check_columns(list(rows[0]), MOST_COLUMNS, str(path))
-    return Data(rows, delimiter)
+    return Data(rows, delimiter, words=class_names(path))
 
 
 def look_at_files(files: dict[str, Path]) -> Data:
@@ -144,7 +162,7 @@ def look_at_files(files: dict[str, Path]) -> Data:
         if lost and role != "train":
             raise InputError(f"{files[role]}: no column {shown(lost[0])}, which {files['train']} has")
     splits = {role: data.rows for role, data in found.items()}
-    return Data(train.rows, train.delimiter, splits=splits, paths=dict(files))
+    return Data(train.rows, train.delimiter, train.words, splits, dict(files))
 
 
 def look_at_hub(repo: str, name: str, config: str | None, revision: str) -> Data:
@@ -158,7 +176,7 @@ def look_at_hub(repo: str, name: str, config: str | None, revision: str) -> Data
     if folder is not None and folder.is_dir():
         splits = {path.stem: look_at_file(path) for path in sorted(folder.glob("*.*"))}
         rows = {split: found.rows for split, found in splits.items()}
-        words: dict[str, list[str]] = {}
+        words = splits["train"].words if "train" in splits else {}
     else:
         rows, words = _remote(repo, config, revision)
     if "train" not in rows:
@@ -198,14 +216,7 @@ def _look_at_folder(path: Path) -> Data:
     splits = {role: [flat(row) for _, row in read_table(place, format="dataset")] for role, place in places.items()}
     if not splits["train"]:
         raise InputError(f"{path}: holds no rows")
-    return Data(splits["train"], words=_class_names(places["train"]), splits=splits, paths=places)
-
-
-def _class_names(folder: Path) -> dict[str, list[str]]:
-    from datasets import ClassLabel, Dataset
-
-    features = Dataset.load_from_disk(str(folder)).features
-    return {name: list(kind.names) for name, kind in features.items() if isinstance(kind, ClassLabel)}
+    return Data(splits["train"], words=class_names(places["train"]), splits=splits, paths=places)
 
 
 def _no_word(value: Any) -> bool:
@@ -233,14 +244,13 @@ def _whole(key: str) -> bool:
 
 def _remote(repo: str, config: str | None, revision: str) -> tuple[dict[str, list[Row]], dict[str, list[str]]]:
     try:
-        from datasets import ClassLabel, load_dataset
+        from datasets import load_dataset
 
         found = load_dataset(repo, config, revision=revision)
         rows = {
             split: [flat(row) for row in part.select(range(min(len(part), MOST_ROWS)))] for split, part in found.items()
         }
-        features = next(iter(found.values())).features
-        words = {name: list(kind.names) for name, kind in features.items() if isinstance(kind, ClassLabel)}
+        words = named(next(iter(found.values())).features.to_dict())
     except Exception as error:  # the hub's client raises many kinds: no network, no such repository, a script
         raise InputError(
             f"tasks new: cannot load {repo} (revision {revision}) from the hub: {of_hub(error)}. Check the id, "

@@ -68,9 +68,9 @@ def new_block(
     fields = _fields(guess.texts)
     block["template"] = _template(guess, list(fields))
     comments["template"] = f"what the model reads: {', '.join(guess.texts)}, of the columns {', '.join(data.names)}"
-    labelled = data.labelled(guess.label)
-    rows = [row.get(guess.label) for part in labelled for row in data.splits[part]] or data.column(guess.label).values
-    _answers(Column(guess.label, rows), guess.kind, data.words.get(guess.label), block, comments)
+    _answers(data.answers(guess.label), guess.kind, data.words.get(guess.label), block, comments)
+    read_as = {**block, "source": {"kind": "file", "path": source, "label": guess.label}}
+    labelled = data.labelled(Task.build(called, read_as, "tasks new"))
     _room(data, guess, fields, block, comments)
     columns = {field: column for field, column in fields.items() if field != column}
     if on_hub:
@@ -89,7 +89,8 @@ def new_block(
         block["source"]["text"] = columns.pop("text")
     block["source"] |= ({"columns": columns} if columns else {}) | {"label": guess.label}
     Task.build(called, block, "tasks new")
-    return _written(called, block, comments, _damages(data, guess))
+    hidden = on_hub or path.is_dir()  # rows without a label are left out there, and no fault
+    return _written(called, block, comments, _damages(data, [*guess.texts, *([] if hidden else [guess.label])]))
 
 
 def _path(path: Path) -> Path:
@@ -227,8 +228,8 @@ def _room(data: Data, guess: Guess, fields: dict[str, str], block: dict[str, Any
     )
 
 
-def _damages(data: Data, guess: Guess) -> list[str]:
-    missing = {name: data.column(name).missing for name in (*guess.texts, guess.label)}
+def _damages(data: Data, names: Sequence[str]) -> list[str]:
+    missing = {name: data.column(name).missing for name in names}
     return [
         f"{n:,} rows have nothing in column {name}: fill them in or take them out" for name, n in missing.items() if n
     ]

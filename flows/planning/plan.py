@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -41,9 +42,11 @@ RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8
 # Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
 # full fine-tuning (https://thinkingmachines.ai/blog/lora/), whatever its rank.
 BASELINE_RATES: dict[RateKey, float] = {"lora": 1e-3, "lora-r8": 1e-3, "full": 1e-4}
+RateList = Annotated[list[Annotated[float, Field(gt=0)]], Field(max_length=100)]
 TRANSFER_TRAINING = TrainConfig(steps=15, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=5)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
 MOST = 10_000  # tasks of a plan
+MOST_TRIALS = 1_000_000
 BLOCKS = f"`NAME: block` for each task, or a list of at most {MOST:,} blocks with a key name"
 # ABCMeta, from which pydantic's metaclass derives, has a method of this name; no model uses it.
 warnings.filterwarnings("ignore", message='Field name "register" in "Plan" shadows')
@@ -134,13 +137,13 @@ class Plan(BaseModel):
         description="dept, and baselines on the same rows: prompt-tuning and lora (all linear layers) with as many "
         "trainable numbers, lora-r8 (rank 8), full, in-context",
     )
-    rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
+    rates: dict[RateKey, RateList] = Field(
         default_factory=dict,
         description="peak learning rates of P to choose from, per method (transfer: dept from a source): the lowest "
         "mean validation loss over all targets, on shots of seeds of their own; none: those of scratch_training, and "
         "1e-3 for lora, 1e-4 for full",
     )
-    low_rank_rates: dict[RateKey, list[Annotated[float, Field(gt=0)]]] = Field(
+    low_rank_rates: dict[RateKey, RateList] = Field(
         default_factory=dict,
         description="peak learning rates of A and B to choose from, each with each of `rates`; none: the share that "
         "the training recipe gives them",
@@ -217,6 +220,11 @@ class Plan(BaseModel):
         self._check_groups()
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
+        if self._trials() > MOST_TRIALS:
+            raise ValueError(
+                f"targets: {self._trials():,} trials, from targets, shots, seeds, strategies, methods and rates; at "
+                f"most {MOST_TRIALS:,}; divide the plan into several"
+            )
         if self.transfers and not self.sources:
             raise ValueError("sources: transfer needs at least one source; name one, or set strategies to [scratch]")
         for strategy in self.strategies:
@@ -224,6 +232,15 @@ class Plan(BaseModel):
             if name and name not in self.sources:
                 raise ValueError(f"strategies: {strategy}: {name} is no source{near(name, self.sources)}")
         return self
+
+    def _trials(self) -> int:
+        """Trials of targets, of the search of rates, and of starts that are tried, at most."""
+        ways = len(self.methods) + ("dept" in self.methods) * (len(self.strategies) - 1)
+        draws = len(self.targets) * len(self.shots) * len(self.seeds)
+        keys, both = {*self.rates, *self.low_rank_rates}, (self.rates, self.low_rank_rates)
+        choices = sum(math.prod(max(1, len(rates.get(key, ()))) for rates in both) for key in keys)
+        tried = len(self.sources) if set(self.strategies) & {"best-source", "similar", "prompt-only"} else 0
+        return draws * (ways + tried) + len(self.targets) * self.search_draws * choices
 
     def _check_groups(self) -> None:
         grouped = [name for group in self.groups for name in group.targets]

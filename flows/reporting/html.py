@@ -56,10 +56,10 @@ def write_report(
         plan: the plan as plain data.
         outcomes: every trial of the run, trained now or taken from the ledger.
         context: all keys optional. run_id (str), started (str), seconds (float, wall clock), reused (fingerprints taken
-            from the ledger), champions (mappings with model, version, trial, validation, decision), links (name ->
-            address), leaked (source task -> rows that the leakage guard left out), rates (key of the plan's rates ->
-            chosen rates: of P, and of A and B where they have one), versions and machine (name -> value; this process's
-            own if left out).
+            from the ledger), others (fingerprints that other workers trained meanwhile), champions (mappings with
+            model, version, trial, validation, decision), links (name -> address), leaked (source task -> rows that the
+            leakage guard left out), rates (key of the plan's rates -> chosen rates: of P, and of A and B where they
+            have one), versions and machine (name -> value; this process's own if left out).
     """
     from flows.reporting.bars import bar_plot
     from flows.reporting.curves import curve_plots
@@ -67,7 +67,8 @@ def write_report(
     given: dict[str, Any] = {"run_id": None, "started": None, "seconds": None, "champions": [], "links": {}}
     given |= {"leaked": {}, "rates": {}} | dict(context or {})
     # A list, not a set: it goes into report.json.
-    given["reused"] = sorted(set(given.get("reused") or ()))
+    for key in ("reused", "others"):
+        given[key] = sorted(set(given.get(key) or ()))
     given.setdefault("versions", versions())
     given.setdefault("machine", machine())
     rows = summary_rows(outcomes)
@@ -89,7 +90,7 @@ def write_report(
         context=given,
         most=MOST,
         **_results(rows),
-        **_trials(outcomes, given["reused"]),
+        **_trials(outcomes, set(given["reused"]), set(given["others"])),
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
@@ -129,28 +130,30 @@ def _results(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _trials(outcomes: Sequence[TrialOutcome], reused: Sequence[str]) -> dict[str, Any]:
+def _trials(outcomes: Sequence[TrialOutcome], reused: set[str], others: set[str]) -> dict[str, Any]:
     """Sources, costs (a line a trial, or summed up), and the trials that searched."""
     made = [outcome for outcome in outcomes if trained(outcome)]
     sources = [outcome for outcome in made if outcome.spec.role == "source"]
     searched = [outcome for outcome in outcomes if not trained(outcome)]
     many = len(made) > MOST
-    known = set(reused)
+    keys = {outcome.spec.fingerprint for outcome in made}
     return {
         "sources": sources[:MOST],
         "sources_left": max(0, len(sources) - MOST),
         "trials": len(made),
-        "reused": len(known & {outcome.spec.fingerprint for outcome in made}) if known else 0,
-        "costs": [] if many else [_cost(outcome, known) for outcome in made],
+        "reused": len(reused & keys),
+        "others": len(others & keys),
+        "costs": [] if many else [_cost(outcome, reused, others) for outcome in made],
         "summed": _summed(made) if many else [],
         "searched": searched,
     }
 
 
-def _cost(outcome: TrialOutcome, reused: set[str]) -> dict[str, Any]:
+def _cost(outcome: TrialOutcome, reused: set[str], others: set[str]) -> dict[str, Any]:
+    key = outcome.spec.fingerprint
     return {
         "outcome": outcome,
-        "reused": outcome.spec.fingerprint in reused,
+        "by": "ledger" if key in reused else "another worker" if key in others else "this run",
         "kept": _kept(outcome),
         "equal_prompt": _equal_prompt(outcome),
     }

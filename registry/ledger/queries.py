@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlalchemy.orm import Session, defer
@@ -144,6 +145,13 @@ class Queries(Connected):
             return {**found, "finished": finished} if finished else found
 
         return self._read(count)
+
+    def provenance(self, run_id: str, stage: str) -> dict[str, dict[str, Any]]:
+        """How the trials of a stage of a run came about, by fingerprint: those that are done, whoever did them."""
+        query = select(TrialRow.fingerprint, TrialRow.provenance).where(
+            TrialRow.status == "finished", TrialRow.fingerprint.in_(_members(run_id, stage))
+        )
+        return self._read(lambda session: {key: told or {} for key, told in session.execute(query)})
 
     def left(self, run_id: str, stage: str | None = None) -> int:
         """How many trials of a run are neither finished nor failed."""

@@ -146,23 +146,15 @@ class Writes(Connected):
             return self._again(which)
         return sum(self._again(which & _named(part)) for part in chunks(fingerprints))
 
-    def forget(self, fingerprints: Iterable[str]) -> list[str]:
-        """Delete trials; what a live worker of such a trial writes later is refused. Decisions stay.
-
-        Returns:
-            The keys of the adapters in the store that nothing names any more.
-        """
-        keys: list[str] = []
+    def forget(self, fingerprints: Iterable[str]) -> None:
+        """Delete trials; what a live worker of such a trial writes later is refused. Decisions and files stay."""
         for part in chunks(fingerprints):
 
-            def forget(session: Session, part: list[str] = part) -> list[str]:
-                found = session.scalars(select(TrialRow.adapter_key).where(_named(part))).all()
+            def forget(session: Session, part: list[str] = part) -> None:
                 session.execute(delete(RunTrialRow).where(RunTrialRow.fingerprint.in_(part)))
                 session.execute(delete(TrialRow).where(_named(part)).execution_options(synchronize_session=False))
-                return [key for key in found if key]
 
-            keys += self._write(forget)
-        return keys
+            self._write(forget)
 
     def _close(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
+from typing import Any
 
 from infra.errors import InputError
 from infra.names import safe_name
@@ -15,7 +16,7 @@ from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
 from registry.promotion.model import ADAPTER_PATH
 from registry.promotion.names import CHAMPION
-from registry.store import LostFileError, Store
+from registry.store import LostFileError, Store, digest_of
 from registry.tracking import Tracker
 
 MOVES = ("first", "promoted", "by-hand", "rolled-back")  # decisions after which another adapter answers
@@ -30,6 +31,7 @@ class Champion:
         name: registered model. version: None where MLflow has lost it. source: URI of its model in MLflow.
         backbone: as it was called when the adapter was trained. dtype: None in ledgers of 0.1.0.
         adapter_key: its place in the store; None where the ledger does not know it.
+        files_sha256: of all files of its adapter; "" in ledgers from before it was kept.
         since: when it became champion. validation: percent, on the rows of its own draw.
         note: what is to be said about it, "" for nothing.
     """
@@ -47,6 +49,7 @@ class Champion:
     since: datetime
     validation: float | None = None
     note: str = ""
+    files_sha256: str = ""
 
 
 def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone_id: str) -> Champion | None:
@@ -74,8 +77,8 @@ def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone
     since = next((one.at for one in reversed(moved) if one.challenger_fingerprint == fingerprint), None)
     if since is None:
         since = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC) if version else moved[-1].at
-    numbers = row.outcome["validation"] if row is not None and row.outcome else {}
-    score = numbers.get("score", tags.get("validation"))
+    left: Mapping[str, Any] = (row.outcome if row is not None else None) or {}  # none where it is being made again
+    score = left.get("validation", {}).get("score", tags.get("validation"))
     return Champion(
         name=name,
         task=task,
@@ -83,13 +86,14 @@ def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone
         backbone_id=backbone_id,
         dtype=(row.spec.get("dtype") if row is not None else tags.get("dtype")) or None,
         fingerprint=fingerprint,
-        adapter_sha256=row.adapter_sha256 if row is not None else tags.get("adapter_sha256"),
+        adapter_sha256=(row.adapter_sha256 if row is not None else None) or tags.get("adapter_sha256"),
         adapter_key=row.adapter_key if row is not None and row.status == "finished" else None,
         version=str(version.version) if version else None,
         source=str(version.source) if version else None,
         since=since,
         validation=None if score is None else float(score),
         note="" if version or tracker is None else f"{name}: MLflow has lost its champion; `dept run` writes it again",
+        files_sha256=left.get("files_sha256", "") if left else tags.get("files_sha256", ""),
     )
 
 
@@ -167,7 +171,9 @@ def history(decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
 def adapter_folder(
     found: Champion, store: Store, tracker: Tracker | None, told: Callable[[str], object] | None = None
 ) -> Path:
-    """Local folder of a champion's adapter: from the store, else from MLflow. Whoever loads it checks its sha256.
+    """Local folder of a champion's adapter: from the store, else from MLflow; its files are those that were recorded.
+
+    Whoever loads it checks the sha256 of its tensors.
 
     Args:
         told: is given a line where the store has lost it and MLflow's copy is taken.
@@ -178,7 +184,7 @@ def adapter_folder(
     again = "`dept run` of its plan trains and registers it again"
     if found.adapter_key is not None:
         try:
-            return store.fetch(found.adapter_key)
+            return store.fetch(found.adapter_key, found.files_sha256)
         except LostFileError as error:
             lost = str(error)
     else:
@@ -188,6 +194,8 @@ def adapter_folder(
         cache = home() / "champions" / safe_name(found.fingerprint, "fingerprint") if tracker.is_server else None
         try:
             copy = tracker.download(f"{found.source}/{ADAPTER_PATH}", cache)
+            if found.files_sha256 and digest_of(copy) != found.files_sha256:
+                raise InputError(f"{found.name}: {lost}, and MLflow's copy was altered. Remedy: {again}")
             if told is not None:
                 told(f"{found.name}: {lost}. MLflow's copy answers; {again}")
             return copy

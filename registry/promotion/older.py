@@ -121,7 +121,7 @@ def _entered(stores: Stores, older: Champion, backbone: str) -> TrialOutcome | N
     changed = {"schema_version": SCHEMA, "backbone_id": older.backbone_id, "role": "champion"}
     spec = TrialSpec.model_validate({**past.spec.model_dump(), **changed, "dtype": about.get("dtype") or "float32"})
     outcome = replace(past, spec=spec, adapter_key=f"adapters/{spec.fingerprint}/1")
-    stores.store.put_folder(folder, outcome.adapter_key)
+    outcome.files_sha256 = stores.store.put_folder(folder, outcome.adapter_key)
     stores.ledger.enter(outcome)
     return outcome
 

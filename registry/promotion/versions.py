@@ -87,10 +87,11 @@ def register(stores: Stores, name: str, outcome: TrialOutcome) -> ModelVersion:
             raise
     known = by_fingerprint(tracker, name, spec.fingerprint)
     if known is not None:
-        if known.tags.get("adapter_sha256") == outcome.adapter_sha256 and _whole(tracker, known):
+        same = all(known.tags.get(key, "") == getattr(outcome, key) for key in ("adapter_sha256", "files_sha256"))
+        if same and _whole(tracker, known):
             return known
         tracker.ask("delete_model_version", name, known.version)
-    folder = stores.store.fetch(outcome.adapter_key)
+    folder = stores.store.fetch(outcome.adapter_key, outcome.files_sha256)
     row = stores.ledger.get(spec.fingerprint)
     attempt, parent = (row.attempt if row else 1), stores.parent_run or None
     log = TrialLog(outcome, attempt=attempt, folder=folder)
@@ -154,6 +155,7 @@ def _tags(outcome: TrialOutcome) -> dict[str, str]:
     tags = {
         "fingerprint": spec.fingerprint,
         "adapter_sha256": outcome.adapter_sha256,
+        "files_sha256": outcome.files_sha256,
         "task": spec.task,
         "task_version": spec.task_version,
         "data_hash": spec.data_hash,

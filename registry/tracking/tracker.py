@@ -15,7 +15,6 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from dept.trial import TrialOutcome
 from infra.errors import InputError
 from infra.identity import is_gone, process_id
 from infra.secrets import masked
@@ -126,13 +125,6 @@ class Tracker:
             else:
                 self.ask("log_artifact", run_id, str(path))
         self.ask("set_terminated", run_id, status=status, end_time=end)
-
-    def log_trial(
-        self, parent_run_id: str | None, outcome: TrialOutcome, folder: Path | None = None, **about: Any
-    ) -> str:
-        """`log_trials` for one trial, whatever MLflow may hold of it already; `about`: other fields of `TrialLog`."""
-        item = TrialLog(outcome, folder=folder, **about)
-        return self.log_trials(parent_run_id, [item], look=True)[outcome.spec.fingerprint]
 
     def log_trials(
         self,

@@ -80,18 +80,22 @@ def to_hub_record(task: Task, row: Row, where: str, name: str | None) -> Record 
     Text may be empty in some fields, not in all; lists are joined by commas. Raises InputError as `to_record` does.
     """
     fields = {field: _loose(_cell(row, column, where)) for field, column in task.columns.items()}
-    value = _cell(row, task.source.label, where)
-    if nothing(value) or (value == -1 and task.kind == "classification" and "-1" not in task.labels):
-        return None
-    try:
-        found = _answer(task, value, task.source.label, where)
-    except MissingCellError:
-        return None
+    found = hub_answer(task, _cell(row, task.source.label, where), where)
     if found is None:
         return None
     if not any(fields.values()):
         raise InputError(f"{where}: all of {', '.join(task.columns.values())} are empty; check source.columns")
     return _record(name, fields, found, str(row.get("group", "")) if task.convert == "multirc" else "")
+
+
+def hub_answer(task: Task, value: Any, where: str) -> str | tuple[str, ...] | None:
+    """The label or answers in a cell of the hub; None where there is none. Raises InputError as `to_record` does."""
+    if nothing(value) or (value == -1 and task.kind == "classification" and "-1" not in task.labels):
+        return None
+    try:
+        return _answer(task, value, task.source.label, where)
+    except MissingCellError:
+        return None
 
 
 def nothing(value: Any) -> bool:

@@ -16,6 +16,7 @@ from infra.errors import InputError, of_hub
 from infra.settings import settings
 from tasks.formatting import Record
 from tasks.sources.cells import Row, missing, pick, to_hub_record
+from tasks.sources.classes import class_names, named, with_names
 from tasks.sources.converters import convert
 from tasks.sources.readers import Lines, read_jsonl, read_parquet
 from tasks.spec import HubSource, Task
@@ -43,7 +44,7 @@ def read_hub(task: Task) -> HubRows:
     unlabelled = 0
     for role, split in _splits(source).items():
         copy = local_copy(task, split)
-        lines = _local(copy) if copy else _remote(task, split)
+        lines = _local(task, copy) if copy else _remote(task, split)
         names: Counter[str] = Counter()
         parts[role] = []
         for index, (where, raw) in enumerate(_kept(lines, source)):
@@ -93,8 +94,8 @@ def _splits(source: HubSource) -> dict[str, str]:
     return {role: split for role in ROLES if (split := getattr(source, role)) is not None}
 
 
-def _local(path: Path) -> Lines:
-    return read_jsonl(path) if path.suffix == ".jsonl" else read_parquet(path)
+def _local(task: Task, path: Path) -> Lines:
+    return with_names(task, read_jsonl(path) if path.suffix == ".jsonl" else read_parquet(path), class_names(path))
 
 
 def _remote(task: Task, split: str) -> Lines:
@@ -118,7 +119,8 @@ def _remote(task: Task, split: str) -> Lines:
             f"{of_hub(error)}. Check repo, config, revision, split and columns; without the hub set {DATA} to a folder "
             f"that holds {task.name}/{split}.jsonl or .parquet"
         ) from error
-    return _numbered(rows, f"{source.repo} {split}")
+    known = named(rows.features.to_dict()) if rows.features else {}
+    return with_names(task, _numbered(rows, f"{source.repo} {split}"), known)
 
 
 def _numbered(rows: Any, what: str) -> Lines:

@@ -13,6 +13,7 @@ from infra.errors import InputError
 from tasks.formatting import Record
 from tasks.plain import normalise, shown
 from tasks.sources.cells import NOTHING, MissingCellError, Row, label, meant, text, to_hub_record, to_record
+from tasks.sources.classes import class_names, with_names
 from tasks.sources.delimited import read_csv, read_tsv
 from tasks.sources.readers import Lines, read_folders, read_jsonl, read_label_first, read_parquet, read_saved
 from tasks.spec import FileSource, HubSource, PackageSource, Task, Threshold
@@ -177,6 +178,7 @@ def _there(path: Path, form: str | None) -> Path:
 def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record], int]:
     wanted = list(dict.fromkeys([*task.columns.values(), source.label]))
     lines = read_table(path, wanted, source.format, source.delimiter, source.quotes, _ends_row(task, source))
+    lines = with_names(task, lines, class_names(path, source.format))
     saved, columns = path.is_dir(), task.columns
     records: list[Record] = []
     missing: list[str] = []

@@ -73,7 +73,7 @@ def test_report_as_json():
     [
         ("scratch_training.stepz=3", "scratch_training.stepz: unknown key; did you mean steps?"),
         ("adaptr.m=3", "--set adaptr.m=3: adaptr: unknown key; did you mean adapter?"),
-        ("adapter.m=0", "adapter.m: must be a whole number of at least 1, got 0"),
+        ("adapter.m=0", "adapter.m: must be a whole number from 1 to 100,000, got 0"),
         ("seedz=[1]", "seedz: unknown key; did you mean seeds?"),
         ("seeds.0=1", "there are no keys within seeds; set it as a whole"),
         ("adapter.m", "expected KEY=VALUE"),

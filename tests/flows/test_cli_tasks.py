@@ -230,7 +230,7 @@ def test_what_new_guesses_in_detail(tmp_path):
     assert task.name == "reviews"
     assert task.verbalizer == (("Very_Good", "very good"), ("bad", "bad"))
     assert task.source.delimiter == ";"
-    assert "# kind classification: column sentiment holds 2 values in 60 rows" in said
+    assert "# kind classification: column sentiment holds 2 labels in 60 rows" in said
     task, said = written(write(tmp_path / "flags.jsonl", rows_of("flags")))
     assert task.verbalizer == (("false", "no"), ("true", "yes"))
     task, said = written(write(tmp_path / "r.jsonl", rows_of("regression")))

@@ -1,9 +1,14 @@
 """What `dept tasks new` guesses from columns and numbers."""
 
+import json
+import re
+
 import pytest
+import yaml
 
 from flows.planning.look_at_data import Column, flat
-from flows.planning.new_task import guess_grid
+from flows.planning.new_task import guess_grid, new_block
+from tasks.sources.hub import read_hub
 from tasks.spec import Task
 
 
@@ -35,3 +40,31 @@ def test_columns_and_structs():
     assert not Column("score", [0.5, 1.5, 2.5]).names_rows
     assert Column("score", ["1", "2.5", None]).numbers == [1.0, 2.5]
     assert Column("flag", [True, False]).numbers is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "hidden"),
+    [
+        (["neg", "pos ", "pos", " neg"] * 20, [None, "", "NA", "pos", "null"] * 4),
+        ([0, 1, -1, 1] * 20, [0, 1, -1, 1] * 5),
+        ([0, 1, 0, 1] * 20, [0, -1, 1.0, None] * 5),
+        ([0, 1, 0, 1] * 20, [-1, None, -1, -1]),
+        ([0.5, 4.25, 3, 1.75] * 20, [-1, None, -1, -1]),
+        ([["a b", "c"], ["d e f"], [], None] * 20, [["a b"], [""], None, []] * 5),
+    ],
+    ids=["words", "minus one is a label", "some hidden", "all hidden", "numbers", "lists"],
+)
+def test_new_counts_labels_as_they_will_be_read(tmp_path, monkeypatch, labels, hidden):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("DEPT_DATA", str(tmp_path))
+    for part, found in (("train", labels), ("validation", labels[:40]), ("test", hidden)):
+        rows = [{"text": f"{part} line of text {i}", "label": label} for i, label in enumerate(found)]
+        (tmp_path / "mine" / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    said = new_block("someone/thing", name="mine")
+    task = Task.build("mine", yaml.safe_load(said)["own_tasks"]["mine"], "test")
+    told = re.search(r"rows of the hub with a label: (.*)", said)[1]
+    read = {role: len(rows) for role, rows in read_hub(task).parts.items()}
+    assert told == ", ".join(f"{read[role]} {role}" for role in sorted(read, key=["test", "train", "validation"].index))
+    if task.kind == "classification":
+        assert f"column label holds {len(task.labels)} labels in {sum(read.values())} rows" in said
+    assert "Mend first" not in said

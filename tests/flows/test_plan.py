@@ -70,7 +70,7 @@ def test_demo_is_what_the_product_promises():
         ("shots: [16]", "shots: []", "shots: must be a list of 1 to 20"),
         ("shots: [16]", "shots: [16, 16]", "shots: 16 is listed twice"),
         ("seeds: [0, 1]", "seeds: [-1]", "seeds.0"),
-        ("steps: 40", "steps: -40", "source_training.steps: must be a whole number of at least 0, got -40"),
+        ("steps: 40", "steps: -40", "source_training.steps: must be a whole number from 0 to 10,000,000, got -40"),
         ("{m: 10,", "{n: 10,", "adapter.n: unknown key"),
         ("alpha: 8.0", "alpha: 0", "adapter.alpha"),
         ("[scratch, best-source]", "[scratch, magic]", "strategies.1: 'magic' is unknown"),

@@ -23,7 +23,7 @@ from infra.settings import home
 from registry.promotion.lookup import Champion, adapter_folder
 from registry.store import SUMS
 
-WEIGHTS = "adapter.safetensors"
+WEIGHTS, MANIFEST = "adapter.safetensors", "adapter.json"
 
 
 def flip_a_bit(folder):
@@ -49,6 +49,16 @@ def believable(folder):
     (folder / SUMS).write_text(json.dumps(told))
 
 
+def another_manifest(folder):
+    """The right tensors, that answer another question: words turned round, with sums that fit."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["metadata"]["words"].reverse()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    sums = json.loads((folder / SUMS).read_text())
+    sums[MANIFEST] = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    (folder / SUMS).write_text(json.dumps(sums))
+
+
 def hidden_behind_the_right_one(folder):
     """The same, with the right file beside it under another name."""
     right = (folder / WEIGHTS).read_bytes()
@@ -56,7 +66,7 @@ def hidden_behind_the_right_one(folder):
     (folder / "right.bin").write_bytes(right)
 
 
-@pytest.mark.parametrize("alter", [flip_a_bit, believable, hidden_behind_the_right_one])
+@pytest.mark.parametrize("alter", [flip_a_bit, believable, hidden_behind_the_right_one, another_manifest])
 def test_an_altered_adapter_is_used_for_nothing(make_plan, monkeypatch, alter):
     """Starts of targets, evaluations, challengers: each gets its adapter by `find_adapter`."""
     monkeypatch.setattr(transfer, "step", lambda name, body: body())

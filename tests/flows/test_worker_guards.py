@@ -39,6 +39,27 @@ def test_a_result_made_meanwhile_is_not_thrown_away(begin):
     assert (row.status, row.adapter_key) == ("finished", new.adapter_key)
 
 
+@pytest.mark.parametrize("who", ["this process", "another run's worker", "another process", "an earlier run"])
+def test_a_run_counts_as_trained_what_its_own_worker_did(begin, monkeypatch, who):
+    context, plan = begin(strategies=["source:food"], sources=["food"])
+    (spec,) = source_specs(plan, context.inputs)
+    workers = work_here
+    if who == "another run's worker":
+        other, _ = begin(strategies=["source:food"], sources=["food"])
+        other.ledger.add([spec], other.run_id, "sources")
+        workers = lambda _: work_here(other)  # noqa: E731
+    elif who == "another process":
+        context.ledger.add([spec], context.run_id, "sources")
+        told = record.provenance
+        monkeypatch.setattr(record, "provenance", lambda context: {**told(context), "pid": 1})
+        assert work_here(context)
+    elif who == "an earlier run":
+        settle(begin(strategies=["source:food"], sources=["food"])[0], "sources", [spec])
+    done = settle(context, "sources", [spec], workers)
+    counted = {"this process": (1, 0), "an earlier run": (0, 0)}.get(who, (0, 1))
+    assert (len(done.trained), len(done.others)) == counted
+
+
 def judged(begin):
     """A run with a lost source that another worker makes anew, and an evaluation of it."""
     context, plan = begin(strategies=["source:food"], sources=["food"])

@@ -36,7 +36,7 @@ def said(tmp_path, **changes):
     [
         ({"targetz": []}, "targetz: unknown key; did you mean targets?"),
         ({"adapter": {"layuot": "x"}}, "adapter.layuot: unknown key; did you mean layout? Known: m, r, s, alpha"),
-        ({"adapter": {"m": 0}}, "adapter.m: must be a whole number of at least 1, got 0"),
+        ({"adapter": {"m": 0}}, "adapter.m: must be a whole number from 1 to 100,000, got 0"),
         ({"adapter": 3}, "adapter: must be keys and values, got 3"),
         ({"source_training": {"stesp": 3}}, "source_training.stesp: unknown key; did you mean steps?"),
         ({"source_training": {"warmup": 2}}, "source_training.warmup: must be a number from 0 to 1, got 2"),
@@ -47,7 +47,7 @@ def said(tmp_path, **changes):
         ),
         (
             {"groups": [{"targets": ["movie-polarity"], "scratch_training": {"steps": -3}}]},
-            "groups.0.scratch_training.steps: must be a whole number of at least 0, got -3",
+            "groups.0.scratch_training.steps: must be a whole number from 0 to 10,000,000, got -3",
         ),
         ({"groups": [{"targts": []}]}, "groups.0.targts: unknown key; did you mean targets?"),
         (

@@ -17,6 +17,7 @@ from tasks.formatting import Record
 from tasks.spec import Task
 from tasks.splits import Splits, make_splits
 from tests.registry.registry_helpers import TASK, make_outcome, make_spec, new_store, save_adapter
+from tests.registry.tracking_helpers import log_trial
 
 ID = "b" * 64
 
@@ -39,11 +40,11 @@ class World:
         (claim,) = [one for one in self.ledger.claim(process_id(), 64) if one.fingerprint == spec.fingerprint]
         folder = home() / "made" / spec.fingerprint
         sha256 = save_adapter(folder, spec, backbone_id=spec.backbone_id)
-        self.store.put_folder(folder, claim.key)
-        outcome = make_outcome(spec, claim.key, **changes)
+        digest = self.store.put_folder(folder, claim.key)
+        outcome = make_outcome(spec, claim.key, **{"files_sha256": digest, **changes})
         outcome.adapter_sha256 = sha256
         self.ledger.trained(claim, outcome)
-        run_id = self.tracker.log_trial(None, outcome, self.store.fetch(claim.key), attempt=claim.attempt)
+        run_id = log_trial(self.tracker, outcome, self.store.fetch(claim.key), attempt=claim.attempt)
         self.ledger.finish(claim, run_id, outcome)
         return outcome
 

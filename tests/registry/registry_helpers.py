@@ -50,7 +50,7 @@ def trained_outcome(folder: Path, spec: TrialSpec, d: int = 8, metadata: dict | 
     """An outcome whose adapter lies in folder/<fingerprint> and in the store, as a trial leaves it."""
     digest = save_adapter(folder / spec.fingerprint, spec, d, **(metadata or {}))
     outcome = make_outcome(spec, **changes)
-    Store.open().put_folder(folder / spec.fingerprint, outcome.adapter_key)
+    outcome.files_sha256 = Store.open().put_folder(folder / spec.fingerprint, outcome.adapter_key)
     outcome.adapter_sha256 = digest
     return outcome
 

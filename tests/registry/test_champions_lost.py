@@ -1,5 +1,7 @@
 """What people delete in MLflow is written again, or said."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from infra.errors import InputError
 from infra.settings import home
 from registry.promotion import versions
 from registry.promotion.lookup import adapter_folder, champion
+from registry.store import SUMS
 from registry.tracking import Tracker
 from tests.registry.promotion_helpers import (
     ID,
@@ -18,6 +21,31 @@ from tests.registry.promotion_helpers import (
     champion_now,
     half,
 )
+
+
+def spoil(folder):
+    """Another template in an adapter's manifest, with sums that fit where there are some."""
+    manifest, sums = folder / "adapter.json", folder / SUMS
+    manifest.write_text(manifest.read_text().replace("mood:", "weather:"))
+    if sums.is_file():
+        told = json.loads(sums.read_text())
+        told["adapter.json"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        sums.write_text(json.dumps(told))
+
+
+def test_a_champion_with_another_manifest_does_not_answer(world):
+    """The same tensors asked by another template give wrong answers."""
+    outcome = world.trial(0)
+    world.fight(outcome, always, always)
+    found = champion_now(world)
+    spoil(adapter_folder(found, world.store, world.tracker))
+    told = []
+    copy = adapter_folder(found, world.store, world.tracker, told.append)
+    assert "weather" not in (copy / "adapter.json").read_text()
+    assert "MLflow's copy answers" in told[0]
+    spoil(copy)
+    with pytest.raises(InputError, match=r"altered.*`dept run`"):
+        adapter_folder(found, world.store, world.tracker)
 
 
 def delete_run(world, version):

@@ -76,7 +76,7 @@ def test_what_is_forgotten_is_gone_and_may_come_anew(ledger):
     ledger.add(specs, run, "x")
     finish(ledger, make_outcome(specs[0], "adapters/one"))
     (claim,) = ledger.claim(process_id())
-    assert ledger.forget([spec.fingerprint for spec in specs]) == ["adapters/one"]
+    ledger.forget([spec.fingerprint for spec in specs])
     assert (ledger.find(), ledger.counts(run)) == ([], {})
     assert not ledger.finish(claim, "run", make_outcome(specs[1]))
     assert ledger.add(specs, run, "x") == 2

@@ -24,6 +24,7 @@ from registry.store import Store
 from registry.tracking import Tracker
 from tests.registry.promotion_helpers import World, mood_splits
 from tests.registry.registry_helpers import finish, folder_of, make_spec, new_store, save_tiny_backbone, trained_outcome
+from tests.registry.tracking_helpers import log_trial
 
 TEXTS = ["a nice film", "the dull  book", "nice"]
 
@@ -58,7 +59,7 @@ def made(folder, **metadata):
 def make_champion(outcome):
     """Let an adapter be the champion of its task."""
     world = World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits(60)})
-    run_id = world.tracker.log_trial(None, outcome, folder_of(outcome))
+    run_id = log_trial(world.tracker, outcome, folder_of(outcome))
     finish(world.ledger, outcome, run_id)
     return world, decide(world, match(world, outcome, ()), {}).model
 
@@ -286,7 +287,7 @@ def test_mlflow_alone_is_enough(promoted, folder):
 def test_champions_of_the_first_version_are_found(outcome, folder):
     """They have names without weights; the ledger of then is not needed."""
     tracker = Tracker()
-    run_id = tracker.log_trial(None, outcome, folder_of(outcome))
+    run_id = log_trial(tracker, outcome, folder_of(outcome))
     from registry.promotion.model import log_model
 
     source = log_model(tracker, run_id, folder_of(outcome))

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import shutil
 import uuid
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from infra.errors import InputError
 from infra.settings import home
 from registry import store as module
-from registry.store import SUMS, LostFileError, Store
+from registry.store import SUMS, LostFileError, Store, digest_of
 
 KEY = f"adapters/{'a' * 64}/1-0123abcd"
 
@@ -121,6 +122,21 @@ def test_what_is_damaged_is_put_aside_and_named(store, made, harm):
     assert not store.exists(KEY)
     store.put_folder(made, KEY)  # made anew
     assert contents(store.fetch(KEY)) == contents(made)
+
+
+def test_files_that_were_altered_with_their_sums_are_known_by_the_digest(store, made):
+    digest = store.put_folder(made, KEY)
+    assert store.put_folder(made, KEY) == digest == digest_of(made) == digest_of(store.fetch(KEY, digest))
+    spoil(store, KEY)
+    sums = {
+        name: hashlib.sha256(b"tensorz" if "tensors" in name else body).hexdigest()
+        for name, body in contents(made).items()
+    }
+    spoil(store, KEY, SUMS, json.dumps(sums).encode())
+    assert store.fetch(KEY).is_dir(), "the sums alone do not tell"
+    with pytest.raises(LostFileError, match="recorded") as caught:
+        store.fetch(KEY, digest)
+    assert store.system.exists(caught.value.aside)
 
 
 def test_a_fetched_copy_that_was_damaged_is_fetched_again(made):

@@ -13,7 +13,7 @@ from infra.settings import home
 from registry.tracking import Tracker, TrialLog
 from registry.tracking.trial_run import thinned
 from tests.registry.registry_helpers import make_spec, new_store
-from tests.registry.tracking_helpers import Lossy, trial
+from tests.registry.tracking_helpers import Lossy, log_trial, trial
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -88,7 +88,7 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
     assert len(closed.data.params["long"]) == 500
     assert "none" not in closed.data.params
     assert {"report.html", spec.fingerprint} <= {file.path for file in tracker.client.list_artifacts(parent)}
-    assert tracker.log_trial("another", outcome, folder) == run_id
+    assert log_trial(tracker, outcome, folder, "another") == run_id
 
 
 def test_a_trial_costs_four_requests_and_no_search(local, tmp_path):
@@ -156,9 +156,9 @@ def test_a_trial_healed_with_other_numbers_gets_a_run_of_its_own(local, tmp_path
 
 def test_a_run_that_was_deleted_is_written_again_when_asked(local, tmp_path):
     outcome, folder = trial(tmp_path)
-    first = local.log_trial(None, outcome, folder)
+    first = log_trial(local, outcome, folder)
     local.client.delete_run(first)
-    second = local.log_trial(None, outcome, folder)
+    second = log_trial(local, outcome, folder)
     assert second != first
     assert {file.path for file in local.client.list_artifacts(second, "adapter")} == {
         "adapter/adapter.safetensors",
@@ -274,5 +274,5 @@ def test_a_damaged_store_is_named(tmp_path):
 def test_an_adapter_that_is_gone_is_named(local, tmp_path):
     outcome, _ = trial(tmp_path)
     with pytest.raises(InputError, match="is gone"):
-        local.log_trial(None, outcome, tmp_path / "gone")
+        log_trial(local, outcome, tmp_path / "gone")
     assert local.client.search_runs([local.experiment_id]) == []

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from infra.errors import InputError
 from registry.tracking import Tracker, TrialLog
-from tests.registry.tracking_helpers import Lossy, lossy_proxy, trial
+from tests.registry.tracking_helpers import Lossy, log_trial, lossy_proxy, trial
 
 
 @pytest.mark.parametrize("method", ["create_run", "log_batch", "set_terminated"])
@@ -125,7 +125,7 @@ def test_a_store_that_falls_silent_is_named_and_nothing_is_lost(local, tmp_path,
     with pytest.raises(InputError, match="does not answer"):
         quick.log_trials(None, [TrialLog(outcome, 1, folder)])
     assert folder.is_dir()
-    assert local.log_trial(None, outcome, folder)
+    assert log_trial(local, outcome, folder)
     monkeypatch.setenv("DEPT_MLFLOW_PATIENCE", "soon")
     with pytest.raises(InputError, match="MLFLOW_PATIENCE"):
         Tracker()

@@ -5,6 +5,7 @@ import socket
 import threading
 
 from dept.trial import TrialOutcome
+from registry.tracking import TrialLog
 from tests.registry.registry_helpers import make_spec
 
 
@@ -30,6 +31,12 @@ def trial(folder, spec=None, **changes):
         "peak_memory_mib": 512.0,
     }
     return TrialOutcome(spec=spec, **{**fields, **changes}), place
+
+
+def log_trial(tracker, outcome, folder, parent=None, attempt=1):
+    """The MLflow run of one trial, whatever MLflow may hold of it already."""
+    item = TrialLog(outcome, attempt=attempt, folder=folder)
+    return tracker.log_trials(parent, [item], look=True)[outcome.spec.fingerprint]
 
 
 class Lossy:

@@ -5,6 +5,7 @@ import yaml
 from pydantic import ValidationError
 
 from infra.errors import InputError
+from infra.explain import explained
 from tasks.formatting import Record, render, to_example
 from tasks.spec import Task
 
@@ -170,3 +171,21 @@ def test_example_carries_the_class_index():
     assert (example.id, example.text, example.label) == ("7", "Q: why\nA:", 1)
     with pytest.raises(InputError, match=r"row 7: label 'z' is not in the verbalizer \(x, y\)"):
         to_example(task, Record("7", {"text": "why"}, "z"))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("where", ["low", "high", "step", "at"])
+def test_numbers_of_grid_and_threshold_are_finite(where, value):
+    grid = {"low": 0, "high": 5, "step": 1}
+    changes = {"kind": "regression", "verbalizer": {}, "grid": {**grid, where: value}}
+    if where == "at":
+        changes = package(threshold={"at": value, "below": "x", "above": "y"}) | {"template": "{text}"}
+    with pytest.raises(ValidationError) as raised:
+        Task.model_validate(block(**changes))
+    assert "must be a finite number" in explained(raised.value, Task)
+
+
+@pytest.mark.parametrize("grid", [{"low": 0, "high": 1e300, "step": 1e-300}, {"low": -1e308, "high": 1e308, "step": 1}])
+def test_a_grid_of_too_many_points_is_refused(grid):
+    with pytest.raises(ValidationError, match="fewer than 1000"):
+        Task.model_validate(block(kind="regression", verbalizer={}, grid=grid))
