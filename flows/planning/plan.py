@@ -221,10 +221,8 @@ class Plan(BaseModel):
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self._trials() > MOST_TRIALS:
-            raise ValueError(
-                f"targets: {self._trials():,} trials, from targets, shots, seeds, strategies, methods and rates; at "
-                f"most {MOST_TRIALS:,}; divide the plan into several"
-            )
+            many = f"{self._trials():,} trials, from targets, shots, seeds, strategies, methods and rates"
+            raise ValueError(f"targets: {many}; at most {MOST_TRIALS:,}; divide the plan into several")
         if self.transfers and not self.sources:
             raise ValueError("sources: transfer needs at least one source; name one, or set strategies to [scratch]")
         for strategy in self.strategies:
@@ -236,11 +234,10 @@ class Plan(BaseModel):
     def _trials(self) -> int:
         """Trials of targets, of the search of rates, and of starts that are tried, at most."""
         ways = len(self.methods) + ("dept" in self.methods) * (len(self.strategies) - 1)
-        draws = len(self.targets) * len(self.shots) * len(self.seeds)
-        keys, both = {*self.rates, *self.low_rank_rates}, (self.rates, self.low_rank_rates)
-        choices = sum(math.prod(max(1, len(rates.get(key, ()))) for rates in both) for key in keys)
-        tried = len(self.sources) if set(self.strategies) & {"best-source", "similar", "prompt-only"} else 0
-        return draws * (ways + tried) + len(self.targets) * self.search_draws * choices
+        ways += len(self.sources) if set(self.strategies) & {"best-source", "similar", "prompt-only"} else 0
+        both = (self.rates, self.low_rank_rates)
+        choices = sum(math.prod(max(1, len(rates.get(key, ()))) for rates in both) for key in {*both[0], *both[1]})
+        return len(self.targets) * (len(self.shots) * len(self.seeds) * ways + self.search_draws * choices)
 
     def _check_groups(self) -> None:
         grouped = [name for group in self.groups for name in group.targets]
