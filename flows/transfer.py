@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from dept.backbones.describe import told_dtype
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
-from flows.execution.heal import LostError
+from flows.execution.heal import LostError, say_lost_runs
 from flows.execution.judge import judge, told
 from flows.execution.open import open_plan
 from flows.execution.own_tasks import remember
@@ -149,6 +149,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
             except LostError as error:
                 if not left:
                     raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
+        say_lost_runs(context, done.trained)
         page = step("write-report", lambda: report(context, plan, done, champions, started))
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
@@ -223,6 +224,7 @@ def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
         yield
     except BaseException as error:
         failed = isinstance(error, Exception)
+        context.hurry()
         context.close(clean=False)
         with contextlib.suppress(InputError):  # the first error is the one to show
             context.ledger.end_run(context.run_id, "failed" if failed else "killed")

@@ -62,15 +62,18 @@ class TuneReport:
 
 
 @torch.inference_mode(False)
-def tune(backbone: Backbone, rounds: int = ROUNDS, write: bool = True) -> TuneReport:
+def tune(
+    backbone: Backbone, rounds: int = ROUNDS, write: bool = True, told: Callable[[str], object] = lambda _: None
+) -> TuneReport:
     """Measure token budgets, packed weights and torch.compile of a backbone on this machine, in turns.
 
     An alternative is taken if even its slower quarter beats the faster quarter of what the rule says, by 5 %. With any
-    of these settings a trial's numbers change by rounding, so they are part of its provenance. Takes a few minutes.
+    of these settings a trial's numbers change by rounding, so they are part of its provenance. Takes minutes.
 
     Args:
         rounds: measurements of each alternative.
         write: keep what was found for later runs, in $DEPT_CACHE/tuning.
+        told: is given a line for each setting, with how long its rounds will take.
 
     Raises:
         InputError: a sharded backbone, or a cache that cannot be written.
@@ -82,15 +85,15 @@ def tune(backbone: Backbone, rounds: int = ROUNDS, write: bool = True) -> TuneRe
     rule = budget_by_rule(backbone)
     budgets = [rule // 4, rule // 2, rule, rule * 2, rule * 4]
     options = {f"token budget {b}": _of_budget(backbone, b) for b in budgets if b >= 64}
-    best = _choose(report, rounds, options, f"token budget {rule}")
+    best = _choose(report, rounds, options, f"token budget {rule}", told)
     budget = int(best.rpartition(" ")[2])
     report.after = replace(report.after, token_budget=None if budget == rule else budget)
     backbone.packed = backbone.packed or pack(backbone.model)
     if backbone.packed:
         options = {what: _of_packed(backbone, budget, what == _PACKED) for what in (_PACKED, _PLAIN)}
-        plain = _choose(report, rounds, options, _PACKED) == _PLAIN
+        plain = _choose(report, rounds, options, _PACKED, told) == _PLAIN
         report.after = replace(report.after, packed=False if plain else None)
-    _tune_compile(backbone, report, rounds, budget)
+    _tune_compile(backbone, report, rounds, budget, told)
     names = {"token_budget": "token budget", "packed": "packed weights", "compiled": "torch.compile"}
     for name, said in names.items():
         old, new = getattr(report.before, name), getattr(report.after, name)
@@ -105,7 +108,9 @@ def _said(value: object) -> str:
     return "by rule" if value is None else str(value)
 
 
-def _tune_compile(backbone: Backbone, report: TuneReport, rounds: int, budget: int) -> None:
+def _tune_compile(
+    backbone: Backbone, report: TuneReport, rounds: int, budget: int, told: Callable[[str], object]
+) -> None:
     parts, was = parts_of(backbone.model), backbone.compiled
     if not compile_layers(backbone.model):
         report.lines.append(Measured("torch.compile", *[float("nan")] * 3))
@@ -120,7 +125,7 @@ def _tune_compile(backbone: Backbone, report: TuneReport, rounds: int, budget: i
 
     of(True)()  # compiles
     options = {"without torch.compile": of(False), "torch.compile": of(True)}
-    found = _choose(report, rounds, options, "without torch.compile")
+    found = _choose(report, rounds, options, "without torch.compile", told)
     report.after = replace(report.after, compiled=True if found == "torch.compile" else None)
     switch(parts, was)
 
@@ -139,10 +144,17 @@ def _of_packed(backbone: Backbone, budget: int, packed: bool) -> Callable[[], fl
     return run
 
 
-def _choose(report: TuneReport, rounds: int, options: dict[str, Callable[[], float]], usual: str) -> str:
+def _choose(
+    report: TuneReport,
+    rounds: int,
+    options: dict[str, Callable[[], float]],
+    usual: str,
+    told: Callable[[str], object],
+) -> str:
     """Measure every option once a round, so that all meet the same other work of the machine; the one to use."""
     rates: dict[str, list[float]] = {what: [] for what in options}
     for number in range(rounds + 1):
+        began = time.monotonic()
         for what, run in options.items():
             try:
                 rate = run()
@@ -152,6 +164,9 @@ def _choose(report: TuneReport, rounds: int, options: dict[str, Callable[[], flo
                 rate = float("nan")
             if number:  # the first round pays for what is made once
                 rates[what].append(rate)
+        if not number:
+            seconds = rounds * (time.monotonic() - began)
+            told(f"{rounds} rounds of {', '.join(options)}: about {seconds:.0f} s")
     made = {what: _spread(what, found) for what, found in rates.items()}
     report.lines += made.values()
     better = [m for m in made.values() if m.low > made[usual].high * (1 + _GAIN)]

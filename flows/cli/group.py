@@ -1,11 +1,14 @@
-"""What every command shares: errors as one line, `-q` and `-v`."""
+"""What every command shares: errors as one line, an end when it is asked to end, `-q` and `-v`."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
@@ -17,9 +20,14 @@ from flows.cli import terminal
 from flows.cli.usage import USAGE, usage_told
 from infra.errors import InputError, WorkerDiedError
 
-FAILED, INTERRUPTED = 1, 130
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+KEPT = "What was finished is kept: the same command goes on from here."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and results alone.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Also what is done; -vv: everything.")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a command ends as by Ctrl-C, so that it gives back what it holds."""
 
 
 class ErrorsTold(TyperGroup):
@@ -37,7 +45,7 @@ class ErrorsTold(TyperGroup):
         """Run the command that was asked for."""
         try:
             terminal.configure()
-            with usage_told(self, self.words):
+            with usage_told(self, self.words), _ends_when_told():
                 return super().invoke(ctx)
         except InputError as error:
             _refuse(str(error))
@@ -49,9 +57,28 @@ class ErrorsTold(TyperGroup):
             line = escape(str(error).splitlines()[0])
             terminal.complain(f"[bold red]Error:[/] {line}. The same command goes on from here.")
             raise typer.Exit(FAILED) from None
-        except KeyboardInterrupt:
-            terminal.complain("Interrupted. What was finished is kept: the same command goes on from here.")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as error:
+            told = isinstance(error, Terminated)
+            terminal.complain(f"{'Stopped by SIGTERM' if told else 'Interrupted'}. {str(error) or KEPT}")
+            raise typer.Exit(TERMINATED if told else INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _ends_when_told() -> Iterator[None]:
+    """Within it SIGTERM raises `Terminated`. Left alone is what another program has set, such as to ignore it."""
+    default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _refuse(said: str) -> NoReturn:

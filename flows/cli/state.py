@@ -56,7 +56,7 @@ def lines(now: dict[str, Any]) -> list[str]:
         if len(now[what]) > SHOWN:
             told.append(f"  {what}: {len(now[what]) - SHOWN:,} more")
     if now["orphaned"]:
-        told.append("  Orphaned trials are taken over by the next `dept run` or `dept work`.")
+        told.append("  Orphaned trials are taken over by `dept run` of their plan, or by `dept work --run RUN`.")
     told.append("Last runs")
     for run in now["runs"]:
         counts = ", ".join(f"{number:,} {status}" for status, number in run["trials"].items())

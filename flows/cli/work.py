@@ -33,7 +33,9 @@ def work(
     run_id = None if run is None else run_id_of(ledger, run)
     with run_log("work", {"run": run_id}) as log:
         groups = flow.run(run_id)
-    show(f"Done: {groups:,} group{'' if groups == 1 else 's'} of trials." if groups else "Nothing to do.")
+    done = f"Done: {groups:,} group{'' if groups == 1 else 's'} of trials." if groups else "Nothing to do now."
+    others = sum(good for _, good in ledger.held())
+    show(f"{done} Others are at work on {others:,} trials." if others else done)
     if log.is_file():
         tell(f"Log: {log}")
 
@@ -53,7 +55,10 @@ def tune(
     from dept.backbones.backbone import Backbone
     from dept.engine.tune import tune as measure
 
-    found = measure(Backbone.from_pretrained(backbone, dtype=dtype, device=device), rounds, not dry_run)
+    try:
+        found = measure(Backbone.from_pretrained(backbone, dtype=dtype, device=device), rounds, not dry_run, tell)
+    except KeyboardInterrupt as stop:
+        raise type(stop)("Nothing was changed.") from None
     if as_json:
         body = {"before": asdict(found.before), "after": asdict(found.after), "changed": found.changed}
         document({**body, "measured": [asdict(line) for line in found.lines], "file": found.file})

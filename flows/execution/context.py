@@ -76,6 +76,11 @@ class RunContext:
         while self._running:
             self._running.popitem()[1].close(clean)
 
+    def hurry(self) -> None:
+        """The process is about to end: a store that is away is hardly waited for any more."""
+        self.ledger.hurry()
+        self.tracker.patience.hurry()
+
     @property
     def lease_seconds(self) -> float:
         """How long a claim holds without progress."""

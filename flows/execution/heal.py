@@ -6,13 +6,14 @@ No torch here: a controller looks too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.progress import say
 from registry.store import LostFileError
+from registry.tracking.lost import lost_runs
 
 
 class LostError(Exception):
@@ -59,3 +60,22 @@ def look(context: RunContext, outcomes: Iterable[TrialOutcome]) -> list[str]:
             heal(context, outcome, str(error))
             lost.append(outcome.spec.fingerprint)
     return lost
+
+
+def say_lost_runs(context: RunContext, logged: Container[str]) -> None:
+    """Say how many trials of the run have no MLflow run any more: nothing but their page is lost, so none is made anew.
+
+    Args:
+        logged: fingerprints of those that this run has logged.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    rows = context.ledger.find(run_id=context.run_id, kind="train", status="finished", outcomes=False)
+    older = [row.mlflow_run_id for row in rows if row.mlflow_run_id and row.fingerprint not in logged]
+    lost = lost_runs(context.tracker, older)
+    if lost:
+        say(
+            f"{len(lost)} of {len(rows)} trials have no run in MLflow any more: it was deleted, or is kept by another "
+            "server. Their adapters and numbers are in the store, the ledger and the report."
+        )

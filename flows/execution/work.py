@@ -6,6 +6,7 @@ that order. No Prefect here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from dept.trial import STACKED
 from flows.execution.baselines import baseline_claims
 from flows.execution.context import RunContext
 from flows.execution.evaluating import evaluate_claims
+from flows.execution.heal import LostError
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.mixing import mix_claims
 from flows.execution.progress import say
@@ -60,8 +62,13 @@ def work(context: RunContext) -> int:
         except LeaseLostError as error:
             say(f"{error}: this worker was silent for more than {lease.seconds:g} s. It goes on with the rest.")
             context.close(clean=False)  # ranks were stopped in the middle of a job; new ones start with the next
-        finally:
-            lease.release()
+        except BaseException as error:
+            if not isinstance(error, LostError):
+                context.hurry()
+            with contextlib.suppress(InputError):  # the first error is the one to tell
+                lease.release()
+            raise
+        lease.release()
     if groups:
         tidy(home() / "checkpoints", lambda key: _is_open(context, key))
     return groups

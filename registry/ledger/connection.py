@@ -18,6 +18,7 @@ from registry.ledger.database import cause, shown
 
 Found = TypeVar("Found")
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+LAST_SECONDS = 5.0  # of waiting by one who is about to end
 _LOGGER = logging.getLogger("dept.ledger")
 # PostgreSQL's words for: shutting down, crashed, starting up, rested too long, no more room; try again: serialization
 # failure, deadlock. Classes 08: the connection is lost.
@@ -45,6 +46,10 @@ class Connected:
         """Give connections back."""
         self.engine.dispose()
 
+    def hurry(self) -> None:
+        """Hardly wait any more: the process is about to end."""
+        self.wait_seconds = min(self.wait_seconds, LAST_SECONDS)
+
     def _read(self, work: Callable[[Session], Found]) -> Found:
         return self._patiently(work, write=False)
 
@@ -54,27 +59,37 @@ class Connected:
 
     def _patiently(self, work: Callable[[Session], Found], write: bool) -> Found:
         begun, pause, told = time.monotonic(), FIRST_PAUSE, False
-        while True:
-            try:
-                found = self._once(work, write)
-                if told:
-                    self._on_wait(f"ledger {self.name}: back after {time.monotonic() - begun:.0f} s")
-                return found
-            except IntegrityError as error:
-                raise InputError(f"ledger {self.name}: refused ({cause(error, self.engine.url)})") from error
-            except DBAPIError as error:
-                waited = time.monotonic() - begun
-                if not is_away(error) or waited + pause > self.wait_seconds:
-                    raise InputError(
-                        f"ledger {self.name}: {cause(error, self.engine.url)}"
-                        f"{f' (waited {waited:.0f} s)' if told else ''}. Remedy: free disk space, or check that the "
-                        "database can be reached and written; the next run goes on from here"
-                    ) from error
-                if not told and waited > 1:
-                    self._on_wait(f"ledger {self.name}: away ({cause(error, self.engine.url)}); waiting for it")
-                    told = True
-            time.sleep(pause)
-            pause = min(LONGEST_PAUSE, pause * 2)
+        try:
+            while True:
+                try:
+                    found = self._once(work, write)
+                    break
+                except IntegrityError as error:
+                    raise InputError(f"ledger {self.name}: refused ({cause(error, self.engine.url)})") from error
+                except DBAPIError as error:
+                    waited = time.monotonic() - begun
+                    if not is_away(error) or waited + pause > self.wait_seconds:
+                        raise self._in_vain(error, waited if told else None) from error
+                    if not told and waited > 1:
+                        why, most = cause(error, self.engine.url), self.wait_seconds
+                        self._on_wait(f"ledger {self.name}: away ({why}); waiting for it, up to {most:.0f} s")
+                        told = True
+                time.sleep(pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+        except BaseException:  # an interrupt as well
+            if told:
+                self.hurry()  # what is undone on the way out need not wait as long again
+            raise
+        if told:
+            self._on_wait(f"ledger {self.name}: back after {time.monotonic() - begun:.0f} s")
+        return found
+
+    def _in_vain(self, error: DBAPIError, waited: float | None) -> InputError:
+        how = "" if waited is None else f" (waited {waited:.0f} s)"
+        return InputError(
+            f"ledger {self.name}: {cause(error, self.engine.url)}{how}. Remedy: free disk space, or check that the "
+            "database can be reached and written; the next run goes on from here"
+        )
 
     def _once(self, work: Callable[[Session], Found], write: bool) -> Found:
         with self.engine.connect().execution_options(immediate=write) as connection, connection.begin():

@@ -112,6 +112,12 @@ class Writes(Connected):
             {**_FREE, "error": None, "finished_at": now()},
         )
 
+    def logged_again(self, fingerprint: str, attempt: int, mlflow_run_id: str) -> None:
+        """Note the MLflow run of a finished trial's attempt that took the place of one that was lost."""
+        which = (TrialRow.fingerprint == fingerprint) & (TrialRow.attempt == attempt) & (TrialRow.status == "finished")
+        query = update(TrialRow).where(which).values(mlflow_run_id=mlflow_run_id)
+        self._write(lambda session: session.execute(query.execution_options(synchronize_session=False)) and None)
+
     def fail(self, claim: Claim, reason: str) -> bool:
         """Record why a trial has no result; it stays failed until `retry`. Result as in `trained`."""
         return bool(self._close("failed", [(claim, {"error": masked(reason)})], _FREE))

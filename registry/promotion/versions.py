@@ -96,6 +96,8 @@ def register(stores: Stores, name: str, outcome: TrialOutcome) -> ModelVersion:
     attempt, parent = (row.attempt if row else 1), stores.parent_run or None
     log = TrialLog(outcome, attempt=attempt, folder=folder)
     run_id = tracker.log_trials(parent, [log], look=True)[spec.fingerprint]
+    if row is not None and row.mlflow_run_id != run_id:
+        stores.ledger.logged_again(spec.fingerprint, attempt, run_id)
     made: ModelVersion = tracker.ask(
         "create_model_version",
         name,

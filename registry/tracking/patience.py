@@ -18,10 +18,12 @@ from infra.errors import InputError
 from infra.secrets import masked
 
 LONGEST_PAUSE = 10.0  # seconds between two attempts
+LAST_SECONDS = 5.0  # of waiting by one who is about to end
 _AWAY = frozenset({408, 429, 500, 502, 503, 504})  # answers of a server or proxy that may be there again soon
 # Errors of a database that no waiting mends.
 _LASTING = ("readonly database", "no such table", "not a database", "malformed", "disk is full", "permission denied")
 _CODE = re.compile(r"failed with error code (\d+)")
+_SYSTEM = re.compile(r"\[Errno -?\d+\] ([\w ]+)")
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,10 @@ class Patience:
             yield
         finally:
             self._on_wait = before
+
+    def hurry(self) -> None:
+        """Hardly wait any more: the process is about to end."""
+        self.seconds = min(self.seconds, LAST_SECONDS)
 
     def ask(
         self,
@@ -74,7 +80,7 @@ class Patience:
                 _log.warning(
                     "MLflow %s does not answer (%s); waiting for it, up to %.0f s",
                     masked(self.uri),
-                    first_line(error),
+                    _cause(error),
                     self.seconds,
                 )
             for told in (self._on_wait, on_wait):
@@ -106,11 +112,16 @@ class Patience:
                 before_sleep=pause,
             )(attempt)
         except RetryError as failed:
+            self.hurry()
             error = failed.last_attempt.exception()
             raise InputError(
-                f"MLflow {masked(self.uri)} does not answer ({first_line(error)}). Remedy: start the server or mend "
+                f"MLflow {masked(self.uri)} does not answer ({_cause(error)}). Remedy: start the server or mend "
                 "its URI; adapters and numbers are safe in the ledger and the next run logs them"
             ) from None
+        except BaseException as interrupt:
+            if not isinstance(interrupt, Exception):
+                self.hurry()  # what is undone on the way out need not wait as long again
+            raise
         if self._silent_since is not None:
             _log.warning("MLflow answers again, after %.0f s", time.monotonic() - self._silent_since)
             self._silent_since = None
@@ -130,6 +141,12 @@ def is_silence(error: BaseException) -> bool:
         code = _CODE.search(said)
         return code is not None and int(code[1]) in _AWAY
     return isinstance(error, (ConnectionError, requests.ConnectionError, requests.Timeout))
+
+
+def _cause(error: BaseException | None) -> str:
+    """What the system said, such as Connection refused, out of the libraries' tale of it; else the first line."""
+    found = _SYSTEM.search(str(error))
+    return found[1].strip() if found else first_line(error)
 
 
 def first_line(error: BaseException | None) -> str:

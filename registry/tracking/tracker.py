@@ -60,12 +60,12 @@ class Tracker:
         self.is_server = is_server(self.uri)
         if self.is_server:
             self.uri = without_credentials(self.uri)
-        self._patience = Patience(self.uri, OPENING_SECONDS)
+        self.patience = Patience(self.uri, OPENING_SECONDS)
         open_store(self.uri)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         self.experiment = experiment
         self.experiment_id = self._open_experiment()
-        self._patience.seconds = settings().mlflow_patience if patience is None else patience
+        self.patience.seconds = settings().mlflow_patience if patience is None else patience
         self._written: dict[tuple[str, int], str] = {}  # runs that this process has closed
 
     def ask(
@@ -87,13 +87,13 @@ class Tracker:
             InputError: it does not answer for too long.
             MlflowException: it answered with a refusal.
         """
-        return self._patience.ask(
+        return self.patience.ask(
             lambda: getattr(self.client, method)(*args, **kwargs), found, on_wait, gone=method.startswith("delete_")
         )
 
     def waiting(self, on_wait: Callable[[], object]) -> AbstractContextManager[None]:
         """Within it, `on_wait` is called before every request and each pause of it."""
-        return self._patience.waiting(on_wait)
+        return self.patience.waiting(on_wait)
 
     def open_flow_run(self, name: str, values: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Start the parent run of a flow run; runs that killed processes of this host left open become KILLED."""
@@ -213,7 +213,7 @@ class Tracker:
                 # Not by the client, which asks for the run again to learn its place.
                 files: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
                 folder = str(item.folder)
-                self._patience.ask(lambda: files.log_artifacts(folder, "adapter"), on_wait=on_wait)
+                self.patience.ask(lambda: files.log_artifacts(folder, "adapter"), on_wait=on_wait)
             self.ask("set_terminated", run_id, status="FINISHED", end_time=times.end, on_wait=on_wait)
         except MlflowException:
             if self.ask("get_run", run_id, on_wait=on_wait).info.lifecycle_stage == "active":
@@ -232,7 +232,7 @@ class Tracker:
             folder.mkdir(parents=True, exist_ok=True)
         place = None if folder is None else str(folder)
         return Path(
-            self._patience.ask(
+            self.patience.ask(
                 lambda: download_artifacts(artifact_uri=artifact_uri, tracking_uri=self.uri, dst_path=place)
             )
         )
@@ -255,7 +255,7 @@ class Tracker:
             client: Callable[[], Any] = partial(
                 self.client.search_runs, [self.experiment_id], filter_string=query, page_token=token
             )
-            page = self._patience.ask(client) if ask else client()
+            page = self.patience.ask(client) if ask else client()
             found += page
             token = page.token
             if not token:

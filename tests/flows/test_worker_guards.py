@@ -6,7 +6,7 @@ import time
 import pytest
 
 from flows.execution import record, training, work
-from flows.execution.heal import heal, look
+from flows.execution.heal import heal, look, say_lost_runs
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.settle import settle, work_here
 from flows.planning.trials import source_specs
@@ -138,3 +138,16 @@ def test_a_worker_that_lost_its_trials_writes_no_run(begin, monkeypatch, renewed
         record.close(context, lease, late)
     assert [(row.attempt, row.mlflow_run_id) for row in context.ledger.find()] == before
     assert runs_of(context) == [spec.fingerprint for spec in specs]
+
+
+def test_runs_that_mlflow_has_lost_are_said(begin, capsys):
+    context, plan = begin(sources=["food"], strategies=["source:food"])
+    (outcome,) = settle(context, "sources", source_specs(plan, context.inputs)).outcomes
+    say_lost_runs(context, ())
+    assert "MLflow" not in capsys.readouterr().err
+    row = context.ledger.get(outcome.spec.fingerprint)
+    context.tracker.client.delete_run(row.mlflow_run_id)
+    say_lost_runs(context, {row.fingerprint})  # logged just now, by this run
+    assert "MLflow" not in capsys.readouterr().err
+    say_lost_runs(context, ())
+    assert "1 of 1 trials have no run in MLflow any more" in capsys.readouterr().err

