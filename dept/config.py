@@ -119,7 +119,9 @@ class TrainConfig(Frozen):
         8
     """
 
-    steps: int = Field(60, ge=0, le=MOST_STEPS, description="optimizer steps; 0 leaves the adapter as initialised")
+    steps: int = Field(
+        60, ge=0, le=MOST_STEPS, description="optimizer steps at most; 0 leaves the adapter as initialised"
+    )
     batch_size: int = Field(8, ge=1, le=100_000, description="rows per optimizer step")
     lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
@@ -133,10 +135,29 @@ class TrainConfig(Frozen):
         description="what a label word is trained against: the whole vocabulary (the paper's way, nats per token), or "
         "the task's words (nats per answer; always so where a head is trained). Free answers: the vocabulary",
     )
+    average: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="what is validated and kept is a mean over the steps so far, each counting so much of the next; 0: "
+        "the last step alone, 1: all alike",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of P's numbers that a step leaves out, others at random")
+    noise: float = Field(
+        0.0, ge=0, le=1000, description="alpha of the noise on text embeddings in training (NEFTune; 5 to 15)"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the target that all answers (objective vocabulary: tokens) have alike"
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay per unit of learning rate")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm of an adapter; none: no clipping")
     eval_every: int = Field(20, ge=1, le=MOST_STEPS, description="steps between validations")
-    patience: int = Field(5, ge=1, le=MOST_STEPS, description="validations without a lower loss before the trial stops")
+    patience: int | None = Field(
+        100,
+        ge=1,
+        le=MOST_STEPS,
+        description="steps without a lower validation loss after which the trial stops; none: never",
+    )
     max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")
 
 

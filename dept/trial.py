@@ -27,7 +27,7 @@ CONSTANTS: dict[Method, dict[str, str | int]] = {
     "lora-r8": {"layers": "all-linear", "alpha": 32, "rank": 8},
 }
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
-SCHEMA = 4  # layout of a spec's JSON; older ones are migrated when they are read
+SCHEMA = 5  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
 # How the question was arrived at, not the question: two ways to the same start are one trial.
 PROVENANCE = ("schema_version", "backbone", "init", "source_task")
@@ -85,8 +85,13 @@ class TrialSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _migrated(cls, body: Any) -> Any:
-        """A spec of an older schema, as ledgers of 0.1.0 hold it."""
-        if not isinstance(body, dict) or body.get("schema_version", 0) or "start" in body:
+        """A spec of an older schema, as ledgers of 0.1.0 (schema 0) hold it."""
+        if not isinstance(body, dict):
+            return body
+        version = body.get("schema_version", 0)
+        if version < SCHEMA and isinstance(body.get("training"), dict):
+            body = {**body, "training": _older_training(body["training"])}
+        if version or "start" in body:
             return body
         start: Start = "text"
         if body.get("source_sha256"):
@@ -162,6 +167,14 @@ class TrialOutcome:
     padding: float = 1.0
     files_sha256: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _older_training(body: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of before schema 5: patience counted validations, and what had no name yet was fixed."""
+    if "average" in body:
+        return body  # of an older spec that was read and written again
+    patience = (body.get("patience", 5) + 1) * body.get("eval_every", 20)
+    return {"objective": "vocabulary", "schedule": "linear"} | body | {"patience": patience}
 
 
 def goodness(found: Mapping[str, float]) -> tuple[float, float]:

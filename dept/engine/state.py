@@ -81,7 +81,6 @@ class State:
 
     Attributes:
         best: metrics of validation at `best_step`, see `dept.engine.evaluate.summarise`.
-        worse: validations since then.
         loss_curve: (step, training loss), nats per label token.
         validation_curve, validation_loss_curve: (step, score in percent), (step, loss); the loss chooses the step.
         seconds: this trial's share of the time.
@@ -92,7 +91,6 @@ class State:
     step: int = 0
     best_step: int = -1
     best: dict[str, float] = field(default_factory=dict)
-    worse: int = 0
     loss_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_curve: list[tuple[int, float]] = field(default_factory=list)
     validation_loss_curve: list[tuple[int, float]] = field(default_factory=list)
@@ -134,14 +132,15 @@ class State:
             self.validation_curve.append((self.step, found["score"]))
             self.validation_loss_curve.append((self.step, found["loss"]))
         if better:
-            self.best, self.best_step, self.worse = found, self.step, 0
-        else:
-            self.worse += 1
+            self.best, self.best_step = found, self.step
         return better
 
     def is_done(self, config: TrainConfig) -> bool:
         """Whether the trial has failed, made all its steps or lost its patience."""
-        return bool(self.failure) or self.step >= config.steps or self.worse > config.patience
+        if self.failure or self.step >= config.steps:
+            return True
+        seen = self.validation_curve[-1][0] if self.validation_curve else self.best_step
+        return config.patience is not None and seen - self.best_step >= config.patience
 
 
 @dataclass
