@@ -98,7 +98,7 @@ def shift(embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors
 
 
 class Training:
-    """The trainable tensors of a stack, their optimizer state and best copies, one place per trial.
+    """The trainable tensors of a stack, their means, best copies and optimizer state, one place per trial.
 
     Args:
         starts: what each trial starts as, by its key; of one shape. None has a place before it joins.
@@ -115,15 +115,24 @@ class Training:
         self.keys: list[str] = []
         self.parameters = {n: v.requires_grad_() for n, v in empty.items() if n not in FIXED}
         self.kept = {n: v.detach().clone() for n, v in self.parameters.items()}
+        self.mean = {n: v.detach().clone() for n, v in self.parameters.items()}
         self.fixed = {n: v for n, v in empty.items() if n in FIXED}
         self.scale = torch.zeros(0, device=device)
         self.optimizer = AdamW(self.parameters)
 
     @property
     def tensors(self) -> Tensors:
-        """What a forward pass needs."""
+        """What a forward pass in training needs."""
+        return self._with(self.parameters)
+
+    @property
+    def averaged(self) -> Tensors:
+        """What a validation needs: the mean over the steps, see `TrainConfig.average`."""
+        return self._with(self.mean)
+
+    def _with(self, trained: Mapping[str, Tensor]) -> Tensors:
         readouts = [self.starts[key].readout for key in self.keys] if self.layers else ()
-        return Tensors(**self.parameters, **self.fixed, scale=self.scale, layers=self.layers, readouts=readouts)
+        return Tensors(**trained, **self.fixed, scale=self.scale, layers=self.layers, readouts=readouts)
 
     def gradients(self) -> dict[str, Tensor]:
         """Name -> [N, ...]; zeros where nothing flowed."""
@@ -137,7 +146,7 @@ class Training:
         new = {name: getattr(fresh, name).detach() for name in self.parameters}
         zeros = {name: torch.zeros_like(value) for name, value in new.items()}
         fixed = {name: getattr(fresh, name) for name in self.fixed}
-        more = {"parameters": new, "kept": new, "first": zeros, "second": zeros, "fixed": fixed}
+        more = {"parameters": new, "kept": new, "mean": new, "first": zeros, "second": zeros, "fixed": fixed}
         self.load(
             {part: {n: torch.cat([t, more[part][n]]) for n, t in old.items()} for part, old in self.dump().items()},
             torch.cat([self.scale, fresh.scale]),
@@ -158,10 +167,10 @@ class Training:
         )
 
     def keep(self, key: str) -> None:
-        """Remember a trial's tensors of now as its best."""
+        """Remember a trial's mean of now as its best."""
         adapter_id = self.keys.index(key)
         for name, kept in self.kept.items():
-            kept[adapter_id] = self.parameters[name].detach()[adapter_id]
+            kept[adapter_id] = self.mean[name][adapter_id]
 
     def best(self, key: str) -> Adapter:
         """The kept adapter of a trial."""
@@ -170,11 +179,14 @@ class Training:
         own = {name: value[: len(start.parts[name])] for name, value in kept.items()}
         return start.with_parts({**start.parts, **own})
 
-    def update(self, rates: Mapping[str, list[float]], weight_decay: list[float], clip: list[float]) -> Tensor:
+    def update(
+        self, rates: Mapping[str, list[float]], weight_decay: list[float], clip: list[float], average: list[float]
+    ) -> Tensor:
         """One optimizer step with each trial's own rates; returns gradient norms [N] and clears the gradients.
 
         Args:
             rates: of each kind of `RATES`, [N].
+            average: what a step counts of the next in each trial's mean, [N].
         """
         of_kind = {kind: self.scale.new_tensor(values) for kind, values in rates.items()}
         norms = self.optimizer.step(
@@ -184,8 +196,17 @@ class Training:
             self.scale.new_tensor(weight_decay),
             self.scale.new_tensor(clip),
         )
+        self._average(self.optimizer.steps.new_tensor(average))
         self.clear_gradients()
         return norms
+
+    @torch.no_grad()
+    def _average(self, average: Tensor) -> None:
+        """Go on with sum(average^(t - i) * tensors of step i) / sum(average^(t - i)) over the steps i = 1 ... t."""
+        steps = self.optimizer.steps
+        share = torch.where(average < 1, (1 - average) / (1 - average**steps), 1 / steps).to(self.scale.dtype)
+        for name, mean in self.mean.items():
+            mean.lerp_(self.parameters[name], share.view((-1,) + (1,) * (mean.ndim - 1)))
 
     def clear_gradients(self) -> None:
         """Forget what has been added up."""
@@ -197,6 +218,7 @@ class Training:
         return {
             "parameters": {n: p.detach() for n, p in self.parameters.items()},
             "kept": self.kept,
+            "mean": self.mean,
             "first": self.optimizer.first,
             "second": self.optimizer.second,
             "fixed": self.fixed,
@@ -206,6 +228,7 @@ class Training:
         """Set what `dump` gave, with scale [N] and update counts [N]."""
         self.parameters = {n: t.clone().requires_grad_() for n, t in state["parameters"].items()}
         self.kept = {n: t.clone() for n, t in state["kept"].items()}
+        self.mean = {n: t.clone() for n, t in state["mean"].items()}
         self.fixed = dict(state["fixed"])
         self.optimizer.first, self.optimizer.second = dict(state["first"]), dict(state["second"])
         self.optimizer.steps, self.scale, self.keys = steps, scale, keys

@@ -76,14 +76,20 @@ def release(backbone: Backbone) -> None:
         copy.turn += 1
 
 
-def log_probs(bare: Backbone, batch: CausalBatch | Seq2SeqBatch) -> Tensor:
-    """Log-probability of every candidate of a batch: float32 [C], summed over its tokens. No prompt, nothing added."""
-    embeddings = bare.embed(batch.ids)
+def log_probs(
+    bare: Backbone, batch: CausalBatch | Seq2SeqBatch, noise: Tensor | None = None, smoothing: Tensor | None = None
+) -> Tensor:
+    """Log-probability of every candidate of a batch: float32 [C], summed over its tokens. No prompt, no shift.
+
+    Args:
+        noise, smoothing: in training, see `dept.engine.forward.scores`.
+    """
+    embeddings = forward.disturbed(bare.embed(batch.ids), noise)
     if isinstance(batch, Seq2SeqBatch):
         assert isinstance(bare, EncoderDecoderBackbone)
-        return forward.decoded(bare, batch, bare.run_encoder(embeddings, batch.real), batch.real)
+        return forward.decoded(bare, batch, bare.run_encoder(embeddings, batch.real), batch.real, smoothing)
     assert isinstance(bare, CausalBackbone)
-    return forward.picked(bare, batch, bare.run_text(embeddings, batch.rows, batch.allowed[:, None], None))
+    return forward.picked(bare, batch, bare.run_text(embeddings, batch.rows, batch.allowed[:, None], None), smoothing)
 
 
 def items_of(rows: Sequence[Row]) -> list[tuple[int, Row]]:

@@ -1,7 +1,8 @@
 """Baselines, one trial after the other: LoRA and full fine-tuning of a plain copy of the backbone.
 
-Rows, data order, batch size, rate schedule, clipping, validations, patience and the step that is kept are those of
-`dept.engine.train`, so that methods are compared at one budget. The peak learning rate of both is `config.lr_prompt`.
+Rows, data order, batch size, objective, label smoothing, noise, rate schedule, clipping, averaging, validations,
+patience and the step that is kept are those of `dept.engine.train`, so that methods are compared by one recipe. The
+peak learning rate of both is `config.lr_prompt`; there is no prompt to drop numbers of.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from torch import Tensor, nn
 from dept.adapters.optimizer import rate_factor
 from dept.backbones.backbone import Backbone
 from dept.baselines import lora
+from dept.baselines.mean import Mean
 from dept.baselines.need_peft import need_peft
 from dept.baselines.plain import PlainCopy, items_of, log_probs, plain_copy
 from dept.batches.collate import collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row
 from dept.config import TrainConfig
+from dept.engine.disturb import Disturbance, Noise
 from dept.engine.evaluate import run_items
+from dept.engine.gradients import in_vocabulary, of_words, weights_of
 from dept.engine.memory import token_budget, within_memory
-from dept.engine.state import State
+from dept.engine.state import State, learned
 from dept.engine.train import data_order
 from infra.errors import InputError
 from infra.files import new_folder
@@ -206,16 +210,22 @@ def _fit(
     state, parameters = baseline.state, baseline._parameters
     optimizer = torch.optim.AdamW(parameters, lr=config.lr_prompt, weight_decay=config.weight_decay, fused=True)
     kept: list[Tensor] = []
+    mean = Mean(parameters, config.average)
     batch = min(config.batch_size, len(rows))
     while True:
         began = time.monotonic()
-        if state.is_due(config) and state.validated(baseline.score(validation, on_tokens), validation):
-            kept = [parameter.detach().clone() for parameter in parameters]
+        if state.is_due(config):
+            with mean.in_place():
+                if state.validated(baseline.score(validation, on_tokens), validation):
+                    kept = [parameter.detach().clone() for parameter in parameters]
         done = state.is_done(config)
         if not done:
-            chosen = [rows[i].only_gold() for i in data_order(len(rows), batch, state.step, baseline.seed)]
-            sums = _backward(baseline, chosen, on_tokens)
+            step = state.step
+            chosen = [learned(rows[i], config) for i in data_order(len(rows), batch, step, baseline.seed)]
+            noise = [Noise(config.noise, baseline.seed, step, i) if config.noise else None for i in range(len(chosen))]
+            sums = _backward(baseline, chosen, Disturbance([config.label_smoothing], noise), on_tokens)
             _update(state, optimizer, config, sums.loss)
+            mean.stepped()
             state.tokens += sums.tokens
             state.padded += sums.padded
         state.seconds += time.monotonic() - began
@@ -227,10 +237,12 @@ def _fit(
             parameter.grad = None
 
 
-def _backward(baseline: Baseline, rows: Sequence[Row], on_tokens: Callable[[int], None] | None) -> _Sums:
-    """Gradients of the mean loss per label token (nats) of one step's rows, within the memory there is."""
-    bare = baseline._copy.bare
-    label_tokens = sum(len(row.candidates[0]) for row in rows)
+def _backward(
+    baseline: Baseline, rows: Sequence[Row], disturbance: Disturbance, on_tokens: Callable[[int], None] | None
+) -> _Sums:
+    """Gradients of the mean loss (nats, see `weights_of`) of one step's rows, within the memory there is."""
+    bare, weights = baseline._copy.bare, weights_of(rows)
+    smoothing = torch.tensor(disturbance.smoothing, device=bare.device) if any(disturbance.smoothing) else None
 
     def attempt(budget: int) -> _Sums:
         for parameter in baseline._parameters:
@@ -238,7 +250,10 @@ def _backward(baseline: Baseline, rows: Sequence[Row], on_tokens: Callable[[int]
         loss, tokens, padded = torch.zeros((), device=bare.device), 0, 0
         for group in micro_batches(items_of(rows), budget, bare.packs):
             batch = collate(group, bare)
-            part = -log_probs(bare, batch).sum() / label_tokens
+            noise, even = disturbance.on(group, batch, bare.d), None if smoothing is None else smoothing[batch.owner]
+            words = log_probs(bare, batch, noise, in_vocabulary(batch, even))
+            share = torch.tensor([weights[index] for pack in group for index in pack.indices], device=bare.device)
+            part = (share * of_words(batch, words, even)).sum()
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
             tokens += batch.tokens

@@ -61,25 +61,34 @@ class Scores(NamedTuple):
     head: Tensor | None
 
 
-def scores(backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors, prompts: Prefix | None) -> Scores:
+def scores(
+    backbone: Backbone,
+    batch: CausalBatch | Seq2SeqBatch,
+    tensors: Tensors,
+    prompts: Prefix | None,
+    noise: Tensor | None = None,
+    smoothing: Tensor | None = None,
+) -> Scores:
     """What words and heads give every candidate of a batch, in one pass of the backbone.
 
     Args:
         prompts: what `prefix` gave for these tensors.
+        noise: added to the embeddings [R, T, d], in training.
+        smoothing: see `picked`, in training.
     """
-    embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
+    embeddings = shift(disturbed(backbone.embed(batch.ids), noise), batch.rows, batch.adapter_id, tensors)
     if isinstance(batch, Seq2SeqBatch):
         assert isinstance(backbone, EncoderDecoderBackbone)
         prompt = tensors.prompt.index_select(0, batch.adapter_id)
         encoded, mask, states = backbone.encode_text(embeddings, batch.real, prompt, tensors.layers)
-        words = decoded(backbone, batch, encoded, mask)
+        words = decoded(backbone, batch, encoded, mask, smoothing)
     else:
         assert isinstance(backbone, CausalBackbone)
         assert prompts is not None
         m, cache = tensors.prompt.shape[1], prompts.cache(backbone, batch.adapter_id)
         seen = see_prompt(batch.allowed, m)
         hidden, states = backbone.run_layers(embeddings, m + batch.rows, seen, cache, tensors.layers)
-        words = picked(backbone, batch, hidden)
+        words = picked(backbone, batch, hidden, smoothing)
     return Scores(words, head_logits(batch, pooled(batch, states), tensors) if states else None)
 
 
@@ -113,20 +122,45 @@ def by_text(batch: CausalBatch | Seq2SeqBatch, flat: Tensor) -> Tensor:
     return torch.cat([flat, flat.new_full((1,), -math.inf)])[batch.table]
 
 
-def picked(backbone: CausalBackbone, batch: CausalBatch, hidden: Tensor) -> Tensor:
-    """Log-probability of every candidate, float32 [C], from last hidden states [R, T, d]."""
+def disturbed(embeddings: Tensor, noise: Tensor | None) -> Tensor:
+    """Embeddings [R, T, d] with noise of that shape."""
+    return embeddings if noise is None else embeddings + noise.to(embeddings.dtype)
+
+
+def picked(backbone: CausalBackbone, batch: CausalBatch, hidden: Tensor, smoothing: Tensor | None = None) -> Tensor:
+    """Log-probability of every candidate, float32 [C], from last hidden states [R, T, d].
+
+    Args:
+        smoothing: of each candidate [C], in training: what the mean over the vocabulary counts beside each token.
+    """
     logits = backbone.head(hidden.flatten(0, 1).index_select(0, batch.query)).float()
-    found = logits[batch.pick_query, batch.pick_token] - logits.logsumexp(-1)[batch.pick_query]
+    total = logits.logsumexp(-1)
+    found = logits[batch.pick_query, batch.pick_token] - total[batch.pick_query]
+    if smoothing is not None:
+        found = found.lerp((logits.mean(-1) - total)[batch.pick_query], smoothing[batch.pick_candidate])
     return found.new_zeros(len(batch.candidate_row)).index_add(0, batch.pick_candidate, found)
 
 
-def decoded(backbone: EncoderDecoderBackbone, batch: Seq2SeqBatch, encoded: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability of every candidate, float32 [C], from encoder states [R, m + T, d] and their mask."""
+def decoded(
+    backbone: EncoderDecoderBackbone,
+    batch: Seq2SeqBatch,
+    encoded: Tensor,
+    mask: Tensor,
+    smoothing: Tensor | None = None,
+) -> Tensor:
+    """Log-probability of every candidate, float32 [C], from encoder states [R, m + T, d] and their mask.
+
+    Args:
+        smoothing: see `picked`.
+    """
     logits = backbone.run_decoder(
         encoded.index_select(0, batch.candidate_row),
         mask.index_select(0, batch.candidate_row),
         backbone.decoder_inputs(batch.targets),
     ).float()
     counted = batch.targets != IGNORE
-    found = logits.gather(-1, batch.targets.masked_fill(~counted, 0)[..., None])[..., 0] - logits.logsumexp(-1)
+    total = logits.logsumexp(-1)
+    found = logits.gather(-1, batch.targets.masked_fill(~counted, 0)[..., None])[..., 0] - total
+    if smoothing is not None:
+        found = found.lerp(logits.mean(-1) - total, smoothing[:, None])
     return (found * counted).sum(-1)

@@ -15,6 +15,7 @@ from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row
 from dept.engine import forward
+from dept.engine.disturb import Disturbance
 from dept.engine.parallel import Local, Parallel
 
 
@@ -46,6 +47,7 @@ def accumulate(
     budget: int,
     parallel: Parallel | None = None,
     on_tokens: Callable[[int], None] | None = None,
+    disturbance: Disturbance | None = None,
 ) -> Sums:
     """Add each adapter's gradient of its mean loss to the leaves among `tensors`.
 
@@ -62,18 +64,22 @@ def accumulate(
         budget: padded tokens per micro-batch.
         parallel: how ranks share the micro-batches.
         on_tokens: called with the real tokens of each micro-batch.
+        disturbance: against overfitting; default none.
     """
+    disturbance = disturbance or Disturbance()
+    smoothing = torch.tensor(disturbance.smoothing, device=backbone.device) if any(disturbance.smoothing) else None
     losses, tokens, padded = torch.zeros(3, len(tensors.scale), device=backbone.device)
     by_words = [readout is None or readout.weight < 1 for readout in tensors.readouts]
     prompts = forward.prefix(backbone, tensors)
     leaves = prompts.leaves() if prompts is not None else None
     for group, weight in (parallel or Local()).share(micro_batches(items, budget, backbone.packs)):
         batch = collate(group, backbone)
-        found = forward.scores(backbone, batch, tensors, leaves)
-        loss = _of_words(batch, found.words)
+        noise, even = disturbance.on(group, batch, backbone.d), None if smoothing is None else smoothing[batch.owner]
+        found = forward.scores(backbone, batch, tensors, leaves, noise, in_vocabulary(batch, even))
+        loss = of_words(batch, found.words, even)
         if found.head is not None:
             counted = torch.tensor(by_words, device=backbone.device)[batch.owner]
-            loss = torch.where(counted, loss, 0.0) + _among(batch, found.head)
+            loss = torch.where(counted, loss, 0.0) + _among(batch, found.head, even)
         share = torch.tensor([weights[index] for pack in group for index in pack.indices], device=backbone.device)
         loss = weight * share * loss
         loss.sum().backward()  # type: ignore[no-untyped-call]
@@ -87,15 +93,34 @@ def accumulate(
     return Sums(losses, tokens, padded)
 
 
-def _of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor) -> Tensor:
-    """Loss of each text [B]: among its words where there are several, else of its answer in the vocabulary."""
+def in_vocabulary(batch: CausalBatch | Seq2SeqBatch, smoothing: Tensor | None) -> Tensor | None:
+    """The smoothing of each candidate among the vocabulary, [C], from that of each text [B]: where there is but one."""
+    if smoothing is None:
+        return None
+    single = (batch.table < len(batch.candidate_row)).sum(1) == 1
+    return smoothing.new_zeros(len(batch.candidate_row)).index_add(0, batch.table[single, 0], smoothing[single])
+
+
+def of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor, smoothing: Tensor | None = None) -> Tensor:
+    """Loss of each text [B]: among its words where there are several, else of its answer in the vocabulary.
+
+    Args:
+        words: what `forward.scores` gave with the smoothing of `in_vocabulary`.
+        smoothing: [B], the share of the target that all words of a text have alike.
+    """
     if batch.table.shape[1] == 1:
         return -words
     single = (batch.table < len(words)).sum(1) == 1
     table = forward.by_text(batch, words)
-    return torch.where(single, -table[:, 0], _among(batch, words))
+    return torch.where(single, -table[:, 0], _among(batch, words, smoothing))
 
 
-def _among(batch: CausalBatch | Seq2SeqBatch, flat: Tensor) -> Tensor:
+def _among(batch: CausalBatch | Seq2SeqBatch, flat: Tensor, smoothing: Tensor | None) -> Tensor:
     """Cross-entropy (nats) of each text [B] of the right one among its candidates."""
-    return functional.cross_entropy(forward.by_text(batch, flat), batch.gold, reduction="none")
+    table = forward.by_text(batch, flat)
+    right = functional.cross_entropy(table, batch.gold, reduction="none")
+    if smoothing is None:
+        return right
+    own = batch.table < len(flat)  # torch's own smoothing would count the places behind a text's words
+    even = -table.log_softmax(1).masked_fill(~own, 0).sum(1) / own.sum(1)
+    return right.lerp(even, smoothing)

@@ -18,6 +18,11 @@ from dept.trial import goodness
 _CURVES = ("loss_curve", "validation_curve", "validation_loss_curve")
 
 
+def learned(row: Row, config: TrainConfig) -> Row:
+    """A row as it is trained on: with all its words where the objective is over them, else with the right one."""
+    return row if config.objective == "words" else row.only_gold()
+
+
 @dataclass(frozen=True)
 class Trial:
     """One adapter to train: where it starts, on what, and how.
@@ -47,9 +52,8 @@ class Trial:
         return shape_of(self.start)
 
     def learned(self, row: Row) -> Row:
-        """A row as it is trained on: with all its words where the objective is over them, else with the right one."""
-        over_words = self.start.layers or self.config.objective == "words"
-        return row if over_words else row.only_gold()
+        """A row as it is trained on: with all its words where there is a head, else see `learned`."""
+        return row if self.start.layers else learned(row, self.config)
 
     @property
     def batch_size(self) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from dept.adapters.optimizer import rate_factor
 from dept.adapters.stack import Training
@@ -17,6 +18,7 @@ from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.engine.checkpoint import Checkpoint
+from dept.engine.disturb import Disturbance, Noise, dropped
 from dept.engine.evaluate import score_rows
 from dept.engine.gradients import Sums, accumulate, weights_of
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
@@ -147,7 +149,7 @@ class Loop:
             for row in self.trials[key].validation
         ]
         started = time.monotonic()
-        scores = score_rows(self.backbone, self.stack.tensors, items, self.budget, self.on_tokens)
+        scores = score_rows(self.backbone, self.stack.averaged, items, self.budget, self.on_tokens)
         scores = self.parallel.agree(scores) if due else scores
         seconds = (time.monotonic() - started) / max(1, len(due))
         for key in due:
@@ -172,14 +174,17 @@ class Loop:
         """One optimizer step of every trial in the stack."""
         started = time.monotonic()
         keys = list(self.stack.keys)
-        items, weights = [], []
+        items, weights, noise = [], [], []
         for adapter_id, key in enumerate(keys):
-            trial = self.trials[key]
-            chosen = data_order(len(trial.rows), trial.batch_size, self.states[key].step, trial.seed)
+            trial, step = self.trials[key], self.states[key].step
+            chosen = data_order(len(trial.rows), trial.batch_size, step, trial.seed)
             rows = [trial.learned(trial.rows[i]) for i in chosen]
             items += [(adapter_id, row) for row in rows]
             weights += weights_of(rows)
-        sums = self._backward(items, weights)
+            alpha = trial.config.noise
+            noise += [Noise(alpha, trial.seed, step, place) if alpha else None for place in range(len(rows))]
+        smoothing = [self.trials[key].config.label_smoothing for key in keys]
+        sums = self._backward(items, weights, Disturbance(smoothing, noise))
         losses, tokens, padded = (found.tolist() for found in sums)
         self._update(keys, losses)
         seconds = time.monotonic() - started
@@ -189,16 +194,37 @@ class Loop:
             state.tokens += round(tokens[adapter_id])
             state.padded += round(padded[adapter_id])
 
-    def _backward(self, items: list[tuple[int, Row]], weights: list[float]) -> Sums:
+    def _backward(self, items: list[tuple[int, Row]], weights: list[float], disturbance: Disturbance) -> Sums:
         """Gradients within the memory there is: where it runs out, with half the token budget from then on."""
+        masks = self._masks()
 
         def attempt(budget: int) -> Sums:
             self.stack.clear_gradients()
-            return accumulate(self.backbone, self.stack.tensors, items, weights, budget, self.parallel, self.on_tokens)
+            tensors, whole = self.stack.tensors, self.stack.parameters["prompt"]
+            if masks is not None:
+                tensors.prompt = (whole.detach() * masks).requires_grad_()
+            sums = accumulate(
+                self.backbone, tensors, items, weights, budget, self.parallel, self.on_tokens, disturbance
+            )
+            if masks is not None and tensors.prompt.grad is not None:
+                whole.grad = tensors.prompt.grad * masks
+            return sums
 
         sums, self.budget = within_memory(self.backbone, attempt, self.budget, max(row.length for _, row in items))
         self.parallel.sum([sums.losses, sums.tokens, sums.padded, *self.stack.gradients().values()])
         return sums
+
+    def _masks(self) -> Tensor | None:
+        """Dropout's factors on the prompts [N, m, d] of this step; None where no trial has any."""
+        trials = [self.trials[key] for key in self.stack.keys]
+        if not any(trial.config.dropout for trial in trials):
+            return None
+        steps = [self.states[trial.key].step for trial in trials]
+        masks = [
+            dropped(trial.start.prompt.shape, trial.config.dropout, trial.seed, step)
+            for trial, step in zip(trials, steps, strict=True)
+        ]
+        return torch.stack(masks).to(self.backbone.device)
 
     def _update(self, keys: list[str], losses: list[float]) -> None:
         configs = [self.trials[key].config for key in keys]
@@ -211,6 +237,7 @@ class Loop:
             },
             [c.weight_decay for c in configs],
             [math.inf if c.clip is None else c.clip for c in configs],
+            [c.average for c in configs],
         ).tolist()
         for key, config, loss, norm in zip(keys, configs, losses, norms, strict=True):
             self.states[key].stepped(loss, norm, config.max_loss)

@@ -68,6 +68,11 @@ def trials_of(backbone, n=4):
                 clip=None if i % 3 else 0.5,
                 weight_decay=0.01 * i,
                 patience=50,
+                average=0.4 * (i % 3),
+                dropout=0.3 * (i % 2),
+                noise=4.0 * (i // 2),
+                label_smoothing=0.1 * (i % 3),
+                objective="words" if i > 1 else "vocabulary",
             ),
             rows[i % 2 :],
             rows[:3],
@@ -287,11 +292,11 @@ def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
     undisturbed = train(trials, tiny)
     real, seen = forward.scores, []
 
-    def short_of_memory(backbone, batch, tensors, prompts):
+    def short_of_memory(backbone, batch, *rest):
         seen.append(batch.ids.numel())
         if batch.ids.numel() > 40 and torch.is_grad_enabled():
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-        return real(backbone, batch, tensors, prompts)
+        return real(backbone, batch, *rest)
 
     monkeypatch.setattr(forward, "scores", short_of_memory)
     disturbed = train(trials, tiny)

@@ -1,0 +1,139 @@
+"""By which the default recipe was chosen: validation curves of many recipes over many draws of shots.
+
+    python -m tests.bench.recipe flows/studies/recipe.json PHASE [SEED ...]
+
+All recipes of a draw train in one stack, checked on rows of the task's validation split: not the k rows of a draw, for
+what is asked is which recipe is right, not which a draw would choose. Means over the path are read beside the last step
+at each check. Never read: test rows, the study's seeds 0 to 9, bbc-topic. What the file holds is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from dept.adapters.initialise import from_text
+from dept.backbones.backbone import Backbone
+from dept.batches.tokenise import encode
+from dept.config import AdapterConfig, EngineOptions, TrainConfig
+from dept.engine.evaluate import score_rows, summarise
+from dept.engine.train import Loop, Trial
+from infra.files import write_text
+from tasks.catalogue import get_task
+from tasks.draws import few_shot, subset
+from tasks.load import load_splits
+
+TASKS = ("movie-polarity", "tweet-polarity", "sms-spam", "trec-coarse")
+SHAPE = AdapterConfig(m=10, r=4, s=48)
+PROMPT = "Classify the text by its label."
+JUDGES = 40  # validation rows of a task, the same for all draws
+CHECKS = (8, 16, 24, 40)
+MEANS = (0.0, 0.9)  # 0: the last step
+
+
+def grid(objective: str, *rates: tuple[float, float]) -> list[dict]:
+    """Recipes of one objective with rates of P and of the pair."""
+    return [{"objective": objective, "lr_prompt": p, "lr_low_rank": pair} for p, pair in rates]
+
+
+PHASES: dict[str, tuple[int, list[dict]]] = {  # k, recipes
+    "rates": (
+        16,
+        grid("words", (3e-3, 1e-3), (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4), (1e-1, 1e-3))
+        + grid("vocabulary", (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4), (1e-1, 1e-3)),
+    ),
+}
+
+
+def name_of(k: int, recipe: dict) -> str:
+    """A recipe as the file names it."""
+    return " ".join(
+        [
+            f"k={k}",
+            *(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in recipe.items()),
+        ]
+    )
+
+
+def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: list[dict]) -> tuple[list[Trial], list]:
+    """One trial for each recipe, and the rows that judge."""
+    task, splits = get_task(task_name), load_splits(get_task(task_name))
+
+    def rows(examples):
+        reading = {"cut": task.cut, "template": task.template, "max_length": task.max_length}
+        labels = [example.label for example in examples]
+        return encode(backbone.tokens, [example.text for example in examples], task.words, labels, SHAPE, **reading)
+
+    shots = rows(few_shot(splits, k, seed, task.strata).shots)
+    start = from_text(backbone, SHAPE, PROMPT, seed)
+    made = [
+        Trial(
+            name_of(k, recipe),
+            start,
+            TrainConfig(steps=max(CHECKS), schedule="constant", max_loss=1e9).model_copy(update=recipe),
+            shots,
+            (),
+            seed,
+        )
+        for recipe in recipes
+    ]
+    return made, rows(subset(splits.validation, JUDGES, 0))
+
+
+def curves(backbone: Backbone, trials: list[Trial], judges: list) -> dict[str, dict]:
+    """Recipe -> mean -> step -> [loss, score]."""
+    loop = Loop(trials, backbone, EngineOptions(adapters_at_once=len(trials)))
+    loop.stack.join([trial.key for trial in trials])
+    found: dict[str, dict] = {trial.key: {f"{mean:g}": {} for mean in MEANS} for trial in trials}
+    means = {mean: {name: torch.zeros_like(part) for name, part in loop.stack.mean.items()} for mean in MEANS}
+
+    def check(step: int) -> None:
+        for mean in MEANS if step else MEANS[:1]:
+            tensors = loop.stack.averaged
+            for name, value in means[mean].items():
+                setattr(tensors, name, value / (1 - mean**step) if step else getattr(loop.stack.tensors, name))
+            items = [(i, row) for i in range(len(trials) if step else 1) for row in judges]
+            scores = score_rows(backbone, tensors, items, loop.budget)
+            for i, trial in enumerate(trials):
+                mine = scores[i * len(judges) : (i + 1) * len(judges)] if step else scores
+                got = summarise(mine, judges)
+                found[trial.key][f"{mean:g}"][str(step)] = [round(got["loss"], 4), round(got["score"], 2)]
+
+    check(0)
+    for step in range(1, max(CHECKS) + 1):
+        loop.step()
+        for mean, parts in means.items():
+            for name, value in parts.items():
+                value.lerp_(loop.stack.parameters[name].detach(), 1 - mean)
+        if step in CHECKS:
+            check(step)
+    for key, state in loop.states.items():
+        found[key]["training"] = [round(loss, 3) for _, loss in state.loss_curve]
+    return found
+
+
+def main() -> None:
+    """See the module."""
+    file, phase, seeds = Path(sys.argv[1]), sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [1001, 1002, 1003]
+    assert min(seeds) > 9
+    backbone = Backbone.from_pretrained("smollm2-135m", "bfloat16", "cpu")
+    k, recipes = PHASES[phase]
+    for seed in seeds:
+        for task in TASKS:
+            known = json.loads(file.read_text()) if file.exists() else {}
+            held = known.setdefault(task, {}).setdefault(str(seed), {})
+            wanted = [recipe for recipe in recipes if name_of(k, recipe) not in held]
+            if not wanted:
+                continue
+            began = time.monotonic()
+            held |= curves(backbone, *trials_of(backbone, task, k, seed, wanted))
+            write_text(file, json.dumps(known, separators=(",", ":"), sort_keys=True))
+            print(phase, task, seed, len(wanted), f"{time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
