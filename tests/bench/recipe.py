@@ -1,6 +1,7 @@
 """By which the default recipe was chosen: validation curves of many recipes over many draws of shots.
 
     python -m tests.bench.recipe flows/studies/recipe.json PHASE [SEED ...]
+    python -m tests.bench.recipe flows/studies/recipe.json report
 
 All recipes of a draw train in one stack, checked on rows of the task's validation split: not the k rows of a draw, for
 what is asked is which recipe is right, not which a draw would choose. Means over the path are read beside the last step
@@ -10,6 +11,7 @@ at each check. Never read: test rows, the study's seeds 0 to 9, bbc-topic. What 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -30,9 +32,9 @@ from tasks.load import load_splits
 TASKS = ("movie-polarity", "tweet-polarity", "sms-spam", "trec-coarse")
 SHAPE = AdapterConfig(m=10, r=4, s=48)
 PROMPT = "Classify the text by its label."
-JUDGES = 40  # validation rows of a task, the same for all draws
-CHECKS = (8, 16, 24, 40)
-MEANS = (0.0, 0.9)  # 0: the last step
+JUDGES = 24  # validation rows of a task, the same for all draws
+CHECKS = {8: (0.0,), 16: (0.0, 0.9), 32: (0.0, 0.9)}  # step -> means over the path; 0: the last step
+MEANS = (0.0, 0.9)
 
 
 def grid(objective: str, *rates: tuple[float, float]) -> list[dict]:
@@ -43,8 +45,8 @@ def grid(objective: str, *rates: tuple[float, float]) -> list[dict]:
 PHASES: dict[str, tuple[int, list[dict]]] = {  # k, recipes
     "rates": (
         16,
-        grid("words", (3e-3, 1e-3), (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4), (1e-1, 1e-3))
-        + grid("vocabulary", (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4), (1e-1, 1e-3)),
+        grid("words", (1e-2, 1e-3), (3e-2, 1e-3), (1e-1, 1e-3))
+        + grid("vocabulary", (1e-2, 1e-3), (3e-2, 1e-3), (1e-1, 1e-3)),
     ),
 }
 
@@ -92,7 +94,7 @@ def curves(backbone: Backbone, trials: list[Trial], judges: list) -> dict[str, d
     means = {mean: {name: torch.zeros_like(part) for name, part in loop.stack.mean.items()} for mean in MEANS}
 
     def check(step: int) -> None:
-        for mean in MEANS if step else MEANS[:1]:
+        for mean in CHECKS.get(step, (0.0,)):
             tensors = loop.stack.averaged
             for name, value in means[mean].items():
                 setattr(tensors, name, value / (1 - mean**step) if step else getattr(loop.stack.tensors, name))
@@ -116,8 +118,66 @@ def curves(backbone: Backbone, trials: list[Trial], judges: list) -> dict[str, d
     return found
 
 
+def table(found: dict, k: int, tasks: tuple[str, ...] = TASKS) -> dict[str, dict[tuple[str, int], tuple[float, ...]]]:
+    """Recipe -> (mean over the path, step) -> mean loss, mean score and number of draws, over draws that all have."""
+    recipes: dict[str, list[dict]] = {}
+    for task in tasks:
+        for held in found.get(task, {}).values():
+            for name, curve in held.items():
+                if name.startswith(f"k={k} "):
+                    recipes.setdefault(name, []).append(curve)
+    made = {}
+    for name, all_curves in recipes.items():
+        places = [(mean, int(step)) for mean in (f"{m:g}" for m in MEANS) for step in all_curves[0].get(mean, {})]
+        made[name] = {}
+        for mean, step in places:
+            both = [curve[mean][str(step)] for curve in all_curves]
+            loss, score = (statistics.fmean(part) for part in zip(*both, strict=True))
+            made[name][mean, step] = loss, score, len(both)
+    return made
+
+
+def draw(found: dict, file: Path) -> None:
+    """Validation loss by step: a panel for each task and their mean, a row for each k; dashed: the mean of the path."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = sorted({int(name[2:].split()[0]) for part in found.values() for held in part.values() for name in held})
+    panels = [(task,) for task in TASKS] + [TASKS]
+    figure, axes = pyplot.subplots(len(counts), len(panels), figsize=(4 * len(panels), 4 * len(counts)), squeeze=False)
+    for line, k in zip(axes, counts, strict=True):
+        for axis, tasks in zip(line, panels, strict=True):
+            for number, (name, places) in enumerate(sorted(table(found, k, tasks).items())):
+                for mean, style in (("0", "-"), ("0.9", "--")):
+                    points = sorted((step, value[0]) for (m, step), value in places.items() if m == mean)
+                    label = name.partition(" ")[2] if mean == "0" else None
+                    axis.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=label, marker=".")
+            axis.set_title(f"k = {k}, {tasks[0] if len(tasks) == 1 else 'mean'}")
+            axis.set_ylim(0, 2.5)
+            axis.set_xlabel("step")
+        line[0].set_ylabel("validation loss, nats among the words")
+        line[-1].legend(fontsize=6)
+    figure.tight_layout()
+    figure.savefig(file, dpi=80)
+
+
+def report(file: Path) -> None:
+    """Print the means and draw the curves beside the file."""
+    found = json.loads(file.read_text())
+    for k in (4, 16):
+        for name, places in sorted(table(found, k).items()):
+            cells = (f"{mean}@{step}: {v[0]:.3f} {v[1]:.1f}" for (mean, step), v in places.items())
+            print(name, f"({places[next(iter(places))][2]} draws)", " | ".join(cells))
+    draw(found, file.with_suffix(".png"))
+
+
 def main() -> None:
     """See the module."""
+    if sys.argv[2] == "report":
+        report(Path(sys.argv[1]))
+        return
     file, phase, seeds = Path(sys.argv[1]), sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [1001, 1002, 1003]
     assert min(seeds) > 9
     backbone = Backbone.from_pretrained("smollm2-135m", "bfloat16", "cpu")
