@@ -209,10 +209,10 @@ def test_memory_that_runs_out_halves_the_micro_batches(tiny_llama, monkeypatch):
     calm = losses_of(train_baseline("lora", tiny_llama, rows, rows, CONFIG, seed=2))
     real = baselines.log_probs
 
-    def tight(bare, batch):
+    def tight(bare, batch, *rest):
         if len(batch.candidate_row) > (2 if torch.is_grad_enabled() else 6):
             raise torch.OutOfMemoryError("out of memory")
-        return real(bare, batch)
+        return real(bare, batch, *rest)
 
     monkeypatch.setattr(baselines, "log_probs", tight)
     assert losses_of(train_baseline("lora", tiny_llama, rows, rows, CONFIG, seed=2)) == pytest.approx(calm, abs=1e-4)
