@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.terminal import show, tell
+from flows.cli.group import INTERRUPTED
+from flows.cli.terminal import complain, show, tell
 
 
 def bench_peft(
@@ -28,7 +29,11 @@ def bench_peft(
     chosen = load_settings(settings)
     from flows.studies.peft_comparison.bench import bench  # torch
 
-    path = bench(chosen, results, device, tell)
+    try:
+        path = bench(chosen, results, device, tell)
+    except KeyboardInterrupt:
+        complain("Interrupted. Nothing is kept: a run that is timed cannot be taken up again.")
+        raise typer.Exit(INTERRUPTED) from None
     body = json.loads(path.read_text(encoding="utf-8"))
     last, train = body["train_info"]["metrics"][-1], body["train_info"]
     show(

@@ -235,6 +235,18 @@ def test_what_a_user_may_get_wrong(data, tiny_folders, tmp_path, changes, saying
     refused(dept("bench-peft", str(file), "--device", "cpu"), saying)
 
 
+def test_an_interrupted_run_says_that_nothing_is_kept(data, tiny_folders, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "wiki_loss", stop)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(settings(tiny_folders)))
+    done = dept("bench-peft", str(file), "--device", "cpu")
+    assert done.exit_code == 130
+    assert "Nothing is kept" in done.stderr
+
+
 def test_files_that_are_not_there(data, tiny_folders, tmp_path):
     refused(dept("bench-peft", "lama"), "no such file", "llama-3.2-3b")
     (data / "gsm8k" / "test.jsonl").write_text('{"question": "x"}\n')
