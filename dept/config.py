@@ -69,6 +69,11 @@ class AdapterConfig(Frozen):
         """Depths that a head reads; none without a head."""
         return () if self.answers == "words" else self.layers
 
+    @property
+    def headless(self) -> AdapterConfig:
+        """The same adapter without a head, as sources, baselines and what is tried for a start have it."""
+        return self.model_copy(update={"answers": "words", "layers": type(self).model_fields["layers"].default})
+
     def trainable(self, d: int, labels: int = 0) -> int:
         """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r of P, A and B.
 
@@ -83,10 +88,14 @@ class AdapterConfig(Frozen):
         return self.trainable(d) / d
 
     def of_method(self, method: str, d: int) -> AdapterConfig:
-        """This shape, or that of a method of about as many trainable numbers."""
+        """This shape, or that of a method of about as many trainable numbers; only dept and adept may have a head."""
+        if method in ("probe", "tfidf"):  # of it only the length of the texts counts
+            return type(self)(m=1, r=0, s=self.s)
         if method == "prompt-tuning":
             return self.as_prompt_tuning(d)
-        return self.as_adept(d) if method == "adept" else self
+        if method == "adept":
+            return self.as_adept(d)
+        return self if method == "dept" else self.headless
 
     def as_prompt_tuning(self, d: int) -> AdapterConfig:
         """Plain prompt tuning with as many trainable numbers, to the nearest token (paper section 3.1).
@@ -100,7 +109,7 @@ class AdapterConfig(Frozen):
                 f"adapter: m = {self.m:,} and r = {self.r:,} hold as many numbers as a prompt of {m:,} tokens, more "
                 f"than {MOST_M:,}, so prompt-tuning cannot be compared. Remedy: a smaller m or r"
             )
-        return self.model_copy(update={"m": m, "r": 0})
+        return self.headless.model_copy(update={"m": m, "r": 0})
 
     def as_adept(self, d: int) -> AdapterConfig:
         """ADePT with the same prompt: in place of the pair a map of about as many numbers, at least of width 1."""

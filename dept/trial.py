@@ -15,16 +15,24 @@ from dept.config import AdapterConfig, Dtype, Frozen, TrainConfig
 
 Kind = Literal["train", "probe", "mixture", "evaluate"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
-Method = Literal["dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context"]
+Method = Literal["dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context", "probe", "tfidf"]
 Init = Literal[
     "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
 ]
 Start = Literal["text", "source", "prompt", "shots"]
 STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context")  # the others run one by one
+LORA: tuple[Method, ...] = ("lora", "lora-r8")
+LINEAR: tuple[Method, ...] = ("probe", "tfidf")  # logistic regressions: nothing is trained by steps
+PROBE_LAYERS = ((0.5,), (0.75,), (1.0,), (0.5, 1.0))  # depths that a probe may read; validation rows choose
+PROBE_C = (0.01, 0.1, 1.0, 10.0)  # how much rows count against small weights
+TFIDF_GRAMS = (("words",), ("letters",), ("words", "letters"))
+TFIDF_C = (1.0, 10.0, 100.0)
 # Constants of methods that have some: part of the question. Rank of LoRA: a number, or as many numbers as DePT trains.
-CONSTANTS: dict[Method, dict[str, str | int]] = {
+CONSTANTS: dict[Method, dict[str, Any]] = {
     "lora": {"layers": "all-linear", "alpha": 32, "rank": "budget"},
     "lora-r8": {"layers": "all-linear", "alpha": 32, "rank": 8},
+    "probe": {"layers": PROBE_LAYERS, "c": PROBE_C},
+    "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C},
 }
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 5  # layout of a spec's JSON; older ones are migrated when they are read

@@ -1,4 +1,4 @@
-"""How an adapter starts: P from vocabulary text, from sources or from the shots; A kaiming-uniform, B zero."""
+"""How an adapter starts: P from vocabulary text, from sources or from the shots; A kaiming-uniform, B zero; a head."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dept.adapters.adapter import CONTINUES, Adapter
+from dept.adapters.head import Head, Readout
 from dept.adapters.offset import Offset
 from dept.config import AdapterConfig
 from infra.errors import InputError
@@ -156,6 +157,15 @@ def factored(product: Tensor, r: int) -> tuple[Tensor, Tensor]:
     root, missing = singular[:r].sqrt(), max(0, r - len(singular))
     a, b = (u[:, :r] * root).float(), (root[:, None] * v[:r]).float()
     return functional.pad(a, (0, missing)), functional.pad(b, (0, 0, 0, missing))
+
+
+def with_head(start: Adapter, head: Head, config: AdapterConfig) -> Adapter:
+    """The same start with a head over `config.layers`; the head alone answers where `config.answers` says so."""
+    made = Adapter(start.prompt, start.a, start.b, start.alpha, start.layout, head, config.layers, start.offset)
+    made.metadata = dict(start.metadata)
+    if config.answers == "head":
+        made.readout = Readout(weight=1.0)
+    return made
 
 
 def _embedded(backbone: Vocabulary, ids: Sequence[int]) -> Tensor:

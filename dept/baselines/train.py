@@ -7,8 +7,6 @@ peak learning rate of both is `config.lr_prompt`; there is no prompt to drop num
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from dept.adapters.optimizer import rate_factor
 from dept.backbones.backbone import Backbone
 from dept.baselines import lora
+from dept.baselines.files import write_baseline
 from dept.baselines.mean import Mean
 from dept.baselines.need_peft import need_peft
 from dept.baselines.plain import PlainCopy, items_of, log_probs, plain_copy
@@ -35,11 +34,8 @@ from dept.engine.memory import token_budget, within_memory
 from dept.engine.state import State, learned
 from dept.engine.train import data_order
 from infra.errors import InputError
-from infra.files import new_folder
 
 Method = Literal["lora", "lora-r8", "full"]
-MANIFEST = "baseline.json"
-FORMAT = 1
 
 
 class Baseline:
@@ -100,24 +96,16 @@ class Baseline:
             InputError: the disk is full or the folder cannot be written.
             RuntimeError: the baseline is closed.
         """
-        copy, folder = self._live(), Path(folder)
+        copy = self._live()
         kept = keep_weights or self.rank is not None
-        try:
-            with new_folder(folder) as temporary:
-                if copy.wrapped is not None:
-                    lora.save(copy.wrapped, temporary, self.backbone.name)
-                elif keep_weights:
-                    copy.bare.model.save_pretrained(temporary)
-                files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in temporary.iterdir()}
-                manifest = self._manifest(kept) | {"files": dict(sorted(files.items())), "metadata": metadata}
-                payload = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
-                (temporary / MANIFEST).write_bytes(payload)
-        except OSError as error:
-            raise InputError(
-                f"baseline: cannot write {folder} ({error}). Remedy: free space or choose another DEPT_HOME; the next "
-                "run goes on from here"
-            ) from error
-        return hashlib.sha256(payload).hexdigest()
+
+        def write(into: Path) -> None:
+            if copy.wrapped is not None:
+                lora.save(copy.wrapped, into, self.backbone.name)
+            elif keep_weights:
+                copy.bare.model.save_pretrained(into)
+
+        return write_baseline(folder, write, self._manifest(kept) | {"metadata": metadata})
 
     def close(self) -> None:
         """Drop what was trained; the copy stays for the next baseline (`dept.baselines.plain.release` drops it too)."""
@@ -132,7 +120,6 @@ class Baseline:
 
     def _manifest(self, kept: bool) -> dict[str, Any]:
         return {
-            "format": FORMAT,
             "method": self.method,
             "rank": self.rank,
             "seed": self.seed,

@@ -20,7 +20,7 @@ from dept.engine.state import Result, State, Trial
 from infra.files import write_text
 
 SESSION, PROGRESS, ERROR, LOG, STOP = "session.json", "progress.json", "error.json", "ranks.log", "stop"
-JOB, DONE, RESTORED, ANSWER, EMBEDDINGS = "job.json", "done.json", "restored.json", "answer.json", "answer.safetensors"
+JOB, DONE, RESTORED, ANSWER, TENSOR = "job.json", "done.json", "restored.json", "answer.json", "answer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def folder_of(session: Path, number: int) -> Path:
 
 
 def kind_of(work: Path) -> str:
-    """What a job asks for: train, score, generate, mixture or embed."""
+    """What a job asks for: train, score, features, generate, mixture or embed."""
     return str(read_json(work / JOB)["kind"])
 
 
@@ -148,7 +148,7 @@ def read_trials(work: Path) -> tuple[EngineOptions, list[Trial]]:
 def write_items(
     work: Path, kind: str, adapters: Sequence[Adapter], items: Sequence[tuple[int, Row]], **told: Any
 ) -> None:
-    """Lay out a job that scores, generates or mixes (adapter or target id, row) items, in a new folder.
+    """Lay out a job that scores, reads, generates or mixes (adapter or target id, row) items, in a new folder.
 
     Raises:
         InputError: an adapter cannot be written.

@@ -169,6 +169,29 @@ class Session:
         """
         return self._ask("score", adapters, items, progress) if items else []
 
+    def features(
+        self,
+        items: Sequence[tuple[int, Row]],
+        depths: Sequence[float],
+        adapters: Sequence[Adapter] = (),
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Pooled hidden states of (adapter id, row) items, as `dept.engine.features.features`.
+
+        Args:
+            adapters: of one shape; none: the bare backbone.
+
+        Raises:
+            RankDiedError, InputError: see `train`.
+        """
+        if not items:
+            return torch.zeros(0, len(depths) * self.d)
+
+        def write(work: Path) -> None:
+            job.write_items(work, "features", adapters, items, depths=list(depths))
+
+        return load_file(self._agent.do(write, progress=progress) / job.TENSOR)["found"]
+
     def generate(
         self,
         adapters: Sequence[Adapter],
@@ -210,7 +233,7 @@ class Session:
             work.mkdir(parents=True)
             job.write_json(work / job.JOB, {"kind": "embed", "ids": ids.tolist()})
 
-        return load_file(self._agent.do(write) / job.EMBEDDINGS)["embeddings"]
+        return load_file(self._agent.do(write) / job.TENSOR)["found"]
 
     def close(self, clean: bool = True) -> None:
         """Let the ranks end; `clean`: what they need no more is removed."""

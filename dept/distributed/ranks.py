@@ -18,6 +18,7 @@ from dept.batches.pack import Pack
 from dept.distributed import job
 from dept.distributed.sharded import Sharded, check_shares, gathered, join_ranks, load_sharded
 from dept.engine.evaluate import score_rows
+from dept.engine.features import features
 from dept.engine.generate import generate_ids
 from dept.engine.memory import provenance
 from dept.engine.mixture import learn_weights
@@ -111,9 +112,18 @@ def _mixture(work: Path, backbone: Sharded, ranks: Ranks) -> None:
 @torch.inference_mode()
 def _embed(work: Path, backbone: Sharded, ranks: Ranks) -> None:
     ids = torch.tensor(job.read_json(work / job.JOB)["ids"], device=backbone.device)
-    found = backbone.embed(ids).float().cpu()
+    _write(work, ranks, backbone.embed(ids).float().cpu())
+
+
+def _features(work: Path, backbone: Sharded, ranks: Ranks) -> None:
+    adapters, items, told = job.read_items(work)
+    tensors = Tensors.of(adapters, backbone.device) if adapters else None
+    _write(work, ranks, features(backbone, items, told["depths"], tensors, progress=ranks.count))
+
+
+def _write(work: Path, ranks: Ranks, found: Tensor) -> None:
     if ranks.rank == 0:
-        save_file({"embeddings": found.contiguous()}, work / job.EMBEDDINGS)
+        save_file({"found": found.contiguous()}, work / job.TENSOR)
 
 
 def _answer(work: Path, ranks: Ranks, found: list[Any]) -> None:
@@ -124,6 +134,7 @@ def _answer(work: Path, ranks: Ranks, found: list[Any]) -> None:
 JOBS: dict[str, Callable[[Path, Sharded, Ranks], None]] = {
     "train": _train,
     "score": _score,
+    "features": _features,
     "generate": _generate,
     "mixture": _mixture,
     "embed": _embed,

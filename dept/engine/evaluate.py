@@ -19,6 +19,7 @@ from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row, encode
 from dept.engine import forward
 from dept.engine.memory import token_budget, within_memory
+from infra.errors import InputError
 from tasks import metrics
 
 Progress = Callable[[int], None]
@@ -132,7 +133,8 @@ def score(
         For each request one number per word, in the order of `request.words`.
 
     Raises:
-        InputError: an adapter of another backbone, or words that the tokenizer cannot tell apart.
+        InputError: an adapter of another backbone, words that the tokenizer cannot tell apart, or other labels than a
+            head has.
 
     Example:
         >>> backbone, adapter = Backbone.from_pretrained("smollm2-135m"), Adapter.load("mine")  # doctest: +SKIP
@@ -147,6 +149,11 @@ def score(
         by_kind.setdefault((request.adapter, request.words), []).append(index)
     for (which, words), members in by_kind.items():
         adapter, texts = adapters[which], [requests[i].text for i in members]
+        if adapter.layers and len(words) != len(adapter.parts["head_bias"]):
+            raise InputError(
+                f"score: the head of the adapter tells {len(adapter.parts['head_bias'])} labels apart, but the request "
+                f"has {len(words)} words. Remedy: the words that it was trained with"
+            )
         encoded = encode(backbone.tokens, texts, words, None, adapter.config, **reading_of(adapter))
         for index, made in zip(members, encoded, strict=True):
             rows[index] = made

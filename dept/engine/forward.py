@@ -61,6 +61,45 @@ class Scores(NamedTuple):
     head: Tensor | None
 
 
+class Passed(NamedTuple):
+    """last: [R, T, d], of an encoder [R, m + T, d] with mask [R, m + T]; states: [R, T, d] of the text, by depth."""
+
+    last: Tensor
+    mask: Tensor
+    states: list[Tensor]
+
+
+def passed(
+    backbone: Backbone,
+    batch: CausalBatch | Seq2SeqBatch,
+    tensors: Tensors | None = None,
+    prompts: Prefix | None = None,
+    depths: Sequence[float] = (),
+    noise: Tensor | None = None,
+) -> Passed:
+    """Run the texts of a batch through the backbone (of an encoder-decoder: through its encoder).
+
+    Args:
+        tensors: of the adapters; none: the bare backbone, with nothing in front and nothing added.
+        prompts: what `prefix` gave for these tensors.
+        depths: share of the layers whose states are wanted, 1 the last.
+        noise: added to the embeddings [R, T, d], in training.
+    """
+    embeddings = disturbed(backbone.embed(batch.ids), noise)
+    if tensors is not None:
+        embeddings = shift(embeddings, batch.rows, batch.adapter_id, tensors)
+    if isinstance(batch, Seq2SeqBatch):
+        assert isinstance(backbone, EncoderDecoderBackbone)
+        front = embeddings[:, :0] if tensors is None else tensors.prompt.index_select(0, batch.adapter_id)
+        return Passed(*backbone.encode_text(embeddings, batch.real, front, depths))
+    assert isinstance(backbone, CausalBackbone)
+    m = 0 if tensors is None else tensors.prompt.shape[1]
+    cache = None if prompts is None else prompts.cache(backbone, batch.adapter_id)
+    seen = see_prompt(batch.allowed, m)
+    last, states = backbone.run_layers(embeddings, m + batch.rows, seen, cache, depths)
+    return Passed(last, batch.real, states)
+
+
 def scores(
     backbone: Backbone,
     batch: CausalBatch | Seq2SeqBatch,
@@ -76,19 +115,13 @@ def scores(
         noise: added to the embeddings [R, T, d], in training.
         smoothing: see `picked`, in training.
     """
-    embeddings = shift(disturbed(backbone.embed(batch.ids), noise), batch.rows, batch.adapter_id, tensors)
+    last, mask, states = passed(backbone, batch, tensors, prompts, tensors.layers, noise)
     if isinstance(batch, Seq2SeqBatch):
         assert isinstance(backbone, EncoderDecoderBackbone)
-        prompt = tensors.prompt.index_select(0, batch.adapter_id)
-        encoded, mask, states = backbone.encode_text(embeddings, batch.real, prompt, tensors.layers)
-        words = decoded(backbone, batch, encoded, mask, smoothing)
+        words = decoded(backbone, batch, last, mask, smoothing)
     else:
         assert isinstance(backbone, CausalBackbone)
-        assert prompts is not None
-        m, cache = tensors.prompt.shape[1], prompts.cache(backbone, batch.adapter_id)
-        seen = see_prompt(batch.allowed, m)
-        hidden, states = backbone.run_layers(embeddings, m + batch.rows, seen, cache, tensors.layers)
-        words = picked(backbone, batch, hidden, smoothing)
+        words = picked(backbone, batch, last, smoothing)
     return Scores(words, head_logits(batch, pooled(batch, states), tensors) if states else None)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dept.backbones.shared import shared_backbone
 from dept.baselines.train import train_baseline
 from dept.engine.memory import peak_memory_mib
+from dept.trial import LINEAR
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
+from flows.execution.linear import linear_trial
 from flows.execution.measure import of_scores
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
@@ -29,7 +31,10 @@ def baseline_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) 
         return
     with bar(f"Baselines: {len(claims)} trials", len(claims)) as shown:
         for claim in claims:
-            _one(context, lease, claim)
+            if claim.spec.method in LINEAR:
+                linear_trial(context, lease, claim)
+            else:
+                _one(context, lease, claim)
             shown.advance(1)
 
 

@@ -84,6 +84,7 @@ def _probe(spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
             "source_task": source.spec.task,
             "source_sha256": source.adapter_sha256,
             "training": TrainConfig(steps=0),
+            "adapter": spec.adapter.headless,
         }
     )
 

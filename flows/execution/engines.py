@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack
 
+from torch import Tensor
+
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import Vocabulary
 from dept.adapters.stack import Tensors
@@ -15,6 +17,7 @@ from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.distributed.launch import Session
 from dept.engine.evaluate import score_rows
+from dept.engine.features import features
 from dept.engine.generate import generate_ids
 from dept.engine.memory import provenance
 from dept.engine.mixture import learn_weights
@@ -59,6 +62,11 @@ class Running(Vocabulary, Protocol):
     def score(self, adapters: Sequence[Adapter], items: Sequence[Item], progress: Any = None) -> list[list[float]]:
         """Log-probabilities of every candidate."""
 
+    def features(
+        self, items: Sequence[Item], depths: Sequence[float], adapters: Sequence[Adapter] = (), progress: Any = None
+    ) -> Tensor:
+        """Pooled hidden states of texts."""
+
     def generate(
         self,
         adapters: Sequence[Adapter],
@@ -99,6 +107,13 @@ class InProcess:
     def score(self, adapters: Sequence[Adapter], items: Sequence[Item], progress: Any = None) -> list[list[float]]:
         """See `dept.engine.evaluate.score_rows`."""
         return score_rows(self.backbone, Tensors.of(adapters, self.backbone.device), items, progress=progress)
+
+    def features(
+        self, items: Sequence[Item], depths: Sequence[float], adapters: Sequence[Adapter] = (), progress: Any = None
+    ) -> Tensor:
+        """See `dept.engine.features.features`."""
+        tensors = Tensors.of(adapters, self.backbone.device) if adapters else None
+        return features(self.backbone, items, depths, tensors, progress=progress)
 
     def generate(
         self,

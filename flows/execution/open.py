@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dept.backbones.describe import describe
 from dept.baselines.need_peft import need_peft
-from dept.trial import CONSTANTS
+from dept.trial import LINEAR, LORA
 from flows.execution.context import Engine, RunContext
 from flows.planning.check import check
 from flows.planning.plan import Plan
@@ -74,13 +74,35 @@ def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
     Raises:
         InputError: peft is missing, or a target is answered by generation, which baselines do not do.
     """
-    baselines = [method for method in plan.methods if method in (*CONSTANTS, "full")]
+    check_heads(plan, tasks)
+    baselines = [method for method in plan.methods if method in (*LORA, "full")]
     if baselines and plan.engine == "deepspeed":
         raise InputError(f"methods: {baselines[0]} needs the whole backbone in one process. Remedy: engine: local")
-    if any(method in CONSTANTS for method in baselines):
+    if any(method in LORA for method in baselines):
         need_peft()
+    linear = [method for method in plan.methods if method in LINEAR]
     written = [name for name in plan.targets if not tasks[name].scored]
-    if baselines and written:
+    if (baselines or linear) and written:
         raise InputError(
-            f"methods: {baselines[0]} is for tasks whose answers are scored; {written[0]} is answered by generation"
+            f"methods: {(baselines + linear)[0]} is for tasks whose answers are scored; {written[0]} is answered by "
+            "generation"
         )
+    numbers = [name for name in plan.targets if tasks[name].grid]
+    if linear and numbers:
+        raise InputError(f"methods: {linear[0]} tells classes apart; {numbers[0]} asks for a number")
+
+
+def check_heads(plan: Plan, tasks: Mapping[str, Task]) -> None:
+    """Refuse heads over what is no class.
+
+    Raises:
+        InputError: adapters of a target are to have a head, but its answers are written, or numbers.
+    """
+    for name in plan.targets if "dept" in plan.methods else ():
+        answers = plan.recipe(name).adapter.answers
+        if answers != "words" and (not tasks[name].scored or tasks[name].grid):
+            how = "asks for a number" if tasks[name].scored else "is answered by generation"
+            raise InputError(
+                f"adapter: answers: {answers} is a head that tells classes apart; {name} {how}. Remedy: answers: words "
+                "(for this target alone: in groups)"
+            )

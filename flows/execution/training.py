@@ -10,9 +10,10 @@ import torch
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.engine.state import Result, State, Trial
-from dept.trial import TrialOutcome
+from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError
 from flows.execution.context import RunContext
+from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
@@ -44,7 +45,8 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
         LostError: an adapter that one starts from is damaged; its trial is pending again.
         InputError: a full disk, or a store that does not answer.
     """
-    prepared = {p.trial.key: p for claim in claims if (p := _prepare(context, lease, claim)) is not None}
+    known: Heads = {}
+    prepared = {p.trial.key: p for claim in claims if (p := _prepare(context, lease, claim, known)) is not None}
     trained: list[Tested] = []
     if not prepared:
         return trained
@@ -71,7 +73,7 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
     return trained
 
 
-def _prepare(context: RunContext, lease: Lease, claim: Claim) -> Prepared | None:
+def _prepare(context: RunContext, lease: Lease, claim: Claim, known: Heads) -> Prepared | None:
     """Rows and start of a trial; one that cannot be made is failed, with the reason."""
     spec = claim.spec
     lease.progress()
@@ -85,6 +87,7 @@ def _prepare(context: RunContext, lease: Lease, claim: Claim) -> Prepared | None
         continues = spec.start == "shots"
         training, validation = (rows_of(context, part, spec.adapter, continues) for part in examples)
         start = start_of(context, spec, examples[0], sources)
+        start = headed(context, spec, start, training, validation, known, lease.progress)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return None
@@ -101,7 +104,7 @@ def _record(context: RunContext, lease: Lease, mine: Prepared, result: Result) -
         return None
     outcome = outcome_of(context, spec, (*trial.rows, *trial.validation), result.state)
     outcome.peak_memory_mib = result.peak_memory_mib
-    outcome.trainable = spec.adapter.trainable(context.d) if spec.training.steps else 0
+    outcome.trainable = _trainable(context, spec)
     if spec.kind == "probe":
         if mine.likeness:
             prompt, theirs = result.adapter.prompt.detach().mean(0), torch.stack(mine.likeness)
@@ -111,6 +114,13 @@ def _record(context: RunContext, lease: Lease, mine: Prepared, result: Result) -
     told = manifest(context, spec, *mine.examples)
     held = keep(context, lease, claim, outcome, lambda folder: result.adapter.save(folder, **told))
     return (claim, outcome) if held else None
+
+
+def _trainable(context: RunContext, spec: TrialSpec) -> int:
+    """Numbers that were fitted; without steps those of its head alone."""
+    labels = len(context.tasks[spec.task].words) if spec.adapter.reads else 0
+    whole = spec.adapter.trainable(context.d, labels)
+    return whole if spec.training.steps else whole - spec.adapter.trainable(context.d)
 
 
 def _title(claims: Sequence[Claim]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dept.backbones.describe import BackboneInfo, default_dtype, describe
 from dept.config import Dtype
-from dept.trial import TrialSpec
+from dept.trial import LINEAR, PROBE_LAYERS, TrialSpec
 from flows.planning.plan import Plan
 from infra.errors import InputError
 
@@ -64,12 +64,19 @@ class BackboneCost:
         with torch.device("meta"):
             return auto.from_config(config)
 
-    def numbers(self, spec: TrialSpec) -> int | None:
-        """Trainable numbers of a trial."""
+    def numbers(self, spec: TrialSpec, labels: int = 0) -> int | None:
+        """Trainable numbers of a trial; of a probe the most that it may choose.
+
+        Args:
+            labels: of its task, for a head over them.
+        """
         if spec.init == "untrained" or spec.method == "in-context":
             return 0
         if spec.method in ("dept", "adept", "prompt-tuning"):
-            return None if self.d is None else spec.adapter.trainable(self.d)
+            return None if self.d is None else spec.adapter.trainable(self.d, labels)
+        if spec.method in LINEAR:
+            most = max(map(len, PROBE_LAYERS))
+            return (most * self.d + 1) * labels if spec.method == "probe" and self.d else None
         if self._info is None:
             return None
         if spec.method == "full":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from dept.backbones.describe import told_dtype
-from dept.trial import MULTITASK, TrialOutcome, TrialSpec
+from dept.trial import LINEAR, MULTITASK, TrialOutcome, TrialSpec
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.plan import Plan
@@ -111,15 +111,19 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
             batch = drawn  # each step reads all shots
         most = drawn if spec.validation_rows is None else spec.validation_rows
         checked = len(splits[spec.task].validation) if most is None else most
-        learns = spec.init != "untrained" and spec.method != "in-context"
+        learns = spec.init != "untrained" and spec.method not in ("in-context", *LINEAR)
         checks = 1 + -(-training.steps // training.eval_every) if learns and checked else 0
         read = 1 + (drawn or 0) if spec.method == "in-context" else 1  # the shots stand before every text
         line.trials += 1
         line.steps += training.steps
-        line.numbers.append(backbone.numbers(spec))
+        labels = len(tasks[spec.task].words) if spec.task in tasks else 0
+        line.numbers.append(backbone.numbers(spec, labels))
         line.trained += training.steps * batch * mean
+        if spec.method == "tfidf":
+            return  # no token of it enters the backbone
         if away.isdisjoint(spec.members or (spec.task,)):  # else it is not known how many rows there are
-            line.evaluated += mean * (checks * checked + spec.test_rows * read)
+            once = (drawn or len(splits[spec.task].train)) + checked if spec.method == "probe" or _fits(spec) else 0
+            line.evaluated += mean * (once + checks * checked + spec.test_rows * read)
         line.bound |= bound
 
     sources = source_specs(plan, inputs)
@@ -165,6 +169,11 @@ def _splits(plan: Plan) -> tuple[dict[str, Splits], set[str]]:
     for name in (name for name in plan.targets if name not in away):
         check_draws(plan, tasks[name], splits[name])
     return splits, away
+
+
+def _fits(spec: TrialSpec) -> bool:
+    """Whether a head is fitted on its rows before any step."""
+    return bool(spec.adapter.reads) and spec.kind == "train"
 
 
 def _mean_length(splits: Splits, backbone: BackboneCost, away: bool) -> list[int] | None:

@@ -133,9 +133,10 @@ class Plan(BaseModel):
     methods: list[Method] = Field(
         default_factory=lambda: list[Method](("dept",)),
         min_length=1,
-        max_length=12,
+        max_length=20,
         description="dept, and baselines on the same rows: prompt-tuning and lora (all linear layers) with as many "
-        "trainable numbers, lora-r8 (rank 8), full, in-context",
+        "trainable numbers, lora-r8 (rank 8), full, in-context; probe (logistic regression on the frozen backbone's "
+        "hidden states) and tfidf (on words and letters) cost seconds",
     )
     rates: dict[RateKey, RateList] = Field(
         default_factory=dict,

@@ -155,7 +155,7 @@ def _trial(
         source_task=source_task,
         source_sha256=source_sha256,
         training=training,
-        adapter=plan.adapter,
+        adapter=plan.adapter.headless,
         **drawn(plan, inputs, draw),
         **fields,
     )

@@ -133,7 +133,7 @@ def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:
         training=plan.source_training,
         train_rows=None if plan.source_rows is None else min(plan.source_rows, len(rows.train)),
         validation_rows=min(plan.source_validation_rows, len(rows.validation)),
-        adapter=plan.adapter,
+        adapter=plan.adapter.headless,
         **common(plan, inputs, name),
     )
 
@@ -200,7 +200,7 @@ def target_specs(
             shots=None,
             seed=0,
             training=TrainConfig(steps=0),
-            adapter=plan.recipe(name).adapter,
+            adapter=plan.recipe(name).adapter.headless,
             **common(plan, inputs, name),
         )
         specs.append(untrained)
@@ -231,8 +231,8 @@ def searched_strategy(plan: Plan) -> Strategy | None:
 
 
 def rate_key(method: Method, strategy: Strategy) -> RateKey | None:
-    """Under which key the rates of a trial are searched; None: it has none (in-context only reads its shots)."""
-    if method == "in-context":
+    """Under which key the rates of a trial are searched; None: it has none, since it makes no steps."""
+    if method == "in-context" or method == "probe" or method == "tfidf":
         return None
     return "transfer" if method == "dept" and strategy != "scratch" else method
 
@@ -248,10 +248,9 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
                 "train the sources first"
             )
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
-    start: Start = "shots" if method == "in-context" else "text"
+    start: Start = "shots" if rate_key(method, strategy) is None else "text"
     if origin is not None:
         start = "prompt" if strategy == "prompt-only" else "source"
-    shape = plan.recipe(draw.target).adapter
     return TrialSpec(
         role="target",
         method=method,
@@ -260,7 +259,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         training=_training(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=shape.of_method(method, inputs.d),
+        adapter=plan.recipe(draw.target).adapter.of_method(method, inputs.d),
         **drawn(plan, inputs, draw),
         **common(plan, inputs, draw.target),
     )

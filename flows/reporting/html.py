@@ -166,10 +166,10 @@ def _kept(outcome: TrialOutcome) -> str:
 
 
 def _equal_prompt(outcome: TrialOutcome) -> float | None:
-    """Tokens of the plain soft prompt with as many trainable numbers; None for what is no DePT adapter."""
+    """Tokens of the plain soft prompt with as many trainable numbers; None without one, or with a head."""
     shape = outcome.spec.adapter
     # trainable = m*d + (s+d)*r, solved for d: the report needs no backbone
-    known = outcome.trainable and outcome.spec.method == "dept"
+    known = outcome.trainable and outcome.spec.method == "dept" and not shape.reads
     d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if known else 0
     return shape.equal_prompt_length(d) if d > 0 else None
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # Hues of Okabe and Ito and of Paul Tol, which the colour-blind tell apart; baselines are hatched besides.
 BRIGHT = {
     "untrained": "#a9b1bd",
+    "tfidf": "#8a6d4f",
+    "probe": "#3d7d4e",
     "in-context": "#5f6b7a",
     "scratch": "#e08a1e",
     "best-source": "#63b3e6",
@@ -24,6 +26,8 @@ BRIGHT = {
 }
 DIM = BRIGHT | {
     "untrained": "#6d7785",
+    "tfidf": "#b9966f",
+    "probe": "#67b57b",
     "in-context": "#a3adba",
     "scratch": "#f0a94a",
     "best-source": "#8ecdf2",
@@ -35,8 +39,8 @@ DIM = BRIGHT | {
 }
 SOURCES = ("#4f9d3a", "#a0603c", "#7f6fd6", "#c0566a", "#58a5a0", "#b39b2e")  # source:NAME, by its place among them
 HATCHES = {
-    **{"in-context": "..", "adept": "++", "prompt-tuning": "///"},
-    **{"lora": "\\\\\\", "lora-r8": "\\\\", "full": "xxx"},
+    **{"tfidf": "--", "probe": "||", "in-context": "..", "adept": "++"},
+    **{"prompt-tuning": "///", "lora": "\\\\\\", "lora-r8": "\\\\", "full": "xxx"},
 }
 
 

@@ -12,8 +12,9 @@ from flows.reporting.shots import in_order, k_of
 TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
 STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
 SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
+SIMPLE = ("tfidf", "probe", "in-context")
 BASELINES = ("adept", "prompt-tuning", "lora", "lora-r8", "full")
-ORDER = ("untrained", "in-context", "scratch", *SINGLE, "source:", TRANSFER, *BASELINES)
+ORDER = ("untrained", *SIMPLE, "scratch", *SINGLE, "source:", TRANSFER, *BASELINES)
 
 
 def score_of(measured: Mapping[str, float]) -> float:

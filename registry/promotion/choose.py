@@ -34,7 +34,7 @@ def may_stand(outcome: TrialOutcome) -> bool:
     spec = outcome.spec
     trained = spec.kind == "train" and spec.role in ("source", "target", "challenger", "champion") and not spec.members
     works = spec.method in STACKED and (
-        spec.training.steps > 0 or (spec.method == "in-context" and spec.start == "shots")
+        spec.training.steps > 0 or spec.adapter.reads or (spec.method == "in-context" and spec.start == "shots")
     )
     return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)
 

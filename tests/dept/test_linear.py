@@ -1,0 +1,159 @@
+"""Probe and TF-IDF are scikit-learn's own pipelines, chosen on validation rows or in folds, and kept as files."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dept.baselines.linear import Option, choose, fit, log_probs
+from dept.baselines.probe import DEPTHS, OPTIONS, Probe, train_head, train_probe
+from dept.baselines.tfidf import Tfidf, contents, train_tfidf
+from dept.batches.tokenise import Row
+from dept.engine.evaluate import predictions, summarise
+from infra.errors import InputError
+
+D = 3
+TEXTS = ["the film was good", "bad plot, awful acting", "not very happy", "great", "slow service", "good and great fun"]
+
+
+def rows_of(gold, labels):
+    return [Row((1,), ((0,),) * labels, label, 0) for label in gold]
+
+
+def drawn(n, labels, seed=0):
+    """Rows whose class shows in the last depth alone, in its first columns."""
+    generator, features = torch.Generator().manual_seed(seed), len(DEPTHS) * D
+    gold = [i % labels for i in range(n)]
+    x = torch.randn(n, features, generator=generator)
+    for i, label in enumerate(gold):
+        x[i, features - D + label] += 4
+    return x, gold
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("n", [7, 60])
+@pytest.mark.parametrize("c", [0.01, 10.0])
+def test_a_fit_is_that_of_sklearn(labels, n, c):
+    """With fewer rows than features and with more."""
+    x, gold = drawn(n, labels)
+    others, _ = drawn(5, labels, seed=1)
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=10_000)).fit(
+        x.double().numpy(), gold
+    )
+    ours = log_probs(fit(x, gold, labels, c), others)
+    np.testing.assert_allclose(np.exp(ours), theirs.predict_proba(others.double().numpy()), atol=1e-5)
+
+
+def test_a_label_without_a_row_is_as_likely_as_one_more_row():
+    x, gold = drawn(8, 2)
+    head = fit(x, gold, 4, 1.0)
+    found = torch.tensor(log_probs(head, x)).exp()
+    torch.testing.assert_close(found.sum(1), torch.ones(8, dtype=found.dtype))
+    assert found[:, 2].tolist() == pytest.approx(found[:, 3].tolist())
+    assert float(found[:, 2].mean()) == pytest.approx(1 / 10, rel=0.2)  # two such labels beside 8 rows
+    alone = torch.tensor(log_probs(fit(x[:1], [1], 2, 1.0), x)).exp()
+    assert alone[0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_feature_that_never_changes_says_nothing():
+    x, gold = drawn(8, 2)
+    x[:, 0] = 7.0
+    head = fit(x, gold, 2, 1.0)
+    assert head.weight[:, 0].abs().max() < 1e-9
+    assert torch.isfinite(torch.tensor(log_probs(head, x + 1e3))).all()
+
+
+def test_what_is_chosen_has_the_lowest_loss_on_the_validation_rows():
+    x, gold = drawn(12, 3)
+    checks, right = drawn(9, 3, seed=1)
+    probe = train_probe(x, rows_of(gold, 3), checks, rows_of(right, 3))
+    losses = {}
+    for option in OPTIONS:
+        fixed = train_probe(x, rows_of(gold, 3), checks[:0], [], option)
+        losses[option] = summarise(fixed.score(checks), rows_of(right, 3))["loss"]
+    assert probe.option == min(losses, key=losses.get)
+    assert probe.validation["loss"] == pytest.approx(losses[probe.option])
+    assert 1.0 in probe.option.what, "the class shows there alone"
+    assert probe.trainable == 3 * (len(probe.option.what) * D + 1)
+
+
+def test_without_validation_rows_the_shots_judge_each_other():
+    """Each row by what was trained without it."""
+    x, gold = drawn(10, 2)
+    seen = []
+
+    def make(option, inputs, labels):
+        seen.append({tuple(line) for line in np.asarray(inputs).tolist()})
+
+        def score(others):
+            assert not seen[-1] & {tuple(line) for line in np.asarray(others).tolist()}
+            return log_probs(fit(inputs, labels, 2, option.c), others)
+
+        return score
+
+    options = [Option((), c) for c in (1e-6, 1.0)]
+    option, found = choose(make, options, x.numpy(), rows_of(gold, 2), (x[:0].numpy(), []))
+    assert option.c == 1.0
+    assert found["accuracy"] > 80
+    assert len(seen) == 2 * 5
+    assert train_probe(x[:1], rows_of([1], 2), x[:0], []).option == OPTIONS[0], "one shot judges nothing"
+    with pytest.raises(InputError, match="no rows"):
+        train_probe(x[:0], [], x[:0], [])
+
+
+def test_a_head_starts_as_a_probe_of_what_it_reads():
+    x, gold = drawn(12, 3)
+    checks, right = drawn(9, 3, seed=1)
+    head = train_head(x, rows_of(gold, 3), checks, rows_of(right, 3))
+    losses = {
+        c: summarise(log_probs(fit(x, gold, 3, c), checks), rows_of(right, 3))["loss"] for c in (0.01, 0.1, 1.0, 10.0)
+    }
+    best = fit(x, gold, 3, min(losses, key=losses.get))
+    assert torch.equal(head.weight, best.weight)
+    logits = head.weight @ ((checks[0] - head.mean) / head.spread) + head.bias
+    assert logits.log_softmax(0).tolist() == pytest.approx(log_probs(head, checks[:1])[0], abs=1e-5)
+
+
+def test_tfidf_is_that_of_sklearn():
+    gold = [1, 0, 0, 1, 0, 1]
+    made = train_tfidf(TEXTS, rows_of(gold, 2), [], [], Option(("words",), 10.0))
+    theirs = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, tol=1e-8))
+    theirs.fit(TEXTS, gold)
+    np.testing.assert_allclose(np.exp(made.score(TEXTS)), theirs.predict_proba(TEXTS), atol=1e-5)
+    chosen = train_tfidf(TEXTS, rows_of(gold, 2), ["very good", "awful"], rows_of([1, 0], 2))
+    assert predictions(chosen.score(["a good film", "a bad plot"])) == [1, 0]
+    assert chosen.trainable == 2 * (sum(len(part.vocabulary_) for part in chosen.parts.values()) + 1)
+
+
+def test_texts_without_a_word_are_answered_all_the_same():
+    made = train_tfidf(["!", "?"], rows_of([0, 1], 2), [], [], Option(("words",), 1.0))
+    assert torch.tensor(made.score(["?"])).exp().tolist() == [pytest.approx([0.5, 0.5])]
+
+
+def test_a_template_says_nothing():
+    made = [f"Review: {text}\nGood or bad?" for text in TEXTS]
+    assert contents(made, "Review: {text}\nGood or bad?") == TEXTS
+    assert contents(["of another template"], "Review: {text}") == ["of another template"]
+
+
+def test_files_hold_all_of_it(tmp_path):
+    x, gold = drawn(12, 3)
+    probe = train_probe(x, rows_of(gold, 3), x, rows_of(gold, 3))
+    digest = probe.save(tmp_path / "probe", task="mine")
+    assert len(digest) == 64
+    again = Probe.load(tmp_path / "probe")
+    assert again.score(x) == probe.score(x)
+    assert (again.option, again.validation) == (probe.option, probe.validation)
+    words = train_tfidf(TEXTS, rows_of([1, 0, 0, 1, 0, 1], 2), [], [])
+    words.save(tmp_path / "tfidf")
+    assert Tfidf.load(tmp_path / "tfidf").score(TEXTS) == words.score(TEXTS)
+    files = {file.name for part in ("probe", "tfidf") for file in (tmp_path / part).iterdir()}
+    assert files == {"baseline.json", "probe.safetensors", "tfidf.safetensors"}
+    (tmp_path / "probe" / "probe.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match="altered"):
+        Probe.load(tmp_path / "probe")
+    with pytest.raises(InputError, match="missing or damaged"):
+        Probe.load(tmp_path / "nowhere")
