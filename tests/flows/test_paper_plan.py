@@ -52,12 +52,28 @@ def test_each_task_has_the_settings_of_its_released_run():
         found = (shape.m, shape.r, shape.s, training.lr_prompt, training.lr_low_rank, training.steps)
         unknown = (40, 45, 256, 0.3, 5e-4, (300 if name == "yelp-polarity" else 40) * K)
         assert found == RELEASED.get(name, unknown), name
-        assert (shape.alpha, shape.layout, training.batch_size, training.weight_decay) == (8, "paper", 32, 1e-5)
         assert shape.trainable(768) == (79_560 if name == "superglue-multirc" else 76_800)
         assert (
             rate_factor(499, training.steps, training.warmup) < 1.0 == rate_factor(500, training.steps, training.warmup)
         )
-        assert training.patience is None  # no early stop
+        as_the_paper(shape, training)
+
+
+def as_the_paper(shape, training):
+    """What no default of ours may change: answers, objective, schedule, no early stop, nothing against overfitting."""
+    assert (shape.alpha, shape.layout, shape.answers, shape.offset) == (8, "paper", "words", 0)
+    assert (training.objective, training.schedule, training.patience) == ("vocabulary", "linear", None)
+    assert (training.batch_size, training.weight_decay, training.clip) == (32, 1e-5, 1.0)
+    assert (training.average, training.dropout, training.noise, training.label_smoothing) == (0, 0, 0, 0)
+
+
+def test_the_few_shot_plan_has_the_papers_settings():
+    paper = load_plan("paper-fewshot-t5-base")
+    assert paper.sources == ["mnli", "qqp", "sst2", "squad", "superglue-record"]
+    assert (paper.targets, paper.shots) == (["superglue-boolq", "superglue-cb", "scitail"], [4, 16, 32])
+    assert (paper.validation, paper.verbalizer, paper.adapter.trainable(768)) == ("full", "paper", 76_800)
+    for training in (paper.source_training, paper.scratch_training, paper.transfer_training):
+        as_the_paper(paper.adapter, training)
 
 
 def dry(name):

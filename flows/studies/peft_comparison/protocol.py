@@ -21,7 +21,8 @@ SHIPPED = Path(__file__).parent
 TEMPLATE = "Question: {query} Think step by step.\nAnswer:"
 USUAL = {
     **{"steps": 5000, "batch_size": 4, "eval_every": 250, "warmup": 0.1, "schedule": "cosine", "clip": 1.0},
-    **{"objective": "vocabulary", "weight_decay": 0.0},
+    **{"objective": "vocabulary", "weight_decay": 0.0, "patience": None},
+    **{"average": 0.0, "dropout": 0.0, "noise": 0.0, "label_smoothing": 0.0},
 }
 BUCKET = 20  # batches that are sorted by length together
 EMPTY_CACHE = 10  # steps after which the device's cache is emptied
