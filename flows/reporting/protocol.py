@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 
-from dept.trial import CONSTANTS, TrialOutcome
+from dept.trial import CONSTANTS, LINEAR, TrialOutcome
 from flows.reporting.summary import trained
 
 SHOTS = "True few-shot: steps, rates and starts were chosen on as many validation rows of a draw as it has shots."
@@ -26,7 +27,7 @@ def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
             "Not true few-shot: k counts training rows alone; the whole validation split chose steps, rates and starts "
             f"({named}{more}), as in published few-shot tables."
         )
-    return said + _lora(targets)
+    return said + _lora(targets) + _linear(targets)
 
 
 def _lora(targets: Iterable[TrialOutcome]) -> list[str]:
@@ -45,3 +46,18 @@ def _lora(targets: Iterable[TrialOutcome]) -> list[str]:
             f"{method}: rank {rank} in all linear layers, {numbers:,} trainable numbers a trial{beside}{least}."
         )
     return said
+
+
+def _linear(targets: Iterable[TrialOutcome]) -> list[str]:
+    """What probe and TF-IDF reach where their choice is fitted on all rows of a draw."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for outcome in targets:
+        if outcome.spec.method in LINEAR and "refit" in outcome.extra and outcome.spec.shots is not None:
+            by_task = found.setdefault(outcome.spec.method, {})
+            by_task.setdefault(outcome.spec.task, []).append(outcome.extra["refit"]["score"])
+    means = ", ".join(
+        f"{method} {statistics.fmean(map(statistics.fmean, found[method].values())):.1f}"
+        for method in reversed(LINEAR)
+        if method in found
+    )
+    return [f"Fitted on shots and validation rows together: {means} on the mean."] if means else []

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dept.trial import TrialOutcome
+from dept.trial import LINEAR, TrialOutcome
 from flows.reporting.protocol import protocol
 from flows.reporting.published import Comparison, compare
 from flows.reporting.shots import k_of
-from flows.reporting.summary import STARTS, TRANSFER, Row, headline, means, measure_name, shown, summary_rows
+from flows.reporting.summary import STARTS, TRANSFER, Row, headline, means, measure_name, rank, shown, summary_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,8 +43,8 @@ def left_out(rows: Sequence[Row], number_left: int) -> str:
 def columns(rows: Sequence[Row]) -> tuple[str, ...] | None:
     """The variants that fit beside each other in one line per target and k; None: a line for each variant."""
     found = shown(rows)
-    if set(found) <= set(STARTS):
-        return STARTS
+    if set(found) <= {*STARTS, *LINEAR}:
+        return tuple(sorted({*STARTS, *found}, key=rank))
     return tuple(found) if len(found) <= len(STARTS) else None
 
 
@@ -60,7 +60,8 @@ def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> 
     answer = headline(every)
     beside = columns(every)
     rows, left = picked(every, most)
-    parts = (answer.text, answer.detail, left_out(every, left), *protocol(outcomes))
+    narrow = beside is not None and not set(LINEAR).isdisjoint(beside)  # no room for a last column in 80 characters
+    parts = (answer.text, answer.detail, left_out(every, left), _from(rows) if narrow else "", *protocol(outcomes))
     caption = " ".join(part for part in parts if part)
     table = _table(f"{_title(every)}, % (mean ± sample std over {_seeds(every)})", caption)
     if beside is not None:
@@ -69,12 +70,15 @@ def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> 
         for variant in beside:
             table.add_column(variant.capitalize(), justify="right", no_wrap=True)
         table.add_column("Gain", justify="right", no_wrap=True)
-        table.add_column("From", overflow="fold")
+        if not narrow:
+            table.add_column("From", overflow="fold")
         for row in rows:
-            texts = (text.split(" (n=")[0] for text in _texts(row, beside))
-            table.add_row(row.target, str(row.k), *texts, _styled(row.gain), ", ".join(row.sources) or "–")
+            cut = {variant: " ±" if variant in LINEAR else " (n=" for variant in beside}  # spreads are in the page
+            texts = (text.split(cut[v])[0] for v, text in zip(beside, _texts(row, beside), strict=True))
+            origin = () if narrow else (", ".join(row.sources) or "–",)
+            table.add_row(row.target, str(row.k), *texts, _styled(row.gain), *origin)
         for line in mean_rows(every, beside) if left else ():
-            table.add_row(line["name"], str(line["k"]), *line["texts"], _styled(line["gain"]), "–")
+            table.add_row(line["name"], str(line["k"]), *line["texts"], _styled(line["gain"]), *(() if narrow else "–"))
     else:
         variants = shown(every)
         longest = max(len(row.target) for row in rows) + max(map(len, variants))
@@ -186,7 +190,7 @@ def _beside_published(compared: Comparison) -> Table:
 
 
 def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    numbers = {"k", "Score", "Gain", "Paper", "Paper, all", *(start.capitalize() for start in STARTS)}
+    numbers = {"k", "Score", "Gain", "Paper", "Paper, all", *(v.capitalize() for v in (*STARTS, *LINEAR))}
     rule = ["---:" if heading in numbers else "---" for heading in headings]
     escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in body)
     return ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *escaped)]
@@ -235,6 +239,12 @@ def mean_rows(rows: Sequence[Row], beside: Sequence[str]) -> list[dict[str, Any]
         gain = found[TRANSFER] - found["scratch"] if known else None
         lines.append({"name": name, "k": k_of(k), "texts": texts, "gain": gain})
     return lines
+
+
+def _from(rows: Sequence[Row]) -> str:
+    """The sentence that stands for the column of sources."""
+    sources = list(dict.fromkeys(source for row in rows for source in row.sources))
+    return f"Transfer started from {', '.join(sources)}." if sources else ""
 
 
 def _title(rows: Sequence[Row]) -> str:

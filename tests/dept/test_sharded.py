@@ -14,15 +14,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dept.adapters.initialise import from_text
+from dept.adapters.initialise import from_text, with_head
 from dept.adapters.stack import NAMES, Tensors
 from dept.backbones.backbone import Backbone
+from dept.baselines.probe import train_head
 from dept.batches.tokenise import encode, encode_open
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.distributed import job
 from dept.distributed.launch import RankDiedError, Session
 from dept.engine.checkpoint import tidy
 from dept.engine.evaluate import score_rows
+from dept.engine.features import features
 from dept.engine.generate import generate_ids
 from dept.engine.mixture import learn_weights
 from dept.engine.train import Trial, train
@@ -136,6 +138,12 @@ def test_one_session_does_all_that_needs_a_backbone(tiny_folders, tmp_path, fami
         open_rows = [(0, row) for row in encode_open(session.tokens, texts, config, 5)]
         written = session.generate(adapters[:1], open_rows, 5)
         weights = session.learn_weights(adapters, gold, steps=3)
+        depths = (0.5, 1.0)
+        bare, read = session.features(items, depths), session.features(items, depths, adapters, tokens.append)
+        shape = config.model_copy(update={"answers": "both", "layers": depths})
+        headed = Trial("h", with_head(start, train_head(read[3:], rows, read[:0], []), shape), recipe, rows, rows)
+        with_words = session.train([headed])["h"].adapter
+        answered = session.score([with_words], [(0, row) for row in rows])
         assert session.score([], []) == []
         pids = [report["pid"] for report in reports(folder)]
         assert session.provenance()["sharded"] is True
@@ -157,6 +165,13 @@ def test_one_session_does_all_that_needs_a_backbone(tiny_folders, tmp_path, fami
     assert written == texts_of
     for target, found in learn_weights(own, adapters, gold, steps=3).items():
         assert weights[target] == pytest.approx(found, abs=1e-4)
+    torch.testing.assert_close(bare, features(own, items, depths), atol=1e-4, rtol=0)
+    torch.testing.assert_close(read, features(own, items, depths, tensors), atol=1e-4, rtol=0)
+    with_head_here = train([headed], own)["h"].adapter
+    for name, value in with_head_here.parts.items():
+        torch.testing.assert_close(with_words.parts[name], value, atol=1e-4, rtol=0)
+    mine_too = score_rows(own, Tensors.of([with_head_here], own.device), [(0, row) for row in rows])
+    torch.testing.assert_close(torch.tensor(answered), torch.tensor(mine_too), atol=1e-4, rtol=0)
 
 
 def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp_path):

@@ -19,7 +19,7 @@ from tests.flows.test_report import Page
 
 def trial(variant, test, *, validation=None, loss=1.0, task="movie-polarity", seed=0, metric="accuracy", **changes):
     method, init, source = "dept", variant, None
-    if variant in ("prompt-tuning", "lora", "lora-r8", "full", "in-context"):
+    if variant in ("prompt-tuning", "lora", "lora-r8", "full", "in-context", "probe", "tfidf"):
         method, init = variant, "scratch"
     elif variant.startswith("source:"):
         init, source = "source", variant.partition(":")[2]
@@ -149,6 +149,22 @@ def test_table_of_few_variants_is_the_short_one():
     baselines = [trial("scratch", 60.0), trial("prompt-tuning", 58.0), trial("lora", 55.0)]
     head = next(line for line in printed(baselines).splitlines() if "Target" in line)
     assert head.split() == ["Target", "k", "Scratch", "Prompt-tuning", "Lora", "Gain", "From"]
+
+
+def test_probe_and_tfidf_stand_beside_what_transfer_is_worth():
+    """In one line per target, within 80 columns; fitted on all rows of a draw they are told below."""
+    few = {"extra": {"metric": "accuracy", "refit": {"score": 75.0}}}
+    simple = [trial(v, 60.0 + 4 * seed, seed=seed, **few) for v in ("probe", "tfidf") for seed in (0, 1)]
+    said = printed([*two_targets(), *simple])
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…" not in said
+    head, line = (next(line for line in said.splitlines() if name in line) for name in ("Target", "movie-polarity"))
+    assert head.split() == ["Target", "k", "Untrained", "Tfidf", "Probe", "Scratch", "Transfer", "Gain"]
+    assert line.split()[3:5] == ["62.0", "62.0"]
+    told = " ".join(said.split())
+    assert "Transfer started from amazon-polarity" in told
+    assert "Fitted on shots and validation rows together: tfidf 75.0, probe 75.0 on the mean." in told
+    assert "| Untrained | Tfidf | Probe | Scratch |" in markdown("a", [*two_targets(), *simple])
 
 
 def test_table_of_many_variants_fits_80_columns_and_loses_nothing():
