@@ -46,7 +46,7 @@ def demo(prefect_url, tmp_path_factory):
 
 def test_the_main_job_on_real_input(demo):
     home, _, printed, _ = demo
-    assert "Trained 8 trials" in printed
+    assert "Trained 12 trials" in printed
     assert "movie-polarity" in printed
     assert "tweet-polarity" in printed
     (page,) = home.glob("reports/*/report.html")
@@ -58,7 +58,7 @@ def test_the_main_job_on_real_input(demo):
 def test_a_second_run_trains_nothing_and_says_why(demo):
     home, path, _, url = demo
     again = dept(f"dept run {path}", home, url)
-    assert "Nothing was trained: the ledger already holds all 8 trials" in again.stdout, again.stderr
+    assert "Nothing was trained: the ledger already holds all 12 trials" in again.stdout, again.stderr
 
 
 def test_readme_commands(demo):

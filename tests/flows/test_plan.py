@@ -56,7 +56,7 @@ def test_demo_is_what_the_product_promises():
         [16],
         2,
         ["scratch", "best-source"],
-        ["dept"],
+        ["dept", "probe", "tfidf"],
     )
     assert load_plan(DEMO) == plan
 

@@ -25,7 +25,7 @@ BACKBONE_ID = "b" * 64
 
 @pytest.fixture(scope="module")
 def demo():
-    plan = replaced(load_plan("demo"), shots=[4, 16], source_rows=100)
+    plan = replaced(load_plan("demo"), shots=[4, 16], source_rows=100, methods=["dept"])
     return plan, Inputs(plan.resolve_tasks(), check(plan), BACKBONE_ID, 576)
 
 
