@@ -131,6 +131,9 @@ class TrainConfig(Frozen):
     steps: int = Field(
         60, ge=0, le=MOST_STEPS, description="optimizer steps at most; 0 leaves the adapter as initialised"
     )
+    last: int | None = Field(
+        None, ge=0, description="stop after so many of the steps, at the rates of a training of all; none: after all"
+    )
     batch_size: int = Field(8, ge=1, le=100_000, description="rows per optimizer step")
     lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
@@ -168,6 +171,11 @@ class TrainConfig(Frozen):
         description="steps without a lower validation loss after which the trial stops; none: never",
     )
     max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")
+
+    @property
+    def end(self) -> int:
+        """The step after which a training is over."""
+        return self.steps if self.last is None else min(self.last, self.steps)
 
 
 class EngineOptions(Frozen):

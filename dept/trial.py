@@ -9,15 +9,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dept.config import AdapterConfig, Dtype, Frozen, TrainConfig
 
-Kind = Literal["train", "probe", "mixture", "evaluate"]
+Kind = Literal["train", "probe", "mixture", "search", "evaluate"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
 Method = Literal["dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context", "probe", "tfidf"]
 Init = Literal[
-    "scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only", "untrained", "transfer"
+    "scratch",
+    "source",
+    "best-source",
+    "similar",
+    "mixture",
+    "multitask",
+    "prompt-only",
+    "untrained",
+    "transfer",
+    "auto",
 ]
 Start = Literal["text", "source", "prompt", "shots"]
 STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context")  # the others run one by one
@@ -38,7 +47,64 @@ MULTITASK = "multitask"  # name of the task of an adapter that is trained on sev
 SCHEMA = 5  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
 # How the question was arrived at, not the question: two ways to the same start are one trial.
-PROVENANCE = ("schema_version", "backbone", "init", "source_task")
+PROVENANCE = {"schema_version", "backbone", "init", "source_task", "searched"}
+
+
+class Candidate(Frozen):
+    """One way to make a target's adapter, to be tried by a search.
+
+    Attributes:
+        init, source_task: how its start was found (provenance), as of a `TrialSpec`. start, source_sha256: its start.
+    """
+
+    init: Init = "scratch"
+    start: Start = "text"
+    source_task: str | None = None
+    source_sha256: str | None = None
+    adapter: AdapterConfig
+    training: TrainConfig
+
+
+class Search(Frozen):
+    """What a trial of kind `search` tries, by asynchronous successive halving (`dept.engine.halving`).
+
+    Raises:
+        pydantic.ValidationError: rungs that do not rise, or at which a candidate is not validated.
+    """
+
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=1000)
+    folds: int = Field(
+        2, ge=1, le=10, description="parts of the 2k rows of a draw, each validated on once; 1: one half"
+    )
+    rungs: tuple[int, ...] = Field((4, 12, 36), max_length=20, description="steps at which candidates have to go")
+    eta: int = Field(3, ge=2, le=10, description="one of so many goes on at a rung")
+    minutes: float | None = Field(
+        None, gt=0, description="of training and validating, after which no candidate goes on"
+    )
+
+    @model_validator(mode="after")
+    def _validated_at_rungs(self) -> Search:
+        if list(self.rungs) != sorted(set(self.rungs)) or (self.rungs and self.rungs[0] < 1):
+            raise ValueError(f"rungs must rise from 1 on, got {list(self.rungs)}")
+        for every in {candidate.training.eval_every for candidate in self.candidates}:
+            if odd := [rung for rung in self.rungs if rung % every]:
+                raise ValueError(f"rung {odd[0]} is no multiple of eval_every={every}, so no loss is known there")
+        return self
+
+    def steps(self, anew: bool = False) -> int:
+        """Steps of all candidates in one fold, where they come to each rung together and none fails.
+
+        Args:
+            anew: each rung is reached from the start, as baselines do.
+        """
+        left = sorted((candidate.training.end for candidate in self.candidates), reverse=True)
+        total = before = 0
+        for rung in self.rungs:
+            total += sum(min(end, rung) - min(end, before) for end in left)
+            before = 0 if anew else rung
+            arrived = [end for end in left if end >= rung]
+            left = arrived[: math.ceil(len(arrived) / self.eta)]
+        return total + sum(end - min(end, before) for end in left)
 
 
 class TrialSpec(Frozen):
@@ -47,6 +113,7 @@ class TrialSpec(Frozen):
     Attributes:
         kind: `train`: an adapter is trained, tested and kept. `probe`: a start is tried for some steps and validated.
             `mixture`: weights over the adapters `sources` are learned on the shots; the mixture is the result.
+            `search`: the candidates of `search` are tried by cross-validation on a draw's rows; the best is the result.
             `evaluate`: the adapter `source_sha256` answers the rows `row_ids`; metrics and the outcome of each row.
         backbone: name or path, for people and for loading (provenance). `backbone_id`: sha256 of weights and
             tokenizer. `dtype`: number type of the frozen weights; None in those of 0.1.0, whose `backbone_id` held it.
@@ -61,6 +128,8 @@ class TrialSpec(Frozen):
             stand in decisions of retraining.
         sources: kind mixture: sha256 of each adapter that is mixed, in order.
         row_ids: kind evaluate: ids of the rows, in order.
+        search: kind search: what is tried. searched: fingerprint of the search that chose this recipe (provenance).
+        refit: it learns from the validation rows of its draw as well; nothing is validated, the last step is kept.
     """
 
     schema_version: int = SCHEMA
@@ -89,6 +158,9 @@ class TrialSpec(Frozen):
     validation_rows: int | None = None
     test_rows: int
     row_ids: tuple[str, ...] = ()
+    refit: bool = False
+    search: Search | None = None
+    searched: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -111,7 +183,8 @@ class TrialSpec(Frozen):
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) over the canonical JSON of every field that is part of the question."""
-        body = self.model_dump(mode="json", exclude=set(PROVENANCE))
+        found: Any = {"candidates": {"__all__": {"init", "source_task"}}}
+        body = self.model_dump(mode="json", exclude=dict.fromkeys(PROVENANCE, True) | {"search": found})
         if self.start != "text":
             del body["prompt_text"]  # nothing is made of it
         if self.kind == "evaluate":
@@ -123,14 +196,29 @@ class TrialSpec(Frozen):
     @property
     def variant(self) -> str:
         """What is compared: the method, and for dept how it starts: `scratch`, `best-source`, `source:NAME`, `lora`."""
+        if self.init == "auto":
+            return "auto"
         if self.method != "dept":
             return self.method
         return f"source:{self.source_task}" if self.init == "source" else self.init
 
     @property
     def transfers(self) -> bool:
-        """Whether the adapter starts from other tasks' adapters."""
-        return self.method == "dept" and self.init not in ("scratch", "untrained")
+        """Whether the adapter starts from other tasks' adapters, as its strategy asks."""
+        return self.method == "dept" and self.init not in ("scratch", "untrained", "auto")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """sha256 of each adapter that it starts from, mixes, is compared with or lets answer."""
+        tried = tuple(one.source_sha256 for one in self.search.candidates) if self.search else ()
+        return self.sources or tuple(dict.fromkeys(sha for sha in (self.source_sha256, *tried) if sha))
+
+    def of(self, number: int, **changes: Any) -> TrialSpec:
+        """The trial that a search makes of one of its candidates, by its number; `changes`: fields that differ."""
+        assert self.search is not None
+        one = self.search.candidates[number]
+        fields = {name: getattr(one, name) for name in type(one).model_fields}
+        return self.model_copy(update={"kind": "train", "search": None, **fields, **changes})
 
     @property
     def label(self) -> str:
@@ -153,7 +241,8 @@ class TrialOutcome:
         loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
             each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
         extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; LoRA: `rank`; kind mixture:
-            `weights`; kind evaluate: `rows`, the outcome of each row.
+            `weights`; kind evaluate: `rows`, the outcome of each row; kind search: `search`, see
+            `dept.engine.halving.Found.told`.
     """
 
     spec: TrialSpec

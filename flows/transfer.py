@@ -18,7 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from dept.backbones.describe import told_dtype
-from dept.trial import TrialOutcome
+from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, say_lost_runs
 from flows.execution.judge import judge, told
@@ -29,6 +29,7 @@ from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
+from flows.planning.searches import searched_targets, searches
 from flows.planning.strategies import Starts, choose, start_specs
 from flows.planning.trials import (
     Place,
@@ -41,6 +42,7 @@ from flows.planning.trials import (
     target_specs,
 )
 from flows.reporting.html import markdown, write_report
+from flows.reporting.searched import told_searches
 from flows.reporting.summary import headline, summary_rows
 from infra.errors import InputError, written
 from infra.hidden import hidden_credentials
@@ -73,11 +75,16 @@ class RunSummary:
 
 @dataclass
 class Done:
-    """What the stages of a run have reached so far. outcomes: of sources and targets; tried: of the search of rates."""
+    """What the stages of a run have reached so far.
+
+    outcomes: of sources and targets; tried: of the search of rates and of recipes. searches: by what they are for.
+    """
 
     outcomes: list[TrialOutcome] = field(default_factory=list)
     tried: list[TrialOutcome] = field(default_factory=list)
     rates: Rates = field(default_factory=dict)
+    searches: dict[Place, TrialSpec] = field(default_factory=dict)
+    searched: dict[str, TrialOutcome] = field(default_factory=dict)  # by fingerprint
     trained: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
@@ -170,7 +177,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
 
 
 def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
-    """Sources, what strategies try, the search of rates, targets: each stage follows from the outcomes of those before.
+    """Sources, what strategies try, searches of rates and recipes, targets: each follows from the outcomes before it.
 
     Raises:
         LostError: an adapter was damaged meanwhile; the stages are to be gone through again.
@@ -189,8 +196,13 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     done.rates, without = best_rates(searched, search.by_fingerprint, plan.rates_per == "target")
     missing = left_out(plan, starts, without)
     done.not_run = {label(place): reason for place, reason in missing.items()}
-    targets = settled("train-targets", "targets", target_specs(plan, inputs, starts.origins, done.rates, missing))
-    done.outcomes, done.tried = [*sources, *targets.outcomes], search.outcomes
+    done.searches = searches(plan, inputs, starts.origins, starts.missing)
+    settled_searches = settled("search", "search", list(done.searches.values()))
+    done.searched = settled_searches.by_fingerprint
+    fixed = target_specs(plan, inputs, starts.origins, done.rates, {*missing, *done.searches})
+    specs = [*fixed, *searched_targets(plan, inputs, done.searches, done.searched)]
+    targets = settled("train-targets", "targets", specs)
+    done.outcomes, done.tried = [*sources, *targets.outcomes], [*search.outcomes, *settled_searches.outcomes]
     return done
 
 
@@ -267,6 +279,7 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
             f"{key} on {target}" if target else key: rate[: 2 if key in ("dept", "transfer") else 1]
             for (key, target), rate in done.rates.items()
         },
+        "searches": told_searches(plan, done.searches, done.searched),
         "leaked": {name: n for name, splits in context.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
         "reused": sorted({outcome.spec.fingerprint for outcome in done.outcomes} - done.trained - done.others),

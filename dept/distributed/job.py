@@ -72,7 +72,7 @@ def folder_of(session: Path, number: int) -> Path:
 
 
 def kind_of(work: Path) -> str:
-    """What a job asks for: train, score, features, generate, mixture or embed."""
+    """What a job asks for: train, search, score, features, generate, mixture or embed."""
     return str(read_json(work / JOB)["kind"])
 
 
@@ -105,8 +105,8 @@ def _tables(body: dict[str, Any]) -> list[list[Row]]:
     ]
 
 
-def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions) -> None:
-    """Lay out a job that trains, in a new folder.
+def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions, kind: str = "train", **more: Any) -> None:
+    """Lay out a job that trains or searches, in a new folder.
 
     Raises:
         InputError: a start adapter cannot be written.
@@ -119,7 +119,7 @@ def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions) ->
         trial.start.save(work / "adapters" / str(index))
         told = {"key": trial.key, "config": trial.config.model_dump(), "seed": trial.seed}
         body.append(told | {"rows": tables.add(trial.rows), "validation": tables.add(trial.validation)})
-    told = {"kind": "train", "options": options.model_dump(mode="json"), "trials": body}
+    told = {"kind": kind, "options": options.model_dump(mode="json"), "trials": body, **more}
     write_json(work / JOB, told | tables.body())
 
 

@@ -18,6 +18,7 @@ from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.distributed import job, processes
 from dept.distributed.agent import Agent, RankDiedError
+from dept.engine.halving import Found
 from dept.engine.state import Result, State, Trial
 from infra.errors import InputError
 from infra.identity import process_id
@@ -132,9 +133,7 @@ class Session:
         """
         if not trials:
             return {}
-        options = options or EngineOptions()
-        if options.checkpoint_folder is not None:
-            options = options.model_copy(update={"checkpoint_folder": options.checkpoint_folder.absolute()})
+        options = _absolute(options)
         keys = [trial.key for trial in trials]
         results: dict[str, Result] = {}
         restored: set[str] = set()
@@ -152,6 +151,29 @@ class Session:
 
         self._agent.do(lambda work: job.write_trials(work, trials, options), look, on_tokens)
         return results
+
+    def search(
+        self,
+        key: str,
+        candidates: Sequence[Sequence[Trial]],
+        options: EngineOptions | None = None,
+        *,
+        rungs: Sequence[int],
+        eta: int,
+        seconds: float | None = None,
+        on_tokens: Progress | None = None,
+    ) -> Found:
+        """Try candidates as `dept.engine.search.search`; all of them have as many folds.
+
+        Raises:
+            RankDiedError, InputError: see `train`.
+        """
+        trials = [trial for folds in candidates for trial in folds]
+        told = {"search": key, "folds": len(candidates[0]), "rungs": list(rungs), "eta": eta, "seconds": seconds}
+        work = self._agent.do(
+            lambda at: job.write_trials(at, trials, _absolute(options), "search", **told), progress=on_tokens
+        )
+        return Found.of(job.read_json(work / job.ANSWER))
 
     def score(
         self,
@@ -250,3 +272,10 @@ class Session:
         work = self._agent.do(lambda at: job.write_items(at, kind, adapters, items, **told), progress=progress)
         found: list[Any] = job.read_json(work / job.ANSWER)
         return found
+
+
+def _absolute(options: EngineOptions | None) -> EngineOptions:
+    options = options or EngineOptions()
+    if options.checkpoint_folder is None:
+        return options
+    return options.model_copy(update={"checkpoint_folder": options.checkpoint_folder.absolute()})

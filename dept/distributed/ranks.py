@@ -22,6 +22,7 @@ from dept.engine.features import features
 from dept.engine.generate import generate_ids
 from dept.engine.memory import provenance
 from dept.engine.mixture import learn_weights
+from dept.engine.search import search
 from dept.engine.state import Result, State
 from dept.engine.train import train
 
@@ -88,6 +89,26 @@ def _train(work: Path, backbone: Sharded, ranks: Ranks) -> None:
     )  # all restore, one saves
 
 
+def _search(work: Path, backbone: Sharded, ranks: Ranks) -> None:
+    options, trials = job.read_trials(work)
+    told = job.read_json(work / job.JOB)
+    folds = int(told["folds"])
+    candidates = [trials[at : at + folds] for at in range(0, len(trials), folds)]
+    found = search(
+        told["search"],
+        candidates,
+        backbone,
+        options,
+        rungs=told["rungs"],
+        eta=told["eta"],
+        seconds=told["seconds"],
+        on_tokens=ranks.count,
+        parallel=ranks,
+    )
+    if ranks.rank == 0:
+        job.write_json(work / job.ANSWER, found.told())
+
+
 def _score(work: Path, backbone: Sharded, ranks: Ranks) -> None:
     adapters, items, _ = job.read_items(work)
     tensors = Tensors.of(adapters, backbone.device)
@@ -133,6 +154,7 @@ def _answer(work: Path, ranks: Ranks, found: list[Any]) -> None:
 
 JOBS: dict[str, Callable[[Path, Sharded, Ranks], None]] = {
     "train": _train,
+    "search": _search,
     "score": _score,
     "features": _features,
     "generate": _generate,

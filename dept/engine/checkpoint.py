@@ -50,17 +50,12 @@ class Checkpoint:
         """
         if self.file is None:
             return
-        tensors = {
-            f"{part}.{name}": value.cpu().contiguous()
-            for part, values in training.dump().items()
-            for name, value in values.items()
-        }
-        tensors |= {"scale": training.scale.cpu(), "steps": training.optimizer.steps.cpu()}
+        tensors = packed(training)
         body = {
             "keys": training.keys,
             "identities": [self.identities[key] for key in training.keys],
             "states": {key: asdict(states[key]) for key in training.keys},
-            "sha256": _digest(tensors),
+            "sha256": digest(tensors),
         }
         write_bytes(self.file, save_bytes(tensors, metadata={"state": json.dumps(body)}))
         for held in [file for file, keys in self._read.items() if keys <= set(self.identities)]:
@@ -87,9 +82,7 @@ class Checkpoint:
             return {}
         keys = list(found)  # in the order of the stack that saved them, so that its bits come out again
         names = next(iter(found.values()))[1]
-        stacked = {n: torch.stack([found[key][1][n] for key in keys]).to(training.scale.device) for n in names}
-        parts = {part: {n: stacked[f"{part}.{n}"] for n in values} for part, values in training.dump().items()}
-        training.load(parts, stacked["scale"], stacked["steps"], keys)
+        unpack(training, {name: torch.stack([found[key][1][name] for key in keys]) for name in names}, keys)
         return {key: found[key][0] for key in keys}
 
     def _of(self, file: Path, training: Training, aside: bool) -> list[tuple[str, State, dict[str, Tensor]]]:
@@ -102,7 +95,7 @@ class Checkpoint:
                 if not wanted:
                     return []
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a dict
-            if _digest(tensors) != body["sha256"]:
+            if digest(tensors) != body["sha256"]:
                 raise ValueError("its sha256 is another")
             shapes = {f"{part}.{n}": t.shape[1:] for part, old in training.dump().items() for n, t in old.items()}
             if any(tensors[name].shape[1:] != shape for name, shape in shapes.items()):
@@ -146,7 +139,22 @@ def tidy(folder: Path, wanted: Callable[[str], bool]) -> None:
                 file.unlink(missing_ok=True)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def packed(training: Training) -> dict[str, Tensor]:
+    """The tensors of a stack as a file holds them, each [N, ...]."""
+    named = {f"{part}.{name}": t for part, values in training.dump().items() for name, t in values.items()}
+    named |= {"scale": training.scale, "steps": training.optimizer.steps}
+    return {name: tensor.cpu().contiguous() for name, tensor in named.items()}
+
+
+def unpack(training: Training, tensors: Mapping[str, Tensor], keys: list[str]) -> None:
+    """Fill a stack with what `packed` gave."""
+    placed = {name: tensor.to(training.scale.device) for name, tensor in tensors.items()}
+    parts = {part: {n: placed[f"{part}.{n}"] for n in values} for part, values in training.dump().items()}
+    training.load(parts, placed["scale"], placed["steps"], keys)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of named tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())

@@ -122,7 +122,7 @@ class State:
     def is_due(self, config: TrainConfig) -> bool:
         """Whether this step is to be validated, and has not been."""
         seen = bool(self.validation_curve) and self.validation_curve[-1][0] == self.step
-        reached = self.step % config.eval_every == 0 or self.step >= config.steps
+        reached = self.step % config.eval_every == 0 or self.step >= config.end
         return reached and not seen and self.failure is None
 
     def validated(self, scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> bool:
@@ -141,7 +141,7 @@ class State:
 
     def is_done(self, config: TrainConfig) -> bool:
         """Whether the trial has failed, made all its steps or lost its patience."""
-        if self.failure or self.step >= config.steps:
+        if self.failure or self.step >= config.end:
             return True
         seen = self.validation_curve[-1][0] if self.validation_curve else self.best_step
         return config.patience is not None and seen - self.best_step >= config.patience

@@ -122,25 +122,46 @@ class Loop:
         identities = {trial.key: trial.identity(about, known) for trial in trials} if folder else {}
         self.checkpoint = Checkpoint(folder, identities)
         self.saved = time.monotonic()
+        self.waiting = list(self.trials)
 
     def run(self) -> dict[str, Result]:
         """Train every trial to its end."""
         self._restore()
-        waiting = [key for key in self.trials if key not in self.stack.keys]
-        while waiting or self.stack.keys:
-            free = max(0, self.options.adapters_at_once - len(self.stack.keys))
-            joining, waiting = waiting[:free], waiting[free:]
-            self.stack.join(joining)
-            self._validate()
-            # A place that became free is taken before the next step, so a resumed run meets the same stack.
-            if self.stack.keys and not (waiting and len(self.stack.keys) < self.options.adapters_at_once):
+        while self.live:
+            self.seat()
+            self.validate()
+            for key in self.done():
+                self.leave(key)
+            if self.ready:
                 self.step()
                 self._save()
         if self.parallel.saves:
             self.checkpoint.clear()
         return self.results
 
-    def _validate(self) -> None:
+    @property
+    def live(self) -> bool:
+        """Whether any trial is in the stack or waits for a place."""
+        return bool(self.waiting or self.stack.keys)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step is to be made: a place that is free is taken first, so a resumed run meets the same stack."""
+        full = len(self.stack.keys) >= self.options.adapters_at_once
+        return bool(self.stack.keys) and (full or not self.waiting)
+
+    def seat(self) -> None:
+        """Give free places of the stack to those that wait."""
+        free = max(0, self.options.adapters_at_once - len(self.stack.keys))
+        joining, self.waiting = self.waiting[:free], self.waiting[free:]
+        self.stack.join(joining)
+
+    def done(self) -> list[str]:
+        """Trials of the stack that have made all their steps, lost their patience or failed."""
+        return [key for key in self.stack.keys if self.states[key].is_done(self.trials[key].config)]
+
+    def validate(self) -> list[str]:
+        """Validate the trials of the stack whose step is to be; returns their keys."""
         due = [key for key in self.stack.keys if self.states[key].is_due(self.trials[key].config)]
         items = [
             (adapter_id, row)
@@ -158,11 +179,10 @@ class Loop:
             state.seconds += seconds
             if state.validated(mine, trial.validation):
                 self.stack.keep(key)
-        for key in list(self.stack.keys):
-            if self.states[key].is_done(self.trials[key].config):
-                self._leave(key)
+        return due
 
-    def _leave(self, key: str) -> None:
+    def leave(self, key: str) -> None:
+        """Take a trial out of the stack; its result is the adapter that was kept."""
         adapter = self.stack.best(key)
         self.stack.leave(key)
         result = Result(key, adapter, self.states[key], peak_memory_mib())
@@ -252,3 +272,4 @@ class Loop:
             self.states[key] = state
             if self.on_restored is not None:
                 self.on_restored(key, state)
+        self.waiting = [key for key in self.trials if key not in self.stack.keys]

@@ -36,7 +36,7 @@ def listed(
     ] = None,
     task: Annotated[str | None, typer.Option(help="Only trials of this task.")] = None,
     status: Annotated[str | None, typer.Option(help="pending, running, trained, finished or failed.")] = None,
-    kind: Annotated[str | None, typer.Option(help="train, probe, mixture or evaluate.")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, probe, mixture, search or evaluate.")] = None,
     since: Annotated[str | None, typer.Option(help="Changed since: 30m, 12h, 7d, or 2026-11-25[T10:00].")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10**9, help="The newest so many.")] = LISTED,
     as_json: Json = False,

@@ -106,7 +106,7 @@ def _newest(specs: Iterable[TrialSpec]) -> list[TrialSpec]:
 
 
 def _today(context: RunContext, name: str) -> dict[str, Any]:
-    """The fields of a spec that say what data, task spec, backbone and number type are today, from scratch."""
+    """The fields of a spec that say what data, task, backbone and number type are today, from scratch, validated."""
     return {
         "schema_version": SCHEMA,
         "backbone": context.backbone_name,
@@ -118,4 +118,6 @@ def _today(context: RunContext, name: str) -> dict[str, Any]:
         "start": "text",
         "source_task": None,
         "source_sha256": None,
+        "refit": False,  # its rows choose a source and a step again
+        "searched": None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, NotRequired, Protocol, TypedDict, TypeVar, Unpack
 
 from torch import Tensor
 
@@ -19,8 +19,10 @@ from dept.distributed.launch import Session
 from dept.engine.evaluate import score_rows
 from dept.engine.features import features
 from dept.engine.generate import generate_ids
+from dept.engine.halving import Found
 from dept.engine.memory import provenance
 from dept.engine.mixture import learn_weights
+from dept.engine.search import search
 from dept.engine.state import Result, State, Trial
 from dept.engine.train import train
 
@@ -35,6 +37,15 @@ class Told(TypedDict, total=False):
     on_result: Callable[[Result], None] | None
     on_tokens: Callable[[int], None] | None
     on_restored: Callable[[str, State], None] | None
+
+
+class How(TypedDict):
+    """The rule of a search; see `dept.engine.search.search`."""
+
+    rungs: Sequence[int]
+    eta: int
+    seconds: NotRequired[float | None]
+    on_tokens: NotRequired[Callable[[int], None] | None]
 
 
 class Running(Vocabulary, Protocol):
@@ -58,6 +69,11 @@ class Running(Vocabulary, Protocol):
         self, trials: Sequence[Trial], options: EngineOptions | None = None, **told: Unpack[Told]
     ) -> dict[str, Result]:
         """Train trials in one stack."""
+
+    def search(
+        self, key: str, candidates: Sequence[Sequence[Trial]], options: EngineOptions | None = None, **how: Unpack[How]
+    ) -> Found:
+        """Try candidates, each with a trial a fold, by successive halving."""
 
     def score(self, adapters: Sequence[Adapter], items: Sequence[Item], progress: Any = None) -> list[list[float]]:
         """Log-probabilities of every candidate."""
@@ -103,6 +119,12 @@ class InProcess:
     ) -> dict[str, Result]:
         """See `dept.engine.train.train`."""
         return train(trials, self.backbone, options, **told)
+
+    def search(
+        self, key: str, candidates: Sequence[Sequence[Trial]], options: EngineOptions | None = None, **how: Unpack[How]
+    ) -> Found:
+        """See `dept.engine.search.search`."""
+        return search(key, candidates, self.backbone, options, **how)
 
     def score(self, adapters: Sequence[Adapter], items: Sequence[Item], progress: Any = None) -> list[list[float]]:
         """See `dept.engine.evaluate.score_rows`."""

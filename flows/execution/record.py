@@ -59,13 +59,15 @@ def _ids(examples: Sequence[TaskExample]) -> list[str]:
 def outcome_of(context: RunContext, spec: TrialSpec, rows: Sequence[Row], state: State) -> TrialOutcome:
     """The outcome of a trained trial, before its files and its test; `rows`: learned from and validated on."""
     task = context.tasks.get(spec.task)
+    found = context.ledger.outcomes([spec.searched]) if spec.searched and not state.best else {}
     return TrialOutcome(
         spec=spec,
         adapter_key="",
         adapter_sha256="",
         best_step=state.best_step,
         steps_done=state.step,
-        validation=state.best,
+        # Nothing validates a refit: what its search found over the folds stands for it.
+        validation=next((search.validation for search in found.values()), state.best),
         loss_curve=state.loss_curve,
         validation_curve=state.validation_curve,
         validation_loss_curve=state.validation_loss_curve,
@@ -97,8 +99,8 @@ def keep(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome,
 def close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialOutcome]]) -> None:
     """End trials whose files are durable: their MLflow runs first, the ledger last.
 
-    Only trained adapters make an MLflow run. One whose files are lost meanwhile is made again. What another attempt
-    holds by now is left to it: no MLflow run is written, and one that was is deleted.
+    Trained adapters and searches make an MLflow run, others none. One whose files are lost meanwhile is made again.
+    What another attempt holds by now is left to it: no MLflow run is written, and one that was is deleted.
 
     Raises:
         LeaseLostError: another attempt holds some of them; the others are closed.
@@ -125,7 +127,7 @@ def _close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialO
                 lease.closed(claim.fingerprint)
                 continue
         whole.append((claim, outcome))
-        if outcome.spec.kind == "train":
+        if outcome.spec.kind in ("train", "search"):
             logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context)))
     runs = context.tracker.log_trials(context.parent_run, logs, on_wait=lease.progress) if logs else {}
     ended = context.ledger.finish_many([(claim, runs.get(claim.fingerprint, ""), outcome) for claim, outcome in whole])

@@ -24,7 +24,8 @@ def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample]
     """Training and validation rows of a trial: k shots and k more (or the validation split) for a target, capped pools
     for a source.
 
-    A multitask adapter takes as many rows of each of its sources, so that none outvotes the others.
+    A multitask adapter takes as many rows of each of its sources, so that none outvotes the others. A refit learns from
+    all of them, and nothing validates it.
 
     Raises:
         InputError: the rows are not those that the trial was planned with.
@@ -38,6 +39,8 @@ def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample]
         shots, validation = few_shot(mine, spec.shots, spec.seed, strata, spec.per_class, checks=own)
         if spec.validation_rows:
             validation = subset(mine.validation, spec.validation_rows, spec.seed)
+        if spec.refit:
+            return of_task(spec.task, (*shots, *validation)), []
         return of_task(spec.task, shots), of_task(spec.task, validation)
     most, check = spec.train_rows, spec.validation_rows
     if spec.members:
@@ -49,7 +52,7 @@ def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample]
         training += of_task(name, part.train if most is None else subset(part.train, most, spec.seed))
         if check != 0:
             validating += of_task(name, part.validation if check is None else subset(part.validation, check, spec.seed))
-    return training, validating
+    return ([*training, *validating], []) if spec.refit else (training, validating)
 
 
 def splits_of(context: RunContext, spec: TrialSpec, name: str) -> Splits:

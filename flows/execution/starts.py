@@ -10,7 +10,6 @@ from dept.trial import TrialSpec
 from flows.execution.adapters import find_adapter
 from flows.execution.context import RunContext
 from flows.execution.rows import TaskExample
-from flows.execution.waiting import needed_by
 
 
 def sources_of(context: RunContext, spec: TrialSpec) -> list[Adapter]:
@@ -21,7 +20,7 @@ def sources_of(context: RunContext, spec: TrialSpec) -> list[Adapter]:
         LostError: one is damaged; its own trial is pending again.
         InputError: the store does not answer.
     """
-    return [find_adapter(context, sha256) for sha256 in needed_by(spec)]
+    return [find_adapter(context, sha256) for sha256 in spec.needed]
 
 
 def start_of(

@@ -11,21 +11,16 @@ from registry.ledger.schema import TrialRow
 _BEING_MADE = ("pending", "running")
 
 
-def needed_by(spec: TrialSpec) -> tuple[str, ...]:
-    """sha256 of each adapter that a trial starts from, mixes, is compared with or lets answer."""
-    return spec.sources or ((spec.source_sha256,) if spec.source_sha256 else ())
-
-
 def waiting(context: RunContext, specs: Iterable[TrialSpec]) -> set[str]:
     """Fingerprints of those whose adapters are being made again, by whomever.
 
     Where nobody makes them any more a trial does not wait: it is to be failed with the reason.
     """
-    needed = {spec.fingerprint: set(needed_by(spec)) for spec in specs}
+    needed = {spec.fingerprint: set(spec.needed) for spec in specs}
     gone = _gone(context, set().union(*needed.values()))
     if not gone:
         return set()
-    makers = [set(needed_by(row.trial_spec)) for row in _makers(context) if row.unreadable is None]
+    makers = [set(row.trial_spec.needed) for row in _makers(context) if row.unreadable is None]
     unmade = _gone(context, set().union(*makers))
     if not any(unmade.isdisjoint(theirs) for theirs in makers):
         return set()

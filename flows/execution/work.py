@@ -19,6 +19,7 @@ from flows.execution.heal import LostError
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.mixing import mix_claims
 from flows.execution.progress import say
+from flows.execution.searching import search_claims
 from flows.execution.testing import test_claims
 from flows.execution.training import train_claims
 from flows.execution.waiting import waiting
@@ -116,6 +117,7 @@ def _do(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
     stacked = [c for c in running if c.spec.kind in ("train", "probe") and c.spec.method in STACKED]
     trained += train_claims(context, lease, stacked)
     test_claims(context, lease, trained)
+    search_claims(context, lease, [c for c in running if c.spec.kind == "search"])
     mix_claims(context, lease, [c for c in running if c.spec.kind == "mixture"])
     evaluate_claims(context, lease, [c for c in running if c.spec.kind == "evaluate"])
     baseline_claims(context, lease, [c for c in running if c.spec.kind == "train" and c.spec.method not in STACKED])

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from dept.backbones.describe import told_dtype
-from dept.trial import LINEAR, MULTITASK, TrialOutcome, TrialSpec
+from dept.trial import MULTITASK, TrialOutcome, TrialSpec
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
+from flows.planning.searches import searched_targets, searches
 from flows.planning.speed import Remembers, speed
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
+from flows.planning.work import AnyWinner, work_of
 from tasks.load import load_splits
 from tasks.sources.read import locate
 from tasks.spec import FileSource
@@ -104,26 +106,22 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         if spec.fingerprint in finished:
             return
         line = lines.setdefault((stage, variant), Line(stage, variant))
-        training, (mean, bound) = spec.training, _mean(spec, means)
+        mean, bound = _mean(spec, means)
         drawn = _drawn(spec, tasks[spec.task].strata) if spec.task in tasks else None
-        batch = training.batch_size if drawn is None else min(training.batch_size, drawn)
-        if spec.kind == "mixture" and drawn is not None:
-            batch = drawn  # each step reads all shots
         most = drawn if spec.validation_rows is None else spec.validation_rows
         checked = len(splits[spec.task].validation) if most is None else most
-        learns = spec.init != "untrained" and spec.method not in ("in-context", *LINEAR)
-        checks = 1 + -(-training.steps // training.eval_every) if learns and checked else 0
+        work = work_of(spec, drawn, checked)
         read = 1 + (drawn or 0) if spec.method == "in-context" else 1  # the shots stand before every text
         line.trials += 1
-        line.steps += training.steps
+        line.steps += work.steps
         labels = len(tasks[spec.task].words) if spec.task in tasks else 0
         line.numbers.append(backbone.numbers(spec, labels))
-        line.trained += training.steps * batch * mean
+        line.trained += work.trained * mean
         if spec.method == "tfidf":
             return  # no token of it enters the backbone
         if away.isdisjoint(spec.members or (spec.task,)):  # else it is not known how many rows there are
             once = (drawn or len(splits[spec.task].train)) + checked if spec.method == "probe" or _fits(spec) else 0
-            line.evaluated += mean * (once + checks * checked + spec.test_rows * read)
+            line.evaluated += mean * (once + work.validated + spec.test_rows * read)
         line.bound |= bound
 
     sources = source_specs(plan, inputs)
@@ -146,7 +144,13 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     for specs in search.values():
         for spec in specs:
             add("search", spec.variant, spec, searched)
-    targets = target_specs(plan, inputs, origins, best_rates(search, searched, plan.rates_per == "target")[0])
+    wanted = searches(plan, inputs, origins)
+    found = done(wanted.values())
+    for (_, method, strategy), spec in wanted.items():
+        add("recipes", strategy if method == "dept" else method, spec, found)
+    rates = best_rates(search, searched, plan.rates_per == "target")[0]
+    targets = target_specs(plan, inputs, origins, rates, wanted)
+    targets += searched_targets(plan, inputs, wanted, AnyWinner(wanted.values(), found))
     tested = done(targets)
     for spec in targets:
         add("targets", spec.variant, spec, tested)

@@ -16,7 +16,8 @@ from tasks.splits import Splits
 def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     """The splits of a plan, its sources without rows held out for a target; counted in `dropped["leaked"]`.
 
-    Held out are a target's test, judging and validation rows and those of its draws that validate. The hash of a
+    Held out are a target's test, judging and validation rows and those of its draws that validate: its shots too where
+    recipes are searched by cross-validation. The hash of a
     source's rows changes with what was dropped, so a guarded source is another trial.
 
     Raises:
@@ -28,7 +29,8 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
         held_out += [*splits[name].test, *splits[name].judge, *splits[name].validation]
         for k in filter(None, plan.counted if plan.validation == "shots" else ()):
             for seed in plan.seeds:
-                held_out += few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)[1]
+                shots, validation = few_shot(splits[name], k, seed, tasks[name].strata, plan.per_class)
+                held_out += (*shots, *validation) if plan.searches else validation  # each fold validates another
     rows = [row for name in plan.sources for row in (*splits[name].train, *splits[name].validation)]
     left = {id(row) for row in guard(rows, held_out)[0]}  # one pass over all sources
     clean = dict(splits)

@@ -6,20 +6,20 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import Method
+from flows.planning.groups import Group, Name, Recipe
+from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
 from infra.explain import Form
 from infra.nearest import near
 from tasks.catalogue import catalogue
 from tasks.spec import Task
 
-Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Shots = Annotated[
     Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
     Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
@@ -38,6 +38,7 @@ Strategy = Annotated[
 ]
 Dtype = Literal["float32", "bfloat16"]
 Validation = Literal["shots", "full"]
+PlanMethod = Literal["auto"] | Method
 RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full"]
 # Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
 # full fine-tuning (https://thinkingmachines.ai/blog/lora/), whatever its rank.
@@ -50,33 +51,6 @@ MOST_TRIALS = 1_000_000
 BLOCKS = f"`NAME: block` for each task, or a list of at most {MOST:,} blocks with a key name"
 # ABCMeta, from which pydantic's metaclass derives, has a method of this name; no model uses it.
 warnings.filterwarnings("ignore", message='Field name "register" in "Plan" shadows')
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a target's adapter is made: its shape, and its training from scratch and from a source."""
-
-    adapter: AdapterConfig
-    scratch_training: TrainConfig
-    transfer_training: TrainConfig
-
-
-class Group(BaseModel):
-    """What differs for some targets. Keys that are not named are those of the plan."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    targets: list[Name] = Field(min_length=1, description="targets of this group")
-    adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout that differ")
-    scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
-    transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
-
-    @field_validator("adapter", "scratch_training", "transfer_training")
-    @classmethod
-    def _known_keys(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        """So that a fault is told with its place; `Plan` checks them together with the plan's own."""
-        (AdapterConfig if info.field_name == "adapter" else TrainConfig).model_validate(value)
-        return value
 
 
 class Plan(BaseModel):
@@ -130,8 +104,8 @@ class Plan(BaseModel):
         description="how target adapters start: scratch, source:NAME, best-source, similar, mixture, multitask, "
         "prompt-only",
     )
-    methods: list[Method] = Field(
-        default_factory=lambda: list[Method](("dept",)),
+    methods: list[PlanMethod] = Field(
+        default_factory=lambda: list[PlanMethod](("dept",)),
         min_length=1,
         max_length=20,
         description="dept, and baselines on the same rows: prompt-tuning and lora (all linear layers) with as many "
@@ -154,6 +128,9 @@ class Plan(BaseModel):
     )
     search_draws: int = Field(
         1, ge=1, le=100, description="draws of shots per target on which rates are chosen; more tell close ones apart"
+    )
+    search: SearchPlan | None = Field(
+        None, description="search the recipe of each draw and method on its own rows; empty: the recipes as they stand"
     )
     groups: list[Group] = Field(default_factory=list, max_length=50, description="targets whose recipe differs")
     zero_shot: bool = Field(
@@ -218,6 +195,8 @@ class Plan(BaseModel):
                 f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
                 "take it out of one of the two lists"
             )
+        if self.search is not None and (self.rates or self.low_rank_rates):
+            raise ValueError("search: chooses rates for each draw; take rates and low_rank_rates out, or search")
         self._check_groups()
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
@@ -275,7 +254,17 @@ class Plan(BaseModel):
     @property
     def transfers(self) -> bool:
         """Whether any target starts from a source."""
-        return "dept" in self.methods and any(strategy != "scratch" for strategy in self.strategies)
+        return self.adapts and any(strategy != "scratch" for strategy in self.strategies)
+
+    @property
+    def searches(self) -> bool:
+        """Whether recipes are searched on the rows of each draw."""
+        return self.search is not None or "auto" in self.methods
+
+    @property
+    def adapts(self) -> bool:
+        """Whether any target gets a DePT adapter, by itself or among what `auto` chooses from."""
+        return not {"dept", "auto"}.isdisjoint(self.methods)
 
     def resolve_tasks(self) -> dict[str, Task]:
         """Sources, then targets, by name.

@@ -81,7 +81,7 @@ def places(plan: Plan) -> list[Place]:
     return [
         (draw, method, strategy)
         for draw in draws(plan)
-        for method in plan.methods
+        for method in (one for one in plan.methods if one != "auto")
         for strategy in (plan.strategies if method == "dept" else ["scratch"])
     ]
 
@@ -221,7 +221,7 @@ def zero_shot_origins(plan: Plan, origins: Origins, target: str) -> dict[str, Or
 
 def transferring(plan: Plan) -> list[Strategy]:
     """The strategies of a plan that need a source."""
-    return [strategy for strategy in plan.strategies if strategy != "scratch"] if "dept" in plan.methods else []
+    return [strategy for strategy in plan.strategies if strategy != "scratch"] if plan.adapts else []
 
 
 def searched_strategy(plan: Plan) -> Strategy | None:
@@ -256,7 +256,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         method=method,
         init=init,
         start=start,
-        training=_training(plan, rate_key(method, strategy), draw.target, rates),
+        training=training_of(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
         adapter=plan.recipe(draw.target).adapter.of_method(method, inputs.d),
@@ -265,7 +265,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
     )
 
 
-def _training(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> TrainConfig:
+def training_of(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> TrainConfig:
     """The recipe of a method with the rates chosen for it, or the plan's only ones."""
     if key is None:
         return TrainConfig(steps=0)

@@ -59,13 +59,14 @@ def write_report(
             from the ledger), others (fingerprints that other workers trained meanwhile), champions (mappings with
             model, version, trial, validation, decision), links (name -> address), leaked (source task -> rows that the
             leakage guard left out), rates (key of the plan's rates -> chosen rates: of P, and of A and B where they
-            have one), versions and machine (name -> value; this process's own if left out).
+            have one), searches (see `flows.reporting.searched`), versions and machine (name -> value; this process's
+            own if left out).
     """
     from flows.reporting.bars import bar_plot
     from flows.reporting.curves import curve_plots
 
     given: dict[str, Any] = {"run_id": None, "started": None, "seconds": None, "champions": [], "links": {}}
-    given |= {"leaked": {}, "rates": {}} | dict(context or {})
+    given |= {"leaked": {}, "rates": {}, "searches": []} | dict(context or {})
     # A list, not a set: it goes into report.json.
     for key in ("reused", "others"):
         given[key] = sorted(set(given.get(key) or ()))

@@ -18,6 +18,7 @@ BRIGHT = {
     "multitask": "#882255",
     "prompt-only": "#9a9330",
     "transfer": "#1f5fbf",
+    "auto": "#117733",
     "adept": "#d55e00",
     "prompt-tuning": "#d9c25a",
     "lora": "#cc6677",
@@ -34,6 +35,7 @@ DIM = BRIGHT | {
     "similar": "#3fbfa5",
     "multitask": "#c04b86",
     "transfer": "#5c9bf5",
+    "auto": "#4fb36f",
     "lora-r8": "#a8566a",
     "full": "#9184e0",
 }

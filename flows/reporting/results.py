@@ -20,6 +20,10 @@ def write_results(folder: Path, plan: Plan, report: Path) -> tuple[Path, Path]:
     outcomes = load_outcomes(report.parent)
     context = json.loads((report.parent / NUMBERS).read_text(encoding="utf-8"))["context"]
     facts = {"commit": commit(), "rates": context.get("rates"), "left_out_of_sources": context.get("leaked")}
+    if searches := context.get("searches"):
+        counted = ("candidates", "steps", "tokens", "seconds")
+        facts["search_cost"] = {name: round(sum(line[name] for line in searches)) for name in counted}
+        facts["searches"] = searches
     return write_study(folder, plan, outcomes, facts)
 
 

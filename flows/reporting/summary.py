@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from dept.trial import TrialOutcome, goodness
 from flows.reporting.shots import in_order, k_of
+from flows.reporting.words import count, seeds_told, shots_told, spread
 
 TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
+AUTO = "auto"  # per seed the recipe of the lowest cross-validated loss, of all methods that were searched
 STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
 SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
 SIMPLE = ("tfidf", "probe", "in-context")
 BASELINES = ("adept", "prompt-tuning", "lora", "lora-r8", "full")
-ORDER = ("untrained", *SIMPLE, "scratch", *SINGLE, "source:", TRANSFER, *BASELINES)
+ORDER = ("untrained", *SIMPLE, "scratch", *SINGLE, "source:", TRANSFER, AUTO, *BASELINES)
 
 
 def score_of(measured: Mapping[str, float]) -> float:
@@ -82,13 +84,13 @@ class Cell:
     @property
     def text(self) -> str:
         """As in `83.7 ± 1.2 (n=2)`."""
-        return _spread(self.scores)
+        return spread(self.scores)
 
     @property
     def macro_f1_text(self) -> str | None:
         """As in `83.7 ± 1.2 (n=2)`; None for a task without that metric."""
         values = [outcome.test["macro_f1"] for outcome in self.outcomes if "macro_f1" in outcome.test]
-        return _spread(values) if len(values) == self.n else None
+        return spread(values) if len(values) == self.n else None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -219,6 +221,8 @@ def headline(rows: Sequence[Row]) -> Headline:
     """What transfer was worth: mean over seeds, then over k, then over targets, each counting the same."""
     beside = _against_prompt_tuning(rows)
     paired = [row for row in rows if row.gains]
+    if not paired and (of_auto := [row for row in rows if AUTO in row.cells]):
+        return _of_auto(of_auto)
     if not paired:
         return Headline(
             "No answer yet: no target has both a scratch and a transfer trial on the same shots.",
@@ -228,7 +232,7 @@ def headline(rows: Sequence[Row]) -> Headline:
     by_target = _by_target(paired, TRANSFER, "scratch")
     gain = statistics.fmean(by_target.values())
     single = [value for row in paired for value in row.gains]
-    over = f"on average over {_count(len(by_target), 'target')} ({_shots(paired)}, {_seeds(paired)})"
+    over = f"on average over {count(len(by_target), 'target')} ({shots_told(paired)}, {seeds_told(paired)})"
     what = f"test {measure_name(paired)}"
     if abs(gain) < 0.05:
         text = f"Transfer made no difference to {what} {over}."
@@ -237,7 +241,7 @@ def headline(rows: Sequence[Row]) -> Headline:
     else:
         text = f"Transfer lost {-gain:.1f} points of {what} against scratch {over}."
     ahead = sum(mean > 0 for mean in by_target.values())
-    detail = f"Ahead of scratch on {ahead} of {_count(len(by_target), 'target')}."
+    detail = f"Ahead of scratch on {ahead} of {count(len(by_target), 'target')}."
     if len(single) > 1:
         detail += (
             f" Trained on the same shots, a single pair of trials differs by {min(single):+.1f} "
@@ -246,6 +250,16 @@ def headline(rows: Sequence[Row]) -> Headline:
     if TRANSFER in (variants := shown(rows)) and any(_is_strategy(variant) for variant in variants):
         detail += " Transfer is, for each seed, the strategy with the lowest validation loss."
     return Headline(text, detail + beside, gain)
+
+
+def _of_auto(rows: Sequence[Row]) -> Headline:
+    """What `auto` reached, beside whatever else was tested on the same rows."""
+    shared = [variant for variant in shown(rows) if all(variant in row.cells for row in rows)]
+    mean = {variant: statistics.fmean(row.cells[variant].mean for row in rows) for variant in shared}
+    targets = count(len({row.target for row in rows}), "target")
+    text = f"auto reached {mean[AUTO]:.1f} % test {measure_name(rows)} on average over {targets} ({shots_told(rows)})."
+    beside = ", ".join(f"{variant} {value:.1f}" for variant, value in mean.items() if variant != AUTO)
+    return Headline(text, f"On the same rows: {beside}." if beside else "", None)
 
 
 def _choose(transferred: Sequence[TrialOutcome]) -> list[TrialOutcome]:
@@ -277,23 +291,4 @@ def _against_prompt_tuning(rows: Sequence[Row]) -> str:
         return ""
     mean = statistics.fmean(gains.values())
     said = f"{abs(mean):.1f} points {'ahead of' if mean > 0 else 'behind'}" if abs(mean) >= 0.05 else "level with"
-    return f" Both from scratch, DePT is {said} prompt-tuning on average over {_count(len(gains), 'target')}."
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread} (n={len(values)})"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _shots(rows: Sequence[Row]) -> str:
-    return "k = " + ", ".join(str(k_of(k)) for k in in_order(row.shots for row in rows))
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    most = max(len(row.gains) for row in rows)
-    least = min(len(row.gains) for row in rows)
-    return _count(most, "seed") if most == least else f"{least} to {most} seeds"
+    return f" Both from scratch, DePT is {said} prompt-tuning on average over {count(len(gains), 'target')}."

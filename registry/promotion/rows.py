@@ -201,7 +201,7 @@ def _sources(stores: Stores, spec: TrialSpec) -> list[TrialSpec]:
     found: dict[str, TrialSpec] = {}
     wanted = [spec]
     for _ in range(_ROUNDS):
-        names = {sha for one in wanted for sha in (one.source_sha256, *one.sources) if sha and sha not in found}
+        names = {sha for one in wanted for sha in one.needed if sha not in found}
         rows = {sha: row for sha in sorted(names) if (row := stores.ledger.by_sha256(sha)) is not None}
         wanted = [row.trial_spec for row in rows.values()]
         found |= dict(zip(rows, wanted, strict=True))

@@ -27,9 +27,11 @@ from dept.engine.evaluate import score_rows
 from dept.engine.features import features
 from dept.engine.generate import generate_ids
 from dept.engine.mixture import learn_weights
+from dept.engine.search import search
 from dept.engine.train import Trial, train
 from infra.errors import InputError
 from tests.dept.test_dept_stack import assert_same, trials_of
+from tests.dept.test_search import candidates_of
 
 ROOT = Path(__file__).parents[2]
 SECONDS_TO_END = 10
@@ -145,6 +147,8 @@ def test_one_session_does_all_that_needs_a_backbone(tiny_folders, tmp_path, fami
         with_words = session.train([headed])["h"].adapter
         answered = session.score([with_words], [(0, row) for row in rows])
         assert session.score([], []) == []
+        tried = candidates_of(own)
+        searched = session.search("mine", tried, rungs=(2, 4), eta=2, on_tokens=tokens.append)
         pids = [report["pid"] for report in reports(folder)]
         assert session.provenance()["sharded"] is True
         assert session.provenance()["ranks"] == 2
@@ -172,6 +176,9 @@ def test_one_session_does_all_that_needs_a_backbone(tiny_folders, tmp_path, fami
         torch.testing.assert_close(with_words.parts[name], value, atol=1e-4, rtol=0)
     mine_too = score_rows(own, Tensors.of([with_head_here], own.device), [(0, row) for row in rows])
     torch.testing.assert_close(torch.tensor(answered), torch.tensor(mine_too), atol=1e-4, rtol=0)
+    one = search("mine", tried, own, rungs=(2, 4), eta=2)
+    assert [t.left for t in searched.tried] == [t.left for t in one.tried]
+    assert (searched.winner, searched.steps, searched.tokens) == (one.winner, one.steps, one.tokens)
 
 
 def test_a_dead_rank_ends_the_others_and_the_next_call_goes_on(tiny_folders, tmp_path):

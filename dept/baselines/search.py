@@ -1,0 +1,84 @@
+"""Search among recipes of a baseline: candidates times folds one after the other, by the rule of `dept.engine.search`.
+
+A baseline changes the backbone itself, so none can wait beside another: those that are left are trained to the next
+rung from the start. Their steps are the same again, since rates hang on the step alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dept.backbones.backbone import Backbone
+from dept.baselines.train import train_baseline
+from dept.engine.halving import Found, Halving, mean
+from dept.engine.search import END, OVER
+from dept.engine.state import State, Trial
+
+Tokens = Callable[[int], None] | None  # called with the real tokens of each micro-batch
+
+
+def search_baseline(
+    method: str,
+    backbone: Backbone,
+    candidates: Sequence[Sequence[Trial]],
+    *,
+    rungs: Sequence[int],
+    eta: int,
+    seconds: float | None = None,
+    budget: int = 0,
+    on_tokens: Tokens = None,
+) -> Found:
+    """Train candidates to each rung in turn, of which the best 1/eta go on.
+
+    Args:
+        candidates: of each candidate one trial per fold; their starts and patience play no part.
+        method, backbone, budget, on_tokens: see `dept.baselines.train.train_baseline`.
+        rungs, eta, seconds: see `dept.engine.search.search`.
+
+    Raises:
+        InputError: see `train_baseline`.
+    """
+    halving = Halving(len(candidates), rungs, eta)
+    found = Found(halving.tried)
+    whole = max(trial.config.end for trials in candidates for trial in trials)
+    for rung in sorted({*(rung for rung in rungs if rung < whole), whole}):
+        for number, trials in enumerate(candidates):
+            if halving.tried[number].left:
+                continue
+            if seconds is not None and found.seconds > seconds:
+                halving.end(number, OVER)
+                found.over = True
+                continue
+            states = [_trained(method, backbone, trial, rung, budget, on_tokens) for trial in trials]
+            found.steps += sum(state.step for state in states)
+            found.tokens += sum(state.tokens for state in states)
+            found.seconds += sum(state.seconds for state in states)
+            _note(halving, number, trials, states)
+            if rung >= trials[0].config.end:
+                halving.end(number, END)
+        halving.leaving()
+    return found
+
+
+def _trained(method: str, backbone: Backbone, trial: Trial, rung: int, budget: int, on_tokens: Tokens) -> State:
+    last = min(rung, trial.config.end)
+    config = trial.config.model_copy(update={"last": last, "patience": None})
+    with train_baseline(
+        method, backbone, trial.rows, trial.validation, config, trial.seed, budget=budget, on_tokens=on_tokens
+    ) as baseline:
+        return baseline.state
+
+
+def _note(halving: Halving, number: int, trials: Sequence[Trial], states: Sequence[State]) -> None:
+    """The validations that are new; a fold that diverged ends its candidate."""
+    failures = [state.failure for state in states if state.failure]
+    if failures:
+        halving.fail(number, failures[0])
+        return
+    rows = [len(trial.validation) for trial in trials]
+    known = {step for step, _ in halving.tried[number].losses}
+    curves = [zip(s.validation_loss_curve, s.validation_curve, strict=True) for s in states]
+    for points in zip(*curves, strict=True):
+        step = points[0][0][0]
+        if step not in known:
+            halving.note(number, step, mean([{"loss": loss, "score": score} for (_, loss), (_, score) in points], rows))

@@ -1,0 +1,163 @@
+"""Search the recipe of a draw by cross-validation on its rows: candidates in one stack, baselines one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from dept.adapters.adapter import Adapter
+from dept.backbones.shared import shared_backbone
+from dept.baselines.search import search_baseline
+from dept.batches.tokenise import Row
+from dept.config import EngineOptions
+from dept.engine.halving import Found
+from dept.engine.memory import peak_memory_mib
+from dept.engine.state import Trial
+from dept.trial import STACKED, Search, TrialOutcome, TrialSpec
+from flows.execution.adapters import UnusableError, find_adapter
+from flows.execution.context import RunContext
+from flows.execution.heads import Heads, headed
+from flows.execution.lease import Lease
+from flows.execution.progress import bar
+from flows.execution.record import close, fail
+from flows.execution.rows import TaskExample, examples_of, rows_of
+from flows.execution.starts import start_of
+from flows.execution.training import CHECKPOINT_SECONDS
+from infra.errors import InputError, written
+from infra.settings import home
+from registry.ledger import Claim
+
+Fold = tuple[list[TaskExample], list[TaskExample]]  # what trains, and what validates
+
+
+def search_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
+    """Do searches one after the other; a kill loses nothing of one in a stack but the time since its checkpoint.
+
+    Raises:
+        LeaseLostError: another worker holds some of them.
+        LostError: an adapter that candidates start from is damaged; its trial is pending again.
+        InputError: a full disk, or a store that does not answer.
+    """
+    for claim in claims:
+        _search(context, lease, claim)
+
+
+def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
+    spec = claim.spec
+    lease.progress()
+    try:
+        candidates = _prepared(context, spec, lease.progress)
+    except (UnusableError, InputError) as error:
+        fail(context, lease, claim, str(error))
+        return
+    found = _found(context, lease, claim, candidates)
+    if found.winner is None:
+        fail(context, lease, claim, f"every candidate failed: {found.tried[0].left}")
+        return
+    close(context, lease, [(claim, _outcome(context, spec, found))])
+
+
+def folds_of(context: RunContext, spec: TrialSpec) -> list[Fold]:
+    """The rows of a draw as folds: of n parts of shots and validation rows each validates what the others train.
+
+    One fold: the shots train, the validation rows validate.
+
+    Raises:
+        InputError: the rows are not those that the trial was planned with.
+    """
+    assert spec.search is not None
+    shots, validation = examples_of(context, spec)
+    rows = [*shots, *validation]
+    count = min(spec.search.folds, len(rows))
+    if count == 1:
+        return [(shots, validation)]
+    ends = [len(rows) * part // count for part in range(count + 1)]
+    return [([*rows[:a], *rows[b:]], rows[a:b]) for a, b in pairwise(ends)]
+
+
+def _prepared(context: RunContext, spec: TrialSpec, progress: Callable[[int], None]) -> list[list[Trial]]:
+    """One trial for each candidate and fold; a head is fitted on what trains in the fold alone."""
+    assert spec.search is not None
+    folds = folds_of(context, spec)
+    known: dict[tuple[object, ...], list[tuple[list[Row], list[Row]]]] = {}
+    sources: dict[str, Adapter] = {sha256: find_adapter(context, sha256) for sha256 in spec.needed}
+    heads: list[Heads] = [{} for _ in folds]
+    made: list[list[Trial]] = []
+    for number, candidate in enumerate(spec.search.candidates):
+        shape, single = candidate.adapter, spec.of(number)
+        if (shape.s, shape.layout) not in known:  # all that rows hang on; shared, so that they are hashed once
+            known[shape.s, shape.layout] = [
+                (rows_of(context, training, shape), rows_of(context, validation, shape))
+                for training, validation in folds
+            ]
+        mine = [sources[candidate.source_sha256]] if candidate.source_sha256 else []
+        trials = []
+        for fold, (training, validation) in enumerate(known[shape.s, shape.layout]):
+            start = start_of(context, single, folds[fold][0], mine)
+            start = headed(context, single, start, training, (), heads[fold], progress)
+            key = f"{spec.fingerprint}/{number}/{fold}"
+            trials.append(Trial(key, start, candidate.training, training, validation, spec.seed))
+        made.append(trials)
+    return made
+
+
+def _found(context: RunContext, lease: Lease, claim: Claim, candidates: list[list[Trial]]) -> Found:
+    spec, how = claim.spec, claim.spec.search
+    assert how is not None
+    seconds = None if how.minutes is None else 60 * how.minutes
+    folder = home() / "checkpoints"
+    options = EngineOptions(checkpoint_folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS)
+    title = f"Searching {spec.label.removeprefix('search:')}: {len(candidates)} candidates"
+    with bar(title, _expected(how, candidates, spec.method not in STACKED)) as shown, written(folder):
+
+        def told(tokens: int) -> None:
+            shown.advance(tokens)
+            lease.progress()
+
+        if spec.method in STACKED:
+            return context.backbone.search(
+                claim.fingerprint, candidates, options, rungs=how.rungs, eta=how.eta, seconds=seconds, on_tokens=told
+            )
+        backbone = shared_backbone(context.backbone_name, context.dtype, context.device)
+        return search_baseline(
+            spec.method,
+            backbone,
+            candidates,
+            rungs=how.rungs,
+            eta=how.eta,
+            seconds=seconds,
+            budget=spec.adapter.trainable(context.d),
+            on_tokens=told,
+        )
+
+
+def _expected(how: Search, candidates: list[list[Trial]], anew: bool) -> float:
+    """Tokens that a search will read, about."""
+    total = 0.0
+    for trial in candidates[0]:
+        mean = sum(len(row.source) for row in trial.rows) / max(1, len(trial.rows))
+        steps = how.steps(anew)
+        checks = len(candidates) + steps / trial.config.eval_every
+        total += steps * trial.batch_size * mean + checks * sum(row.length for row in trial.validation)
+    return total
+
+
+def _outcome(context: RunContext, spec: TrialSpec, found: Found) -> TrialOutcome:
+    assert found.winner is not None
+    best = found.tried[found.winner]
+    step, validation = best.best
+    return TrialOutcome(
+        spec=spec,
+        adapter_key="",
+        adapter_sha256="",
+        best_step=step,
+        steps_done=found.steps,
+        validation=validation,
+        validation_curve=best.scores,
+        validation_loss_curve=best.losses,
+        seconds=found.seconds,
+        tokens=found.tokens,
+        tokens_per_second=found.tokens / found.seconds if found.seconds else 0.0,
+        peak_memory_mib=peak_memory_mib(),
+        extra={"metric": context.tasks[spec.task].metrics[0], "search": found.told()},
+    )

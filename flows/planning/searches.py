@@ -1,0 +1,145 @@
+"""The search of each draw's recipe: which searches a plan needs, and the trials that follow from what they found. Pure.
+
+One search for each draw and method (dept: and strategy), on the draw's shots and validation rows alone: no test row
+plays a part. `auto` has a search of its own over all starts and answers of dept; it comes to the best of all methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from dept.config import Answers, TrainConfig
+from dept.trial import Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
+from flows.planning.candidates import Way, candidates
+from flows.planning.plan import Plan
+from flows.planning.search_plan import SearchPlan
+from flows.planning.trials import Draw, Inputs, Origins, Place, common, drawn, draws, places, rate_key, training_of
+
+AUTO = "auto"
+OF_AUTO = SearchPlan(candidates=16)  # where the plan says nothing of a search
+ALL_ANSWERS: tuple[Answers, ...] = ("words", "head", "both")
+Outcomes = Mapping[str, TrialOutcome]  # of searches, by fingerprint; failed ones are not there
+Searches = Mapping[Place, TrialSpec]
+
+
+def searches(
+    plan: Plan, inputs: Inputs, origins: Origins, missing: Container[tuple[Draw, str]] = ()
+) -> dict[Place, TrialSpec]:
+    """The searches that a plan needs, by what they are for; of `auto` the one over all of dept has the strategy auto.
+
+    Args:
+        origins: for each draw and each strategy but scratch, the adapter that it starts from.
+        missing: draws and strategies that have no start; they are left out.
+    """
+    found: dict[Place, TrialSpec] = {}
+    for draw, method, strategy in _wanted(plan):
+        strategies = plan.strategies if strategy == AUTO else [strategy]
+        ways = [_way(plan, draw, method, one, origins) for one in strategies if (draw, one) not in missing]
+        if ways:
+            found[draw, method, strategy] = _search(plan, inputs, (draw, method, strategy), ways)
+    return found
+
+
+def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
+    """The trials of what searches found, and for each draw of `auto` that of the best of all."""
+    asked_for = set(places(plan))
+    made = [
+        target_of(plan, inputs, spec, outcomes[spec.fingerprint])
+        for place, spec in found.items()
+        if spec.fingerprint in outcomes and place in asked_for
+    ]
+    for best in best_of_all(plan, found, outcomes).values():
+        target = target_of(plan, inputs, found[best], outcomes[found[best].fingerprint])
+        made.append(target.model_copy(update={"init": AUTO}))
+    return made
+
+
+def best_of_all(plan: Plan, found: Searches, outcomes: Outcomes) -> dict[Draw, Place]:
+    """What `auto` chose for each draw: the lowest mean loss over the folds, of equals the first of `competing`."""
+    chosen: dict[Draw, Place] = {}
+    for draw in draws(plan) if AUTO in plan.methods else ():
+        there = [place for place in competing(draw, found) if found[place].fingerprint in outcomes]
+        if there:
+            chosen[draw] = max(there, key=lambda place: goodness(outcomes[found[place].fingerprint].validation))
+    return chosen
+
+
+def competing(draw: Draw, found: Searches) -> list[Place]:
+    """The searches of a draw among which `auto` chooses: dept with all its starts first, then the other methods."""
+    mine = [place for place in found if place[0] == draw]
+    return [place for place in mine if place[2] == AUTO] + [place for place in mine if place[1] != "dept"]
+
+
+def target_of(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> TrialSpec:
+    """The trial of what a search found: its start, answers and rates, and, on all the rows, as many steps."""
+    split = spec.shots is not None and spec.validation_rows is not None  # a whole validation split: it stays apart
+    refit, number = asked(plan).refit and not split, int(outcome.extra["search"]["winner"])
+    assert spec.search is not None
+    training = spec.search.candidates[number].training
+    if refit:
+        training = training.model_copy(update={"last": outcome.best_step})
+    changes: dict[str, Any] = {"role": "target", "refit": refit, "searched": spec.fingerprint, "training": training}
+    return spec.of(number, test_rows=common(plan, inputs, spec.task)["test_rows"], **changes)
+
+
+def asked(plan: Plan) -> SearchPlan:
+    """How recipes are searched: the plan's block, or what `auto` takes without one."""
+    return plan.search or OF_AUTO
+
+
+def _wanted(plan: Plan) -> list[Place]:
+    own = [place for place in places(plan) if rate_key(place[1], place[2])]
+    if AUTO not in plan.methods:
+        return own if plan.search is not None else []
+    others = [place for place in own if place[1] != "dept"]  # `auto` chooses among them too
+    of_auto: list[Place] = [(draw, "dept", AUTO) for draw in draws(plan)]
+    return [*(own if plan.search is not None else others), *of_auto]
+
+
+def _way(plan: Plan, draw: Draw, method: Method, strategy: str, origins: Origins) -> Way:
+    key = rate_key(method, strategy)
+    assert key is not None
+    training = training_of(plan, key, draw.target, {})
+    if strategy == "scratch":
+        return Way("scratch", "text", None, None, key, training)
+    origin = origins[draw, strategy]
+    init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
+    start: Start = "prompt" if strategy == "prompt-only" else "source"
+    return Way(init, start, origin.task, origin.sha256, key, training)
+
+
+def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialSpec:
+    draw, method, strategy = place
+    how = asked(plan)
+    task, shape = inputs.tasks[draw.target], plan.recipe(draw.target).adapter
+    shape = shape.of_method(method, inputs.d)
+    classes = task.scored and not task.grid
+    answers = how.answers or (ALL_ANSWERS if strategy == AUTO else ())
+    tried = candidates(
+        how if method == "dept" else how.model_copy(update={"shapes": False}),
+        list({(way.start, way.source_sha256): way for way in ways}.values()),
+        shape,
+        inputs.d,
+        answers if classes and method == "dept" else ("words",),
+        how.objectives if task.scored else ("vocabulary",),
+    )
+    init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
+    fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
+    return TrialSpec(
+        kind="search",
+        role="search",
+        method=method,
+        init=init,
+        source_task=ways[0].source_task if strategy != AUTO else None,
+        training=TrainConfig(steps=how.steps),
+        adapter=shape.model_copy(update={"answers": "words"}),
+        search=Search(
+            candidates=tried,
+            folds=1 if fields["validation_rows"] else how.folds,
+            rungs=tuple(how.rungs),
+            eta=how.eta,
+            minutes=how.minutes,
+        ),
+        **fields,
+    )

@@ -1,0 +1,73 @@
+"""What searches of recipes tried, chose and cost, as a report shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dept.trial import TrialOutcome, TrialSpec
+from flows.planning.plan import Plan
+from flows.planning.searches import best_of_all, competing
+from flows.planning.trials import Place
+
+
+def told_searches(
+    plan: Plan, found: Mapping[Place, TrialSpec], outcomes: Mapping[str, TrialOutcome]
+) -> list[dict[str, Any]]:
+    """Each search with what it chose, its loss and its cost; of `auto` also the losses of the best of each kind.
+
+    Args:
+        outcomes: by fingerprint; of a search that failed there is none.
+    """
+    done = {place: outcomes[spec.fingerprint] for place, spec in found.items() if spec.fingerprint in outcomes}
+    lines = [_line(place, outcome) for place, outcome in done.items()]
+    for draw, best in best_of_all(plan, found, outcomes).items():
+        losses = {_kind(place): done[place].validation["loss"] for place in competing(draw, found) if place in done}
+        line = _line(best, done[best])
+        told = ", ".join(f"{kind} {loss:.3f}" for kind, loss in sorted(losses.items(), key=lambda pair: pair[1]))
+        free = {"candidates": 0, "steps": 0, "tokens": 0, "seconds": 0.0}  # the searches above have cost it
+        lines.append({**line, **free, "for": "auto", "why": f"lowest loss of {told}"})
+    return lines
+
+
+def _kind(place: Place) -> str:
+    return place[1]
+
+
+def _line(place: Place, outcome: TrialOutcome) -> dict[str, Any]:
+    draw, method, strategy = place
+    told = outcome.extra["search"]
+    return {
+        "target": draw.target,
+        "k": "all" if draw.shots is None else draw.shots,
+        "seed": draw.seed,
+        "for": "dept, all starts" if strategy == "auto" else strategy if method == "dept" else method,
+        "chose": chosen(outcome),
+        "best_step": outcome.best_step,
+        "loss": outcome.validation["loss"],
+        "score": outcome.validation["score"],
+        "candidates": len(told["tried"]),
+        "steps": told["steps"],
+        "tokens": told["tokens"],
+        "seconds": told["seconds"],
+        "why": "the time was over" if told["over"] else "",
+    }
+
+
+def chosen(outcome: TrialOutcome) -> str:
+    """The winner of a search in words: start, answers, shape where several were tried, and rates."""
+    spec = outcome.spec
+    assert spec.search is not None
+    best = spec.search.candidates[int(outcome.extra["search"]["winner"])]
+    rates, shape = best.training, best.adapter
+    parts: list[str] = [spec.method if spec.method != "dept" else best.init]
+    parts += [f"from {best.source_task}"] if best.source_task else []
+    if spec.method == "dept":
+        parts.append(f"answers {shape.answers}")
+        if len({(one.adapter.m, one.adapter.r) for one in spec.search.candidates}) > 1:
+            parts.append(f"m {shape.m}, r {shape.r}")
+    parts.append(f"rate {rates.lr_prompt:g}")
+    if spec.method == "dept":
+        parts.append(f"A and B {rates.lr_low_rank:g}")
+        parts += [f"head {rates.lr_head:g}"] if shape.reads else []
+    return ", ".join(parts)

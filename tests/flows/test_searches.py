@@ -1,0 +1,163 @@
+"""Which searches a plan asks for, what they try, and the trials of what they found."""
+
+from dataclasses import replace
+
+import pytest
+
+from dept.config import AdapterConfig, TrainConfig
+from dept.trial import Candidate, Search, TrialOutcome
+from flows.planning.candidates import RANGES, shapes
+from flows.planning.check import check
+from flows.planning.leakage import guarded
+from flows.planning.plan_file import load_plan
+from flows.planning.searches import best_of_all, searched_targets, searches
+from flows.planning.trials import Draw, Inputs, Origin, places, to_start
+from infra.errors import InputError
+from tasks.draws import few_shot
+from tasks.load import load_splits
+
+SEARCH = {"candidates": 8, "steps": 8, "eval_every": 2, "rungs": [2, 4]}
+
+
+@pytest.fixture
+def planned(make_plan):
+    def planned(**changes):
+        plan = load_plan(make_plan(**{"seeds": [0], "search": SEARCH, **changes}))
+        inputs = Inputs(plan.resolve_tasks(), check(plan), "backbone", 32, "float32")
+        origins = {place: Origin("food", f"{place[0].target}-{place[1]}") for place in to_start(plan)}
+        return plan, inputs, searches(plan, inputs, origins)
+
+    return planned
+
+
+def outcome_of(spec, winner=0, step=4, loss=0.5):
+    told = {"winner": winner}
+    return TrialOutcome(spec, "", "", step, 10, {"loss": loss, "score": 50.0}, extra={"search": told})
+
+
+def test_one_search_for_each_draw_and_method(planned):
+    plan, _, found = planned(methods=["dept", "prompt-tuning", "in-context"])
+    assert list(found) == [place for place in places(plan) if place[1] != "in-context"]
+    spec = found[Draw("film", 4, 0), "dept", "best-source"]
+    assert (spec.kind, spec.role, spec.test_rows, spec.shots) == ("search", "search", 0, 4)
+    assert {one.source_sha256 for one in spec.search.candidates} == {"film-best-source"} == set(spec.needed)
+    assert spec.label == "search:film/k4/s0/best-source:food"
+
+
+def test_what_is_tried(planned):
+    """The plan's own recipe first, then rates within their ranges; as many for each draw, and the same."""
+    plan, _, found = planned()
+    one, other = (found[Draw(name, 4, 0), "dept", "scratch"].search for name in plan.targets)
+    assert one == other
+    assert len(set(one.candidates)) == 8
+    first = one.candidates[0].training
+    assert (first.lr_prompt, first.steps, first.eval_every) == (0.05, 8, 2)
+    for candidate in one.candidates[1:]:
+        low, high = RANGES["dept"]
+        assert low <= candidate.training.lr_prompt <= high
+        assert RANGES["low-rank"][0] <= candidate.training.lr_low_rank <= RANGES["low-rank"][1]
+    narrow = planned(search={**SEARCH, "ranges": {"dept": [0.02, 0.02]}})[2]
+    tried = narrow[Draw("film", 4, 0), "dept", "scratch"].search.candidates
+    assert {candidate.training.lr_prompt for candidate in tried[1:]} == {0.02}
+
+
+def test_all_that_is_tried_is_in_the_fingerprint(planned):
+    spec = planned()[2][Draw("film", 4, 0), "dept", "best-source"]
+    first, *others = spec.search.candidates
+    named = first.model_copy(update={"source_task": "service", "init": "similar"})  # another way to the same start
+    assert _with(spec, [named, *others]).fingerprint == spec.fingerprint
+    for changed in (first.model_copy(update={"source_sha256": "x"}), first.model_copy(update={"start": "prompt"})):
+        assert _with(spec, [changed, *others]).fingerprint != spec.fingerprint
+    for changes in ({"folds": 1}, {"rungs": (2,)}, {"eta": 2}, {"minutes": 1.0}):
+        assert (
+            spec.model_copy(update={"search": spec.search.model_copy(update=changes)}).fingerprint != spec.fingerprint
+        )
+
+
+def _with(spec, candidates):
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"candidates": tuple(candidates)})})
+
+
+def test_shapes_of_one_budget():
+    """12 * 100 + (8 + 100) * 4 numbers: without the pair 16.3 tokens, with twice its rank 7.7."""
+    shape = AdapterConfig(m=12, r=4, s=8)
+    assert [(one.m, one.r) for one in shapes(shape, 100)] == [(12, 4), (16, 0), (14, 2), (8, 8)]
+
+
+def test_the_trial_of_what_was_found(planned):
+    plan, inputs, found = planned(strategies=["best-source"], targets=["film"])
+    (spec,) = found.values()
+    (target,) = searched_targets(plan, inputs, found, {spec.fingerprint: outcome_of(spec, winner=3, step=6)})
+    best = spec.search.candidates[3]
+    assert target.training == best.training.model_copy(update={"last": 6})
+    assert (target.kind, target.role, target.refit, target.test_rows) == ("train", "target", True, 10)
+    assert (target.source_sha256, target.init, target.search) == ("film-best-source", "best-source", None)
+    assert target.searched == spec.fingerprint
+    assert target.model_copy(update={"searched": None}).fingerprint == target.fingerprint
+    assert target.model_copy(update={"refit": False}).fingerprint != target.fingerprint
+    assert searched_targets(plan, inputs, found, {}) == []  # its search failed
+
+
+def test_without_refit_the_shots_alone_train(planned):
+    plan, inputs, found = planned(strategies=["scratch"], targets=["film"], search={**SEARCH, "refit": False})
+    (spec,) = found.values()
+    (target,) = searched_targets(plan, inputs, found, {spec.fingerprint: outcome_of(spec)})
+    assert (target.refit, target.training.last) == (False, None)
+
+
+def test_auto_searches_all_starts_at_once_and_takes_the_best_method(planned):
+    plan, inputs, found = planned(methods=["auto", "prompt-tuning"], targets=["film"], search=None)
+    draw = Draw("film", 4, 0)
+    assert list(found) == [(draw, "prompt-tuning", "scratch"), (draw, "dept", "auto")]
+    own = found[draw, "dept", "auto"]
+    assert len(own.search.candidates) == 16
+    assert {(one.init, one.start) for one in own.search.candidates} == {("scratch", "text"), ("best-source", "source")}
+    for losses, best in (((0.4, 0.3), "dept"), ((0.2, 0.3), "prompt-tuning"), ((0.3, 0.3), "dept")):
+        outcomes = {
+            spec.fingerprint: outcome_of(spec, winner=1, loss=loss)
+            for spec, loss in zip(found.values(), losses, strict=True)
+        }
+        assert best_of_all(plan, found, outcomes)[draw][1] == best
+        tuned, auto = searched_targets(plan, inputs, found, outcomes)
+        assert (tuned.variant, auto.variant, auto.method) == ("prompt-tuning", "auto", best)
+        assert not auto.transfers
+        assert (auto.fingerprint == tuned.fingerprint) == (best == "prompt-tuning")
+
+
+def test_a_source_that_failed_leaves_the_other_starts(make_plan):
+    plan = load_plan(make_plan(seeds=[0], methods=["auto"], targets=["film"]))
+    inputs = Inputs(plan.resolve_tasks(), check(plan), "backbone", 32, "float32")
+    found = searches(plan, inputs, {}, {(Draw("film", 4, 0), "best-source")})
+    (spec,) = found.values()
+    assert {one.init for one in spec.search.candidates} == {"scratch"}
+
+
+def test_shots_are_held_out_of_sources_where_they_validate(make_plan):
+    plan = load_plan(make_plan(seeds=[0], search=SEARCH))
+    splits = {name: load_splits(task) for name, task in plan.resolve_tasks().items()}
+    shot = few_shot(splits["film"], 4, 0, 2)[0][0]
+    splits["food"] = replace(splits["food"], train=(*splits["food"].train, shot))
+    assert shot not in guarded(plan, splits)["food"].train
+    assert shot in guarded(plan.model_copy(update={"search": None}), splits)["food"].train
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"search": {"rungs": [3], "eval_every": 2}}, "rungs"),
+        ({"search": {"rungs": [4, 4]}}, "rise"),
+        ({"search": {"ranges": {"dept": [1.0, 0.1]}}}, "lowest"),
+        ({"search": SEARCH, "rates": {"dept": [0.1]}}, "search"),
+        ({"search": {"candidate": 3}}, "candidate"),
+    ],
+)
+def test_bad_searches_are_told(make_plan, changes, said):
+    with pytest.raises(InputError, match=said):
+        load_plan(make_plan(**changes))
+
+
+def test_steps_of_a_search_written_out():
+    """Nine to step 2, of them three to 4, of them one to 8: 18 + 6 + 4; always from the start 18 + 12 + 8."""
+    one = Candidate(adapter=AdapterConfig(), training=TrainConfig(steps=8, eval_every=2))
+    search = Search(candidates=(one,) * 9, rungs=(2, 4), eta=3)
+    assert (search.steps(), search.steps(anew=True)) == (28, 38)

@@ -1,0 +1,104 @@
+"""Searches on a tiny backbone: done by workers, resumed after a kill, and what they find is trained on all rows."""
+
+import json
+
+import pytest
+
+from flows import transfer
+from flows.execution.searching import folds_of
+from flows.execution.settle import work_here
+from flows.planning.trials import to_start
+from tests.dept.test_search import KilledError, die  # noqa: F401
+from tests.flows.test_searches import SEARCH
+
+PLAN = {"targets": ["film"], "search": {**SEARCH, "candidates": 4}, "register": False}
+
+
+def by_kind(context, kind):
+    return [context.ledger.outcome(row.fingerprint) for row in context.ledger.find(kind=kind, status="finished")]
+
+
+def test_folds_swap_the_rows_of_a_draw(begin):
+    context, plan = begin(**PLAN)
+    (spec,) = transfer.searches(
+        plan, context.inputs, {}, to_start(plan)
+    ).values()  # without sources: from scratch alone
+    (first, second), (third, fourth) = folds_of(context, spec)
+    assert (first, second) == (fourth, third)
+    assert len(first) == len(second) == 4
+    assert not {row.id for _, row in first} & {row.id for _, row in second}
+    alone = spec.model_copy(update={"search": spec.search.model_copy(update={"folds": 1})})
+    assert folds_of(context, alone) == [(second, first)]
+
+
+def test_a_search_is_done_and_what_it_found_is_trained_on_all_rows(begin):
+    context, plan = begin(**PLAN)
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    assert not done.not_run
+    searches = by_kind(context, "search")
+    assert len(searches) == 2  # scratch and best-source
+    targets = {o.spec.variant: o for o in done.outcomes if o.spec.role == "target" and o.spec.init != "untrained"}
+    assert set(targets) == {"scratch", "best-source"}
+    for found in searches:
+        told = found.extra["search"]
+        target = targets[found.spec.init]
+        best = told["tried"][told["winner"]]
+        assert found.validation == best["validation"] == target.validation
+        assert found.best_step == best["best_step"] == target.spec.training.end == target.steps_done == target.best_step
+        assert found.steps_done == told["steps"] > 0
+        assert found.tokens > 0
+        assert not found.test
+        assert found.adapter_key == ""
+        assert target.test
+        lowest = min(one["validation"]["loss"] for one in told["tried"] if not one["failed"])
+        assert found.validation["loss"] == lowest
+        drawn = json.loads((context.store.fetch(target.adapter_key) / "adapter.json").read_text())["metadata"]["drawn"]
+        assert (len(drawn["shots"]), drawn["validation"]) == (8, [])
+        assert not target.validation_curve
+
+
+def test_a_killed_search_goes_on_in_the_next_worker(begin, die, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("flows.execution.searching.CHECKPOINT_SECONDS", 0.0)
+    context, plan = begin(**PLAN, strategies=["scratch"], sources=[])
+    made = die()
+    transfer.stages(context, plan, work_here)
+    (whole,), steps = by_kind(context, "search"), made[0]
+    context.ledger.forget([row.fingerprint for row in context.ledger.find()])
+    die(9)
+    with pytest.raises(KilledError):
+        transfer.stages(context, plan, work_here)
+    made = die()
+    transfer.stages(context, plan, work_here)
+    (again,) = by_kind(context, "search")
+    assert made[0] == steps - 8
+    assert without_times(again) == without_times(whole)
+
+
+def without_times(outcome):
+    return {name: value for name, value in outcome.extra["search"].items() if name != "seconds"}
+
+
+def test_auto_is_the_best_of_all_starts(begin):
+    context, plan = begin(**{**PLAN, "search": None, "methods": ["auto"]})
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    (auto,) = [o for o in done.outcomes if o.spec.variant == "auto"]
+    (found,) = by_kind(context, "search")
+    assert auto.spec.refit
+    assert auto.validation == found.validation
+    assert auto.spec.searched == found.spec.fingerprint
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_baselines_are_searched_on_the_same_rows(begin, method):
+    pytest.importorskip("peft")
+    context, plan = begin(**{**PLAN, "methods": [method], "sources": [], "strategies": ["scratch"]})
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    (found,) = by_kind(context, "search")
+    told = found.extra["search"]
+    assert sorted(one["left"] for one in told["tried"]) == ["all steps", "rung 2", "rung 2", "rung 4"]
+    (target,) = [o for o in done.outcomes if o.spec.method == method]
+    assert target.steps_done == found.best_step
+    assert target.validation == found.validation
