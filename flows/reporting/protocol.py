@@ -9,16 +9,22 @@ from dept.trial import CONSTANTS, LINEAR, TrialOutcome
 from flows.reporting.summary import trained
 
 SHOTS = "True few-shot: steps, rates and starts were chosen on as many validation rows of a draw as it has shots."
+REFIT = (
+    "What a search found learned from the shots and the validation rows of its draw together, 2k rows; its recipe was "
+    "chosen by cross-validation over these alone."
+)
 NAMED = 4  # tasks that a sentence names
 
 
 def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
-    """What is to be known of a run to read its numbers: one sentence on validation, one for each kind of LoRA."""
+    """What is to be known of a run to read its numbers: by which rows it chose, what LoRA trained, probe and TF-IDF."""
     targets = [outcome for outcome in outcomes if trained(outcome) and outcome.spec.role == "target"]
     few = [outcome for outcome in targets if outcome.spec.shots is not None and outcome.spec.training.steps]
     said = []
-    if any(outcome.spec.validation_rows is None for outcome in few):
+    if any(outcome.spec.validation_rows is None and not outcome.spec.refit for outcome in few):
         said.append(SHOTS)
+    if any(outcome.spec.refit for outcome in few):
+        said.append(REFIT)
     whole = {o.spec.task: rows for o in few if (rows := o.spec.validation_rows)}
     if whole:
         named = ", ".join(f"{rows:,} of {task}" for task, rows in list(whole.items())[:NAMED])

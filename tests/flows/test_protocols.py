@@ -14,7 +14,7 @@ from flows.planning.plan_file import load_plan, replaced
 from flows.planning.strategies import start_specs
 from flows.planning.trials import Inputs, Origin, draws, draws_of_search, search_specs, target_specs, to_start
 from flows.reporting.html import markdown, write_report
-from flows.reporting.protocol import SHOTS, protocol
+from flows.reporting.protocol import REFIT, SHOTS, protocol
 from infra.errors import InputError
 from tasks.draws import check_draw, few_shot
 from tasks.formatting import Example
@@ -142,6 +142,9 @@ def test_the_report_says_by_which_rows_and_with_how_many_numbers(tmp_path):
     assert protocol([few[0], within])[1].endswith("8,000 trainable numbers a trial, DePT 8,320.")
     assert protocol([replace(few[1], extra={})]) == [SHOTS]  # of a ledger of before
     assert protocol([trial("scratch", 60.0, k=None)]) == []
+    again = replace(few[0], spec=few[0].spec.model_copy(update={"refit": True}))
+    assert protocol([again]) == [REFIT]
+    assert protocol([few[0], again]) == [SHOTS, REFIT]
     for text in (" ".join(printed(whole).split()), markdown("x", whole)):
         assert said in text
         assert numbers in text
