@@ -33,7 +33,8 @@ TASKS = ("movie-polarity", "tweet-polarity", "sms-spam", "trec-coarse")
 SHAPE = AdapterConfig(m=10, r=4, s=48)
 PROMPT = "Classify the text by its label."
 JUDGES = 24  # validation rows of a task, the same for all draws
-CHECKS = {8: (0.0,), 16: (0.0, 0.9), 32: (0.0, 0.9)}  # step -> means over the path; 0: the last step
+MOST = 32  # steps: decides the warm-up, so that a shorter phase walks the same path
+CHECKS = {8: (0.0,), 16: (0.0, 0.9), 24: (0.0, 0.9), 32: (0.0, 0.9)}  # step -> means over the path, 0: the last step
 MEANS = (0.0, 0.9)
 
 
@@ -42,12 +43,20 @@ def grid(objective: str, *rates: tuple[float, float]) -> list[dict]:
     return [{"objective": objective, "lr_prompt": p, "lr_low_rank": pair} for p, pair in rates]
 
 
-PHASES: dict[str, tuple[int, list[dict]]] = {  # k, recipes
-    "rates": (
+[BASE] = grid("words", (3e-2, 1e-3))
+RATES = ((1e-2, 1e-3), (3e-2, 1e-3), (1e-1, 1e-3))
+PHASES: dict[str, tuple[int, int, list[dict]]] = {  # k, steps, recipes
+    "rates": (16, 32, grid("words", *RATES) + grid("vocabulary", *RATES)),
+    "options": (
         16,
-        grid("words", (1e-2, 1e-3), (3e-2, 1e-3), (1e-1, 1e-3))
-        + grid("vocabulary", (1e-2, 1e-3), (3e-2, 1e-3), (1e-1, 1e-3)),
+        24,
+        [
+            BASE,
+            *grid("words", (3e-2, 1e-4), (3e-3, 1e-3)),
+            *(BASE | more for more in ({"label_smoothing": 0.1}, {"dropout": 0.2}, {"noise": 5.0})),
+        ],
     ),
+    "few": (4, 24, grid("words", (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4)) + grid("vocabulary", (3e-2, 1e-3))),
 }
 
 
@@ -76,7 +85,7 @@ def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: li
         Trial(
             name_of(k, recipe),
             start,
-            TrainConfig(steps=max(CHECKS), schedule="constant", max_loss=1e9).model_copy(update=recipe),
+            TrainConfig(steps=MOST, schedule="constant", max_loss=1e9).model_copy(update=recipe),
             shots,
             (),
             seed,
@@ -86,7 +95,7 @@ def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: li
     return made, rows(subset(splits.validation, JUDGES, 0))
 
 
-def curves(backbone: Backbone, trials: list[Trial], judges: list) -> dict[str, dict]:
+def curves(backbone: Backbone, trials: list[Trial], judges: list, steps: int) -> dict[str, dict]:
     """Recipe -> mean -> step -> [loss, score]."""
     loop = Loop(trials, backbone, EngineOptions(adapters_at_once=len(trials)))
     loop.stack.join([trial.key for trial in trials])
@@ -106,7 +115,7 @@ def curves(backbone: Backbone, trials: list[Trial], judges: list) -> dict[str, d
                 found[trial.key][f"{mean:g}"][str(step)] = [round(got["loss"], 4), round(got["score"], 2)]
 
     check(0)
-    for step in range(1, max(CHECKS) + 1):
+    for step in range(1, steps + 1):
         loop.step()
         for mean, parts in means.items():
             for name, value in parts.items():
@@ -118,58 +127,54 @@ def curves(backbone: Backbone, trials: list[Trial], judges: list) -> dict[str, d
     return found
 
 
-def table(found: dict, k: int, tasks: tuple[str, ...] = TASKS) -> dict[str, dict[tuple[str, int], tuple[float, ...]]]:
-    """Recipe -> (mean over the path, step) -> mean loss, mean score and number of draws, over draws that all have."""
-    recipes: dict[str, list[dict]] = {}
-    for task in tasks:
-        for held in found.get(task, {}).values():
-            for name, curve in held.items():
-                if name.startswith(f"k={k} "):
-                    recipes.setdefault(name, []).append(curve)
-    made = {}
-    for name, all_curves in recipes.items():
-        places = [(mean, int(step)) for mean in (f"{m:g}" for m in MEANS) for step in all_curves[0].get(mean, {})]
-        made[name] = {}
-        for mean, step in places:
-            both = [curve[mean][str(step)] for curve in all_curves]
-            loss, score = (statistics.fmean(part) for part in zip(*both, strict=True))
-            made[name][mean, step] = loss, score, len(both)
+def table(found: dict, phase: str, tasks: tuple[str, ...] = TASKS) -> dict[str, dict[tuple[str, int], list[float]]]:
+    """Recipe -> (mean over the path, step) -> mean loss and score, over the draws that all recipes of a phase have."""
+    k, _, recipes = PHASES[phase]
+    names = [name_of(k, recipe) for recipe in recipes]
+    draws = [held for task in tasks for held in found.get(task, {}).values() if all(name in held for name in names)]
+    made: dict[str, dict[tuple[str, int], list[float]]] = {name: {} for name in names if draws}
+    for name in made:
+        for mean in (f"{m:g}" for m in MEANS):
+            for step in sorted(set.intersection(*({int(s) for s in held[name][mean]} for held in draws))):
+                cells = [held[name][mean][str(step)] for held in draws]
+                made[name][mean, step] = [statistics.fmean(part) for part in zip(*cells, strict=True)] + [len(cells)]
     return made
 
 
 def draw(found: dict, file: Path) -> None:
-    """Validation loss by step: a panel for each task and their mean, a row for each k; dashed: the mean of the path."""
+    """Validation loss by step: a row for each phase, a panel for each task and their mean; dashed: mean of the path."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    counts = sorted({int(name[2:].split()[0]) for part in found.values() for held in part.values() for name in held})
-    panels = [(task,) for task in TASKS] + [TASKS]
-    figure, axes = pyplot.subplots(len(counts), len(panels), figsize=(4 * len(panels), 4 * len(counts)), squeeze=False)
-    for line, k in zip(axes, counts, strict=True):
+    phases = [phase for phase in PHASES if table(found, phase)]
+    panels = [*((task,) for task in TASKS), TASKS]
+    size = (4 * len(panels), 4 * len(phases))
+    figure, axes = pyplot.subplots(len(phases), len(panels), figsize=size, squeeze=False, sharey=True)
+    for line, phase in zip(axes, phases, strict=True):
         for axis, tasks in zip(line, panels, strict=True):
-            for number, (name, places) in enumerate(sorted(table(found, k, tasks).items())):
-                for mean, style in (("0", "-"), ("0.9", "--")):
-                    points = sorted((step, value[0]) for (m, step), value in places.items() if m == mean)
+            for number, (name, places) in enumerate(table(found, phase, tasks).items()):
+                for mean, style in (("0", ".-"), ("0.9", ".--")):
+                    points = [(step, value[0]) for (m, step), value in places.items() if m == mean]
                     label = name.partition(" ")[2] if mean == "0" else None
-                    axis.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=label, marker=".")
-            axis.set_title(f"k = {k}, {tasks[0] if len(tasks) == 1 else 'mean'}")
-            axis.set_ylim(0, 2.5)
+                    axis.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label)
+            axis.set_title(f"{phase}, k = {PHASES[phase][0]}: {tasks[0] if len(tasks) == 1 else 'mean'}")
             axis.set_xlabel("step")
         line[0].set_ylabel("validation loss, nats among the words")
         line[-1].legend(fontsize=6)
+    axes[0][0].set_ylim(0, 2.5)
     figure.tight_layout()
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=60)
 
 
 def report(file: Path) -> None:
     """Print the means and draw the curves beside the file."""
     found = json.loads(file.read_text())
-    for k in (4, 16):
-        for name, places in sorted(table(found, k).items()):
+    for phase in PHASES:
+        for name, places in table(found, phase).items():
             cells = (f"{mean}@{step}: {v[0]:.3f} {v[1]:.1f}" for (mean, step), v in places.items())
-            print(name, f"({places[next(iter(places))][2]} draws)", " | ".join(cells))
+            print(phase, name, f"({next(iter(places.values()))[2]} draws)", " | ".join(cells))
     draw(found, file.with_suffix(".png"))
 
 
@@ -181,7 +186,7 @@ def main() -> None:
     file, phase, seeds = Path(sys.argv[1]), sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [1001, 1002, 1003]
     assert min(seeds) > 9
     backbone = Backbone.from_pretrained("smollm2-135m", "bfloat16", "cpu")
-    k, recipes = PHASES[phase]
+    k, steps, recipes = PHASES[phase]
     for seed in seeds:
         for task in TASKS:
             known = json.loads(file.read_text()) if file.exists() else {}
@@ -190,7 +195,7 @@ def main() -> None:
             if not wanted:
                 continue
             began = time.monotonic()
-            held |= curves(backbone, *trials_of(backbone, task, k, seed, wanted))
+            held |= curves(backbone, *trials_of(backbone, task, k, seed, wanted), steps)
             write_text(file, json.dumps(known, separators=(",", ":"), sort_keys=True))
             print(phase, task, seed, len(wanted), f"{time.monotonic() - began:.0f} s", flush=True)
 
