@@ -90,15 +90,18 @@ def by_hand(backbone, trial):
 @pytest.mark.parametrize("objective", ["words", "vocabulary"])
 @pytest.mark.parametrize("budget", [14, 1000])
 def test_a_trial_is_the_written_out_loop(tiny, objective, budget):
-    """All at once, over rows with two words and with three; a trial with none of it beside."""
+    """All at once; beside it in the stack a trial of rows with fewer words, smoothed otherwise, and nothing else."""
     config = TrainConfig(
         steps=5, batch_size=3, lr_prompt=0.05, lr_low_rank=0.02, clip=None, weight_decay=0.1, objective=objective, **ALL
     )
     trial = Trial("x", start_of(tiny), config, rows_of(tiny), (), seed=11)
-    plain = Trial("plain", start_of(tiny, 1), TrainConfig(steps=4), rows_of(tiny, WORDS[:2]), (), seed=11)
-    result = train([plain, trial], tiny, EngineOptions(token_budget=budget))["x"]
+    other = TrainConfig(steps=3, batch_size=2, clip=None, objective=objective, label_smoothing=0.5)
+    beside = Trial("two", start_of(tiny, 1), other, rows_of(tiny, WORDS[:2]), (), seed=12)
+    results = train([beside, trial], tiny, EngineOptions(token_budget=budget))
     losses, path = by_hand(tiny, trial)
-    assert [loss for _, loss in result.state.loss_curve] == pytest.approx(losses, abs=1e-4)
+    assert [loss for _, loss in results["x"].state.loss_curve] == pytest.approx(losses, abs=1e-4)
+    assert [loss for _, loss in results["two"].state.loss_curve] == pytest.approx(by_hand(tiny, beside)[0], abs=1e-4)
+    result = results["x"]
     counts = [config.average ** (len(path) - 1 - i) for i in range(len(path))]
     for at, name in enumerate(NAMES):
         mean = sum(count * parts[at] for count, parts in zip(counts, path, strict=True)) / sum(counts)
