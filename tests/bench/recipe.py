@@ -30,6 +30,7 @@ from tasks.draws import few_shot, subset
 from tasks.load import load_splits
 
 TASKS = ("movie-polarity", "tweet-polarity", "sms-spam", "trec-coarse")
+SOURCE, JUDGED = "amazon-polarity", ("movie-polarity", "tweet-polarity")  # by the same two words
 SHAPE = AdapterConfig(m=10, r=4, s=48)
 PROMPT = "Classify the text by its label."
 JUDGES = 24  # validation rows of a task, the same for all draws
@@ -56,6 +57,7 @@ PHASES: dict[str, tuple[int, int, list[dict]]] = {  # k, steps, recipes
             *(BASE | more for more in ({"label_smoothing": 0.1}, {"dropout": 0.2}, {"noise": 5.0})),
         ],
     ),
+    "sources": (0, 32, grid("words", *RATES[:2]) + grid("vocabulary", RATES[0])),  # of a source, judged on other tasks
     "few": (4, 24, grid("words", (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4)) + grid("vocabulary", (3e-2, 1e-3))),
 }
 
@@ -79,7 +81,12 @@ def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: li
         labels = [example.label for example in examples]
         return encode(backbone.tokens, [example.text for example in examples], task.words, labels, SHAPE, **reading)
 
-    shots = rows(few_shot(splits, k, seed, task.strata).shots)
+    if not k:
+        shots = rows(subset(splits.train, 400, seed))
+        others = [subset(load_splits(get_task(name)).validation, JUDGES, 0) for name in JUDGED]
+        judges = rows([example for part in others for example in part])
+    else:
+        shots, judges = rows(few_shot(splits, k, seed, task.strata).shots), rows(subset(splits.validation, JUDGES, 0))
     start = from_text(backbone, SHAPE, PROMPT, seed)
     made = [
         Trial(
@@ -92,7 +99,7 @@ def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: li
         )
         for recipe in recipes
     ]
-    return made, rows(subset(splits.validation, JUDGES, 0))
+    return made, judges
 
 
 def curves(backbone: Backbone, trials: list[Trial], judges: list, steps: int) -> dict[str, dict]:
@@ -131,7 +138,12 @@ def table(found: dict, phase: str, tasks: tuple[str, ...] = TASKS) -> dict[str, 
     """Recipe -> (mean over the path, step) -> mean loss and score, over the draws that all recipes of a phase have."""
     k, _, recipes = PHASES[phase]
     names = [name_of(k, recipe) for recipe in recipes]
-    draws = [held for task in tasks for held in found.get(task, {}).values() if all(name in held for name in names)]
+    draws = [
+        held
+        for task in (tasks if k else (SOURCE,))
+        for held in found.get(task, {}).values()
+        if all(name in held for name in names)
+    ]
     made: dict[str, dict[tuple[str, int], list[float]]] = {name: {} for name in names if draws}
     for name in made:
         for mean in (f"{m:g}" for m in MEANS):
@@ -188,7 +200,7 @@ def main() -> None:
     backbone = Backbone.from_pretrained("smollm2-135m", "bfloat16", "cpu")
     k, steps, recipes = PHASES[phase]
     for seed in seeds:
-        for task in TASKS:
+        for task in TASKS if k else (SOURCE,):
             known = json.loads(file.read_text()) if file.exists() else {}
             held = known.setdefault(task, {}).setdefault(str(seed), {})
             wanted = [recipe for recipe in recipes if name_of(k, recipe) not in held]
