@@ -6,6 +6,7 @@ the square of the weights. The loss is convex, so what it finds follows from row
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from dept.engine.evaluate import summarise
 from dept.trial import goodness
 from infra.errors import InputError
 
+MOST_ROWS = 2_000  # whose products with each other are made
 FOLDS = 5  # of a cross-validation, where no rows validate
 Inputs = Any  # one per row: features [rows, F], a sparse matrix of them, or an array of texts
 
@@ -116,16 +118,23 @@ def _regression(x: Any, gold: Sequence[int], c: float) -> tuple[Any, Any]:
     """Weights [classes seen, F] and biases of rows x [rows, F]; of two classes each has half of the difference."""
     from sklearn.linear_model import LogisticRegression
 
-    basis = None
-    if not sparse.issparse(x) and x.shape[1] > x.shape[0]:
-        # The weights lie in the span of the rows, so they are found there: as many numbers as rows, not as features.
-        u, singular, basis = np.linalg.svd(x, full_matrices=False)
-        x = u * singular
-    found = LogisticRegression(C=c, max_iter=10_000, tol=1e-8).fit(x, gold)
+    # The weights lie in the span of the rows, so they are found there: as many numbers as rows, not as features.
+    given, basis = _within_span(x) if x.shape[1] > x.shape[0] and x.shape[0] <= MOST_ROWS else (x, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # many classes for few rows: as few shots have it
+        found = LogisticRegression(C=c, max_iter=10_000, tol=1e-8).fit(given, gold)
     weight, bias = found.coef_, found.intercept_
     if len(weight) == 1:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return (weight if basis is None else weight @ basis), bias
+    return (weight if basis is None else np.asarray(weight @ basis)), bias
+
+
+def _within_span(x: Any) -> tuple[Any, Any]:
+    """Rows [rows, n] in an orthonormal basis [n, F] of their own span, n <= rows."""
+    values, vectors = np.linalg.eigh((x @ x.T).toarray() if sparse.issparse(x) else x @ x.T)
+    kept = values > 1e-12 * values[-1]
+    size = np.sqrt(values[kept])
+    return vectors[:, kept] * size, (x.T @ (vectors[:, kept] / size)).T
 
 
 def _standard(inputs: Any) -> tuple[Any, Any, Any]:

@@ -89,10 +89,14 @@ def train_tfidf(
     """
     labels = len(rows[0].candidates) if rows else 0
 
+    known: dict[tuple[Any, ...], tuple[Any, dict[str, Any], Any]] = {}
+
     def make(option: Option, inputs: Any, gold: Sequence[int]) -> Tfidf:
-        parts = {kind: part for kind in option.what if (part := _fitted(kind, inputs)) is not None}
-        head = fit(_columns(parts, inputs), gold, labels, option.c, standardise=False)
-        return Tfidf(option, parts, head, {})
+        if known.get(option.what, (None,))[0] is not inputs:  # options that differ in C alone come one after the other
+            parts = {kind: part for kind in option.what if (part := _fitted(kind, inputs)) is not None}
+            known[option.what] = inputs, parts, _columns(parts, inputs)
+        _, parts, columns = known[option.what]
+        return Tfidf(option, parts, fit(columns, gold, labels, option.c, standardise=False), {})
 
     shots, found = np.array(texts, dtype=object), dict[str, float]()
     if option is None:

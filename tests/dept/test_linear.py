@@ -1,5 +1,7 @@
 """Probe and TF-IDF are scikit-learn's own pipelines, chosen on validation rows or in folds, and kept as files."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,13 @@ def test_a_label_without_a_row_is_as_likely_as_one_more_row():
     assert float(found[:, 2].mean()) == pytest.approx(1 / 10, rel=0.2)  # two such labels beside 8 rows
     alone = torch.tensor(log_probs(fit(x[:1], [1], 2, 1.0), x)).exp()
     assert alone[0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_class_for_each_row_is_no_cause_for_a_warning():
+    x, _ = drawn(4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert predictions(log_probs(fit(x, [0, 1, 2, 3], 5, 1.0), x)) == [0, 1, 2, 3]
 
 
 def test_a_feature_that_never_changes_says_nothing():
