@@ -109,6 +109,7 @@ def log_probs(head: Head, inputs: Inputs) -> list[list[float]]:
     """Log-probabilities (nats) over a head's labels of features [rows, F], dense or sparse; of sum 1."""
     weight, bias, mean, spread = (value.detach().double().numpy() for value in head.named().values())
     scaled = weight / spread
+    inputs = inputs if sparse.issparse(inputs) else np.asarray(inputs, dtype=np.float64)
     logits = np.asarray(inputs @ scaled.T) + (bias - scaled @ mean)
     found: list[list[float]] = torch.from_numpy(logits).log_softmax(1).tolist()
     return found
