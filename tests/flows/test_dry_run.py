@@ -153,6 +153,19 @@ def test_numbers_of_the_baselines_are_those_that_are_trained(plan, tiny_folders)
         assert lora == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def test_linear_baselines_read_each_row_once_and_train_no_token(plan):
+    """Shots, as many validation rows and five test rows; a head over two layers of width 32 at most."""
+    shape = {"m": 4, "r": 2, "s": 24}
+    counted, _ = lines(plan(methods=["dept", "probe", "tfidf"], adapter={**shape, "answers": "both"}))
+    probe, words, scratch = (counted["targets", variant] for variant in ("probe", "tfidf", "scratch"))
+    assert (probe.steps, probe.trained, set(probe.numbers)) == (0, 0, {2 * (2 * 32 + 1)})
+    assert probe.evaluated == 6 * (4 + 4 + 5) * SIX
+    assert (words.trials, words.steps, words.evaluated, set(words.numbers)) == (6, 0, 0, {None})
+    plain, _ = lines(plan(methods=["dept"], adapter=shape))
+    assert scratch.evaluated - plain["targets", "scratch"].evaluated == 6 * (4 + 4) * SIX, "what a head is fitted on"
+    assert set(scratch.numbers) == {plain["targets", "scratch"].numbers[0] + 2 * (2 * 32 + 1)}
+
+
 def test_long_texts_count_as_they_are_cut(plan):
     counted, _ = lines(plan(adapter={"m": 4, "r": 2, "s": 5}))
     assert counted["targets", "scratch"].trained == 6 * 6 * 4 * 5
