@@ -17,6 +17,8 @@ Answers = Literal["words", "head", "both"]
 Objective = Literal["words", "vocabulary"]
 Schedule = Literal["linear", "constant", "cosine"]
 Dtype = Literal["float32", "bfloat16", "float64"]  # of frozen weights
+Calibrated = Literal["none", "contextual", "batch"]
+Calibration = Literal["choose", "none", "contextual", "batch"]  # what is asked for; see `dept.engine.readout`
 
 
 class Frozen(BaseModel):

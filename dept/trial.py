@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dept.config import AdapterConfig, Dtype, Frozen, TrainConfig
+from dept.config import AdapterConfig, Calibration, Dtype, Frozen, TrainConfig
 
-Kind = Literal["train", "probe", "mixture", "search", "evaluate"]
+Kind = Literal["train", "probe", "mixture", "search", "evaluate", "ensemble"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
-Method = Literal["dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context", "probe", "tfidf"]
+Method = Literal[
+    "dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context", "probe", "tfidf", "calibrated"
+]
 Init = Literal[
     "scratch",
     "source",
@@ -25,11 +27,12 @@ Init = Literal[
     "multitask",
     "prompt-only",
     "untrained",
+    "ensemble",
     "transfer",
     "auto",
 ]
 Start = Literal["text", "source", "prompt", "shots"]
-STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context")  # the others run one by one
+STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context", "calibrated")  # others: one by one
 LORA: tuple[Method, ...] = ("lora", "lora-r8")
 LINEAR: tuple[Method, ...] = ("probe", "tfidf")  # logistic regressions: nothing is trained by steps
 PROBE_LAYERS = ((0.5,), (0.75,), (1.0,), (0.5, 1.0))  # depths that a probe may read; validation rows choose
@@ -43,6 +46,7 @@ CONSTANTS: dict[Method, dict[str, Any]] = {
     "probe": {"layers": PROBE_LAYERS, "c": PROBE_C},
     "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C},
 }
+TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 5  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
@@ -115,10 +119,13 @@ class TrialSpec(Frozen):
             `mixture`: weights over the adapters `sources` are learned on the shots; the mixture is the result.
             `search`: the candidates of `search` are tried by cross-validation on a draw's rows; the best is the result.
             `evaluate`: the adapter `source_sha256` answers the rows `row_ids`; metrics and the outcome of each row.
+            `ensemble`: the adapters `sources` answer together, tested and kept as one.
         backbone: name or path, for people and for loading (provenance). `backbone_id`: sha256 of weights and
             tokenizer. `dtype`: number type of the frozen weights; None in those of 0.1.0, whose `backbone_id` held it.
-        init: how the start was found (provenance): the strategy. `transfer` stands in ledgers from before strategies
-            had names. `source_task`: name of what it starts from (provenance).
+        method: `calibrated`: the untrained prompt, of which nothing but the readout is chosen on the draw's rows.
+        init: how the start was found (provenance): the strategy; of an ensemble that of its members, or `ensemble`
+            where they start in several ways. `transfer` stands in ledgers from before strategies had names.
+            `source_task`: name of what it starts from (provenance).
         start: what the first P, A and B are made of: vocabulary text, the adapter `source_sha256`, its P alone, or
             the shots.
         members: the sources of a multitask adapter, with the hash of their rows in `data_hash`.
@@ -126,7 +133,8 @@ class TrialSpec(Frozen):
         validation_rows: at most; of k shots None: as many of the draw; a number: those of the whole validation split.
         role: search trials choose learning rates on validation rows and are never tested; challenger and champion
             stand in decisions of retraining.
-        sources: kind mixture: sha256 of each adapter that is mixed, in order.
+        sources: kinds mixture and ensemble: sha256 of each adapter that is mixed or answers, in order.
+        calibration: how scores become answers after training, see `dept.engine.readout`; none in ledgers of 0.1.0.
         row_ids: kind evaluate: ids of the rows, in order.
         search: kind search: what is tried. searched: fingerprint of the search that chose this recipe (provenance).
         refit: it learns from the validation rows of its draw as well; nothing is validated, the last step is kept.
@@ -154,6 +162,7 @@ class TrialSpec(Frozen):
     prompt_text: str
     adapter: AdapterConfig
     training: TrainConfig
+    calibration: Calibration = "none"
     train_rows: int | None = None
     validation_rows: int | None = None
     test_rows: int
@@ -195,17 +204,21 @@ class TrialSpec(Frozen):
 
     @property
     def variant(self) -> str:
-        """What is compared: the method, and for dept how it starts: `scratch`, `best-source`, `source:NAME`, `lora`."""
-        if self.init == "auto":
-            return "auto"
-        if self.method != "dept":
-            return self.method
-        return f"source:{self.source_task}" if self.init == "source" else self.init
+        """What is compared: the method, and for dept how it starts: `scratch`, `best-source`, `source:NAME`, `lora`.
+
+        Of several together: `ensemble:` and what each of them is, or `ensemble` alone where they are of several kinds.
+        """
+        if self.init == "ensemble":
+            return "ensemble"
+        own: str = self.method if self.method != "dept" and self.init != "auto" else self.init
+        own = f"source:{self.source_task}" if own == "source" else own
+        return f"{TOGETHER}{own}" if self.kind == "ensemble" else own
 
     @property
     def transfers(self) -> bool:
         """Whether the adapter starts from other tasks' adapters, as its strategy asks."""
-        return self.method == "dept" and self.init not in ("scratch", "untrained", "auto")
+        own = self.init not in ("scratch", "untrained", "auto")
+        return self.kind != "ensemble" and self.method == "dept" and own
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -226,7 +239,7 @@ class TrialSpec(Frozen):
         shots = "all" if self.shots is None else f"k{self.shots}"
         known = self.source_task is None or self.init == "source"
         name = f"{self.task}/{shots}/s{self.seed}/{self.variant if known else f'{self.variant}:{self.source_task}'}"
-        return name if self.kind == "train" else f"{self.kind}:{name}"
+        return name if self.kind in ("train", "ensemble") else f"{self.kind}:{name}"
 
 
 @dataclass

@@ -26,6 +26,7 @@ from flows.execution.open import open_plan
 from flows.execution.own_tasks import remember
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
+from flows.planning.ensembles import ensemble_specs
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
@@ -202,7 +203,10 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     fixed = target_specs(plan, inputs, starts.origins, done.rates, {*missing, *done.searches})
     specs = [*fixed, *searched_targets(plan, inputs, done.searches, done.searched)]
     targets = settled("train-targets", "targets", specs)
-    done.outcomes, done.tried = [*sources, *targets.outcomes], [*search.outcomes, *settled_searches.outcomes]
+    together = ensemble_specs(plan, context.tasks, targets.outcomes)
+    ensembles = settled("test-ensembles", "ensembles", together) if together else Settled()
+    done.outcomes = [*sources, *targets.outcomes, *ensembles.outcomes]
+    done.tried = [*search.outcomes, *settled_searches.outcomes]
     return done
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dept.adapters.adapter import Adapter
+from dept.adapters.ensemble import Answering, load_answering, mean_answers, members_of
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
 from dept.backbones.shared import shared_backbone
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Predictor:
-    """One adapter on its backbone, with the template and the verbalizer it was trained with.
+    """An adapter, or several together, on their backbone, with the template and the verbalizer of their task.
 
     Args:
         adapter: its metadata names template, labels and words.
@@ -62,21 +62,22 @@ class Predictor:
         InputError: metadata missing, or a backbone that the adapter does not fit.
     """
 
-    def __init__(self, adapter: Adapter, backbone: Backbone | None = None, found: Champion | None = None) -> None:
+    def __init__(self, adapter: Answering, backbone: Backbone | None = None, found: Champion | None = None) -> None:
         missing = [key for key in ("backbone", "template", "labels", "words") if key not in adapter.metadata]
         if missing:
             raise InputError(
                 f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "
                 "adapter that a trial wrote"
             )
-        self.adapter = adapter
+        self.adapter, self.members = adapter, members_of(adapter)
         self.template: str = adapter.metadata["template"]
         self.words = tuple(adapter.metadata["words"])
         self.labels = tuple(adapter.metadata["labels"]) if self.words else ()
         names = (name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
         self.fields = tuple(dict.fromkeys(names))
         self.backbone = backbone or shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
-        self.backbone.check_adapter(adapter)
+        for member in self.members:
+            self.backbone.check_adapter(member)
         self.name = found.name if found else ""
         self.version = found.version if found else None
         self.note = found.note if found else ""
@@ -87,10 +88,12 @@ class Predictor:
         if not self.words:  # a task that is answered by writing
             about = self.adapter.metadata
             longest = int(about.get("answer_length") or about.get("answer_room") or ANSWER_TOKENS)
-            written = generate(self.backbone, [self.adapter], [Prompted(text, 0) for text in texts], longest)
+            written = generate(self.backbone, self.members, [Prompted(text, 0) for text in texts], longest)
             return [Answer(text.strip(), text.strip()) for text in written]
-        scores = score(self.backbone, [self.adapter], [Request(text, self.words, 0) for text in texts])
-        table = torch.tensor(scores, dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
+        asked = [Request(text, self.words, which) for which in range(len(self.members)) for text in texts]
+        scores = score(self.backbone, self.members, asked)
+        parts = [scores[at : at + len(texts)] for at in range(0, len(scores), len(texts))] if texts else [[]]
+        table = torch.tensor(mean_answers(parts), dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
         best = table.argmax(1).tolist()
         lines = zip(best, table.tolist(), strict=True)
         return [Answer(self.labels[i], self.words[i], line[i], tuple(line)) for i, line in lines]
@@ -116,8 +119,8 @@ class Predictor:
         return pd.DataFrame(columns)
 
 
-def load_adapter(folder: str | Path, sha256: str | None = None) -> Adapter:
-    """An adapter from its folder.
+def load_adapter(folder: str | Path, sha256: str | None = None) -> Answering:
+    """An adapter, or several that answer together, from their folder.
 
     Args:
         sha256: what its tensor file must have, where the ledger or the registry knows it.
@@ -125,7 +128,7 @@ def load_adapter(folder: str | Path, sha256: str | None = None) -> Adapter:
     Raises:
         InputError: missing, cut short, altered, or another than was asked for.
     """
-    adapter = Adapter.load(folder)
+    adapter = load_answering(folder)
     if sha256 is not None and adapter.sha256 != sha256:
         raise InputError(
             f"adapter {folder}: its sha256 {str(adapter.sha256)[:12]} is not the one that was registered "

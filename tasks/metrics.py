@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter, defaultdict
@@ -62,6 +63,25 @@ def classification(predictions: Sequence[int], labels: Sequence[int], n_labels: 
     truth, guesses = list(labels), list(predictions)
     macro = f1_score(truth, guesses, labels=list(range(n_labels)), average="macro", zero_division=0)
     return {"accuracy": 100.0 * float(accuracy_score(truth, guesses)), "macro_f1": 100.0 * float(macro)}
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 15) -> float:
+    """Expected calibration error, percent: by how much confidence and share of right answers differ, in equal bins.
+
+    Bin b holds the rows whose confidence, the probability of the answer, is in (b/bins, (b+1)/bins]; the difference
+    of means in each bin is weighted by its rows. Source: Guo et al. (2017), On Calibration of Modern Neural Networks,
+    equation 3, with 15 bins (https://arxiv.org/abs/1706.04599).
+
+    Returns NaN where a confidence is not finite. Raises ValueError for no rows or unequal lengths.
+    """
+    if not len(confidences) or len(confidences) != len(right):
+        raise ValueError(f"{len(confidences)} confidences for {len(right)} answers")
+    if not all(map(math.isfinite, confidences)):
+        return math.nan
+    gaps: dict[int, float] = defaultdict(float)
+    for confidence, good in zip(confidences, right, strict=True):
+        gaps[max(0, math.ceil(confidence * bins) - 1)] += confidence - good
+    return 100.0 * sum(map(abs, gaps.values())) / len(confidences)
 
 
 def normalise_answer(text: str) -> str:

@@ -7,7 +7,6 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -16,8 +15,9 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
-from dept.adapters.head import FIXED, TRAINED, Head, Readout
+from dept.adapters.head import FIXED, TRAINED, Head
 from dept.adapters.offset import Offset
+from dept.adapters.readout import Readout, header_of, readout_of
 from dept.config import AdapterConfig, Layout
 from infra.errors import InputError
 from infra.files import new_folder
@@ -145,13 +145,14 @@ class Adapter(nn.Module):
             InputError: the disk is full or the folder cannot be written.
         """
         folder = Path(folder)
-        payload = save_bytes({name: value.cpu().contiguous() for name, value in self.parts.items()})
+        tensors = {name: value.cpu().contiguous() for name, value in self.parts.items()}
+        payload = save_bytes(tensors, header_of(self.readout))
         digest = hashlib.sha256(payload).hexdigest()
         more: dict[str, Any] = {"layers": list(self.layers)} if self.layers else {}
         if self.offset is not None:
             more["offset"] = self.config.offset
         if self.readout is not None:
-            more["readout"] = asdict(self.readout)
+            more["readout"] = self.readout.body
         manifest = {
             "format": FORMAT if more else 1,
             **self.config.model_dump(include={"m", "r", "s", "alpha", "layout"}),
@@ -214,7 +215,7 @@ class Adapter(nn.Module):
             head = Head.of(stored) if layers else None
             of_tokens = Offset.of(stored)
             adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha, layout, head, layers, of_tokens)
-            adapter.readout = None if readout is None else Readout(**readout)
+            adapter.readout = readout_of(payload, readout, len(head.bias) if head else 0)
         except InputError:
             raise
         except Exception as error:  # safetensors raises its own unrelated types

@@ -1,9 +1,7 @@
-"""A linear head over pooled hidden states, and how the scores of words and head become one answer."""
+"""A linear head over pooled hidden states; `dept.adapters.readout` says how its answer and the words' become one."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,38 +53,3 @@ class Head:
     def of(cls, named: dict[str, Tensor]) -> Head:
         """The head whose tensors `named` gave."""
         return cls(*(named[name] for name in (*TRAINED, *FIXED)))
-
-
-@dataclass(frozen=True)
-class Readout:
-    """How an adapter's scores become log-probabilities over its labels.
-
-    Attributes:
-        weight: of the head in the mean of the log-probabilities of words and head, 0 to 1.
-
-    Raises:
-        InputError: a weight out of its bounds.
-    """
-
-    weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"adapter: the weight of a head must be from 0 to 1, got {self.weight!r}")
-
-    def answer(self, words: Sequence[float], head: Sequence[float] | None) -> list[float]:
-        """Log-probabilities (nats) over the labels, from the scores of the words and, where there is one, of a head."""
-        found = normalised(words)
-        if head is not None:
-            pairs = zip(found, normalised(head), strict=True)
-            found = normalised([(1 - self.weight) * w + self.weight * h for w, h in pairs])
-        return found
-
-
-def normalised(scores: Sequence[float]) -> list[float]:
-    """Log-probabilities of sum 1 from log-scores; what is not finite stays as it is."""
-    highest = max(scores)
-    if not math.isfinite(highest):
-        return list(scores)
-    total = highest + math.log(sum(math.exp(score - highest) for score in scores))
-    return [score - total for score in scores]

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.head import Head, Readout
+from dept.adapters.head import Head
 from dept.adapters.offset import Offset
+from dept.adapters.readout import Readout
 from dept.config import AdapterConfig
 from infra.errors import InputError
 

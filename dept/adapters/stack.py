@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.head import FIXED, TRAINED, Readout
+from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.offset import NAMES as OFFSET
 from dept.adapters.offset import offsets
 from dept.adapters.optimizer import AdamW
+from dept.adapters.readout import Readout
 from infra.errors import InputError
 
 NAMES = ("prompt", "a", "b")  # what every adapter has

@@ -118,6 +118,7 @@ def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions, ki
     for index, trial in enumerate(trials):
         trial.start.save(work / "adapters" / str(index))
         told = {"key": trial.key, "config": trial.config.model_dump(), "seed": trial.seed}
+        told |= {"calibration": trial.calibration, "neutral": tables.add(trial.neutral)}
         body.append(told | {"rows": tables.add(trial.rows), "validation": tables.add(trial.validation)})
     told = {"kind": kind, "options": options.model_dump(mode="json"), "trials": body, **more}
     write_json(work / JOB, told | tables.body())
@@ -139,6 +140,8 @@ def read_trials(work: Path) -> tuple[EngineOptions, list[Trial]]:
             rows[t["rows"]],
             rows[t["validation"]],
             t["seed"],
+            t["calibration"],
+            rows[t["neutral"]],
         )
         for index, t in enumerate(body["trials"])
     ]

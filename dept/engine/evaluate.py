@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.head import Readout
+from dept.adapters.readout import Readout
 from dept.adapters.stack import Tensors, shape_of
 from dept.backbones.backbone import Backbone
 from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
@@ -43,6 +43,21 @@ class Request:
     text: str
     words: tuple[str, ...]
     adapter: int
+
+
+class Raw(NamedTuple):
+    """Scores of rows before any readout, one line a row, one number a candidate.
+
+    words: log-probabilities, nats. head: logits of their labels; None where there is no head.
+    """
+
+    words: list[list[float]]
+    head: list[list[float]] | None = None
+
+    def divided(self, at: int) -> tuple[Raw, Raw]:
+        """Those of the first `at` rows, and those of the others."""
+        heads = (None, None) if self.head is None else (self.head[:at], self.head[at:])
+        return Raw(self.words[:at], heads[0]), Raw(self.words[at:], heads[1])
 
 
 @torch.inference_mode()
@@ -79,6 +94,45 @@ def run_items(
 
 
 @torch.inference_mode()
+def raw_scores(
+    backbone: Backbone,
+    tensors: Tensors,
+    items: Sequence[tuple[int, Row]],
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> Raw:
+    """What words and heads give every candidate of (adapter id, row) items, in their order.
+
+    The prompts run once for the whole set, a text once for all its label words.
+
+    Args:
+        budget, progress: see `run_items`; default budget by rule.
+    """
+    if not items:
+        return Raw([], [] if tensors.layers else None)
+    prompts = forward.prefix(backbone, tensors)
+
+    def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
+        words, head = forward.scores(backbone, batch, tensors, prompts)
+        return words if head is None else torch.stack([words, head], dim=1)
+
+    found: list[list[Any]] = list(run_items(backbone, items, budget or token_budget(backbone), run, progress))
+    if not tensors.layers:
+        return Raw(found)
+    return Raw([[word for word, _ in line] for line in found], [[head for _, head in line] for line in found])
+
+
+def answers_of(readouts: Sequence[Readout | None], items: Sequence[tuple[int, Row]], raw: Raw) -> list[list[float]]:
+    """Scores as the adapters' readouts make answers of them; free answers, and words without a readout, as they are."""
+    if not readouts:
+        return raw.words
+    heads: Sequence[list[float] | None] = raw.head or [None] * len(raw.words)
+    return [
+        words if (readout := readouts[adapter_id]) is None or len(words) == 1 else readout.answer(words, head)
+        for (adapter_id, _), words, head in zip(items, raw.words, heads, strict=True)
+    ]
+
+
 def score_rows(
     backbone: Backbone,
     tensors: Tensors,
@@ -88,35 +142,13 @@ def score_rows(
 ) -> list[list[float]]:
     """Log-probabilities (nats) of every candidate of (adapter id, row) items, in their order.
 
-    The prompts run once for the whole set, a text once for all its label words. Where an adapter has a readout (a head)
-    they are of its labels, of sum 1; else of its words among all that could follow.
+    Where an adapter has a readout (it is calibrated, or has a head) they are of its labels, of sum 1; else of its words
+    among all that could follow.
 
     Args:
-        budget, progress: see `run_items`; default budget by rule.
+        budget, progress: see `raw_scores`.
     """
-    if not items:
-        return []
-    prompts = forward.prefix(backbone, tensors)
-
-    def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
-        words, head = forward.scores(backbone, batch, tensors, prompts)
-        return words if head is None else torch.stack([words, head], dim=1)
-
-    found = run_items(backbone, items, budget or token_budget(backbone), run, progress)
-    if not tensors.readouts:
-        return found
-    return [
-        _answer(tensors.readouts[adapter_id], line, bool(tensors.layers))
-        for (adapter_id, _), line in zip(items, found, strict=True)
-    ]
-
-
-def _answer(readout: Readout | None, line: list[Any], pairs: bool) -> list[float]:
-    """An adapter's log-probabilities of a row's candidates, from their scores: words, or (words, head)."""
-    words = [both[0] for both in line] if pairs else line
-    if readout is None or len(words) == 1:
-        return words
-    return readout.answer(words, [both[1] for both in line] if pairs else None)
+    return answers_of(tensors.readouts, items, raw_scores(backbone, tensors, items, budget, progress))
 
 
 def score(
@@ -183,9 +215,10 @@ def reading_of(adapter: Adapter) -> dict[str, Any]:
 def summarise(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
     """How good scored rows are, percent, and their loss.
 
-    Rows of several words: `accuracy` of the best-scored word, `macro_f1` where all rows have as many words, and the
-    loss (nats) over the words alone. Rows of one answer each: `likelihood`, 100 * exp(-loss), and the loss in nats per
-    token of the answer. `score` is accuracy or likelihood; where both kinds meet, their mean over the rows.
+    Rows of several words: `accuracy` of the best-scored word, `macro_f1` and `ece` (expected calibration error, see
+    `tasks.metrics`) where all rows have as many words, and the loss (nats) over the words alone. Rows of one answer
+    each: `likelihood`, 100 * exp(-loss), and the loss in nats per token of the answer. `score` is accuracy or
+    likelihood; where both kinds meet, their mean over the rows.
     """
     by_words: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
@@ -210,8 +243,12 @@ def _mean_over_rows(parts: list[dict[str, float]], groups: dict[int, list[int]],
 def _words(scores: Sequence[Sequence[float]], rows: Sequence[Row]) -> dict[str, float]:
     table = torch.tensor([list(s) for s in scores], dtype=torch.float64)
     gold = torch.tensor([row.gold for row in rows])
-    found = metrics.classification(predictions(scores), gold.tolist(), table.shape[1])
-    loss = float(-table.log_softmax(1)[torch.arange(len(gold)), gold].mean())
+    chosen = predictions(scores)
+    found = metrics.classification(chosen, gold.tolist(), table.shape[1])
+    logs = table.log_softmax(1)
+    right = [guess == row.gold for guess, row in zip(chosen, rows, strict=True)]
+    found["ece"] = metrics.calibration_error(logs.max(1).values.exp().tolist(), right)
+    loss = float(-logs[torch.arange(len(gold)), gold].mean())
     return found | {"score": found["accuracy"], "loss": loss}
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dept.batches.pack import Pack
+from dept.engine.evaluate import Raw
 
 
 class Parallel(Protocol):
@@ -42,3 +43,12 @@ class Local:
     def agree(self, scores: list[list[float]]) -> list[list[float]]:
         """Our own."""
         return scores
+
+
+def agreed(parallel: Parallel, raw: Raw) -> Raw:
+    """Scores on which all ranks agree."""
+    if not raw.words:
+        return raw
+    found = parallel.agree([*raw.words, *(raw.head or [])])
+    words, head = Raw(found).divided(len(raw.words))
+    return Raw(words.words, None if raw.head is None else head.words)

@@ -11,7 +11,7 @@ from typing import Any, Self
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import shape_of
 from dept.batches.tokenise import Row
-from dept.config import TrainConfig
+from dept.config import Calibration, TrainConfig
 from dept.engine.evaluate import summarise
 from dept.trial import goodness
 
@@ -32,6 +32,9 @@ class Trial:
         start: the adapter it starts as; it is not changed.
         rows, validation: see `dept.batches.tokenise.encode`; without validation rows the last step is kept.
         seed: of the order of the rows.
+        calibration: how scores become answers after training, see `dept.engine.readout`; the weight of a head, where
+            words and head answer, is chosen in any case. Free answers: no part.
+        neutral: content-free inputs, as rows, for contextual calibration.
 
     Example:
         >>> rows = encode(backbone.tokens, texts, ("negative", "positive"), labels, config)  # doctest: +SKIP
@@ -45,6 +48,8 @@ class Trial:
     rows: Sequence[Row]
     validation: Sequence[Row]
     seed: int = 0
+    calibration: Calibration = "none"
+    neutral: Sequence[Row] = ()
 
     @property
     def shape(self) -> tuple[float, ...]:
@@ -90,6 +95,7 @@ class State:
         seconds: this trial's share of the time.
         tokens, padded: trained on, without and with padding.
         failure: why it failed, or None.
+        readout: what was chosen after training, see `dept.engine.readout.choose`; `best` is measured with it.
     """
 
     step: int = 0
@@ -102,6 +108,7 @@ class State:
     tokens: int = 0
     padded: int = 0
     failure: str | None = None
+    readout: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:

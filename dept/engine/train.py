@@ -12,17 +12,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dept.adapters.adapter import Adapter
 from dept.adapters.optimizer import rate_factor
-from dept.adapters.stack import Training
+from dept.adapters.stack import Tensors, Training
 from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
 from dept.engine.checkpoint import Checkpoint
 from dept.engine.disturb import Disturbance, Noise, dropped
-from dept.engine.evaluate import score_rows
+from dept.engine.evaluate import Raw, answers_of, raw_scores
 from dept.engine.gradients import Sums, accumulate, weights_of
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
-from dept.engine.parallel import Local, Parallel
+from dept.engine.parallel import Local, Parallel, agreed
+from dept.engine.readout import WEIGHTS, Known, settle
 from dept.engine.state import Result, State, Trial
 
 __all__ = ["Loop", "Result", "State", "Trial", "data_order", "train"]
@@ -116,6 +118,7 @@ class Loop:
         self.states = {key: State() for key in self.trials}
         self.stack = Training({trial.key: trial.start for trial in trials}, backbone.device)
         self.results: dict[str, Result] = {}
+        self.raw: dict[str, Raw] = {}  # of the validation that each trial's kept step had
         known: dict[int, str] = {}
         folder = self.options.checkpoint_folder
         about = f"{backbone.weights_id} {backbone.dtype}" if folder else ""
@@ -163,32 +166,51 @@ class Loop:
     def validate(self) -> list[str]:
         """Validate the trials of the stack whose step is to be; returns their keys."""
         due = [key for key in self.stack.keys if self.states[key].is_due(self.trials[key].config)]
-        items = [
-            (adapter_id, row)
-            for adapter_id, key in enumerate(self.stack.keys)
-            if key in due
-            for row in self.trials[key].validation
-        ]
+        items = [(self.stack.keys.index(key), row) for key in due for row in self.trials[key].validation]
         started = time.monotonic()
-        scores = score_rows(self.backbone, self.stack.averaged, items, self.budget, self.on_tokens)
-        scores = self.parallel.agree(scores) if due else scores
+        tensors = self.stack.averaged
+        raw = self._raw(tensors, items)
+        scores = answers_of(tensors.readouts, items, raw)
         seconds = (time.monotonic() - started) / max(1, len(due))
         for key in due:
             trial, state = self.trials[key], self.states[key]
             mine, scores = scores[: len(trial.validation)], scores[len(trial.validation) :]
+            own, raw = raw.divided(len(trial.validation))
             state.seconds += seconds
             if state.validated(mine, trial.validation):
                 self.stack.keep(key)
+                self.raw[key] = own
         return due
 
     def leave(self, key: str) -> None:
         """Take a trial out of the stack; its result is the adapter that was kept."""
         adapter = self.stack.best(key)
         self.stack.leave(key)
-        result = Result(key, adapter, self.states[key], peak_memory_mib())
-        self.results[key] = result
+        self._settle_readout(key, adapter)
+        result = self.results[key] = Result(key, adapter, self.states[key], peak_memory_mib())
         if self.on_result is not None:
             self.on_result(result)
+
+    def _raw(self, tensors: Tensors, items: list[tuple[int, Row]]) -> Raw:
+        return agreed(self.parallel, raw_scores(self.backbone, tensors, items, self.budget, self.on_tokens))
+
+    def _settle_readout(self, key: str, adapter: Adapter) -> None:
+        """Choose how the adapter's scores become answers; what its validation gave is not computed again."""
+        trial, state, raw = self.trials[key], self.states[key], self.raw.pop(key, None)
+        if state.failure is not None or (trial.calibration == "none" and not adapter.layers):
+            return
+        began = time.monotonic()
+        tensors = Tensors.of([adapter], self.backbone.device)
+
+        def score(rows: Sequence[Row]) -> Raw:
+            return self._raw(tensors, [(0, row) for row in rows])
+
+        weights = (1.0,) if adapter.readout is not None and adapter.readout.weight == 1 else WEIGHTS
+        found = settle(Known(trial.validation, trial.rows, trial.neutral), trial.calibration, score, raw, weights)
+        if found is not None:
+            adapter.readout = found.readout if adapter.layers or not found.readout.plain else None
+            state.readout, state.best = found.told, found.best or state.best
+        state.seconds += time.monotonic() - began
 
     def step(self) -> None:
         """One optimizer step of every trial in the stack."""

@@ -145,6 +145,7 @@ def _stores(task: str, backbone: str | None, fingerprint: str | None = None) -> 
     if ledger is None:
         raise InputError("no ledger yet, so no champion. Remedy: `dept run demo` makes some")
     from flows.execution.champions import stores_of
+    from registry.promotion.choose import KINDS
     from registry.promotion.lookup import backbones_of
     from registry.promotion.older import older_backbones, older_champions
 
@@ -155,7 +156,7 @@ def _stores(task: str, backbone: str | None, fingerprint: str | None = None) -> 
         return known, describe(backbone).backbone_id
     found = backbones_of(ledger, known.tracker, task) or older_backbones(known.tracker, task)
     if fingerprint is not None and len(found) != 1:
-        rows = ledger.find(task=task, kind="train", status="finished", outcomes=False)
+        rows = [row for kind in KINDS for row in ledger.find(task=task, kind=kind, status="finished", outcomes=False)]
         found = {row.backbone_id: row.backbone for row in rows if row.fingerprint.startswith(fingerprint.lower())}
     if not found:
         if older := older_champions(known.tracker, task):

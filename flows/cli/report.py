@@ -57,6 +57,7 @@ def show_table(outcomes: list[TrialOutcome]) -> None:
 
 def numbers(outcomes: list[TrialOutcome]) -> dict[str, Any]:
     """The table as plain data: one line for each target, k and variant. Scores are percent, gains are points."""
+    from flows.reporting.answers import ece_of
     from flows.reporting.summary import headline, summary_rows
 
     rows = summary_rows(outcomes)
@@ -77,6 +78,7 @@ def numbers(outcomes: list[TrialOutcome]) -> dict[str, Any]:
                     "scores": list(cell.scores),
                     "seeds": list(cell.seeds),
                     "gain": sum(gains) / len(gains) if gains else None,
+                    "ece": ece_of(cell),
                     "from": cell.origin or None,
                 }
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.ensemble import Answering, Ensemble, load_answering, members_of
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
@@ -13,8 +14,8 @@ class UnusableError(InputError):
     """An adapter that a trial needs is not in the ledger, or is of another backbone."""
 
 
-def load_adapter(context: RunContext, outcome: TrialOutcome) -> Adapter:
-    """The adapter of a trial, checked against the ledger's sha256 and the backbone.
+def load_adapter(context: RunContext, outcome: TrialOutcome) -> Answering:
+    """The adapter of a trial, or its ensemble, checked against the ledger's sha256 and the backbone.
 
     Raises:
         LostError: missing, damaged or altered; its trial is pending again.
@@ -22,7 +23,7 @@ def load_adapter(context: RunContext, outcome: TrialOutcome) -> Adapter:
         InputError: the store does not answer.
     """
     try:
-        adapter = Adapter.load(place_of(context, outcome))
+        adapter = load_answering(place_of(context, outcome))
         if adapter.sha256 != outcome.adapter_sha256:  # the right file lies there too, but another one was read
             aside = context.store.quarantine(outcome.adapter_key)
             raise LostError(f"{outcome.adapter_key}: not the adapter of the ledger; it was put aside as {aside}")
@@ -30,14 +31,15 @@ def load_adapter(context: RunContext, outcome: TrialOutcome) -> Adapter:
         heal(context, outcome, str(error))
         raise
     try:
-        context.backbone.check_adapter(adapter)
+        for member in members_of(adapter):
+            context.backbone.check_adapter(member)
     except InputError as error:
         raise UnusableError(str(error)) from error
     return adapter
 
 
-def find_adapter(context: RunContext, sha256: str) -> Adapter:
-    """The adapter of this sha256: a source trial's, or a mixture of such.
+def find_answering(context: RunContext, sha256: str) -> Answering:
+    """The adapter of this sha256: a source trial's, a mixture of such, or several together.
 
     Raises:
         UnusableError: it is not in the ledger, or of another backbone.
@@ -47,3 +49,16 @@ def find_adapter(context: RunContext, sha256: str) -> Adapter:
     if row is None:
         raise UnusableError(f"adapter {sha256[:12]} is not in the ledger. Remedy: run the plan that trained it again")
     return load_adapter(context, context.ledger.outcome(row.fingerprint))
+
+
+def find_adapter(context: RunContext, sha256: str) -> Adapter:
+    """The one adapter of this sha256, to start from or to put beside others.
+
+    Raises:
+        UnusableError: it is not in the ledger, of another backbone, or an ensemble.
+        LostError, InputError: as `load_adapter`.
+    """
+    found = find_answering(context, sha256)
+    if isinstance(found, Ensemble):
+        raise UnusableError(f"adapter {sha256[:12]} is an ensemble, from which no adapter can start")
+    return found

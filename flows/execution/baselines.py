@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dept.adapters.readout import Readout
 from dept.backbones.shared import shared_backbone
-from dept.baselines.train import train_baseline
+from dept.baselines.train import Baseline, train_baseline
+from dept.batches.tokenise import Row
+from dept.engine.evaluate import Raw, answers_of
 from dept.engine.memory import peak_memory_mib
-from dept.trial import LINEAR
+from dept.engine.readout import Known, settle
+from dept.trial import LINEAR, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
 from flows.execution.linear import linear_trial
 from flows.execution.measure import of_scores
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
-from flows.execution.rows import examples_of, of_task, rows_of, splits_of
+from flows.execution.rows import examples_of, neutral_rows, of_task, rows_of, splits_of
 from infra.errors import InputError
 from registry.ledger import Claim
 from tasks.draws import subset
@@ -46,6 +50,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         training, validation = (rows_of(context, part, spec.adapter) for part in examples)
         tested = subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0) if spec.test_rows else ()
         rows = rows_of(context, of_task(spec.task, tested), spec.adapter)
+        known = Known(validation, training, neutral_rows(context, spec))
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
@@ -56,6 +61,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         if baseline.state.failure is not None:
             fail(context, lease, claim, baseline.state.failure)
             return
+        readout = _readout(spec, baseline, known, lease)
         outcome = outcome_of(context, spec, (*training, *validation), baseline.state)
         outcome.peak_memory_mib, outcome.trainable = peak_memory_mib(), baseline.trainable
         if baseline.rank is not None:
@@ -64,6 +70,23 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         if not keep(context, lease, claim, outcome, lambda folder: baseline.save(folder, **told)):
             return
         if tested:
-            found = of_scores(context.tasks[spec.task], tested, rows, baseline.score(rows, lease.progress))
+            raw = Raw(baseline.score(rows, lease.progress))
+            scores = answers_of([readout], [(0, row) for row in rows], raw)
+            found = of_scores(context.tasks[spec.task], tested, rows, scores)
             outcome.test, outcome.cut_rows = found.metrics, outcome.cut_rows + found.cut
         close(context, lease, [(claim, outcome)])
+
+
+def _readout(spec: TrialSpec, baseline: Baseline, known: Known, lease: Lease) -> Readout | None:
+    """How its scores become answers, by the rule of adapters; noted in its state."""
+    if spec.calibration == "none":
+        return None
+
+    def score(rows: Sequence[Row]) -> Raw:
+        return Raw(baseline.score(rows, lease.progress))
+
+    found = settle(known, spec.calibration, score)
+    if found is None:
+        return None
+    baseline.state.readout, baseline.state.best = found.told, found.best or baseline.state.best
+    return None if found.readout.plain else found.readout

@@ -39,6 +39,9 @@ def renewed(context: RunContext, item: Stale) -> TrialSpec:
     row = context.ledger.get(item.fingerprint)
     assert row is not None  # else it would not be stale
     spec = row.trial_spec
+    if spec.kind == "ensemble":  # one adapter, made as its first member was, challenges them all
+        member = context.ledger.by_sha256(spec.sources[0])
+        spec = spec.model_copy(update={"kind": "train", "sources": ()}) if member is None else member.trial_spec
     seed = spec.seed
     if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
         rows = context.ledger.find(task=item.task, kind="train", outcomes=False)
@@ -85,6 +88,7 @@ def _probe(spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
             "source_sha256": source.adapter_sha256,
             "training": TrainConfig(steps=0),
             "adapter": spec.adapter.headless,
+            "calibration": "none",
         }
     )
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from dept.trial import TrialOutcome, TrialSpec
-from flows.execution.adapters import UnusableError
+from flows.execution.adapters import UnusableError, find_answering
 from flows.execution.as_trained import as_today, as_trained
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
@@ -14,7 +14,6 @@ from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
 from flows.execution.rows import splits_of
-from flows.execution.starts import sources_of
 from infra.errors import InputError
 from registry.ledger import Claim
 from tasks.formatting import Example
@@ -40,7 +39,7 @@ def _evaluate(context: RunContext, lease: Lease, claim: Claim) -> None:
     spec, began = claim.spec, time.monotonic()
     lease.progress()
     try:
-        (adapter,) = sources_of(context, spec)
+        (adapter,) = (find_answering(context, sha256) for sha256 in spec.needed)
     except UnusableError as error:
         fail(context, lease, claim, str(error))
         return

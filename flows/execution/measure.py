@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dept.adapters.adapter import CONTINUES, Adapter
+from dept.adapters.ensemble import Answering, mean_answers, members_of
+from dept.adapters.stack import shape_of
 from dept.batches.tokenise import Row, encode_open
 from dept.engine.evaluate import predictions, summarise
 from flows.execution.context import RunContext
 from flows.execution.rows import cut_of, of_task, room_of, rows_of
+from infra.errors import InputError
 from tasks.formatting import Example
 from tasks.metrics import measure
 from tasks.spec import Task
@@ -32,22 +35,28 @@ class Measured:
 
 def measured(
     context: RunContext,
-    adapter: Adapter,
+    answering: Answering,
     name: str,
     examples: Sequence[Example],
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
-    """What an adapter reaches on rows of a task.
+    """What an adapter, or several together, reach on rows of a task.
 
     Args:
         name: of the task.
         progress: called with the tokens of each micro-batch.
+
+    Raises:
+        InputError: several together on a task whose answers are written.
     """
-    task, continues = context.tasks[name], bool(adapter.metadata.get(CONTINUES))
-    rows = rows_of(context, of_task(name, examples), adapter.config, continues)
+    task, members = context.tasks[name], members_of(answering)
     if task.scored:
-        scores = context.backbone.score([adapter], [(0, row) for row in rows], progress=progress)
+        rows, scores = _scored(context, members, name, examples, progress)
         return of_scores(task, examples, rows, scores)
+    if len(members) > 1:
+        raise InputError(f"task {name}: its answers are written, which several adapters cannot do together")
+    (adapter,) = members
+    continues = bool(adapter.metadata.get(CONTINUES))
     longest = room_of(context, name, adapter.config)
     about: dict[str, Any] = cut_of(task) | {"continues": continues}
     texts = [example.text for example in examples]
@@ -55,6 +64,24 @@ def measured(
     said = context.backbone.generate([adapter], [(0, row) for row in asked], longest, progress=progress)
     answers = [text.strip() for text in said]
     return Measured(measure(task, examples, answers), answers, sum(row.cut for row in rows))
+
+
+def _scored(
+    context: RunContext,
+    members: Sequence[Adapter],
+    name: str,
+    examples: Sequence[Example],
+    progress: Callable[[int], None] | None,
+) -> tuple[list[Row], list[list[float]]]:
+    """Rows of the first member, and what all answer together; members of one shape answer in one mixed batch."""
+    rows = [rows_of(context, of_task(name, examples), one.config, bool(one.metadata.get(CONTINUES))) for one in members]
+    parts: dict[int, list[list[float]]] = {}
+    for shape in dict.fromkeys(map(shape_of, members)):
+        alike = [place for place, one in enumerate(members) if shape_of(one) == shape]
+        items = [(at, row) for at, place in enumerate(alike) for row in rows[place]]
+        found = context.backbone.score([members[place] for place in alike], items, progress=progress)
+        parts |= {place: found[at * len(examples) : (at + 1) * len(examples)] for at, place in enumerate(alike)}
+    return rows[0], mean_answers([parts[place] for place in range(len(members))])
 
 
 def of_scores(

@@ -76,7 +76,11 @@ def outcome_of(context: RunContext, spec: TrialSpec, rows: Sequence[Row], state:
         tokens_per_second=state.tokens / state.seconds if state.tokens else 0,
         cut_rows=sum(row.cut for row in rows),
         padding=state.padded / state.tokens if state.tokens else 1.0,
-        extra={"metric": task.metrics[0] if task else "score", "rate": spec.training.lr_prompt},
+        extra={
+            "metric": task.metrics[0] if task else "score",
+            "rate": spec.training.lr_prompt,
+            **({"readout": state.readout} if state.readout else {}),
+        },
     )
 
 
@@ -127,7 +131,7 @@ def _close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialO
                 lease.closed(claim.fingerprint)
                 continue
         whole.append((claim, outcome))
-        if outcome.spec.kind in ("train", "search"):
+        if outcome.spec.kind in ("train", "search", "ensemble"):
             logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context)))
     runs = context.tracker.log_trials(context.parent_run, logs, on_wait=lease.progress) if logs else {}
     ended = context.ledger.finish_many([(claim, runs.get(claim.fingerprint, ""), outcome) for claim, outcome in whole])

@@ -13,10 +13,11 @@ from flows.planning.trials import together_hash
 from infra.errors import InputError
 from tasks.cut import answer_room
 from tasks.draws import few_shot, subset
-from tasks.formatting import Example
+from tasks.formatting import Example, render
 from tasks.spec import Task
 from tasks.splits import Splits
 
+CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021 (arXiv 2102.09690), section 5: the mean over the three
 TaskExample = tuple[str, Example]  # an example and the task it is of
 
 
@@ -30,7 +31,7 @@ def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample]
     Raises:
         InputError: the rows are not those that the trial was planned with.
     """
-    if spec.kind == "train" and spec.shots is None and not spec.training.steps:
+    if spec.kind == "train" and spec.shots is None and not spec.training.steps and spec.method != "calibrated":
         return [], []  # an untrained adapter, or a source's tested as it is
     members = spec.members or (spec.task,)
     parts = {name: splits_of(context, spec, name) for name in members}
@@ -101,6 +102,20 @@ def rows_of(
             made = encode_answers(tokens, texts, [e.target for e in mine], shape, longest, **reading)
         rows |= dict(zip(members, made, strict=True))
     return [rows[index] for index in range(len(examples))]
+
+
+def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) -> list[Row]:
+    """Content-free inputs in the template of a trial's task, where it may be calibrated by them.
+
+    Args:
+        continues: see `rows_of`.
+    """
+    if spec.calibration not in ("choose", "contextual") or spec.task not in context.tasks:
+        return []
+    task = context.tasks[spec.task]
+    texts = [text for free in CONTENT_FREE if (text := render(task, dict.fromkeys(task.fields, free))).strip()]
+    reading: dict[str, Any] = {**cut_of(task), "continues": continues}
+    return encode(context.backbone.tokens, texts, task.words, None, spec.adapter, **reading)
 
 
 def cut_of(task: Task) -> dict[str, Any]:

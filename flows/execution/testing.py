@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dept.adapters.adapter import Adapter
+from dept.adapters.ensemble import Answering
 from dept.trial import TrialOutcome
 from flows.execution.adapters import load_adapter
 from flows.execution.context import RunContext
@@ -19,7 +19,7 @@ from registry.ledger import Claim
 from tasks.draws import subset
 from tasks.formatting import Example
 
-Member = tuple[Adapter, Sequence[Example]]
+Member = tuple[Answering, Sequence[Example]]
 
 
 def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim, TrialOutcome]]) -> None:

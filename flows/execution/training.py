@@ -17,7 +17,7 @@ from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
-from flows.execution.rows import TaskExample, examples_of, rows_of
+from flows.execution.rows import TaskExample, examples_of, neutral_rows, rows_of
 from flows.execution.starts import sources_of, start_of
 from infra.errors import InputError, written
 from infra.settings import home
@@ -88,11 +88,12 @@ def _prepare(context: RunContext, lease: Lease, claim: Claim, known: Heads) -> P
         training, validation = (rows_of(context, part, spec.adapter, continues) for part in examples)
         start = start_of(context, spec, examples[0], sources)
         start = headed(context, spec, start, training, validation, known, lease.progress)
+        neutral = neutral_rows(context, spec, continues)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return None
     order = 0 if spec.kind == "probe" else spec.seed  # of the data: probes of all draws go through it alike
-    trial = Trial(claim.fingerprint, start, spec.training, training, validation, order)
+    trial = Trial(claim.fingerprint, start, spec.training, training, validation, order, spec.calibration, neutral)
     likeness = [source.prompt.detach().mean(0) for source in sources] if spec.sources else []
     return Prepared(claim, trial, examples, likeness)
 

@@ -14,6 +14,7 @@ from dept.engine.checkpoint import tidy
 from dept.trial import STACKED
 from flows.execution.baselines import baseline_claims
 from flows.execution.context import RunContext
+from flows.execution.ensembling import ensemble_claims
 from flows.execution.evaluating import evaluate_claims
 from flows.execution.heal import LostError
 from flows.execution.lease import Lease, LeaseLostError
@@ -116,6 +117,7 @@ def _do(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
             trained.append((claim, outcome))
     stacked = [c for c in running if c.spec.kind in ("train", "probe") and c.spec.method in STACKED]
     trained += train_claims(context, lease, stacked)
+    trained += ensemble_claims(context, lease, [c for c in running if c.spec.kind == "ensemble"])
     test_claims(context, lease, trained)
     search_claims(context, lease, [c for c in running if c.spec.kind == "search"])
     mix_claims(context, lease, [c for c in running if c.spec.kind == "mixture"])

@@ -70,7 +70,7 @@ class BackboneCost:
         Args:
             labels: of its task, for a head over them.
         """
-        if spec.init == "untrained" or spec.method == "in-context":
+        if spec.kind == "ensemble" or spec.init == "untrained" or spec.method in ("in-context", "calibrated"):
             return 0
         if spec.method in ("dept", "adept", "prompt-tuning"):
             return None if self.d is None else spec.adapter.trainable(self.d, labels)

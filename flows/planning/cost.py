@@ -14,6 +14,7 @@ from dept.backbones.describe import told_dtype
 from dept.trial import MULTITASK, TrialOutcome, TrialSpec
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
+from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
@@ -112,6 +113,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         checked = len(splits[spec.task].validation) if most is None else most
         work = work_of(spec, drawn, checked)
         read = 1 + (drawn or 0) if spec.method == "in-context" else 1  # the shots stand before every text
+        read *= len(spec.sources) if spec.kind == "ensemble" else 1
         line.trials += 1
         line.steps += work.steps
         labels = len(tasks[spec.task].words) if spec.task in tasks else 0
@@ -154,6 +156,11 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     tested = done(targets)
     for spec in targets:
         add("targets", spec.variant, spec, tested)
+    whole = len(tested) == len(targets)
+    together = ensemble_specs(plan, tasks, tested.values()) if whole else planned(plan, tasks, targets)
+    answered = done(together)
+    for spec in together:
+        add("ensembles", spec.variant, spec, answered)
     rate, where_from = speed(backbone, ledger) if lines else (None, "")
     notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from)
     return Estimate(list(lines.values()), rate, notes)

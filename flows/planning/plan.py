@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import Method
+from flows.planning.answering import AskedCalibration, Members, MembersOf
 from flows.planning.groups import Group, Name, Recipe
 from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
@@ -110,7 +111,8 @@ class Plan(BaseModel):
         max_length=20,
         description="dept, and baselines on the same rows: prompt-tuning and lora (all linear layers) with as many "
         "trainable numbers, lora-r8 (rank 8), full, in-context; probe (logistic regression on the frozen backbone's "
-        "hidden states) and tfidf (on words and letters) cost seconds",
+        "hidden states) and tfidf (on words and letters) cost seconds; calibrated: the untrained prompt, of which only "
+        "the answers' calibration is chosen",
     )
     rates: dict[RateKey, RateList] = Field(
         default_factory=dict,
@@ -163,6 +165,9 @@ class Plan(BaseModel):
     )
     source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
+    calibration: AskedCalibration = "choose"
+    ensemble: Members = 0
+    ensemble_of: MembersOf = "seeds"
     register: bool = Field(
         True,
         description="let the best adapter of each task challenge the task's champion; false: train and report alone",
@@ -198,6 +203,10 @@ class Plan(BaseModel):
         if self.search is not None and (self.rates or self.low_rank_rates):
             raise ValueError("search: chooses rates for each draw; take rates and low_rank_rates out, or search")
         self._check_groups()
+        if self.ensemble == 1:
+            raise ValueError("ensemble: one adapter is no ensemble; name at least 2, or 0 for none")
+        if self.ensemble > len(self.seeds) and self.ensemble_of == "seeds":
+            raise ValueError(f"ensemble: {self.ensemble} seeds are needed, seeds names {len(self.seeds)}")
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self._trials() > MOST_TRIALS:

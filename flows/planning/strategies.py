@@ -146,7 +146,7 @@ def _trial(
     source_task: str | None = None,
     source_sha256: str | None = None,
 ) -> TrialSpec:
-    fields = common(plan, inputs, draw.target) | {"test_rows": 0}
+    fields = common(plan, inputs, draw.target) | {"test_rows": 0, "calibration": "none"}
     return TrialSpec(
         kind="probe",
         role="search",

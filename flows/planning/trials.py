@@ -34,11 +34,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What trials stand on.
-
-    Attributes:
-        tasks, splits: by name. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
-        dtype: number type of the frozen weights.
+    """What trials stand on: tasks and splits by name; of the backbone the sha256 of weights and tokenizer, the width d
+    of its embeddings and the number type of its frozen weights.
     """
 
     tasks: Mapping[str, Task]
@@ -111,6 +108,7 @@ def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
                 "train_rows": plan.source_rows,
                 "validation_rows": plan.source_validation_rows,
                 "test_rows": 0,
+                "calibration": "none",  # it answers for no task of its own
             }
         )
         specs.append(together)
@@ -201,7 +199,7 @@ def target_specs(
             seed=0,
             training=TrainConfig(steps=0),
             adapter=plan.recipe(name).adapter.headless,
-            **common(plan, inputs, name),
+            **common(plan, inputs, name, drawn=False),
         )
         specs.append(untrained)
         for source, origin in zero_shot_origins(plan, origins, name).items():
@@ -232,7 +230,7 @@ def searched_strategy(plan: Plan) -> Strategy | None:
 
 def rate_key(method: Method, strategy: Strategy) -> RateKey | None:
     """Under which key the rates of a trial are searched; None: it has none, since it makes no steps."""
-    if method == "in-context" or method == "probe" or method == "tfidf":
+    if method == "in-context" or method == "calibrated" or method == "probe" or method == "tfidf":
         return None
     return "transfer" if method == "dept" and strategy != "scratch" else method
 
@@ -285,8 +283,9 @@ def drawn(plan: Plan, inputs: Inputs, draw: Draw) -> dict[str, Any]:
     return {"shots": draw.shots, "per_class": plan.per_class, "seed": draw.seed, "validation_rows": most}
 
 
-def common(plan: Plan, inputs: Inputs, name: str) -> dict[str, Any]:
-    """The fields of a spec that every trial of a task has."""
+def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[str, Any]:
+    """The fields of a spec that every trial of a task has; not `drawn`: content-free inputs alone may calibrate it."""
+    calibrated = inputs.tasks[name].scored and (drawn or plan.calibration == "contextual")
     return {
         "backbone": plan.backbone,
         "backbone_id": inputs.backbone_id,
@@ -295,5 +294,6 @@ def common(plan: Plan, inputs: Inputs, name: str) -> dict[str, Any]:
         "task_version": inputs.tasks[name].version,
         "data_hash": inputs.splits[name].data_hash,
         "prompt_text": plan.prompt_text,
+        "calibration": plan.calibration if calibrated else "none",
         "test_rows": min(plan.test_rows, len(inputs.splits[name].test)),  # more than there are is all
     }

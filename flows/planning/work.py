@@ -29,9 +29,13 @@ def work_of(spec: TrialSpec, drawn: int | None, checked: int) -> Work:
     batch = training.batch_size if rows is None else min(training.batch_size, rows)
     if spec.kind == "mixture" and drawn is not None:
         batch = drawn  # each step reads all shots
+    if spec.kind == "ensemble":
+        return Work(0, 0, 0)
     learns = spec.init != "untrained" and spec.method not in ("in-context", *LINEAR) and not spec.refit
     checks = 1 + -(-training.end // training.eval_every) if learns and checked else 0
-    return Work(training.end, training.end * batch, checks * checked)
+    # Once more than they are trained on, since calibration takes the texts of the shots as well.
+    unlabelled = drawn or 0 if checked and spec.calibration in ("choose", "batch") and not spec.refit else 0
+    return Work(training.end, training.end * batch, checks * checked + unlabelled)
 
 
 def _of_search(spec: TrialSpec, drawn: int | None, checked: int) -> Work:

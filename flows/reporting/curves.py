@@ -13,7 +13,8 @@ from dept.trial import TrialOutcome
 from flows.reporting.palette import Theme
 from flows.reporting.plot import LEGEND_COLUMNS, Plot, both_themes
 from flows.reporting.shots import k_of
-from flows.reporting.summary import TRANSFER, rank, trained
+from flows.reporting.summary import trained
+from flows.reporting.variants import TRANSFER, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

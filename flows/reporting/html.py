@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dept.trial import TrialOutcome
+from flows.reporting.answers import honesty, together, worth
 from flows.reporting.made_on import machine, versions
 from flows.reporting.numbers import NUMBERS, load_outcomes, load_report, write_numbers
 from flows.reporting.protocol import protocol
@@ -90,6 +91,9 @@ def write_report(
         cut=sum(outcome.cut_rows for outcome in outcomes),
         context=given,
         most=MOST,
+        honesty=honesty(rows)[:MOST],
+        together=(answering := together(outcomes))[:MOST],
+        worth=worth(answering),
         **_results(rows),
         **_trials(outcomes, set(given["reused"]), set(given["others"])),
     )

@@ -13,7 +13,8 @@ import yaml
 
 from dept.trial import TrialOutcome
 from flows.reporting.shots import in_order, k_of
-from flows.reporting.summary import TRANSFER, Cell, metric_of, summary_rows
+from flows.reporting.summary import Cell, metric_of, summary_rows
+from flows.reporting.variants import TRANSFER
 
 STARTS = ("scratch", TRANSFER)
 

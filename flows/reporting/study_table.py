@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dept.trial import TrialOutcome
 from flows.planning.plan import Plan
+from flows.reporting.answers import Honesty, Together, ece_of, honesty, together
 from flows.reporting.palette import LIGHT, Theme
 from flows.reporting.plot import LEGEND_COLUMNS, png
 from flows.reporting.shots import in_order, k_of
@@ -29,8 +30,9 @@ def write_study(
 ) -> tuple[Path, Path]:
     """Write <plan name>.json and <plan name>.png; returns their paths. Files of an earlier study are replaced.
 
-    The JSON holds `headline`, `rows` (target, k, variant, metric, n, mean, std, scores and seeds, started_from and, for
-    transfer, chosen: one a seed), `means` over targets per k, and the facts. The figure shows mean and sample standard
+    The JSON holds `headline`, `rows` (target, k, variant, metric, n, mean, std, ece, scores and seeds, started_from and
+    for transfer chosen: one a seed), `means` over targets per k, `honesty` (expected calibration error, percent, and
+    what was chosen), `ensembles` beside their mean member, and the facts. The figure shows mean and sample standard
     deviation per target, k and variant.
 
     Args:
@@ -63,6 +65,8 @@ def write_study(
             for k, (targets, found) in means(rows).items()
             for variant, mean in found.items()
         ],
+        "honesty": [_honesty(one) for one in honesty(rows)],
+        "ensembles": [_together(one) for one in together(outcomes)],
         "plan": plan.model_dump(mode="json"),
     }
     table, figure = (folder / f"{plan.name}.{kind}" for kind in ("json", "png"))
@@ -86,6 +90,8 @@ def _entry(row: Row, variant: str) -> dict[str, Any]:
         "seeds": list(cell.seeds),
         "trainable": sorted({outcome.trainable for outcome in cell.outcomes}),
     }
+    if (error := ece_of(cell)) is not None:
+        entry["ece"] = round(error, 3)
     if gains:
         entry["gain_over_scratch"] = round(sum(gains) / len(gains), 3)
     if any(cell.sources):
@@ -93,6 +99,16 @@ def _entry(row: Row, variant: str) -> dict[str, Any]:
     if set(cell.variants) != {variant}:
         entry["chosen"] = list(cell.variants)
     return entry
+
+
+def _honesty(one: Honesty) -> dict[str, Any]:
+    about = {"calibrations": dict(one.calibrations), "temperature": one.temperature, "weight_of_head": one.weight}
+    return {"k": k_of(one.shots), "variant": one.variant, "trials": one.trials, "ece": round(one.ece, 3), **about}
+
+
+def _together(one: Together) -> dict[str, Any]:
+    numbers = {name: round(getattr(one, name), 3) for name in ("mean_member", "best_member", "score", "gain")}
+    return {"target": one.target, "k": k_of(one.shots), "variant": one.variant, "seeds": list(one.seeds), **numbers}
 
 
 def _figure(rows: Sequence[Row], variants: Sequence[str], theme: Theme) -> Figure:

@@ -8,15 +8,8 @@ from dataclasses import dataclass, field
 
 from dept.trial import TrialOutcome, goodness
 from flows.reporting.shots import in_order, k_of
+from flows.reporting.variants import AUTO, SINGLE, TRANSFER, rank
 from flows.reporting.words import count, seeds_told, shots_told, spread
-
-TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
-AUTO = "auto"  # per seed the recipe of the lowest cross-validated loss, of all methods that were searched
-STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
-SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
-SIMPLE = ("tfidf", "probe", "in-context")
-BASELINES = ("adept", "prompt-tuning", "lora", "lora-r8", "full")
-ORDER = ("untrained", *SIMPLE, "scratch", *SINGLE, "source:", TRANSFER, AUTO, *BASELINES)
 
 
 def score_of(measured: Mapping[str, float]) -> float:
@@ -27,12 +20,6 @@ def score_of(measured: Mapping[str, float]) -> float:
 def metric_of(outcome: TrialOutcome) -> str:
     """Name of the metric that is the score of an outcome's task."""
     return str(outcome.extra.get("metric", "accuracy"))
-
-
-def rank(variant: str) -> tuple[int, str]:
-    """Sort key of a variant: the untrained, scratch, strategies, baselines; sources by name."""
-    kind = "source:" if variant.startswith("source:") else variant
-    return ORDER.index(kind) if kind in ORDER else len(ORDER), variant
 
 
 def zero_shot(outcome: TrialOutcome) -> bool:
@@ -165,7 +152,8 @@ def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
     An untrained trial has no shots; it is shown beside every k of its target, all training rows too. Trials of a
     learning-rate search and zero-shot trials take no part.
     """
-    tested = [o for o in distinct(outcomes) if trained(o) and o.spec.role == "target" and o.test and not zero_shot(o)]
+    made = [o for o in distinct(outcomes) if trained(o) or o.spec.kind == "ensemble"]
+    tested = [o for o in made if o.spec.role == "target" and o.test and not zero_shot(o)]
     rows: dict[tuple[str, int | None], dict[str, list[TrialOutcome]]] = {}
     for outcome in tested:
         if outcome.spec.init != "untrained":
@@ -178,13 +166,13 @@ def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
         if outcome.spec.init == "untrained":
             for shots in shots_of.get(outcome.spec.task, ()):
                 rows[outcome.spec.task, shots].setdefault(outcome.spec.variant, []).append(outcome)
-    made = []
+    summed = []
     for (target, shots), found in rows.items():
         if chosen := _choose([o for members in found.values() for o in members if o.spec.transfers]):
             found[TRANSFER] = chosen
         cells = {v: Cell(tuple(sorted(found[v], key=lambda o: o.spec.seed))) for v in sorted(found, key=rank)}
-        made.append(Row(target, shots, cells))
-    return made
+        summed.append(Row(target, shots, cells))
+    return summed
 
 
 def distinct(outcomes: Iterable[TrialOutcome]) -> list[TrialOutcome]:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dept.trial import LINEAR, TrialOutcome
+from flows.reporting.answers import together, worth
 from flows.reporting.protocol import protocol
 from flows.reporting.published import Comparison, compare
 from flows.reporting.shots import k_of
-from flows.reporting.summary import STARTS, TRANSFER, Row, headline, means, measure_name, rank, shown, summary_rows
+from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
+from flows.reporting.variants import STARTS, TRANSFER, rank
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,7 +63,8 @@ def terminal_table(outcomes: Sequence[TrialOutcome], most: int = MOST_LINES) -> 
     beside = columns(every)
     rows, left = picked(every, most)
     narrow = beside is not None and not set(LINEAR).isdisjoint(beside)  # no room for a last column in 80 characters
-    parts = (answer.text, answer.detail, left_out(every, left), _from(rows) if narrow else "", *protocol(outcomes))
+    said = (answer.text, answer.detail, worth(together(outcomes)), left_out(every, left))
+    parts = (*said, _from(rows) if narrow else "", *protocol(outcomes))
     caption = " ".join(part for part in parts if part)
     table = _table(f"{_title(every)}, % (mean ± sample std over {_seeds(every)})", caption)
     if beside is not None:
@@ -108,7 +111,7 @@ def markdown(title: str, outcomes: Sequence[TrialOutcome], most: int = MOST_LINE
     answer = headline(every)
     beside = columns(every)
     rows, left = picked(every, most)
-    lines = [f"# {title}", "", f"**{answer.text}** {answer.detail}", ""]
+    lines = [f"# {title}", "", f"**{answer.text}** {answer.detail} {worth(together(outcomes))}".rstrip(), ""]
     if left:
         lines += [left_out(every, left), ""]
     if beside is not None:

@@ -11,7 +11,7 @@ from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
 from registry.promotion.alone import ChampionChangedError, alone
 from registry.promotion.champion import carry_out
-from registry.promotion.choose import may_stand
+from registry.promotion.choose import KINDS, may_stand
 from registry.promotion.lookup import champion, history, of_weights
 from registry.promotion.names import model_name
 from registry.promotion.older import adopt, older_champions
@@ -86,7 +86,11 @@ def _may_be(backbone: str, backbone_id: str) -> bool:
 
 
 def _outcome(stores: Stores, task: str, backbone_id: str, fingerprint: str) -> TrialOutcome:
-    rows = stores.ledger.find(task=task, kind="train", status="finished", backbone_id=backbone_id, outcomes=False)
+    rows = [
+        row
+        for kind in KINDS
+        for row in stores.ledger.find(task=task, kind=kind, status="finished", backbone_id=backbone_id, outcomes=False)
+    ]
     fits = [row.fingerprint for row in rows if fingerprint and row.fingerprint.startswith(fingerprint.lower())]
     if not fits:
         _refuse_of_first_version(stores, "promote", task, backbone_id)

@@ -2,7 +2,8 @@
 
 Scores of different draws are not compared: of different numbers of shots the largest counts, for it has seen the most;
 of different variants (method, strategy) the one of the lowest validation loss on the mean of its draws, which are the
-same for all of them; of the draws of that variant the one of the lowest validation loss. Whether it takes over is
+same for all of them; of the draws of that variant the one of the lowest validation loss. Where a plan lets the draws of
+a variant answer together, they stand in their place: their loss is at most the mean of theirs. Whether it takes over is
 decided afterwards, by a paired test against the champion on rows that nobody has seen (`compare`).
 """
 
@@ -12,7 +13,9 @@ import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 
-from dept.trial import STACKED, TrialOutcome
+from dept.trial import STACKED, TOGETHER, Kind, TrialOutcome
+
+KINDS: tuple[Kind, ...] = ("train", "ensemble")  # of trials whose adapter can stand
 
 
 def candidates(outcomes: Iterable[TrialOutcome], tasks: Container[str]) -> dict[str, TrialOutcome]:
@@ -32,10 +35,9 @@ def candidates(outcomes: Iterable[TrialOutcome], tasks: Container[str]) -> dict[
 def may_stand(outcome: TrialOutcome) -> bool:
     """Whether an adapter can become champion of its task: it was trained, validated, and can be served."""
     spec = outcome.spec
-    trained = spec.kind == "train" and spec.role in ("source", "target", "challenger", "champion") and not spec.members
-    works = spec.method in STACKED and (
-        spec.training.steps > 0 or spec.adapter.reads or (spec.method == "in-context" and spec.start == "shots")
-    )
+    trained = spec.kind in KINDS and spec.role in ("source", "target", "challenger", "champion") and not spec.members
+    told = spec.method == "calibrated" or (spec.method == "in-context" and spec.start == "shots") or spec.adapter.reads
+    works = spec.method in STACKED and (spec.training.steps > 0 or bool(told) or spec.kind == "ensemble")
     return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)
 
 
@@ -43,9 +45,12 @@ def _best(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
     most = max(_size(outcome) for outcome in outcomes)
     largest = [outcome for outcome in outcomes if _size(outcome) == most]
     variants: dict[str, list[TrialOutcome]] = defaultdict(list)
+    together: dict[str, list[TrialOutcome]] = defaultdict(list)
     for outcome in largest:
-        variants[outcome.spec.variant].append(outcome)
-    best = min(variants.values(), key=lambda part: sum(map(_loss, part)) / len(part))
+        own = outcome.spec.variant.removeprefix(TOGETHER)
+        (variants if own == outcome.spec.variant else together)[own].append(outcome)
+    best = min(variants.values() or together.values(), key=lambda part: sum(map(_loss, part)) / len(part))
+    best = together.get(best[0].spec.variant.removeprefix(TOGETHER), best)
     return min(best, key=lambda outcome: (_loss(outcome), outcome.spec.seed, outcome.spec.fingerprint))
 
 

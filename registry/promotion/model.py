@@ -15,11 +15,12 @@ from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from infra.errors import InputError
+from registry.store import SUMS
 from registry.tracking import Tracker
 
 MODEL_PATH = "model"
 ADAPTER_PATH = "artifacts/adapter"  # inside the model
-MANIFEST = "adapter.json"
+MANIFESTS = ("adapter.json", "ensemble.json")  # of one adapter, and of several that answer together
 _CODE = Path(__file__).parents[1] / "pyfunc_model.py"
 _NEEDED = ("mlflow", "torch", "transformers", "safetensors", "pandas", "pydantic")
 
@@ -33,15 +34,14 @@ def log_model(tracker: Tracker, run_id: str, adapter_folder: Path) -> str:
     Raises:
         InputError: an adapter without a manifest, or a store that does not answer.
     """
+    manifest = next((name for name in MANIFESTS if (adapter_folder / name).is_file()), MANIFESTS[0])
     try:
-        metadata = json.loads((adapter_folder / MANIFEST).read_text(encoding="utf-8"))["metadata"]
+        metadata = json.loads((adapter_folder / manifest).read_text(encoding="utf-8"))["metadata"]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"adapter {adapter_folder}: {MANIFEST} is missing or damaged ({error})") from error
+        raise InputError(f"adapter {adapter_folder}: {manifest} is missing or damaged ({error})") from error
     with tempfile.TemporaryDirectory() as scratch:
         copy, saved = Path(scratch) / "adapter", Path(scratch) / MODEL_PATH
-        copy.mkdir()
-        for name in ("adapter.safetensors", MANIFEST):
-            shutil.copyfile(adapter_folder / name, copy / name)
+        shutil.copytree(adapter_folder, copy, ignore=shutil.ignore_patterns(SUMS))
         logger = logging.getLogger("mlflow.pyfunc")
         level = logger.level
         logger.setLevel(logging.ERROR)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.head import Head, Readout, normalised
+from dept.adapters.head import Head
 from dept.adapters.initialise import from_source, from_text
+from dept.adapters.readout import Readout, normalised
 from dept.adapters.stack import Tensors, Training
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig

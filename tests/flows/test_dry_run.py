@@ -70,8 +70,9 @@ def test_every_stage_is_counted(plan):
         ("sources", "each"): (2, 20, 2 * 10 * 8 * SIX, 2 * (3 * 7 + 5) * SIX),
         ("choice", "best-source"): (2 * 3 * 2, 24, 12 * 2 * 2 * SIX, 12 * 2 * 4 * SIX),
         ("targets", "untrained"): (2, 0, 0, 2 * 5 * SIX),
-        ("targets", "scratch"): (6, 36, 6 * 6 * 4 * SIX, 6 * (3 * 4 + 5) * SIX),  # four shots: batches of four
-        ("targets", "best-source"): (6, 18, 6 * 3 * 2 * SIX, 6 * (2 * 4 + 5) * SIX),
+        # Four shots: batches of four; their texts are read once more, for calibration.
+        ("targets", "scratch"): (6, 36, 6 * 6 * 4 * SIX, 6 * (3 * 4 + 4 + 5) * SIX),
+        ("targets", "best-source"): (6, 18, 6 * 3 * 2 * SIX, 6 * (2 * 4 + 4 + 5) * SIX),
     }
     assert set(counted) == set(expected)
     for key, (trials, steps, trained, evaluated) in expected.items():
@@ -144,7 +145,7 @@ def test_numbers_of_the_baselines_are_those_that_are_trained(plan, tiny_folders)
     model = load_model(str(tiny_folders["llama"]), torch.float32).requires_grad_(False)
     assert set(counted["targets", "full"].numbers) == {sum(p.numel() for p in model.parameters())}
     assert set(counted["targets", "in-context"].numbers) == {0}
-    assert counted["targets", "in-context"].evaluated == 6 * 5 * (1 + 4) * SIX  # the shots before each text
+    assert counted["targets", "in-context"].evaluated == 6 * (5 * (1 + 4) + 4) * SIX  # the shots before each text
     (lora,) = set(counted["targets", "lora"].numbers)
     if importlib.util.find_spec("peft"):
         from dept.baselines.lora import attach

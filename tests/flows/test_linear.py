@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.head import Readout
+from dept.adapters.readout import Readout
 from dept.backbones.shared import shared_backbone
 from dept.baselines.linear import log_probs
 from dept.baselines.probe import DEPTHS, Probe, train_head

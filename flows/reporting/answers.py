@@ -1,0 +1,113 @@
+"""How honest probabilities are, how they were made so, and what several adapters together are worth. Pure numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dept.trial import TOGETHER, TrialOutcome
+from flows.reporting.shots import in_order
+from flows.reporting.summary import Cell, Row, score_of, shown
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """One k and variant, all targets together.
+
+    Attributes:
+        trials: tested ones that choose among labels. ece: their mean expected calibration error, percent.
+        calibrations: how many took which (`none`, `contextual`, `batch`); empty where nothing was chosen.
+        temperature: median of those chosen, None where none was. weight: median of a head's, None without heads.
+    """
+
+    shots: int | None
+    variant: str
+    trials: int
+    ece: float
+    calibrations: Mapping[str, int]
+    temperature: float | None
+    weight: float | None
+
+    @property
+    def chosen(self) -> str:
+        """As in `none 3, batch 1`."""
+        return ", ".join(f"{name} {count}" for name, count in sorted(self.calibrations.items())) or "–"
+
+
+@dataclass(frozen=True)
+class Together:
+    """An ensemble beside its members, test scores in percent."""
+
+    target: str
+    shots: int | None
+    variant: str
+    seeds: tuple[int, ...]
+    mean_member: float
+    best_member: float
+    score: float
+
+    @property
+    def gain(self) -> float:
+        """Points over the mean member."""
+        return self.score - self.mean_member
+
+
+def honesty(rows: Sequence[Row]) -> list[Honesty]:
+    """A line for each k and shown variant whose tests have an expected calibration error."""
+    found = []
+    for k in in_order(row.shots for row in rows):
+        for variant in shown(rows):
+            cells = [row.cells[variant] for row in rows if row.shots == k and variant in row.cells]
+            tested = [outcome for cell in cells for outcome in cell.outcomes if "ece" in outcome.test]
+            if tested:
+                found.append(_line(k, variant, tested))
+    return found
+
+
+def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
+    """Ensembles whose members are all among the outcomes, in their order."""
+    by_sha = {o.adapter_sha256: o for o in outcomes if o.spec.kind == "train" and o.test and o.adapter_sha256}
+    found = []
+    for outcome in outcomes:
+        members = [by_sha[sha256] for sha256 in outcome.spec.sources if sha256 in by_sha]
+        if outcome.spec.kind == "ensemble" and outcome.test and len(members) == len(outcome.spec.sources):
+            scores = [score_of(member.test) for member in members]
+            spec, seeds = outcome.spec, tuple(sorted({member.spec.seed for member in members}))
+            mean, best = statistics.fmean(scores), max(scores)
+            variant = spec.variant.removeprefix(TOGETHER)
+            found.append(Together(spec.task, spec.shots, variant, seeds, mean, best, score_of(outcome.test)))
+    return found
+
+
+def worth(found: Sequence[Together]) -> str:
+    """What answering together was worth, in a sentence; empty where nothing did."""
+    if not found:
+        return ""
+    gain = statistics.fmean(one.gain for one in found)
+    how = f"{len(found)} ensemble" + ("s" if len(found) > 1 else "")
+    seeds = any(len(one.seeds) > 1 for one in found)
+    note = " Members of several seeds have learned from the shots of several draws." if seeds else ""
+    return f"Answering together was worth {gain:+.1f} points over the mean member ({how}).{note}"
+
+
+def ece_of(cell: Cell) -> float | None:
+    """Mean expected calibration error, percent; None for tasks without it, and tests of older versions."""
+    found = [outcome.test["ece"] for outcome in cell.outcomes if "ece" in outcome.test]
+    return statistics.fmean(found) if len(found) == cell.n else None
+
+
+def _line(shots: int | None, variant: str, tested: Sequence[TrialOutcome]) -> Honesty:
+    chosen = [outcome.extra["readout"] for outcome in tested if outcome.extra.get("readout")]
+    temperatures = [float(one["temperature"]) for one in chosen if "temperature" in one]
+    weights = [float(one["weight"]) for one in chosen if "weight" in one]
+    return Honesty(
+        shots,
+        variant,
+        len(tested),
+        statistics.fmean(outcome.test["ece"] for outcome in tested),
+        Counter(str(one["calibration"]) for one in chosen if "calibration" in one),
+        statistics.median(temperatures) if temperatures else None,
+        statistics.median(weights) if weights else None,
+    )

@@ -1,0 +1,31 @@
+"""What is compared, and in which order it is shown. Pure."""
+
+from __future__ import annotations
+
+from dept.trial import TOGETHER
+
+TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
+AUTO = "auto"  # per seed the recipe of the lowest cross-validated loss, of all methods that were searched
+STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
+SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
+SIMPLE = ("tfidf", "probe", "in-context")
+BASELINES = ("adept", "prompt-tuning", "lora", "lora-r8", "full")
+ORDER = (
+    "untrained",
+    "calibrated",
+    *SIMPLE,
+    "scratch",
+    *SINGLE,
+    "source:",
+    TRANSFER,
+    AUTO,
+    *BASELINES,
+    TOGETHER,
+    "ensemble",
+)
+
+
+def rank(variant: str) -> tuple[int, str]:
+    """Sort key of a variant: the untrained, scratch, strategies, baselines, several together; sources by name."""
+    kind = next((kind for kind in ("source:", TOGETHER) if variant.startswith(kind)), variant)
+    return ORDER.index(kind) if kind in ORDER else len(ORDER), variant
