@@ -1,9 +1,11 @@
 """Metrics against values worked out by hand."""
 
+import math
+
 import pytest
 
 from tasks.formatting import Example
-from tasks.metrics import INVALID, classification, measure, overlap
+from tasks.metrics import INVALID, calibration_error, classification, measure, overlap
 from tasks.spec import Task
 
 
@@ -133,3 +135,14 @@ def test_squad_by_hand():
 def test_bad_arguments_of_measure(own, rows, guesses, message):
     with pytest.raises(ValueError, match=message):
         measure(own, rows, guesses)
+
+
+def test_calibration_error_by_hand():
+    """Bins of a fifth: (.55 wrong, .6 right) are .15 over in sum, (.9 right, .95 right) .15 under, .3 wrong .3 over."""
+    sure, right = [0.55, 0.6, 0.9, 0.95, 0.3], [False, True, True, True, False]
+    assert calibration_error(sure, right, bins=5) == pytest.approx(100 * (0.15 + 0.15 + 0.3) / 5)
+    assert calibration_error([1.0, 0.0], [True, False]) == 0.0
+    assert calibration_error([0.75] * 4, [True, True, True, False]) == pytest.approx(0.0)
+    assert math.isnan(calibration_error([float("nan")], [True]))
+    with pytest.raises(ValueError, match="0 confidences"):
+        calibration_error([], [])
