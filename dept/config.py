@@ -142,15 +142,15 @@ class TrainConfig(Frozen):
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head, where there is one")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
     schedule: Schedule = Field(
-        "linear", description="how rates fall after the warm-up: to 0 on a line or as a cosine, or not"
+        "constant", description="how rates fall after the warm-up: to 0 on a line or as a cosine, or not"
     )
     objective: Objective = Field(
-        "vocabulary",
+        "words",
         description="what a label word is trained against: the whole vocabulary (the paper's way, nats per token), or "
         "the task's words (nats per answer; always so where a head is trained). Free answers: the vocabulary",
     )
     average: float = Field(
-        0.0,
+        0.9,
         ge=0,
         le=1,
         description="what is validated and kept is a mean over the steps so far, each counting so much of the next; 0: "

@@ -284,7 +284,7 @@ def _older_training(body: dict[str, Any]) -> dict[str, Any]:
     if "average" in body:
         return body  # of an older spec that was read and written again
     patience = (body.get("patience", 5) + 1) * body.get("eval_every", 20)
-    return {"objective": "vocabulary", "schedule": "linear"} | body | {"patience": patience}
+    return {"objective": "vocabulary", "schedule": "linear", "average": 0.0} | body | {"patience": patience}
 
 
 def goodness(found: Mapping[str, float]) -> tuple[float, float]:

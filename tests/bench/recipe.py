@@ -24,6 +24,7 @@ from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.evaluate import score_rows, summarise
 from dept.engine.train import Loop, Trial
+from flows.reporting.results import commit
 from infra.files import write_text
 from tasks.catalogue import get_task
 from tasks.draws import few_shot, subset
@@ -160,7 +161,7 @@ def draw(found: dict, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    phases = [phase for phase in PHASES if table(found, phase)]
+    phases = [phase for phase in PHASES if PHASES[phase][0] and table(found, phase)]
     panels = [*((task,) for task in TASKS), TASKS]
     size = (4 * len(panels), 4 * len(phases))
     figure, axes = pyplot.subplots(len(phases), len(panels), figsize=size, squeeze=False, sharey=True)
@@ -180,35 +181,53 @@ def draw(found: dict, file: Path) -> None:
     figure.savefig(file, dpi=60)
 
 
+def lines(found: dict, phase: str) -> list[str]:
+    """A phase as a table of a README: validation loss and score, means over tasks and draws; none without a draw."""
+    made = table(found, phase)
+    if not made:
+        return []
+    places = sorted({place for values in made.values() for place in values}, key=lambda place: (place[1], place[0]))
+    count = next(iter(made.values()))["0", 0][2]
+    heads = [f"step {step}" + ("" if mean == "0" else ", mean of the path") for mean, step in places]
+    found_lines = [
+        f"| `{phase}`, k = {PHASES[phase][0] or 'all'}, {count} draws | " + " | ".join(heads) + " |",
+        "| --- |" + " --- |" * len(heads),
+    ]
+    for name, values in made.items():
+        cells = ("{:.3f} / {:.0f}".format(*values[place]) if place in values else "–" for place in places)
+        found_lines.append(f"| {name.partition(' ')[2]} | " + " | ".join(cells) + " |")
+    return found_lines
+
+
 def report(file: Path) -> None:
-    """Print the means and draw the curves beside the file."""
-    found = json.loads(file.read_text())
+    """Print the tables and draw the curves beside the file."""
+    found = json.loads(file.read_text())["curves"]
     for phase in PHASES:
-        for name, places in table(found, phase).items():
-            cells = (f"{mean}@{step}: {v[0]:.3f} {v[1]:.1f}" for (mean, step), v in places.items())
-            print(phase, name, f"({next(iter(places.values()))[2]} draws)", " | ".join(cells))
+        print(*lines(found, phase), "", sep="\n")
     draw(found, file.with_suffix(".png"))
 
 
 def main() -> None:
     """See the module."""
-    if sys.argv[2] == "report":
-        report(Path(sys.argv[1]))
+    file, phase = Path(sys.argv[1]), sys.argv[2]
+    if phase == "report":
+        report(file)
         return
-    file, phase, seeds = Path(sys.argv[1]), sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [1001, 1002, 1003]
+    seeds = [int(seed) for seed in sys.argv[3:]] or [1001, 1002, 1003]
     assert min(seeds) > 9
     backbone = Backbone.from_pretrained("smollm2-135m", "bfloat16", "cpu")
     k, steps, recipes = PHASES[phase]
     for seed in seeds:
         for task in TASKS if k else (SOURCE,):
-            known = json.loads(file.read_text()) if file.exists() else {}
-            held = known.setdefault(task, {}).setdefault(str(seed), {})
+            body = json.loads(file.read_text()) if file.exists() else {"curves": {}}
+            held = body["curves"].setdefault(task, {}).setdefault(str(seed), {})
             wanted = [recipe for recipe in recipes if name_of(k, recipe) not in held]
             if not wanted:
                 continue
             began = time.monotonic()
             held |= curves(backbone, *trials_of(backbone, task, k, seed, wanted), steps)
-            write_text(file, json.dumps(known, separators=(",", ":"), sort_keys=True))
+            body |= {"commit": commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+            write_text(file, json.dumps(body, separators=(",", ":"), sort_keys=True))
             print(phase, task, seed, len(wanted), f"{time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -23,7 +23,10 @@ pytest.importorskip("peft", reason="peft is an optional extra: pip install 'peft
 
 WORDS = ("negative", "positive", "very good")
 TEXTS = ["the film was good", "bad plot and awful acting", "it was not very happy", "great", "slow service of the food"]
-CONFIG = TrainConfig(steps=6, batch_size=3, lr_prompt=0.02, warmup=0.2, weight_decay=0.5, clip=0.5, eval_every=3)
+PLAIN = {"objective": "vocabulary", "schedule": "linear", "average": 0.0}  # the rest: test_baseline_recipe.py
+CONFIG = TrainConfig(
+    steps=6, batch_size=3, lr_prompt=0.02, warmup=0.2, weight_decay=0.5, clip=0.5, eval_every=3, **PLAIN
+)
 UNTRAINED = CONFIG.model_copy(update={"steps": 0})
 
 

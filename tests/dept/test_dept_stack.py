@@ -73,6 +73,7 @@ def trials_of(backbone, n=4):
                 noise=4.0 * (i // 2),
                 label_smoothing=0.1 * (i % 3),
                 objective="words" if i > 1 else "vocabulary",
+                schedule=("linear", "cosine", "constant")[i % 3],
             ),
             rows[i % 2 :],
             rows[:3],

@@ -180,7 +180,7 @@ def test_a_spec_from_before_steps_of_patience_means_the_same(version):
         del body["schema_version"]
     read = TrialSpec.model_validate(body)
     assert read.training.patience == 20  # a fourth validation without a lower loss ended it
-    assert (read.training.objective, read.training.schedule) == ("vocabulary", "linear")
+    assert (read.training.objective, read.training.schedule, read.training.average) == ("vocabulary", "linear", 0)
     again = TrialSpec.model_validate(read.model_dump(mode="json"))
     assert again.training == read.training
     today = make_spec(training=TrainConfig(patience=7, objective="words", schedule="cosine"))
