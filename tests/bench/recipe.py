@@ -188,7 +188,7 @@ def lines(found: dict, phase: str) -> list[str]:
         return []
     places = sorted({place for values in made.values() for place in values}, key=lambda place: (place[1], place[0]))
     count = next(iter(made.values()))["0", 0][2]
-    heads = [f"step {step}" + ("" if mean == "0" else ", mean of the path") for mean, step in places]
+    heads = [f"step {step}" + ("" if mean == "0" else ", mean") for mean, step in places]
     found_lines = [
         f"| `{phase}`, k = {PHASES[phase][0] or 'all'}, {count} draws | " + " | ".join(heads) + " |",
         "| --- |" + " --- |" * len(heads),

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from flows.cli.main import app
+from tests.bench import recipe
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "flows" / "studies"
@@ -102,6 +103,16 @@ def test_the_figures_of_three_draws_are_the_committed_ones():
     assert f"(`search_draws: 3`) {rates['dept'][0]:g} and 5e-4; prompt tuning went" in text
     assert rates["dept"][1] == 5e-4
     assert f"to {rates['prompt-tuning'][0]:g}. So both" in text
+
+
+def test_the_curves_that_chose_the_recipe_are_the_committed_ones():
+    found = json.loads((STUDIES / "recipe.json").read_text(encoding="utf-8"))["curves"]
+    assert "bbc-topic" not in found, "left out of all choosing"
+    assert all(int(seed) > 9 for draws in found.values() for seed in draws), "the study's own draws"
+    text = (STUDIES / "README.md").read_text(encoding="utf-8").splitlines()
+    told = [line for phase in recipe.PHASES for line in recipe.lines(found, phase)]
+    assert len(told) > 8
+    assert [line for line in told if line not in text] == []
 
 
 def _shown(row):
