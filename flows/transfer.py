@@ -18,7 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from dept.backbones.describe import told_dtype
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import STACKED, TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, say_lost_runs
 from flows.execution.judge import judge, told
@@ -265,6 +265,9 @@ def step(name: str, body: Callable[[], T]) -> T:
 def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:
     """Let the candidate of each task stand against its champion; what was decided, for the report."""
     by_fingerprint = {outcome.spec.fingerprint: outcome for outcome in outcomes}
+    unserved = sorted({o.spec.task for o in outcomes if o.spec.variant == "auto" and o.spec.method not in STACKED})
+    if unserved:
+        say(f"auto chose for {', '.join(unserved)} what cannot be served (see the report): no adapter of it stands.")
     decided = judge(context, outcomes, workers)
     return [told(row, by_fingerprint.get(str(row.challenger_fingerprint))) for row in decided]
 

@@ -59,7 +59,7 @@ def _ids(examples: Sequence[TaskExample]) -> list[str]:
 def outcome_of(context: RunContext, spec: TrialSpec, rows: Sequence[Row], state: State) -> TrialOutcome:
     """The outcome of a trained trial, before its files and its test; `rows`: learned from and validated on."""
     task = context.tasks.get(spec.task)
-    found = context.ledger.outcomes([spec.searched]) if spec.searched and not state.best else {}
+    found = context.ledger.outcomes([spec.searched]) if spec.searched and spec.refit else {}
     return TrialOutcome(
         spec=spec,
         adapter_key="",

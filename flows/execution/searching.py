@@ -13,21 +13,20 @@ from dept.config import EngineOptions
 from dept.engine.halving import Found
 from dept.engine.memory import peak_memory_mib
 from dept.engine.state import Trial
-from dept.trial import STACKED, Search, TrialOutcome, TrialSpec
+from dept.trial import LINEAR, STACKED, Search, TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError, find_adapter
 from flows.execution.context import RunContext
 from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
+from flows.execution.linear_search import Fold, search_linear
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
-from flows.execution.rows import TaskExample, examples_of, rows_of
+from flows.execution.rows import examples_of, rows_of
 from flows.execution.starts import start_of
 from flows.execution.training import CHECKPOINT_SECONDS
 from infra.errors import InputError, written
 from infra.settings import home
 from registry.ledger import Claim
-
-Fold = tuple[list[TaskExample], list[TaskExample]]  # what trains, and what validates
 
 
 def search_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -46,15 +45,19 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
     spec = claim.spec
     lease.progress()
     try:
-        candidates = _prepared(context, spec, lease.progress)
+        linear = search_linear(context, lease, spec, folds_of(context, spec)) if spec.method in LINEAR else None
+        candidates = [] if linear else _prepared(context, spec, lease.progress)
     except (UnusableError, InputError) as error:
         fail(context, lease, claim, str(error))
         return
-    found = _found(context, lease, claim, candidates)
+    found, options = linear or (_found(context, lease, claim, candidates), [])
     if found.winner is None:
         fail(context, lease, claim, f"every candidate failed: {found.tried[0].left}")
         return
-    close(context, lease, [(claim, _outcome(context, spec, found))])
+    outcome = _outcome(context, spec, found)
+    if options:  # a linear baseline's own; there is one candidate
+        outcome.extra["search"] |= {"winner": 0, "option": options[found.winner]}
+    close(context, lease, [(claim, outcome)])
 
 
 def folds_of(context: RunContext, spec: TrialSpec) -> list[Fold]:

@@ -108,13 +108,14 @@ class Plan(BaseModel):
         "prompt-only",
     )
     methods: list[PlanMethod] = Field(
-        default_factory=lambda: list[PlanMethod](("dept",)),
+        default_factory=lambda: list[PlanMethod](("auto",)),
         min_length=1,
         max_length=20,
-        description="dept, and baselines on the same rows: prompt-tuning and lora (all linear layers) with as many "
-        "trainable numbers, lora-r8 (rank 8), full, in-context; probe (logistic regression on the frozen backbone's "
-        "hidden states) and tfidf (on words and letters) cost seconds; calibrated: the untrained prompt, of which only "
-        "the answers' calibration is chosen",
+        description="auto: for each draw the best of dept (all starts and answers), probe, tfidf and others listed "
+        "here, by cross-validated loss (dept where rates are named); dept, and baselines on the same rows: prompt-"
+        "tuning, lora (all linear layers) with as many trainable numbers, lora-r8 (rank 8), full, in-context; probe "
+        "(logistic regression on the frozen backbone's states), tfidf (on words and letters) and calibrated (the untrained prompt, "
+        "its answers calibrated) cost seconds",
     )
     rates: dict[RateKey, RateList] = Field(
         default_factory=dict,
@@ -186,6 +187,13 @@ class Plan(BaseModel):
             return [{"name": name, **block} for name, block in value.items()]
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_hand(cls, body: Any) -> Any:
+        """Rates are named for a method that is trained by them: `auto` searches its own."""
+        named = isinstance(body, dict) and (body.get("rates") or body.get("low_rank_rates"))
+        return {"methods": ["dept"], **body} if named else body
+
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
         for field in ("sources", "targets", "shots", "seeds", "strategies", "methods"):
@@ -202,8 +210,8 @@ class Plan(BaseModel):
                 f"targets: {leaks[0]} is also a source, so its training rows would leak into the result; "
                 "take it out of one of the two lists"
             )
-        if self.search is not None and (self.rates or self.low_rank_rates):
-            raise ValueError("search: chooses rates for each draw; take rates and low_rank_rates out, or search")
+        if self.searches and (self.rates or self.low_rank_rates):
+            raise ValueError("rates: search and auto choose them for each draw; take rates out, or search and auto")
         self._check_groups()
         if self.ensemble == 1:
             raise ValueError("ensemble: one adapter is no ensemble; name at least 2, or 0 for none")
@@ -225,6 +233,7 @@ class Plan(BaseModel):
     def _trials(self) -> int:
         """Trials of targets, of the search of rates, and of starts that are tried, at most."""
         ways = len(self.methods) + ("dept" in self.methods) * (len(self.strategies) - 1)
+        ways += 3 * ("auto" in self.methods)  # its searches
         ways += len(self.sources) if set(self.strategies) & {"best-source", "similar", "prompt-only"} else 0
         both = (self.rates, self.low_rank_rates)
         choices = sum(math.prod(max(1, len(rates.get(key, ()))) for rates in both) for key in {*both[0], *both[1]})

@@ -10,11 +10,12 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from dept.config import Answers, TrainConfig
-from dept.trial import Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
+from dept.trial import LINEAR, Candidate, Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
 from flows.planning.candidates import Way, candidates
 from flows.planning.plan import Plan
 from flows.planning.search_plan import SearchPlan
 from flows.planning.trials import Draw, Inputs, Origins, Place, common, drawn, draws, places, rate_key, training_of
+from tasks.spec import Task
 
 AUTO = "auto"
 OF_AUTO = SearchPlan(candidates=16)  # where the plan says nothing of a search
@@ -33,7 +34,10 @@ def searches(
         missing: draws and strategies that have no start; they are left out.
     """
     found: dict[Place, TrialSpec] = {}
-    for draw, method, strategy in _wanted(plan):
+    for draw, method, strategy in _wanted(plan, inputs):
+        if method in LINEAR:
+            found[draw, method, strategy] = _linear(plan, inputs, (draw, method, strategy))
+            continue
         strategies = plan.strategies if strategy == AUTO else [strategy]
         ways = [_way(plan, draw, method, one, origins) for one in strategies if (draw, one) not in missing]
         if ways:
@@ -88,13 +92,21 @@ def asked(plan: Plan) -> SearchPlan:
     return plan.search or OF_AUTO
 
 
-def _wanted(plan: Plan) -> list[Place]:
-    own = [place for place in places(plan) if rate_key(place[1], place[2])]
+def _wanted(plan: Plan, inputs: Inputs) -> list[Place]:
+    own = [place for place in places(plan) if place[1] != "in-context"]
     if AUTO not in plan.methods:
         return own if plan.search is not None else []
     others = [place for place in own if place[1] != "dept"]  # `auto` chooses among them too
-    of_auto: list[Place] = [(draw, "dept", AUTO) for draw in draws(plan)]
-    return [*(own if plan.search is not None else others), *of_auto]
+    found = list(own if plan.search is not None else others)
+    for draw in draws(plan):
+        linear = LINEAR if tells_classes(inputs.tasks[draw.target]) else ()
+        found += [(draw, "dept", AUTO), *((draw, method, "scratch") for method in linear)]
+    return list(dict.fromkeys(found))
+
+
+def tells_classes(task: Task) -> bool:
+    """Whether a task's answers are classes, which heads and linear baselines can tell apart."""
+    return task.scored and not task.grid
 
 
 def _way(plan: Plan, draw: Draw, method: Method, strategy: str, origins: Origins) -> Way:
@@ -111,21 +123,20 @@ def _way(plan: Plan, draw: Draw, method: Method, strategy: str, origins: Origins
 
 def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialSpec:
     draw, method, strategy = place
-    how = asked(plan)
-    task, shape = inputs.tasks[draw.target], plan.recipe(draw.target).adapter
-    shape = shape.of_method(method, inputs.d)
-    classes = task.scored and not task.grid
+    how, task = asked(plan), inputs.tasks[draw.target]
+    shape = plan.recipe(draw.target).adapter.of_method(method, inputs.d)
     answers = how.answers or (ALL_ANSWERS if strategy == AUTO else ())
     tried = candidates(
         how if method == "dept" else how.model_copy(update={"shapes": False}),
         list({(way.start, way.source_sha256): way for way in ways}.values()),
         shape,
         inputs.d,
-        answers if classes and method == "dept" else ("words",),
+        answers if tells_classes(task) and method == "dept" else ("words",),
         how.objectives if task.scored else ("vocabulary",),
     )
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
+    folds = 1 if fields["validation_rows"] else how.folds
     return TrialSpec(
         kind="search",
         role="search",
@@ -133,13 +144,33 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         init=init,
         source_task=ways[0].source_task if strategy != AUTO else None,
         training=TrainConfig(steps=how.steps),
-        adapter=shape.model_copy(update={"answers": "words"}),
+        adapter=shape.headless,
         search=Search(
             candidates=tried,
-            folds=1 if fields["validation_rows"] else how.folds,
+            folds=folds,
             rungs=tuple(how.rungs),
             eta=how.eta,
             minutes=how.minutes,
         ),
+        **fields,
+    )
+
+
+def _linear(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
+    """What a linear baseline may read, and C: its own grid (constants of the method), on the same folds."""
+    draw, method, _ = place
+    shape = plan.recipe(draw.target).adapter.of_method(method, inputs.d)
+    fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
+    only = Candidate(start="shots", adapter=shape, training=TrainConfig(steps=0))
+    folds = 1 if fields["validation_rows"] else asked(plan).folds
+    return TrialSpec(
+        kind="search",
+        role="search",
+        method=method,
+        init="scratch",
+        start="shots",
+        training=TrainConfig(steps=0),
+        adapter=shape,
+        search=Search(candidates=(only,), folds=folds, rungs=()),
         **fields,
     )

@@ -58,6 +58,8 @@ def chosen(outcome: TrialOutcome) -> str:
     """The winner of a search in words: start, answers, shape where several were tried, and rates."""
     spec = outcome.spec
     assert spec.search is not None
+    if option := outcome.extra["search"].get("option"):
+        return f"{spec.method}, {option}"
     best = spec.search.candidates[int(outcome.extra["search"]["winner"])]
     rates, shape = best.training, best.adapter
     parts: list[str] = [spec.method if spec.method != "dept" else best.init]

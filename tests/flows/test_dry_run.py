@@ -43,6 +43,7 @@ def plan(tmp_path, tiny_folders):
             "shots": [4],
             "seeds": [0, 1, 2],
             "test_rows": 5,
+            "methods": ["dept"],
             "adapter": {"m": 4, "r": 2, "s": 16},
             "source_training": {"steps": 10, "batch_size": 8, "eval_every": 5},
             "scratch_training": {"steps": 6, "batch_size": 8, "eval_every": 4},
@@ -102,6 +103,22 @@ def test_all_strategies_and_a_search(plan):
     assert all(line.trials == draws for (stage, v), line in counted.items() if stage == "targets" and v != "untrained")
     counted, _ = lines(plan(strategies=["prompt-only"]))
     assert counted["choice", "prompt-only"].trials == draws * 2
+
+
+def test_searches_of_recipes_are_counted(plan):
+    """Nine candidates to step 2, of them three to 4, of them one to 8: 28 steps in each of two folds."""
+    search = {"candidates": 9, "steps": 8, "eval_every": 2, "rungs": [2, 4]}
+    counted, _ = lines(plan(methods=["auto"], search=search))
+    assert {key for key in counted if key[0] in ("recipes", "targets")} == {
+        *(("recipes", kind) for kind in ("auto", "probe", "tfidf")),
+        *(("targets", kind) for kind in ("auto", "untrained")),
+    }
+    line = counted["recipes", "auto"]
+    assert (line.trials, line.steps, line.trained) == (6, 6 * 56, 6 * 56 * 4 * SIX)
+    assert counted["targets", "auto"].steps == 6 * 8  # at most: a search may find fewer
+    counted, _ = lines(plan(methods=["dept"], search=search))
+    assert counted["recipes", "scratch"].steps == counted["recipes", "best-source"].steps == 6 * 56
+    assert counted["targets", "scratch"].trained == 6 * 8 * 8 * SIX  # four shots and four more: batches of eight
 
 
 def test_what_the_ledger_holds_is_left_out(plan):

@@ -75,7 +75,7 @@ def test_demo_is_what_the_product_promises():
         ("alpha: 8.0", "alpha: 0", "adapter.alpha"),
         ("[scratch, best-source]", "[scratch, magic]", "strategies.1: 'magic' is unknown"),
         ("[scratch, best-source]", "[scratch, scratch]", "strategies: scratch is listed twice"),
-        ("probe_steps: 0", "methods: [dept, lorra]", "methods.1"),
+        ("methods: [dept, probe, tfidf]", "methods: [dept, lorra]", "methods.1"),
         ("probe_steps: 0", "rates: {lora: [-1]}", "rates.lora.0"),
         (
             "[movie-polarity, tweet-polarity]",
@@ -283,13 +283,18 @@ def test_own_tasks_are_blocks_by_name(given, said):
     assert said in explained(raised.value, Plan)
 
 
+def test_auto_is_the_default_but_not_beside_rates():
+    assert Plan(name="a", targets=["rte"], strategies=["scratch"]).methods == ["auto"]
+    assert Plan(name="a", targets=["rte"], strategies=["scratch"], rates={"dept": [0.1]}).methods == ["dept"]
+
+
 def test_the_schema_tells_the_defaults_of_a_plan():
     told = {line["key"]: line for line in keys(Plan, PARTS)}
     plan = Plan(name="a", targets=["rte"], strategies=["scratch"])
     for part in ("adapter", "source_training", "scratch_training", "transfer_training"):
         for name, value in getattr(plan, part).model_dump(mode="json").items():
             shown = yaml.safe_load(told[f"{part}.{name}"]["default"])
-            assert shown == value, f"{part}.{name}"
+            assert shown == ("none" if value is None else value), f"{part}.{name}"
             if part in ("adapter", "scratch_training", "transfer_training"):
                 assert told[f"groups[].{part}.{name}"]["default"] == "the plan's"
     assert yaml.safe_load(told["own_tasks[].template"]["default"]) == "{text}\nLabel:"

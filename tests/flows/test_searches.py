@@ -108,13 +108,20 @@ def test_without_refit_the_shots_alone_train(planned):
 def test_auto_searches_all_starts_at_once_and_takes_the_best_method(planned):
     plan, inputs, found = planned(methods=["auto", "prompt-tuning"], targets=["film"], search=None)
     draw = Draw("film", 4, 0)
-    assert list(found) == [(draw, "prompt-tuning", "scratch"), (draw, "dept", "auto")]
+    methods = [place[1] for place in found]
+    assert methods == ["prompt-tuning", "dept", "probe", "tfidf"]
     own = found[draw, "dept", "auto"]
     assert len(own.search.candidates) == 16
     assert {(one.init, one.start) for one in own.search.candidates} == {("scratch", "text"), ("best-source", "source")}
-    for losses, best in (((0.4, 0.3), "dept"), ((0.2, 0.3), "prompt-tuning"), ((0.3, 0.3), "dept")):
+    cases = (
+        ((0.4, 0.3, 0.5, 0.5), "dept"),
+        ((0.2, 0.3, 0.5, 0.5), "prompt-tuning"),
+        ((0.3, 0.3, 0.3, 0.3), "dept"),
+        ((0.5, 0.3, 0.2999, 0.5), "probe"),  # never knowingly worse
+    )
+    for losses, best in cases:
         outcomes = {
-            spec.fingerprint: outcome_of(spec, winner=1, loss=loss)
+            spec.fingerprint: outcome_of(spec, winner=int(len(spec.search.candidates) > 1), loss=loss)
             for spec, loss in zip(found.values(), losses, strict=True)
         }
         assert best_of_all(plan, found, outcomes)[draw][1] == best
@@ -128,7 +135,7 @@ def test_a_source_that_failed_leaves_the_other_starts(make_plan):
     plan = load_plan(make_plan(seeds=[0], methods=["auto"], targets=["film"]))
     inputs = Inputs(plan.resolve_tasks(), check(plan), "backbone", 32, "float32")
     found = searches(plan, inputs, {}, {(Draw("film", 4, 0), "best-source")})
-    (spec,) = found.values()
+    spec = found[Draw("film", 4, 0), "dept", "auto"]
     assert {one.init for one in spec.search.candidates} == {"scratch"}
 
 

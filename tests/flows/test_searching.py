@@ -8,6 +8,7 @@ from flows import transfer
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
 from flows.planning.trials import to_start
+from flows.reporting.searched import told_searches
 from tests.dept.test_search import KilledError, die  # noqa: F401
 from tests.flows.test_searches import SEARCH
 
@@ -79,15 +80,40 @@ def without_times(outcome):
     return {name: value for name, value in outcome.extra["search"].items() if name != "seconds"}
 
 
-def test_auto_is_the_best_of_all_starts(begin):
-    context, plan = begin(**{**PLAN, "search": None, "methods": ["auto"]})
+def test_auto_is_the_best_of_all_methods(begin):
+    context, plan = begin(**{**PLAN, "search": None, "methods": ["auto"], "targets": ["film"]})
     done = transfer.stages(context, plan, work_here)
     assert not done.failed
+    searches = {found.spec.method: found for found in by_kind(context, "search")}
+    assert set(searches) == {"dept", "probe", "tfidf"}
+    answers = {one.adapter.answers for one in searches["dept"].spec.search.candidates}
+    assert answers == {"words", "head", "both"}
     (auto,) = [o for o in done.outcomes if o.spec.variant == "auto"]
-    (found,) = by_kind(context, "search")
+    best = min(searches.values(), key=lambda found: found.validation["loss"])
     assert auto.spec.refit
-    assert auto.validation == found.validation
-    assert auto.spec.searched == found.spec.fingerprint
+    assert auto.spec.searched == best.spec.fingerprint
+    assert auto.spec.method == best.spec.method
+    assert auto.validation == best.validation
+    lines = told_searches(plan, done.searches, done.searched)
+    assert lines[-1]["for"] == "auto"
+    assert lines[-1]["why"].startswith(f"lowest loss of {best.spec.method}")
+    assert sum(line["steps"] for line in lines) == searches["dept"].steps_done
+
+
+def test_linear_baselines_are_searched_and_fitted_on_all_rows(begin):
+    context, plan = begin(**{**PLAN, "methods": ["probe", "tfidf"], "sources": [], "strategies": ["scratch"]})
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    targets = {o.spec.method: o for o in done.outcomes if o.spec.method in ("probe", "tfidf")}
+    for found in by_kind(context, "search"):
+        target = targets[found.spec.method]
+        told = found.extra["search"]
+        assert found.validation["loss"] == min(one["validation"]["loss"] for one in told["tried"])
+        assert told["option"].endswith(("C 0.01", "C 0.1", "C 1", "C 10", "C 100"))
+        assert target.validation == found.validation
+        assert target.test
+        assert "refit" not in target.extra
+    assert len(targets) == 2
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
