@@ -265,9 +265,8 @@ def step(name: str, body: Callable[[], T]) -> T:
 def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:
     """Let the candidate of each task stand against its champion; what was decided, for the report."""
     by_fingerprint = {outcome.spec.fingerprint: outcome for outcome in outcomes}
-    unserved = sorted({o.spec.task for o in outcomes if o.spec.variant == "auto" and o.spec.method not in STACKED})
-    if unserved:
-        say(f"auto chose for {', '.join(unserved)} what cannot be served (see the report): no adapter of it stands.")
+    if unserved := {o.spec.task for o in outcomes if o.spec.variant == "auto" and o.spec.method not in STACKED}:
+        say(f"auto chose for {', '.join(sorted(unserved))} what cannot be served: see the report.")
     decided = judge(context, outcomes, workers)
     return [told(row, by_fingerprint.get(str(row.challenger_fingerprint))) for row in decided]
 

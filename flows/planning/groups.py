@@ -1,15 +1,32 @@
-"""What differs for some targets of a plan. Pure."""
+"""Words of a plan that have bounds of their own, and what differs for some of its targets. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from dept.config import AdapterConfig, TrainConfig
+from infra.explain import Form
 
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Shots = Annotated[
+    Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
+    Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
+]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+STRATEGIES = ("scratch", "best-source", "similar", "mixture", "multitask", "prompt-only", "source:NAME")
+Strategy = Annotated[
+    str,
+    Form(", ".join(STRATEGIES), STRATEGIES),
+    Field(
+        pattern=r"^(scratch|best-source|similar|mixture|multitask|prompt-only|source:[A-Za-z0-9][A-Za-z0-9._-]*)$",
+        description="scratch: vocabulary text; source:NAME: that source; best-source: each tried for a few steps, the "
+        "best on validation; similar: the one whose prompt is nearest after a few steps; mixture: a convex mixture of "
+        "all; multitask: one adapter trained on all at once; prompt-only: P of the best source, A and B new",
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.trial import Method
 from flows.planning.answering import AskedCalibration, Members, MembersOf
-from flows.planning.groups import Group, Name, Recipe
+from flows.planning.groups import Group, Name, Recipe, Seed, Shots, Strategy
 from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
 from infra.explain import Form
@@ -21,22 +21,6 @@ from infra.nearest import near
 from tasks.catalogue import catalogue
 from tasks.spec import Task
 
-Shots = Annotated[
-    Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
-    Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
-]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-STRATEGIES = ("scratch", "best-source", "similar", "mixture", "multitask", "prompt-only", "source:NAME")
-Strategy = Annotated[
-    str,
-    Form(", ".join(STRATEGIES), STRATEGIES),
-    Field(
-        pattern=r"^(scratch|best-source|similar|mixture|multitask|prompt-only|source:[A-Za-z0-9][A-Za-z0-9._-]*)$",
-        description="scratch: vocabulary text; source:NAME: that source; best-source: each tried for a few steps, the "
-        "best on validation; similar: the one whose prompt is nearest after a few steps; mixture: a convex mixture of "
-        "all; multitask: one adapter trained on all at once; prompt-only: P of the best source, A and B new",
-    ),
-]
 Dtype = Literal["float32", "bfloat16"]
 Validation = Literal["shots", "full"]
 PlanMethod = Literal["auto"] | Method
@@ -114,8 +98,7 @@ class Plan(BaseModel):
         description="auto: for each draw the best of dept (all starts and answers), probe, tfidf and others listed "
         "here, by cross-validated loss (dept where rates are named); dept, and baselines on the same rows: prompt-"
         "tuning, lora (all linear layers) with as many trainable numbers, lora-r8 (rank 8), full, in-context; probe "
-        "(logistic regression on the frozen backbone's states), tfidf (on words and letters) and calibrated (the untrained prompt, "
-        "its answers calibrated) cost seconds",
+        "(logistic regression on the frozen backbone's states), tfidf and calibrated cost seconds",
     )
     rates: dict[RateKey, RateList] = Field(
         default_factory=dict,

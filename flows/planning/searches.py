@@ -93,7 +93,7 @@ def asked(plan: Plan) -> SearchPlan:
 
 
 def _wanted(plan: Plan, inputs: Inputs) -> list[Place]:
-    own = [place for place in places(plan) if place[1] != "in-context"]
+    own = [place for place in places(plan) if place[1] not in ("in-context", "calibrated")]
     if AUTO not in plan.methods:
         return own if plan.search is not None else []
     others = [place for place in own if place[1] != "dept"]  # `auto` chooses among them too

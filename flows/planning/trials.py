@@ -9,7 +9,8 @@ from typing import Any
 
 from dept.config import Dtype, TrainConfig
 from dept.trial import MULTITASK, Init, Method, Start, TrialSpec
-from flows.planning.plan import BASELINE_RATES, Plan, RateKey, Strategy
+from flows.planning.groups import Strategy
+from flows.planning.plan import BASELINE_RATES, Plan, RateKey
 from infra.errors import InputError
 from tasks.spec import Task
 from tasks.splits import Splits
