@@ -259,12 +259,13 @@ def test_a_backbone_that_cannot_be_loaded_is_bad_input(tiny_folders, tmp_path):
 
 
 def test_a_job_says_what_was_given(tiny_llama, tmp_path):
-    trials = long_trials(tiny_llama, 7)
+    trials = [replace(one, calibration="batch", neutral=one.rows[:2]) for one in long_trials(tiny_llama, 7)]
     job.write_trials(tmp_path, trials, EngineOptions(checkpoint_seconds=1.5))
     options, read = job.read_trials(tmp_path)
     for ours, theirs in zip(read, trials, strict=True):
         assert (ours.key, ours.config, ours.seed) == (theirs.key, theirs.config, theirs.seed)
         assert (list(ours.rows), list(ours.validation)) == (list(theirs.rows), list(theirs.validation))
+        assert (ours.calibration, list(ours.neutral)) == ("batch", list(theirs.neutral))
         for name in ("prompt", "a", "b"):
             assert torch.equal(getattr(ours.start, name), getattr(theirs.start, name))
     assert options.checkpoint_seconds == 1.5
