@@ -7,7 +7,7 @@ from typing import Any
 
 from dept.batches.tokenise import Row, encode, encode_answers
 from dept.config import AdapterConfig
-from dept.trial import TrialSpec
+from dept.trial import LINEAR, TrialSpec
 from flows.execution.context import RunContext
 from flows.planning.trials import together_hash
 from infra.errors import InputError
@@ -31,7 +31,8 @@ def examples_of(context: RunContext, spec: TrialSpec) -> tuple[list[TaskExample]
     Raises:
         InputError: the rows are not those that the trial was planned with.
     """
-    if spec.kind == "train" and spec.shots is None and not spec.training.steps and spec.method != "calibrated":
+    learns = spec.training.steps or spec.method in ("calibrated", *LINEAR)
+    if spec.kind == "train" and spec.shots is None and not learns:
         return [], []  # an untrained adapter, or a source's tested as it is
     members = spec.members or (spec.task,)
     parts = {name: splits_of(context, spec, name) for name in members}

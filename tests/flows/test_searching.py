@@ -116,6 +116,16 @@ def test_linear_baselines_are_searched_and_fitted_on_all_rows(begin):
     assert len(targets) == 2
 
 
+def test_linear_baselines_learn_from_all_rows_where_a_plan_says_so(begin):
+    more = {"search": None, "methods": ["tfidf"], "sources": [], "strategies": ["scratch"], "shots": ["all"]}
+    context, plan = begin(**{**PLAN, **more})
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    assert [o.spec.method for o in done.outcomes if o.spec.init != "untrained"] == ["tfidf"]
+    searched, plan = begin(**{**PLAN, **more, "search": SEARCH})
+    assert not transfer.stages(searched, plan, work_here).failed
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_baselines_are_searched_on_the_same_rows(begin, method):
     pytest.importorskip("peft")
