@@ -12,9 +12,13 @@ from flows.planning.leakage import guarded
 from flows.planning.plan_file import load_plan
 from flows.planning.searches import best_of_all, searched_targets, searches
 from flows.planning.trials import Draw, Inputs, Origin, places, to_start
+from flows.reporting.html import write_report
+from flows.reporting.searched import told_searches
 from infra.errors import InputError
 from tasks.draws import few_shot
 from tasks.load import load_splits
+from tests.flows.report_helpers import no_plots  # noqa: F401
+from tests.flows.test_report import Page
 
 SEARCH = {"candidates": 8, "steps": 8, "eval_every": 2, "rungs": [2, 4]}
 
@@ -129,6 +133,26 @@ def test_auto_searches_all_starts_at_once_and_takes_the_best_method(planned):
         assert (tuned.variant, auto.variant, auto.method) == ("prompt-tuning", "auto", best)
         assert not auto.transfers
         assert (auto.fingerprint == tuned.fingerprint) == (best == "prompt-tuning")
+
+
+def test_the_report_says_what_was_tried_chosen_and_why(planned, tmp_path, no_plots):  # noqa: F811
+    plan, _, found = planned(methods=["auto"], targets=["film"], search=None)
+    losses = {"dept": 0.5, "probe": 0.25, "tfidf": 0.75}
+    outcomes = {}
+    for place, spec in found.items():
+        outcomes[spec.fingerprint] = one = outcome_of(spec, winner=0, loss=losses[place[1]])
+        one.extra["search"] |= {"tried": [{}] * 3, "steps": 100, "tokens": 1000, "seconds": 2.0, "over": False}
+    for spec in (spec for (_, method, _), spec in found.items() if method != "dept"):
+        outcomes[spec.fingerprint].extra["search"]["option"] = "C 1"
+    lines = told_searches(plan, found, outcomes)
+    assert [line["for"] for line in lines] == ["dept, all starts", "probe", "tfidf", "auto"]
+    assert lines[-1]["why"] == "lowest loss of probe 0.250, dept 0.500, tfidf 0.750"
+    assert lines[-1]["chose"] == "probe, C 1"
+    assert lines[0]["chose"].startswith("scratch, answers ")
+    page = Page(write_report(tmp_path, "x", {}, [], {"searches": lines}).read_text(encoding="utf-8")).text
+    assert lines[-1]["why"] in page
+    assert "9 candidates" in " ".join(page.split())
+    assert "300 steps" in " ".join(page.split())
 
 
 def test_a_source_that_failed_leaves_the_other_starts(make_plan):
