@@ -190,7 +190,7 @@ def lines(found: dict, phase: str) -> list[str]:
     count = next(iter(made.values()))["0", 0][2]
     heads = [f"step {step}" + ("" if mean == "0" else ", mean") for mean, step in places]
     found_lines = [
-        f"| `{phase}`, k = {PHASES[phase][0] or 'all'}, {count} draws | " + " | ".join(heads) + " |",
+        f"| `{phase}`, k = {PHASES[phase][0] or 'all'}, draws: {count} | " + " | ".join(heads) + " |",
         "| --- |" + " --- |" * len(heads),
     ]
     for name, values in made.items():
