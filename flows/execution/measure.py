@@ -63,7 +63,7 @@ def measured(
     asked = encode_open(context.backbone.tokens, texts, adapter.config, longest, **about)
     said = context.backbone.generate([adapter], [(0, row) for row in asked], longest, progress=progress)
     answers = [text.strip() for text in said]
-    return Measured(measure(task, examples, answers), answers, sum(row.cut for row in rows))
+    return Measured(measure(task, examples, answers), answers, sum(row.cut for row in asked))
 
 
 def _scored(

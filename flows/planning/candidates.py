@@ -20,14 +20,14 @@ from flows.planning.search_plan import SearchPlan
 Range = tuple[float, float]
 # Peak rates that are tried; of P for dept and its starts from sources, and of A and B, and the head.
 RANGES: Mapping[str, Range] = {
-    "dept": (1e-2, 3e-1),
+    "dept": (1e-2, 1e-1),
     "transfer": (1e-3, 1e-1),
     "adept": (1e-2, 3e-1),
     "prompt-tuning": (1e-2, 3e-1),
     "lora": (1e-4, 1e-2),
     "lora-r8": (1e-4, 1e-2),
     "full": (1e-6, 3e-4),
-    "low-rank": (5e-5, 2e-3),
+    "low-rank": (2e-5, 2e-3),
     "head": (1e-4, 1e-2),
 }
 

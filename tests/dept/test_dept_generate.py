@@ -55,7 +55,8 @@ def test_a_long_text_is_cut_and_nothing_to_do_is_nothing(tiny):
 def test_out_of_memory_halves_the_micro_batches_and_goes_on(tiny, monkeypatch):
     tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
     items = [(0, row) for row in encode_open(tiny.tokens, TEXTS * 3, CONFIG, 6)]
-    undisturbed, sizes, real = generate_ids(tiny, tensors, items, 6, 200), [], engine.collate
+    monkeypatch.setattr(engine, "token_budget", lambda _: 200)
+    undisturbed, sizes, real = generate_ids(tiny, tensors, items, 6), [], engine.collate
 
     def short_of_memory(group, backbone):
         batch = real(group, backbone)
@@ -65,5 +66,5 @@ def test_out_of_memory_halves_the_micro_batches_and_goes_on(tiny, monkeypatch):
         return batch
 
     monkeypatch.setattr(engine, "collate", short_of_memory)
-    assert generate_ids(tiny, tensors, items, 6, 200) == undisturbed
+    assert generate_ids(tiny, tensors, items, 6) == undisturbed
     assert max(sizes) <= 60

@@ -117,6 +117,6 @@ def test_tune_says_what_it_found(monkeypatch):
     found = tune.TuneReport(tuned.Tuned(), tuned.Tuned(packed=True), home() / "x.json")
     found.lines, found.changed = [tune.Measured("packed weights", 120.4, 118.0, 123.0)], ["packed: by rule -> True"]
     monkeypatch.setattr("dept.backbones.backbone.Backbone.from_pretrained", lambda *_, **__: None)
-    monkeypatch.setattr(tune, "tune", lambda backbone, rounds, write: found)
+    monkeypatch.setattr(tune, "tune", lambda *_, **__: found)
     assert "packed weights\t120\t118 to 123" in dept("tune").stdout
     assert json.loads(dept("tune", "--json", "--dry-run").stdout)["measured"][0]["rate"] == 120.4

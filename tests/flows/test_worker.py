@@ -77,10 +77,10 @@ def held(context):
 
 
 def test_a_stopped_worker_that_wakes_late_harms_nothing(begin, tmp_path, monkeypatch):
-    context, plan = begin(source_training={"steps": 60, "batch_size": 4, "eval_every": 30})
+    context, plan = begin(source_training={"steps": 60, "batch_size": 4, "eval_every": 30, "patience": None})
     log, specs = tmp_path / "log", source_specs(plan, context.inputs)
     context.ledger.add(specs, context.run_id, "sources")
-    other = worker(context, log)
+    other = worker(context, log, SLOW)
     try:
         wait_for(lambda: any(row.status == "running" for row in context.ledger.find()))
         wait_for(lambda: context.ledger.find()[0].lease_until is not None)
