@@ -23,7 +23,7 @@ from tasks.spec import Task
 
 Dtype = Literal["float32", "bfloat16"]
 Validation = Literal["shots", "full"]
-PlanMethod = Literal[Literal["auto"], Method]
+PlanMethod = Literal["auto", Method]
 RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full"]
 # Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
 # full fine-tuning (https://thinkingmachines.ai/blog/lora/), whatever its rank.
