@@ -50,7 +50,8 @@ def _total(found: Estimate) -> list[str]:
 def _cells(line: Line, found: Estimate) -> list[str]:
     known = [number for number in line.numbers if number is not None]
     whole = len(known) == len(line.numbers)
-    each = f"{'≤ ' if min(known) < max(known) else ''}{max(known):,}" if whole else "unknown"
+    most = max(known, default=0)  # no line is left where the ledger holds every trial
+    each = f"{'≤ ' if min(known, default=0) < most else ''}{most:,}" if whole else "unknown"
     spent = line.trained + line.evaluated
     tokens = f"{'≤ ' if line.bound else ''}{_short(spent)}" if spent else "–"
     counts = [f"{line.trials:,}", _count(line.steps), each, _count(sum(known)) if whole else "unknown"]

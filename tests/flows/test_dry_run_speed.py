@@ -11,8 +11,10 @@ from transformers import AutoConfig
 from dept.backbones import tuned
 from dept.backbones.describe import describe
 from dept.engine import tune
+from flows.cli.cost_table import show_estimate
 from flows.planning import speed as speeds
 from flows.planning.backbone_cost import BackboneCost
+from flows.planning.cost import Estimate
 from flows.planning.plan import Plan
 from flows.planning.speed import speed
 from infra.identity import process_id
@@ -112,3 +114,9 @@ def test_large_weights_are_not_loaded_for_an_estimate(backbone, no_weights, monk
     rate, said = speed(backbone, None)
     assert rate is None
     assert said == "Time: not known before the first trial here; `dept tune` measures it."
+
+
+def test_a_plan_of_which_nothing_is_left_is_shown(capsys):
+    """As after a finished run: the ledger holds every trial, and no line is left to sum up."""
+    show_estimate(Estimate([], None, ["28 trials that the ledger holds are left out"]))
+    assert "28 trials" in capsys.readouterr().out
