@@ -84,7 +84,8 @@ def settle(
     labels = {len(row.candidates) for row in (*rows.validation, *rows.neutral, *rows.shots)}
     if len(labels) != 1 or labels == {1} or (not rows.validation and asked in ("none", "choose")):
         return None
-    few = len(rows.shots) <= len(rows.validation)  # of a source's many rows those of validation are enough
+    # Of a source's many rows those of validation are enough.
+    few = not rows.validation or len(rows.shots) <= len(rows.validation)
     texts = rows.shots if few and asked in ("choose", "batch") else ()
     neutral = rows.neutral if asked in ("choose", "contextual") else ()
     missing = rows.validation if raw is None else ()
@@ -178,7 +179,7 @@ def _leave_one_out(losses: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor
 
 
 def _plainest(losses: Tensor) -> int:
-    """Of candidates [C, rows], plainest first: the first that no other is better than by more than the noise."""
+    """From the plainest of candidates [C, rows] on to that of the largest gain, while it is more than the noise."""
     place = 0
     while True:
         better = losses[place] - losses  # what a row gains

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,8 @@ class _Search:
         for loop in self.loops:
             loop.waiting = [key for key in loop.waiting if key not in keys]
             for key in [key for key in loop.stack.keys if key in keys]:
-                loop.leave(key)
+                loop.stack.leave(key)  # nobody asks for its adapter: what counts is in its curves
+                loop.raw.pop(key, None)
 
     def _stop(self, reason: str) -> bool:
         """Let all go; whether anyone was left."""
@@ -218,5 +219,4 @@ class _Search:
 
 def _patient(trial: Trial) -> Trial:
     """The same trial, which no validation of its own ends: a candidate's folds go together."""
-    config = trial.config.model_copy(update={"patience": None})
-    return Trial(trial.key, trial.start, config, trial.rows, trial.validation, trial.seed)
+    return replace(trial, config=trial.config.model_copy(update={"patience": None}))

@@ -197,6 +197,8 @@ class Loop:
     def _settle_readout(self, key: str, adapter: Adapter) -> None:
         """Choose how the adapter's scores become answers; what its validation gave is not computed again."""
         trial, state, raw = self.trials[key], self.states[key], self.raw.pop(key, None)
+        if not adapter.layers:
+            adapter.readout = None  # a start's was chosen for other tensors, and no validation has used it
         if state.failure is not None or (trial.calibration == "none" and not adapter.layers):
             return
         began = time.monotonic()

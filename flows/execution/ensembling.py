@@ -49,7 +49,7 @@ def _kept(context: RunContext, lease: Lease, claim: Claim) -> TrialOutcome | Non
         return None
     outcome = TrialOutcome(spec, "", "", 0, 0, {})
     outcome.extra = {"metric": context.tasks[spec.task].metrics[0], "members": len(members)}
-    if spec.init == "ensemble":  # one draw: all members were validated on these rows, and none has learned from them
+    if spec.init == "ensemble" and not spec.refit:  # one draw, whose validation rows no member has learned from
         rows = [example for _, example in checked]
         outcome.validation = measured(context, ensemble, spec.task, rows, lease.progress).metrics if rows else {}
     else:
@@ -60,7 +60,7 @@ def _kept(context: RunContext, lease: Lease, claim: Claim) -> TrialOutcome | Non
 
 
 def _mean_member(context: RunContext, spec: TrialSpec) -> dict[str, float]:
-    """Of members of several draws, each of which may have learned from the others' validation rows: their own means.
+    """Of members that may have learned from each other's validation rows (several draws, refits): their own means.
 
     The loss of the ensemble is at most that, see `dept.adapters.ensemble.mean_answers`.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from dept.adapters.adapter import Adapter
@@ -45,9 +45,14 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
     spec = claim.spec
     lease.progress()
     try:
+        sources = {sha256: find_adapter(context, sha256) for sha256 in spec.needed}
+    except UnusableError as error:
+        fail(context, lease, claim, str(error))
+        return
+    try:
         linear = search_linear(context, lease, spec, folds_of(context, spec)) if spec.method in LINEAR else None
-        candidates = [] if linear else _prepared(context, spec, lease.progress)
-    except (UnusableError, InputError) as error:
+        candidates = [] if linear else _prepared(context, spec, sources, lease.progress)
+    except InputError as error:
         fail(context, lease, claim, str(error))
         return
     found, options = linear or (_found(context, lease, claim, candidates), [])
@@ -78,12 +83,13 @@ def folds_of(context: RunContext, spec: TrialSpec) -> list[Fold]:
     return [([*rows[:a], *rows[b:]], rows[a:b]) for a, b in pairwise(ends)]
 
 
-def _prepared(context: RunContext, spec: TrialSpec, progress: Callable[[int], None]) -> list[list[Trial]]:
+def _prepared(
+    context: RunContext, spec: TrialSpec, sources: Mapping[str, Adapter], progress: Callable[[int], None]
+) -> list[list[Trial]]:
     """One trial for each candidate and fold; a head is fitted on what trains in the fold alone."""
     assert spec.search is not None
     folds = folds_of(context, spec)
     known: dict[tuple[object, ...], list[tuple[list[Row], list[Row]]]] = {}
-    sources: dict[str, Adapter] = {sha256: find_adapter(context, sha256) for sha256 in spec.needed}
     heads: list[Heads] = [{} for _ in folds]
     made: list[list[Trial]] = []
     for number, candidate in enumerate(spec.search.candidates):

@@ -75,6 +75,7 @@ def ensemble_spec(plan: Plan, members: Sequence[TrialSpec], shas: Sequence[str])
             "sources": tuple(shas),
             "training": TrainConfig(steps=0),
             "calibration": "none",  # each member's own
+            "refit": any(one.refit for one in members),  # then rows that validate one have trained another
         }
     )
 

@@ -76,8 +76,11 @@ def competing(draw: Draw, found: Searches) -> list[Place]:
 
 
 def target_of(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> TrialSpec:
-    """The trial of what a search found: its start, answers and rates, and, on all the rows, as many steps."""
-    split = spec.shots is not None and spec.validation_rows is not None  # a whole validation split: it stays apart
+    """The trial of what a search found: its start, answers and rates, and, on all the rows, as many steps.
+
+    A linear baseline chooses what it reads, and C, again on all its rows.
+    """
+    split = spec.shots is not None and bool(spec.validation_rows)  # a whole validation split: it stays apart
     refit, number = asked(plan).refit and not split, int(outcome.extra["search"]["winner"])
     assert spec.search is not None
     training = spec.search.candidates[number].training

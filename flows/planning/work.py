@@ -34,8 +34,9 @@ def work_of(spec: TrialSpec, drawn: int | None, checked: int) -> Work:
     learns = spec.init != "untrained" and spec.method not in ("in-context", *LINEAR) and not spec.refit
     checks = 1 + -(-training.end // training.eval_every) if learns and checked else 0
     # Once more than they are trained on, since calibration takes the texts of the shots as well.
-    takes = spec.calibration in ("choose", "batch") and spec.method not in LINEAR and not spec.refit
-    unlabelled = drawn or 0 if checked and takes else 0
+    batch_alone = spec.calibration == "batch"  # it needs no validation rows
+    takes = (batch_alone or (spec.calibration == "choose" and checked and not spec.refit)) and spec.method not in LINEAR
+    unlabelled = drawn or 0 if takes else 0
     return Work(training.end, training.end * batch, checks * checked + unlabelled)
 
 

@@ -191,3 +191,15 @@ def test_an_untrained_adapter_needs_no_rows_for_content_free_calibration(tiny_ll
     assert train([trial], tiny_llama)["one"].adapter.readout.calibration == "contextual"
     kept = dataclasses.replace(trial, calibration="choose")
     assert train([kept], tiny_llama)["one"].adapter.readout is None
+
+
+def test_batch_that_is_asked_for_needs_no_validation_rows(tiny_llama):
+    """As after a search, when all rows train."""
+    trial = dataclasses.replace(calibrated_trial(tiny_llama, "batch"), validation=())
+    assert train([trial], tiny_llama)["one"].adapter.readout.calibration == "batch"
+
+
+def test_the_readout_of_a_start_is_not_that_of_what_is_trained_from_it(tiny_llama):
+    trial = calibrated_trial(tiny_llama, "none")
+    trial.start.readout = Readout(0.5, "batch", (-0.1, -2.5, -3.0), 1.7)
+    assert train([trial], tiny_llama)["one"].adapter.readout is None

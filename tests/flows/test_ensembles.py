@@ -111,6 +111,21 @@ def test_starts_of_one_draw_answer_together(begin):
     assert ensemble.validation["loss"] <= sum(o.validation["loss"] for o in best) / 2 + 1e-9
 
 
+def test_refits_are_not_validated_together(begin):
+    """Each has learned from the draw's validation rows; what stands for the ensemble is what their searches found."""
+    search = {"candidates": 2, "steps": 4, "eval_every": 2, "rungs": [2]}
+    changes = {**ALONE, "methods": ["dept", "prompt-tuning", "calibrated"], "ensemble": 2, "ensemble_of": "starts"}
+    context, plan = begin(**changes, search=search)
+    done = transfer.stages(context, plan, work_here)
+    (ensemble,) = [outcome for outcome in done.outcomes if outcome.spec.kind == "ensemble"]
+    members = [o for o in done.outcomes if o.spec.kind == "train" and o.adapter_sha256 in ensemble.spec.sources]
+    assert ensemble.spec.refit == any(o.spec.refit for o in members)
+    assert any(o.spec.refit for o in done.outcomes)
+    if ensemble.spec.refit:
+        assert ensemble.validation["loss"] == pytest.approx(sum(o.validation["loss"] for o in members) / 2)
+    assert not done.reused
+
+
 def test_a_dry_run_counts_what_is_tested_together(make_plan):
     plan = load_plan(make_plan(ensemble=2, seeds=[0, 1, 2], **ALONE))
     (line,) = [line for line in estimate(plan).lines if line.stage == "ensembles"]

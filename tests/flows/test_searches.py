@@ -147,7 +147,7 @@ def test_the_report_says_what_was_tried_chosen_and_why(planned, tmp_path, no_plo
     lines = told_searches(plan, found, outcomes)
     assert [line["for"] for line in lines] == ["dept, all starts", "probe", "tfidf", "auto"]
     assert lines[-1]["why"] == "lowest loss of probe 0.250, dept 0.500, tfidf 0.750"
-    assert lines[-1]["chose"] == "probe, C 1"
+    assert lines[-1]["chose"] == "probe, C 1 (its trial chooses again on all its rows)"
     assert lines[0]["chose"].startswith("scratch, answers ")
     page = Page(write_report(tmp_path, "x", {}, [], {"searches": lines}).read_text(encoding="utf-8")).text
     assert lines[-1]["why"] in page

@@ -9,6 +9,7 @@ from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
 from flows.planning.trials import to_start
 from flows.reporting.searched import told_searches
+from infra.errors import InputError
 from tests.dept.test_search import KilledError, die  # noqa: F401
 from tests.flows.test_searches import SEARCH
 
@@ -138,3 +139,16 @@ def test_baselines_are_searched_on_the_same_rows(begin, method):
     (target,) = [o for o in done.outcomes if o.spec.method == method]
     assert target.steps_done == found.best_step
     assert target.validation == found.validation
+
+
+def test_a_store_that_is_away_fails_no_search(begin, monkeypatch):
+    """What a search starts from is there; that the store does not answer is said, and the search stays to be done."""
+    context, plan = begin(**PLAN)
+
+    def away(*_):
+        raise InputError("store: does not answer")
+
+    monkeypatch.setattr("flows.execution.searching.find_adapter", away)
+    with pytest.raises(InputError, match="does not answer"):
+        transfer.stages(context, plan, work_here)
+    assert not context.ledger.find(kind="search", status="failed")
