@@ -91,6 +91,11 @@ class Done:
     failed: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def reused(self) -> set[str]:
+        """Trained adapters that came from the ledger."""
+        return {o.spec.fingerprint for o in self.outcomes if o.spec.kind == "train"} - self.trained - self.others
+
     def note(self, settled: Settled) -> Settled:
         """Count a stage."""
         made = {o.spec.fingerprint for o in settled.outcomes if o.spec.kind == "train"}
@@ -165,13 +170,12 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         context.tracker.close_flow_run(
             context.parent_run, "FINISHED", totals, [page, *sorted(page.parent.glob("*.png"))]
         )
-    finished = {outcome.spec.fingerprint for outcome in done.outcomes}
     return {
         "report": str(page),
         "run_id": context.parent_run,
         "trained": len(done.trained),
         "others": len(done.others),
-        "reused": len(finished - done.trained - done.others),
+        "reused": len(done.reused),
         "failed": done.failed,
         "not_run": done.not_run,
     }
@@ -288,7 +292,7 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
         "searches": told_searches(plan, done.searches, done.searched),
         "leaked": {name: n for name, splits in context.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
-        "reused": sorted({outcome.spec.fingerprint for outcome in done.outcomes} - done.trained - done.others),
+        "reused": sorted(done.reused),
         "others": sorted(done.others),
     }
     title = f"dept-transfer: {plan.name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from infra.errors import InputError
@@ -39,11 +38,6 @@ class Head:
                 f"{list(self.bias.shape)} [labels], mean {list(self.mean.shape)} and spread "
                 f"{list(self.spread.shape)} [F]"
             )
-
-    @classmethod
-    def blank(cls, labels: int, features: int) -> Head:
-        """A head that finds every label equally likely."""
-        return cls(torch.zeros(labels, features), torch.zeros(labels), torch.zeros(features), torch.ones(features))
 
     def named(self) -> dict[str, Tensor]:
         """Its tensors by the names that files and stacks have for them."""

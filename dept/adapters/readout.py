@@ -121,5 +121,6 @@ def normalised(scores: Sequence[float]) -> list[float]:
 
 
 def _within(value: object, low: float, high: float) -> bool:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return known and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and low <= value <= high

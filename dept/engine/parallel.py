@@ -14,7 +14,6 @@ from dept.engine.evaluate import Raw
 class Parallel(Protocol):
     """How ranks share a step. The local one does nothing."""
 
-    size: int
     saves: bool  # whether this process writes checkpoints and puts damaged ones aside
 
     def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:
@@ -30,7 +29,6 @@ class Parallel(Protocol):
 class Local:
     """One process: every micro-batch is ours."""
 
-    size = 1
     saves = True
 
     def share(self, groups: list[list[Pack]]) -> list[tuple[list[Pack], float]]:

@@ -18,10 +18,9 @@ from flows.execution.linear import linear_trial
 from flows.execution.measure import of_scores
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
-from flows.execution.rows import examples_of, neutral_rows, of_task, rows_of, splits_of
+from flows.execution.rows import examples_of, neutral_rows, of_task, rows_of, tests_of
 from infra.errors import InputError
 from registry.ledger import Claim
-from tasks.draws import subset
 
 
 def baseline_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -48,7 +47,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
     try:
         examples = examples_of(context, spec)
         training, validation = (rows_of(context, part, spec.adapter) for part in examples)
-        tested = subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0) if spec.test_rows else ()
+        tested = tests_of(context, spec)
         rows = rows_of(context, of_task(spec.task, tested), spec.adapter)
         known = Known(validation, training, neutral_rows(context, spec))
     except InputError as error:

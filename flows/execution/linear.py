@@ -20,10 +20,9 @@ from flows.execution.lease import Lease
 from flows.execution.measure import of_scores
 from flows.execution.reading import features_of
 from flows.execution.record import close, fail, keep, manifest, outcome_of
-from flows.execution.rows import TaskExample, examples_of, of_task, rows_of, splits_of
+from flows.execution.rows import TaskExample, examples_of, of_task, rows_of, tests_of
 from infra.errors import InputError
 from registry.ledger import Claim
-from tasks.draws import subset
 
 
 def linear_trial(context: RunContext, lease: Lease, claim: Claim) -> None:
@@ -37,7 +36,7 @@ def linear_trial(context: RunContext, lease: Lease, claim: Claim) -> None:
     lease.progress()
     try:
         examples = examples_of(context, spec)
-        tested = subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0) if spec.test_rows else ()
+        tested = tests_of(context, spec)
         parts = [*examples, of_task(spec.task, tested)]
         shots, checks, tests = (rows_of(context, part, spec.adapter) for part in parts)
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_mixture
@@ -39,7 +40,8 @@ def _mix(context: RunContext, lease: Lease, claim: Claim) -> None:
         fail(context, lease, claim, str(error))
         return
     try:
-        shots = rows_of(context, examples_of(context, claim.spec)[0], claim.spec.adapter)
+        examples = examples_of(context, claim.spec)
+        shots = rows_of(context, examples[0], claim.spec.adapter)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
@@ -52,7 +54,8 @@ def _mix(context: RunContext, lease: Lease, claim: Claim) -> None:
             lease.progress()
 
         (weights,) = context.backbone.learn_weights(adapters, {claim.fingerprint: rows}, steps, told).values()
-    _keep(context, lease, claim, from_mixture(adapters, weights), weights, time.monotonic() - began)
+    told_of = manifest(context, claim.spec, *examples)
+    _keep(context, lease, claim, from_mixture(adapters, weights), weights, time.monotonic() - began, told_of)
 
 
 def _keep(
@@ -62,12 +65,12 @@ def _keep(
     mixture: Adapter,
     weights: list[float],
     seconds: float,
+    told: dict[str, Any],
 ) -> None:
     lease.progress()
     outcome = TrialOutcome(
         claim.spec, "", "", claim.spec.training.steps, claim.spec.training.steps, {}, seconds=seconds
     )
     outcome.extra = {"weights": weights}
-    told = manifest(context, claim.spec, *examples_of(context, claim.spec))
     if keep(context, lease, claim, outcome, lambda folder: mixture.save(folder, **told)):
         close(context, lease, [(claim, outcome)])

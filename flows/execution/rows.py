@@ -79,6 +79,15 @@ def splits_of(context: RunContext, spec: TrialSpec, name: str) -> Splits:
     return splits
 
 
+def tests_of(context: RunContext, spec: TrialSpec) -> Sequence[Example]:
+    """The test rows of a trial, the same for every draw; none where it is not tested.
+
+    Raises:
+        InputError: see `splits_of`.
+    """
+    return subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0) if spec.test_rows else ()
+
+
 def rows_of(
     context: RunContext, examples: Sequence[TaskExample], shape: AdapterConfig, continues: bool = False
 ) -> list[Row]:

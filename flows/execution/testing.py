@@ -13,10 +13,9 @@ from flows.execution.lease import Lease
 from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
-from flows.execution.rows import splits_of
+from flows.execution.rows import tests_of
 from infra.errors import InputError
 from registry.ledger import Claim
-from tasks.draws import subset
 from tasks.formatting import Example
 
 Member = tuple[Answering, Sequence[Example]]
@@ -60,7 +59,7 @@ def _member(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutco
         lease.closed(claim.fingerprint)
         return None
     try:
-        return adapter, subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0)
+        return adapter, tests_of(context, spec)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return None

@@ -214,9 +214,10 @@ class Plan(BaseModel):
         return self
 
     def _trials(self) -> int:
-        """Trials of targets, of the search of rates, and of starts that are tried, at most."""
+        """Trials of targets, of searches of rates and recipes, and of starts that are tried, at most."""
         ways = len(self.methods) + ("dept" in self.methods) * (len(self.strategies) - 1)
         ways += 3 * ("auto" in self.methods)  # its searches
+        ways *= 1 + (self.search is not None)  # a search for each
         ways += len(self.sources) if set(self.strategies) & {"best-source", "similar", "prompt-only"} else 0
         both = (self.rates, self.low_rank_rates)
         choices = sum(math.prod(max(1, len(rates.get(key, ()))) for rates in both) for key in {*both[0], *both[1]})

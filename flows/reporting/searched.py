@@ -22,16 +22,12 @@ def told_searches(
     done = {place: outcomes[spec.fingerprint] for place, spec in found.items() if spec.fingerprint in outcomes}
     lines = [_line(place, outcome) for place, outcome in done.items()]
     for draw, best in best_of_all(plan, found, outcomes).items():
-        losses = {_kind(place): done[place].validation["loss"] for place in competing(draw, found) if place in done}
+        losses = {place[1]: done[place].validation["loss"] for place in competing(draw, found) if place in done}
         line = _line(best, done[best])
         told = ", ".join(f"{kind} {loss:.3f}" for kind, loss in sorted(losses.items(), key=lambda pair: pair[1]))
         free = {"candidates": 0, "steps": 0, "tokens": 0, "seconds": 0.0}  # the searches above have cost it
         lines.append({**line, **free, "for": "auto", "why": f"lowest loss of {told}"})
     return lines
-
-
-def _kind(place: Place) -> str:
-    return place[1]
 
 
 def _line(place: Place, outcome: TrialOutcome) -> dict[str, Any]:
@@ -59,7 +55,7 @@ def chosen(outcome: TrialOutcome) -> str:
     spec = outcome.spec
     assert spec.search is not None
     if option := outcome.extra["search"].get("option"):
-        return f"{spec.method}, {option}"
+        return f"{spec.method}, {option} (its trial chooses again on all its rows)"
     best = spec.search.candidates[int(outcome.extra["search"]["winner"])]
     rates, shape = best.training, best.adapter
     parts: list[str] = [spec.method if spec.method != "dept" else best.init]

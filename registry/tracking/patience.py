@@ -16,9 +16,9 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, s
 
 from infra.errors import InputError
 from infra.secrets import masked
+from registry.ledger.connection import LAST_SECONDS
 
 LONGEST_PAUSE = 10.0  # seconds between two attempts
-LAST_SECONDS = 5.0  # of waiting by one who is about to end
 _AWAY = frozenset({408, 429, 500, 502, 503, 504})  # answers of a server or proxy that may be there again soon
 # Errors of a database that no waiting mends.
 _LASTING = ("readonly database", "no such table", "not a database", "malformed", "disk is full", "permission denied")
