@@ -172,7 +172,7 @@ class TrainConfig(Frozen):
         le=MOST_STEPS,
         description="steps without a lower validation loss after which the trial stops; none: never",
     )
-    max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats per token) fails the trial")
+    max_loss: float = Field(50.0, gt=0, description="a larger training loss (nats, see objective) fails the trial")
 
     @property
     def end(self) -> int:

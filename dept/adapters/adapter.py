@@ -30,7 +30,7 @@ _PICKLE = (b"\x80", b"PK\x03\x04")
 
 
 class Adapter(nn.Module):
-    """Three trainable tensors that adapt a frozen backbone at its input (paper section 2.3, arXiv 2309.05173).
+    """P, A and B, where asked a head or an offset too: what adapts a frozen backbone (section 2.3, arXiv 2309.05173).
 
     Args:
         prompt: P [m, d], placed before the text.

@@ -100,7 +100,7 @@ def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
     if source.config.shape != config.shape:
         raise InputError(
             f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
-            "alpha and layout for both"
+            "alpha, layout and offset for both"
         )
     copy = Adapter(source.prompt, source.a, source.b, source.alpha, source.layout, offset=source.offset)
     copy.metadata = {"source_sha256": source.sha256}

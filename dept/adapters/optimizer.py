@@ -1,4 +1,4 @@
-"""AdamW for a stack: two learning rates, a step count and a clipping norm per trial."""
+"""AdamW for a stack: a learning rate for each kind of tensor, a step count and a clipping norm per trial."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class State:
 
     Attributes:
         best: metrics of validation at `best_step`, see `dept.engine.evaluate.summarise`.
-        loss_curve: (step, training loss), nats per label token.
+        loss_curve: (step, training loss), nats, see `dept.engine.gradients.weights_of`.
         validation_curve, validation_loss_curve: (step, score in percent), (step, loss); the loss chooses the step.
         seconds: this trial's share of the time.
         tokens, padded: trained on, without and with padding.
