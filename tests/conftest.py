@@ -1,5 +1,6 @@
 """Fixtures for every test: no hub, no telemetry, a home of its own."""
 
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,20 @@ def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging(monkeypatch):
+    """`dept -vv` in a test sets the root logger, and Prefect's, for good; the next test must not hear it."""
+    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_ROOT_LEVEL"):
+        monkeypatch.setenv(name, "unset")  # so that whatever a test sets is taken back
+        monkeypatch.delenv(name)
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler and one not in handlers]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

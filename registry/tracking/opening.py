@@ -14,10 +14,12 @@ from urllib.parse import unquote, urlparse, urlsplit
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.errors import InputError
+from infra.files import new_file
 from infra.secrets import masked
 from registry.ledger.database import ADVISORY
 from registry.tracking.patience import first_line
@@ -58,8 +60,8 @@ def open_store(uri: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
+        # Processes that meet a new database at the same time would race.
         with _sqlite(uri) if kind == "sqlite" else _database(uri):
-            # Processes that meet a new database at the same time would race.
             MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
     except (SQLAlchemyError, OSError, sqlite3.Error, MlflowException) as error:
         raise InputError(
@@ -77,6 +79,8 @@ def _sqlite(uri: str) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     _opened.add(str(file.resolve()))
     with FileLock(f"{file}.lock"):
+        if not file.exists() or file.stat().st_size == 0:
+            _make(file)
         with sqlite3.connect(file) as connection:  # MLflow would try a damaged file for minutes
             connection.execute("pragma schema_version")
         connection.close()
@@ -84,6 +88,15 @@ def _sqlite(uri: str) -> Iterator[None]:
         with sqlite3.connect(file) as connection:
             connection.execute("pragma journal_mode = wal")
         connection.close()
+
+
+def _make(file: Path) -> None:
+    """A new store, whole or not at all: SQLite commits MLflow's migrations in parts, which a kill would leave."""
+    for left in file.parent.glob(f".{file.name}.new-*"):
+        left.unlink()  # of a process that was killed here; the lock is ours
+    with new_file(file) as temporary:
+        store = SqlAlchemyStore(f"sqlite:///{temporary}", str(file.parent / "artifacts"))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_a_file_of_the_first_version_is_kept_beside_the_new_one(tmp_path, caplog
     Ledger.open(url).close()
     (copy,) = tmp_path.glob("ledger.db.*.old")
     assert run(f"sqlite:///{copy}", "select * from trials order by fingerprint") == before
-    (line,) = caplog.messages
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "dept.ledger"]
     assert str(copy) in line
     Ledger.open(url).close()
     Ledger.open(f"sqlite:///{tmp_path / 'new.db'}").close()

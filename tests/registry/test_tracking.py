@@ -248,6 +248,23 @@ def test_processes_may_open_a_new_store_at_once():
     assert len(set(answers)) == 1
 
 
+@pytest.mark.parametrize("migrations", [0, 1, 30])
+def test_a_store_whose_maker_was_killed_is_made_again(migrations):
+    """`os._exit` after so many migrations, as a kill -9 would: SQLite has committed a part of them."""
+    code = (
+        "import os\n"
+        "from alembic.runtime.migration import HeadMaintainer\nstep, seen = HeadMaintainer.update_to_step, [0]\n"
+        "def counted(self, s):\n"
+        f"    if seen[0] == {migrations}: os._exit(9)\n"
+        "    seen[0] += 1\n    return step(self, s)\n"
+        "HeadMaintainer.update_to_step = counted\nfrom registry.tracking import Tracker\nTracker()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    (home() / "mlflow.db").touch()  # an empty file, as versions before this left it
+    assert Tracker().experiment_id
+    assert not list(home().glob(".mlflow.db.new-*"))
+
+
 def test_telemetry_is_off_before_mlflow_is_imported():
     names = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
     clean = {key: value for key, value in os.environ.items() if key not in names}
