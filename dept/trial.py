@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from dept.config import AdapterConfig, Calibration, Dtype, Frozen, TrainConfig
+from dept.readout import Readout
 
 Kind = Literal["train", "probe", "mixture", "search", "evaluate", "ensemble"]
 Role = Literal["source", "target", "search", "challenger", "champion"]
@@ -85,6 +86,7 @@ class Search(Frozen):
     minutes: float | None = Field(
         None, gt=0, description="of training and validating, after which no candidate goes on"
     )
+    together: int = Field(1, ge=1, le=64, description="candidates that may answer as one, where that is better")
 
     @model_validator(mode="after")
     def _validated_at_rungs(self) -> Search:
@@ -132,12 +134,13 @@ class TrialSpec(Frozen):
         per_class: shots are counted per class.
         validation_rows: at most; of k shots None: as many of the draw; a number: those of the whole validation split.
         role: search trials choose learning rates on validation rows and are never tested; challenger and champion
-            stand in decisions of retraining.
+            stand in decisions of retraining. One that is a member of what a search came to is not tested by itself.
         sources: kinds mixture and ensemble: sha256 of each adapter that is mixed or answers, in order.
         calibration: how scores become answers after training, see `dept.engine.readout`; none in ledgers of 0.1.0.
         row_ids: kind evaluate: ids of the rows, in order.
         search: kind search: what is tried. searched: fingerprint of the search that chose this recipe (provenance).
         refit: it learns from the validation rows of its draw as well; nothing is validated, the last step is kept.
+        readout: how its scores become answers, where its search has chosen that on rows held out.
     """
 
     schema_version: int = SCHEMA
@@ -170,6 +173,7 @@ class TrialSpec(Frozen):
     refit: bool = False
     search: Search | None = None
     searched: str | None = None
+    readout: Readout | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -212,7 +216,8 @@ class TrialSpec(Frozen):
             return "ensemble"
         own: str = self.method if self.method != "dept" and self.init != "auto" else self.init
         own = f"source:{self.source_task}" if own == "source" else own
-        return f"{TOGETHER}{own}" if self.kind == "ensemble" else own
+        together = self.kind == "ensemble" and self.searched is None  # those of a search are what it came to
+        return f"{TOGETHER}{own}" if together else own
 
     @property
     def transfers(self) -> bool:

@@ -30,7 +30,7 @@ from flows.planning.ensembles import ensemble_specs
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
-from flows.planning.searches import searched_targets, searches
+from flows.planning.searches import joined_targets, searched_targets, searches
 from flows.planning.strategies import Starts, choose, start_specs
 from flows.planning.trials import (
     Place,
@@ -78,11 +78,13 @@ class RunSummary:
 class Done:
     """What the stages of a run have reached so far.
 
-    outcomes: of sources and targets; tried: of the search of rates and of recipes. searches: by what they are for.
+    outcomes: of sources and targets; members: of what answers for a target together with others; tried: of the search
+    of rates and of recipes. searches: by what they are for.
     """
 
     outcomes: list[TrialOutcome] = field(default_factory=list)
     tried: list[TrialOutcome] = field(default_factory=list)
+    members: list[TrialOutcome] = field(default_factory=list)
     rates: Rates = field(default_factory=dict)
     searches: dict[Place, TrialSpec] = field(default_factory=dict)
     searched: dict[str, TrialOutcome] = field(default_factory=dict)  # by fingerprint
@@ -94,7 +96,8 @@ class Done:
     @property
     def reused(self) -> set[str]:
         """Trained adapters that came from the ledger."""
-        return {o.spec.fingerprint for o in self.outcomes if o.spec.kind == "train"} - self.trained - self.others
+        kept = {o.spec.fingerprint for o in (*self.outcomes, *self.members) if o.spec.kind == "train"}
+        return kept - self.trained - self.others
 
     def note(self, settled: Settled) -> Settled:
         """Count a stage."""
@@ -208,8 +211,11 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     specs = [*fixed, *searched_targets(plan, inputs, done.searches, done.searched)]
     targets = settled("train-targets", "targets", specs)
     together = ensemble_specs(plan, context.tasks, targets.outcomes)
+    trained = {outcome.spec.fingerprint: outcome.adapter_sha256 for outcome in targets.outcomes}
+    together += joined_targets(plan, inputs, done.searches, done.searched, trained)
     ensembles = settled("test-ensembles", "ensembles", together) if together else Settled()
-    done.outcomes = [*sources, *targets.outcomes, *ensembles.outcomes]
+    done.members = [outcome for outcome in targets.outcomes if outcome.spec.role == "search"]
+    done.outcomes = [*sources, *(o for o in targets.outcomes if o.spec.role == "target"), *ensembles.outcomes]
     done.tried = [*search.outcomes, *settled_searches.outcomes]
     return done
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dept.adapters.head import FIXED, TRAINED, Head
 from dept.adapters.offset import Offset
-from dept.adapters.readout import Readout, header_of, readout_of
 from dept.config import AdapterConfig, Layout
+from dept.readout import Readout, header_of, readout_of
 from infra.errors import InputError
 from infra.files import new_folder
 

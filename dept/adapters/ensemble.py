@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.readout import normalised
+from dept.readout import normalised
 from infra.errors import InputError
 from infra.files import new_folder
 

@@ -1,4 +1,4 @@
-"""A linear head over pooled hidden states; `dept.adapters.readout` says how its answer and the words' become one."""
+"""A linear head over pooled hidden states; `dept.readout` says how its answer and the words' become one."""
 
 from __future__ import annotations
 

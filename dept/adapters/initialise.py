@@ -13,8 +13,8 @@ from torch.nn import functional
 from dept.adapters.adapter import CONTINUES, Adapter
 from dept.adapters.head import Head
 from dept.adapters.offset import Offset
-from dept.adapters.readout import Readout
 from dept.config import AdapterConfig
+from dept.readout import Readout
 from infra.errors import InputError
 
 

@@ -14,7 +14,7 @@ from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.offset import NAMES as OFFSET
 from dept.adapters.offset import offsets
 from dept.adapters.optimizer import AdamW
-from dept.adapters.readout import Readout
+from dept.readout import Readout
 from infra.errors import InputError
 
 NAMES = ("prompt", "a", "b")  # what every adapter has

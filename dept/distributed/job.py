@@ -17,6 +17,7 @@ from dept.adapters.adapter import Adapter
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions, TrainConfig
 from dept.engine.state import Result, State, Trial
+from dept.readout import Readout
 from infra.files import write_text
 
 SESSION, PROGRESS, ERROR, LOG, STOP = "session.json", "progress.json", "error.json", "ranks.log", "stop"
@@ -119,6 +120,7 @@ def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions, ki
         trial.start.save(work / "adapters" / str(index))
         told = {"key": trial.key, "config": trial.config.model_dump(), "seed": trial.seed}
         told |= {"calibration": trial.calibration, "neutral": tables.add(trial.neutral)}
+        told["readout"] = None if trial.readout is None else trial.readout.body
         body.append(told | {"rows": tables.add(trial.rows), "validation": tables.add(trial.validation)})
     told = {"kind": kind, "options": options.model_dump(mode="json"), "trials": body, **more}
     write_json(work / JOB, told | tables.body())
@@ -142,6 +144,7 @@ def read_trials(work: Path) -> tuple[EngineOptions, list[Trial]]:
             t["seed"],
             t["calibration"],
             rows[t["neutral"]],
+            None if t["readout"] is None else Readout.of(t["readout"]),
         )
         for index, t in enumerate(body["trials"])
     ]

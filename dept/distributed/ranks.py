@@ -106,7 +106,7 @@ def _search(work: Path, backbone: Sharded, ranks: Ranks) -> None:
         parallel=ranks,
     )
     if ranks.rank == 0:
-        job.write_json(work / job.ANSWER, found.told())
+        job.write_json(work / job.ANSWER, {**found.told(), "raws": found.raws})
 
 
 def _score(work: Path, backbone: Sharded, ranks: Ranks) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.readout import Readout
 from dept.adapters.stack import Tensors, shape_of
 from dept.backbones.backbone import Backbone
 from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
@@ -19,6 +18,7 @@ from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row, encode
 from dept.engine import forward
 from dept.engine.memory import token_budget, within_memory
+from dept.readout import Readout
 from infra.errors import InputError
 from tasks import metrics
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 from dept.trial import goodness
 
 Point = tuple[int, float]
+Scores = tuple[list[list[float]], list[list[float]] | None]
 
 
 @dataclass
@@ -104,6 +105,8 @@ class Found:
     Attributes:
         tried: by candidate. steps, tokens (of training, without padding), seconds: of all folds together.
         over: the bound in minutes ended it, so a faster machine would have gone on.
+        raws: of each candidate what words (log-probabilities) and head (logits, or None) gave all rows at its best
+            step, each row by the fold that has not learned from it; rows in the order of the folds.
     """
 
     tried: list[Tried]
@@ -111,6 +114,7 @@ class Found:
     tokens: int = 0
     seconds: float = 0.0
     over: bool = False
+    raws: dict[int, Scores] = field(default_factory=dict)
 
     @property
     def winner(self) -> int | None:
@@ -120,7 +124,9 @@ class Found:
         return best if math.isfinite(ranks[best][0]) else None
 
     def told(self) -> dict[str, Any]:
-        """As JSON: winner, steps, tokens, seconds, over, and of each candidate best_step, validation, curves, left."""
+        """As JSON, without `raws`: winner, steps, tokens, seconds, over, and of each candidate best_step, validation,
+        curves, left.
+        """
         return {
             "winner": self.winner,
             "steps": self.steps,
@@ -142,7 +148,7 @@ class Found:
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
-        """What `told` gave, by way of JSON."""
+        """What `told` gave, and `raws` by its own name, by way of JSON."""
         tried = [
             Tried(
                 [(int(step), float(value)) for step, value in one["losses"]],
@@ -152,7 +158,8 @@ class Found:
             )
             for one in body["tried"]
         ]
-        return cls(tried, body["steps"], body["tokens"], body["seconds"], body["over"])
+        raws = {int(number): (words, head) for number, (words, head) in body.get("raws", {}).items()}
+        return cls(tried, body["steps"], body["tokens"], body["seconds"], body["over"], raws)
 
 
 def mean(found: Sequence[Mapping[str, float]], rows: Sequence[int]) -> dict[str, float]:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dept.adapters.readout import Readout
 from dept.batches.tokenise import Row
 from dept.config import Calibrated, Calibration
 from dept.engine.evaluate import Raw, answers_of, summarise
+from dept.readout import Readout
 
 WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)  # of a head; the first is kept where nothing speaks for another
 TEMPERATURES = tuple(2 ** (i / 4) for i in range(-8, 17))  # a quarter to sixteen
@@ -99,6 +99,16 @@ def settle(
     return Settled(readout, told, summarise(answers, rows.validation))
 
 
+def kept(readout: Readout, heads: bool) -> Readout | None:
+    """A readout as an adapter's file has it: none where the words' own log-probabilities come out."""
+    return readout if heads or not readout.plain else None
+
+
+def given(readout: Readout, heads: bool) -> tuple[Readout | None, dict[str, Any]]:
+    """The same, and what is to be told, of a readout that was chosen before an adapter was trained."""
+    return kept(readout, heads), _told(readout, heads)
+
+
 def biases(scored: Scored, asked: Calibration) -> dict[Calibrated, tuple[float, ...]]:
     """The calibrations that may be chosen, each with what it takes from the words' log-probabilities (nats).
 
@@ -147,7 +157,7 @@ def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHT
     if asked == "none":
         temperatures = temperatures.where(temperatures == 1, math.inf)
     left_out, best = _leave_one_out(losses, temperatures)
-    place = _plainest(left_out)
+    place = plainest(left_out)
     one = tried[place]
     found = Readout(one.weight, one.calibration, one.bias, TEMPERATURES[int(best[place])])
     plain = float(losses[0, TEMPERATURES.index(1.0)].mean())
@@ -178,7 +188,7 @@ def _leave_one_out(losses: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor
     return losses.gather(1, others)[:, 0], (total[..., 0] + cost[:, 0]).argmin(1)
 
 
-def _plainest(losses: Tensor) -> int:
+def plainest(losses: Tensor) -> int:
     """From the plainest of candidates [C, rows] on to that of the largest gain, while it is more than the noise."""
     place = 0
     while True:

@@ -20,6 +20,7 @@ from safetensors.torch import save as save_bytes
 from dept.backbones.backbone import Backbone
 from dept.config import EngineOptions
 from dept.engine.checkpoint import digest, packed, unpack
+from dept.engine.evaluate import Raw
 from dept.engine.halving import Found, Halving, mean
 from dept.engine.parallel import Local, Parallel
 from dept.engine.state import State, Trial
@@ -79,6 +80,7 @@ class _Search:
         self.folder, self.checkpoint_seconds = options.checkpoint_folder, options.checkpoint_seconds
         self.of = {trial.key: number for number, trials in enumerate(folds) for trial in trials}
         self.loops: list[Loop] = []
+        self.raws: dict[int, Raw] = {}  # of each candidate at its best step so far
 
     def run(self, seconds: float | None, on_tokens: Callable[[int], None] | None, parallel: Parallel) -> Found:
         """See `search`."""
@@ -105,7 +107,7 @@ class _Search:
             self._file(self.folder).unlink(missing_ok=True)
         states = self._states()
         steps, tokens = (sum(getattr(state, name) for state in states.values()) for name in ("step", "tokens"))
-        return Found(self.halving.tried, steps, tokens, self._seconds(), over)
+        return Found(self.halving.tried, steps, tokens, self._seconds(), over, dict(self.raws))
 
     def _advance(self) -> None:
         """Seat and validate in every stack, then let those go that are done or have fallen behind."""
@@ -134,6 +136,9 @@ class _Search:
             {"loss": state.validation_loss_curve[-1][1], "score": state.validation_curve[-1][1]} for state in found
         ]
         self.halving.note(number, found[0].step, mean(parts, [len(trial.validation) for trial in trials]))
+        if self.halving.tried[number].best[0] == found[0].step:
+            latest = {key: raw for loop in self.loops for key, raw in loop.latest.items()}
+            self.raws[number] = joined([latest[trial.key] for trial in trials])
 
     def _leave(self, number: int) -> None:
         keys = {trial.key for trial in self.folds[number]}
@@ -142,6 +147,7 @@ class _Search:
             for key in [key for key in loop.stack.keys if key in keys]:
                 loop.stack.leave(key)  # nobody asks for its adapter: what counts is in its curves
                 loop.raw.pop(key, None)
+                loop.latest.pop(key, None)
 
     def _stop(self, reason: str) -> bool:
         """Let all go; whether anyone was left."""
@@ -181,6 +187,7 @@ class _Search:
             "waiting": [loop.waiting for loop in self.loops],
             "states": {key: asdict(state) for key, state in self._states().items()},
             "left": [(tried.left, tried.failed) for tried in self.halving.tried],
+            "raws": self.raws,
             "sha256": digest(tensors),
         }
         write_bytes(self._file(self.folder), save_bytes(tensors, metadata={"state": json.dumps(body)}))
@@ -202,6 +209,7 @@ class _Search:
             unpack(loop.stack, mine, body["stacks"][at])
             loop.waiting = body["waiting"][at]
             loop.states = {key: State.of(body["states"][key]) for key in loop.states}
+        self.raws = {int(number): Raw(*raw) for number, raw in body["raws"].items()}
         self._replay([(str(left), bool(failed)) for left, failed in body["left"]])
 
     def _replay(self, left: Sequence[tuple[str, bool]]) -> None:
@@ -215,6 +223,13 @@ class _Search:
                 self.halving.note(number, points[0][0][0], mean(parts, rows))
             self.halving.tried[number].left, self.halving.tried[number].failed = left[number]
         self.halving.arrived.clear()  # decided about, before the file was written
+
+
+def joined(parts: Sequence[Raw]) -> Raw:
+    """The scores of folds one behind the other."""
+    words = [line for part in parts for line in part.words]
+    heads = [line for part in parts if part.head is not None for line in part.head]
+    return Raw(words, heads or None)
 
 
 def _patient(trial: Trial) -> Trial:

@@ -13,6 +13,7 @@ from dept.adapters.stack import shape_of
 from dept.batches.tokenise import Row
 from dept.config import Calibration, TrainConfig
 from dept.engine.evaluate import summarise
+from dept.readout import Readout
 from dept.trial import goodness
 
 _CURVES = ("loss_curve", "validation_curve", "validation_loss_curve")
@@ -35,6 +36,7 @@ class Trial:
         calibration: how scores become answers after training, see `dept.engine.readout`; the weight of a head, where
             words and head answer, is chosen in any case. Free answers: no part.
         neutral: content-free inputs, as rows, for contextual calibration.
+        readout: how it is to answer, where that was chosen before (on rows that are held out); nothing is chosen then.
 
     Example:
         >>> rows = encode(backbone.tokens, texts, ("negative", "positive"), labels, config)  # doctest: +SKIP
@@ -50,6 +52,7 @@ class Trial:
     seed: int = 0
     calibration: Calibration = "none"
     neutral: Sequence[Row] = ()
+    readout: Readout | None = None
 
     @property
     def shape(self) -> tuple[float, ...]:

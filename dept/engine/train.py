@@ -24,7 +24,7 @@ from dept.engine.evaluate import Raw, answers_of, raw_scores
 from dept.engine.gradients import Sums, accumulate, weights_of
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
 from dept.engine.parallel import Local, Parallel, agreed
-from dept.engine.readout import WEIGHTS, Known, settle
+from dept.engine.readout import WEIGHTS, Known, given, kept, settle
 from dept.engine.state import Result, State, Trial
 
 __all__ = ["Loop", "Result", "State", "Trial", "data_order", "train"]
@@ -119,6 +119,7 @@ class Loop:
         self.stack = Training({trial.key: trial.start for trial in trials}, backbone.device)
         self.results: dict[str, Result] = {}
         self.raw: dict[str, Raw] = {}  # of the validation that each trial's kept step had
+        self.latest: dict[str, Raw] = {}  # of the last validation of each in the stack
         known: dict[int, str] = {}
         folder = self.options.checkpoint_folder
         about = f"{backbone.weights_id} {backbone.dtype}" if folder else ""
@@ -176,6 +177,7 @@ class Loop:
             trial, state = self.trials[key], self.states[key]
             mine, scores = scores[: len(trial.validation)], scores[len(trial.validation) :]
             own, raw = raw.divided(len(trial.validation))
+            self.latest[key] = own
             state.seconds += seconds
             if state.validated(mine, trial.validation):
                 self.stack.keep(key)
@@ -186,6 +188,7 @@ class Loop:
         """Take a trial out of the stack; its result is the adapter that was kept."""
         adapter = self.stack.best(key)
         self.stack.leave(key)
+        self.latest.pop(key, None)
         self._settle_readout(key, adapter)
         result = self.results[key] = Result(key, adapter, self.states[key], peak_memory_mib())
         if self.on_result is not None:
@@ -197,6 +200,9 @@ class Loop:
     def _settle_readout(self, key: str, adapter: Adapter) -> None:
         """Choose how the adapter's scores become answers; what its validation gave is not computed again."""
         trial, state, raw = self.trials[key], self.states[key], self.raw.pop(key, None)
+        if trial.readout is not None:
+            adapter.readout, state.readout = given(trial.readout, bool(adapter.layers))
+            return
         if not adapter.layers:
             adapter.readout = None  # a start's was chosen for other tensors, and no validation has used it
         if state.failure is not None or (trial.calibration == "none" and not adapter.layers):
@@ -210,7 +216,7 @@ class Loop:
         weights = (1.0,) if adapter.readout is not None and adapter.readout.weight == 1 else WEIGHTS
         found = settle(Known(trial.validation, trial.rows, trial.neutral), trial.calibration, score, raw, weights)
         if found is not None:
-            adapter.readout = found.readout if adapter.layers or not found.readout.plain else None
+            adapter.readout = kept(found.readout, bool(adapter.layers))
             state.readout, state.best = found.told, found.best or state.best
         state.seconds += time.monotonic() - began
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dept.adapters.readout import Readout
 from dept.backbones.shared import shared_backbone
 from dept.baselines.train import Baseline, train_baseline
 from dept.batches.tokenise import Row
 from dept.engine.evaluate import Raw, answers_of
 from dept.engine.memory import peak_memory_mib
 from dept.engine.readout import Known, settle
+from dept.readout import Readout
 from dept.trial import LINEAR, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease

@@ -124,4 +124,5 @@ def _today(context: RunContext, name: str) -> dict[str, Any]:
         "source_sha256": None,
         "refit": False,  # its rows choose a source and a step again
         "searched": None,
+        "readout": None,
     }

@@ -49,7 +49,10 @@ def _kept(context: RunContext, lease: Lease, claim: Claim) -> TrialOutcome | Non
         return None
     outcome = TrialOutcome(spec, "", "", 0, 0, {})
     outcome.extra = {"metric": context.tasks[spec.task].metrics[0], "members": len(members)}
-    if spec.init == "ensemble" and not spec.refit:  # one draw, whose validation rows no member has learned from
+    searched = context.ledger.outcomes([spec.searched]) if spec.searched else {}
+    if searched:  # the members' folds have told what they reach together
+        outcome.validation = next(iter(searched.values())).validation
+    elif spec.init == "ensemble" and not spec.refit:  # one draw, whose validation rows no member has learned from
         rows = [example for _, example in checked]
         outcome.validation = measured(context, ensemble, spec.task, rows, lease.progress).metrics if rows else {}
     else:

@@ -10,9 +10,11 @@ from dept.backbones.shared import shared_backbone
 from dept.baselines.search import search_baseline
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
+from dept.engine.evaluate import Raw
 from dept.engine.halving import Found
 from dept.engine.memory import peak_memory_mib
 from dept.engine.state import Trial
+from dept.engine.together import decide
 from dept.trial import LINEAR, STACKED, Search, TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError, find_adapter
 from flows.execution.context import RunContext
@@ -62,6 +64,8 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
     outcome = _outcome(context, spec, found)
     if options:  # a linear baseline's own; there is one candidate
         outcome.extra["search"] |= {"winner": 0, "option": options[found.winner]}
+    if found.raws:
+        _decide(outcome, found, candidates)
     close(context, lease, [(claim, outcome)])
 
 
@@ -149,6 +153,35 @@ def _expected(how: Search, candidates: list[list[Trial]], anew: bool) -> float:
         checks = len(candidates) + steps / trial.config.eval_every
         total += steps * trial.batch_size * mean + checks * sum(row.length for row in trial.validation)
     return total
+
+
+def _decide(outcome: TrialOutcome, found: Found, candidates: list[list[Trial]]) -> None:
+    """Choose the winner anew by what each candidate's readout makes of its scores, and who answers beside it."""
+    gold = [row.gold for trial in candidates[0] for row in trial.validation]
+    labels = {len(row.candidates) for trial in candidates[0] for row in trial.validation}
+    if len(labels) != 1 or labels == {1}:
+        return  # free answers: there is nothing to choose
+    assert outcome.spec.search is not None
+    tried = outcome.spec.search.candidates
+    decided = decide(
+        {number: Raw(*raw) for number, raw in found.raws.items() if not found.tried[number].failed},
+        gold,
+        outcome.spec.calibration,
+        {number: one.adapter.answers == "head" for number, one in enumerate(tried)},
+        outcome.spec.search.together,
+    )
+    best = found.tried[decided.members[0]]
+    outcome.best_step, outcome.validation_curve, outcome.validation_loss_curve = best.best[0], best.scores, best.losses
+    outcome.validation = {"loss": decided.loss, "score": decided.score}
+    outcome.extra["readout"] = decided.told
+    if outcome.spec.calibration != "contextual":  # which is settled by content-free inputs after the last training
+        bodies = [readout.body for readout in decided.readouts]
+        outcome.extra["search"]["readouts"] = dict(zip(map(str, decided.members), bodies, strict=True))
+    outcome.extra["search"] |= {
+        "winner": decided.members[0],
+        "members": list(decided.members),
+        "together": list(decided.losses),
+    }
 
 
 def _outcome(context: RunContext, spec: TrialSpec, found: Found) -> TrialOutcome:

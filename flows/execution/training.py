@@ -93,7 +93,8 @@ def _prepare(context: RunContext, lease: Lease, claim: Claim, known: Heads) -> P
         fail(context, lease, claim, str(error))
         return None
     order = 0 if spec.kind == "probe" else spec.seed  # of the data: probes of all draws go through it alike
-    trial = Trial(claim.fingerprint, start, spec.training, training, validation, order, spec.calibration, neutral)
+    how = (spec.calibration, neutral, spec.readout)
+    trial = Trial(claim.fingerprint, start, spec.training, training, validation, order, *how)
     likeness = [source.prompt.detach().mean(0) for source in sources] if spec.sources else []
     return Prepared(claim, trial, examples, likeness)
 
@@ -126,7 +127,8 @@ def _trainable(context: RunContext, spec: TrialSpec) -> int:
 
 def _title(claims: Sequence[Claim]) -> str:
     probes = sum(claim.spec.kind == "probe" for claim in claims)
-    roles = sorted({claim.spec.role for claim in claims if claim.spec.kind == "train"})
+    trained = [claim.spec for claim in claims if claim.spec.kind == "train"]
+    roles = sorted({"target" if spec.searched else spec.role for spec in trained})
     words = {"source": "sources", "target": "targets", "search": "rate trials", "challenger": "challengers"}
     named = [words.get(role, role) for role in roles] + (["probes"] if probes else [])
     return f"Training {len(claims)} {' and '.join(named)}"

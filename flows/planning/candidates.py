@@ -55,14 +55,14 @@ def candidates(
     answers: Sequence[Answers],
     objectives: Sequence[Objective],
 ) -> tuple[Candidate, ...]:
-    """As many candidates as are asked for, the ways in turn.
+    """As many candidates as are asked for, and at least one of each way; the ways in turn.
 
     Args:
         shape: of the plan; a start from a source keeps it, for its adapter has it already.
         d: width of the backbone.
         answers, objectives: choices; none: those of shape and recipe.
     """
-    points = _points(asked.candidates)
+    points = _points(max(asked.candidates, len(ways)))
     made = []
     for number, point in enumerate(points):
         way = ways[number % len(ways)]

@@ -18,7 +18,7 @@ from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
-from flows.planning.searches import searched_targets, searches
+from flows.planning.searches import joined_targets, searched_targets, searches
 from flows.planning.speed import Remembers, speed
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
@@ -152,12 +152,16 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         add("recipes", strategy if method == "dept" else method, spec, found)
     rates = best_rates(search, searched, plan.rates_per == "target")[0]
     targets = target_specs(plan, inputs, origins, rates, wanted)
-    targets += searched_targets(plan, inputs, wanted, AnyWinner(wanted.values(), found))
+    winners = AnyWinner(wanted.values(), found)
+    targets += searched_targets(plan, inputs, wanted, winners)
     tested = done(targets)
     for spec in targets:
-        add("targets", spec.variant, spec, tested)
+        add("targets", "auto, together" if spec.role == "search" else spec.variant, spec, tested)
     whole = len(tested) == len(targets)
     together = ensemble_specs(plan, tasks, tested.values()) if whole else planned(plan, tasks, targets)
+    shas = {one.fingerprint: one.fingerprint for one in targets}
+    shas |= {fingerprint: outcome.adapter_sha256 for fingerprint, outcome in tested.items()}
+    together += joined_targets(plan, inputs, wanted, winners, shas)
     answered = done(together)
     for spec in together:
         add("ensembles", spec.variant, spec, answered)

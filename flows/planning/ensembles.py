@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dept.config import TrainConfig
 from dept.trial import STACKED, TrialOutcome, TrialSpec, goodness
@@ -63,19 +63,25 @@ def may_answer(tasks: Mapping[str, Task], spec: TrialSpec) -> bool:
 
 def ensemble_spec(plan: Plan, members: Sequence[TrialSpec], shas: Sequence[str]) -> TrialSpec:
     """The trial in which these adapters answer together, on the test rows of each."""
-    first = members[0]
-    several = plan.ensemble_of == "starts"
-    return first.model_copy(
+    first, several = members[0], plan.ensemble_of == "starts"
+    own: dict[str, Any] = {"method": "dept", "init": "ensemble"} if several else {}
+    return together(members, shas, **{"method": first.method, "init": first.init, "searched": None, **own})
+
+
+def together(members: Sequence[TrialSpec], shas: Sequence[str], **changes: Any) -> TrialSpec:
+    """A trial in which adapters of one draw or task answer as one; `changes`: fields that say what it is for."""
+    return members[0].model_copy(
         update={
             "kind": "ensemble",
-            "method": "dept" if several else first.method,
-            "init": "ensemble" if several else first.init,
             "start": "source",
+            "source_task": None,
             "source_sha256": None,
             "sources": tuple(shas),
             "training": TrainConfig(steps=0),
             "calibration": "none",  # each member's own
+            "readout": None,
             "refit": any(one.refit for one in members),  # then rows that validate one have trained another
+            **changes,
         }
     )
 

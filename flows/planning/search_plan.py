@@ -45,6 +45,13 @@ class SearchPlan(BaseModel):
         description="lowest and highest peak rate that is tried: of P (dept, transfer, prompt-tuning), of lora, full, "
         "of A and B (low-rank) and of the head; those not named have their own",
     )
+    together: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="of auto: so many of the best candidates may answer as one (an ensemble), where that is better on "
+        "rows held out by more than their noise; each answer then costs as many passes. 1: one adapter alone",
+    )
     refit: bool = Field(
         True, description="what was found is trained on shots and validation rows together; false: on the shots alone"
     )

@@ -10,8 +10,10 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from dept.config import Answers, TrainConfig
+from dept.readout import Readout
 from dept.trial import LINEAR, Candidate, Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
 from flows.planning.candidates import Way, candidates
+from flows.planning.ensembles import together
 from flows.planning.plan import Plan
 from flows.planning.search_plan import SearchPlan
 from flows.planning.trials import Draw, Inputs, Origins, Place, common, drawn, draws, places, rate_key, training_of
@@ -46,7 +48,11 @@ def searches(
 
 
 def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
-    """The trials of what searches found, and for each draw of `auto` that of the best of all."""
+    """The trials of what searches found, and for each draw of `auto` that of the best of all.
+
+    Where that is several adapters together, these are trained, but neither tested nor compared by themselves; see
+    `joined_targets`.
+    """
     asked_for = set(places(plan))
     made = [
         target_of(plan, inputs, spec, outcomes[spec.fingerprint])
@@ -54,9 +60,46 @@ def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outc
         if spec.fingerprint in outcomes and place in asked_for
     ]
     for best in best_of_all(plan, found, outcomes).values():
-        target = target_of(plan, inputs, found[best], outcomes[found[best].fingerprint])
-        made.append(target.model_copy(update={"init": AUTO}))
+        spec, outcome = found[best], outcomes[found[best].fingerprint]
+        members = members_of(outcome)
+        if len(members) == 1:
+            made.append(target_of(plan, inputs, spec, outcome).model_copy(update={"init": AUTO}))
+        else:
+            made += _members(plan, inputs, spec, outcome)
     return made
+
+
+def joined_targets(
+    plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes, trained: Mapping[str, str]
+) -> list[TrialSpec]:
+    """For each draw of which `auto` chose several adapters together the trial in which they answer as one.
+
+    Args:
+        trained: sha256 of the adapters of the members, by the fingerprints of their trials; a draw of which one has
+            failed is left out.
+    """
+    made = []
+    for best in best_of_all(plan, found, outcomes).values():
+        spec, outcome = found[best], outcomes[found[best].fingerprint]
+        if len(members_of(outcome)) == 1:
+            continue
+        members = _members(plan, inputs, spec, outcome)
+        shas = [trained.get(one.fingerprint, "") for one in members]
+        if all(shas):
+            joined = together(members, shas, role="target", method="dept", init=AUTO, searched=spec.fingerprint)
+            made.append(joined.model_copy(update={"test_rows": _tested(plan, inputs, spec.task)}))
+    return made
+
+
+def _members(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> list[TrialSpec]:
+    members = [target_of(plan, inputs, spec, outcome, number) for number in members_of(outcome)]
+    return [one.model_copy(update={"role": "search", "test_rows": 0}) for one in members]
+
+
+def members_of(outcome: TrialOutcome) -> list[int]:
+    """The candidates of a search that answer, by their numbers, the best first."""
+    told = outcome.extra["search"]
+    return [int(number) for number in told.get("members", [told["winner"]])]
 
 
 def best_of_all(plan: Plan, found: Searches, outcomes: Outcomes) -> dict[Draw, Place]:
@@ -75,19 +118,33 @@ def competing(draw: Draw, found: Searches) -> list[Place]:
     return [place for place in mine if place[2] == AUTO] + [place for place in mine if place[1] != "dept"]
 
 
-def target_of(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> TrialSpec:
+def target_of(
+    plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome, number: int | None = None
+) -> TrialSpec:
     """The trial of what a search found: its start, answers and rates, and, on all the rows, as many steps.
 
     A linear baseline chooses what it reads, and C, again on all its rows.
+
+    Args:
+        number: of the candidate; default the winner.
     """
+    told = outcome.extra["search"]
     split = spec.shots is not None and bool(spec.validation_rows)  # a whole validation split: it stays apart
-    refit, number = asked(plan).refit and not split, int(outcome.extra["search"]["winner"])
+    refit, number = asked(plan).refit and not split, int(told["winner"]) if number is None else number
     assert spec.search is not None
-    training = spec.search.candidates[number].training
+    training, readout = spec.search.candidates[number].training, None
     if refit:
-        training = training.model_copy(update={"last": outcome.best_step})
+        steps = outcome.best_step if number == told["winner"] else told["tried"][number]["best_step"]
+        training = training.model_copy(update={"last": steps})
+        readout = told.get("readouts", {}).get(str(number))  # a trial without validation rows could choose none
     changes: dict[str, Any] = {"role": "target", "refit": refit, "searched": spec.fingerprint, "training": training}
-    return spec.of(number, test_rows=common(plan, inputs, spec.task)["test_rows"], **changes)
+    changes |= {"readout": None if readout is None else Readout.of(readout)}
+    return spec.of(number, test_rows=_tested(plan, inputs, spec.task), **changes)
+
+
+def _tested(plan: Plan, inputs: Inputs, task: str) -> int:
+    found: int = common(plan, inputs, task)["test_rows"]
+    return found
 
 
 def asked(plan: Plan) -> SearchPlan:
@@ -129,7 +186,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
     how, task = asked(plan), inputs.tasks[draw.target]
     shape = plan.recipe(draw.target).adapter.of_method(method, inputs.d)
     answers = how.answers or (ALL_ANSWERS if strategy == AUTO else ())
-    tried = candidates(
+    tried: tuple[Candidate, ...] = candidates(
         how if method == "dept" else how.model_copy(update={"shapes": False}),
         list({(way.start, way.source_sha256): way for way in ways}.values()),
         shape,
@@ -137,6 +194,9 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         answers if tells_classes(task) and method == "dept" else ("words",),
         how.objectives if task.scored else ("vocabulary",),
     )
+    if strategy == AUTO and task.scored:  # what needs no training at all: the prompt's text, calibrated
+        untrained = TrainConfig(steps=0, eval_every=how.eval_every)
+        tried = (*tried, Candidate(adapter=shape.headless, training=untrained))
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     folds = 1 if fields["validation_rows"] else how.folds
@@ -154,6 +214,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
             rungs=tuple(how.rungs),
             eta=how.eta,
             minutes=how.minutes,
+            together=how.together if strategy == AUTO and tells_classes(task) else 1,
         ),
         **fields,
     )

@@ -53,7 +53,8 @@ def _of_search(spec: TrialSpec, drawn: int | None, checked: int) -> Work:
 
 
 class AnyWinner(dict[str, TrialOutcome]):
-    """What a search will find is not known before: its first candidate stands for it, with all its steps.
+    """What a search will find is not known before: its first candidate stands for it, with all its steps, and as many
+    beside it as may answer together.
 
     Args:
         found: outcomes of those that are done, by fingerprint.
@@ -61,6 +62,9 @@ class AnyWinner(dict[str, TrialOutcome]):
 
     def __init__(self, wanted: Iterable[TrialSpec], found: Mapping[str, TrialOutcome]) -> None:
         for spec in wanted:
-            told: dict[str, Any] = {"search": {"winner": 0}}
-            self[spec.fingerprint] = TrialOutcome(spec, "", "", spec.training.steps, 0, {}, extra=told)
+            assert spec.search is not None
+            many, steps = len(spec.search.candidates), spec.training.steps
+            told: dict[str, Any] = {"winner": 0, "members": list(range(min(many, spec.search.together)))}
+            told["tried"] = [{"best_step": steps}] * many
+            self[spec.fingerprint] = TrialOutcome(spec, "", "", steps, 0, {}, extra={"search": told})
         self.update(found)

@@ -51,7 +51,20 @@ def _line(place: Place, outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def chosen(outcome: TrialOutcome) -> str:
-    """The winner of a search in words: start, answers, shape where several were tried, and rates."""
+    """What a search came to in words: start, answers, shape where several were tried, and rates; of several adapters
+    that answer together those of the first, and each one's start and answers.
+    """
+    spec, told = outcome.spec, outcome.extra["search"]
+    assert spec.search is not None
+    first = _recipe(outcome)
+    members = [spec.search.candidates[number] for number in told.get("members", [])]
+    if len(members) < 2:
+        return first
+    each = ", ".join(f"{one.init} by {one.adapter.answers}" for one in members)
+    return f"{len(members)} together ({each}); the first: {first}"
+
+
+def _recipe(outcome: TrialOutcome) -> str:
     spec = outcome.spec
     assert spec.search is not None
     if option := outcome.extra["search"].get("option"):

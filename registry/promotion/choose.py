@@ -37,7 +37,9 @@ def may_stand(outcome: TrialOutcome) -> bool:
     spec = outcome.spec
     trained = spec.kind in KINDS and spec.role in ("source", "target", "challenger", "champion") and not spec.members
     told = spec.method == "calibrated" or (spec.method == "in-context" and spec.start == "shots") or spec.adapter.reads
-    works = spec.method in STACKED and (spec.training.steps > 0 or bool(told) or spec.kind == "ensemble")
+    read = spec.readout is not None  # a search found that the prompt's text does best, read in this way
+    made = spec.training.steps > 0 or bool(told) or read or spec.kind == "ensemble"
+    works = spec.method in STACKED and made
     return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)
 
 

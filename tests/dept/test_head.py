@@ -8,13 +8,13 @@ import torch
 from dept.adapters.adapter import Adapter
 from dept.adapters.head import Head
 from dept.adapters.initialise import from_source, from_text
-from dept.adapters.readout import Readout, normalised
 from dept.adapters.stack import Tensors, Training
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.evaluate import Request, score, score_rows
 from dept.engine.gradients import accumulate, weights_of
 from dept.engine.train import Trial, train
+from dept.readout import Readout, normalised
 from infra.errors import InputError
 
 LAYERS = (0.5, 1.0)

@@ -10,13 +10,13 @@ import torch
 
 from dept.adapters.adapter import MANIFEST, Adapter
 from dept.adapters.initialise import from_text
-from dept.adapters.readout import Readout
 from dept.adapters.stack import Tensors
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, TrainConfig
 from dept.engine.evaluate import Raw, Request, score, score_rows
 from dept.engine.readout import Scored, choose
 from dept.engine.train import Trial, train
+from dept.readout import Readout
 from infra.errors import InputError
 
 CONFIG = AdapterConfig(m=4, r=2, s=24)

@@ -1,12 +1,15 @@
 """The halving rule against a written-out example; a search against single trainings; a killed one decides the same."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from dept.adapters.initialise import from_text
+from dept.adapters.stack import Tensors
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
+from dept.engine.evaluate import raw_scores
 from dept.engine.halving import Found, Halving, mean
 from dept.engine.search import search
 from dept.engine.train import Loop, Trial, train
@@ -59,7 +62,8 @@ def test_one_that_left_early_can_win():
     found = Found(halving.tried)
     assert found.winner == 0
     assert found.tried[0].best == (0, {"loss": 0.1, "score": 50.0})
-    assert Found.of(found.told()) == found
+    found.raws[1] = ([[-1.0, -2.0]], None)
+    assert Found.of({**found.told(), "raws": {"1": found.raws[1]}}) == found
 
 
 def test_folds_count_by_their_rows():
@@ -108,6 +112,21 @@ def patient(trials):
         yield Trial(trial.key, trial.start, config, trial.rows, trial.validation, trial.seed)
 
 
+def test_its_raw_scores_are_those_of_the_adapters_it_had(tiny):
+    """Each row as the fold that has not learned from it scores it at the candidate's best step, in the rows' order."""
+    candidates = candidates_of(tiny)
+    found = search("mine", candidates, tiny, rungs=(2, 4), eta=2)
+    for number, tried in enumerate(found.tried):
+        step, words = tried.best[0], []
+        for trial in candidates[number]:
+            config = trial.config.model_copy(update={"last": step})
+            adapter = train([replace(trial, config=config, validation=())], tiny)[trial.key].adapter
+            items = [(0, row) for row in trial.validation]
+            words += raw_scores(tiny, Tensors.of([adapter], "cpu"), items).words
+        for mine, wanted in zip(found.raws[number][0], words, strict=True):
+            assert mine == pytest.approx(wanted, abs=1e-4)
+
+
 def test_waiting_candidates_take_free_places(tiny_llama):
     found = search("mine", candidates_of(tiny_llama), tiny_llama, EngineOptions(adapters_at_once=3), rungs=(2,), eta=4)
     assert all(tried.left and tried.losses for tried in found.tried)
@@ -151,7 +170,7 @@ def test_a_killed_search_comes_to_the_same_decisions(tiny_llama, tmp_path, die, 
     again = search("mine", candidates_of(tiny_llama), tiny_llama, options, rungs=(2, 4), eta=2)
     assert made[0] < 12  # it went on: the whole search makes 4 + 8 steps in two stacks
     assert [(t.losses, t.scores, t.left) for t in again.tried] == [(t.losses, t.scores, t.left) for t in whole.tried]
-    assert (again.steps, again.winner) == (whole.steps, whole.winner)
+    assert (again.steps, again.winner, again.raws) == (whole.steps, whole.winner, whole.raws)
     assert not list(tmp_path.iterdir())
 
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 from dept.config import AdapterConfig, TrainConfig
+from dept.readout import Readout
 from dept.trial import Candidate, Search, TrialOutcome
 from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
 from flows.planning.leakage import guarded
 from flows.planning.plan_file import load_plan
-from flows.planning.searches import best_of_all, searched_targets, searches
+from flows.planning.searches import best_of_all, joined_targets, searched_targets, searches
 from flows.planning.trials import Draw, Inputs, Origin, places, to_start
 from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
@@ -115,7 +116,9 @@ def test_auto_searches_all_starts_at_once_and_takes_the_best_method(planned):
     methods = [place[1] for place in found]
     assert methods == ["prompt-tuning", "dept", "probe", "tfidf"]
     own = found[draw, "dept", "auto"]
-    assert len(own.search.candidates) == 16
+    assert len(own.search.candidates) == 17
+    untrained = own.search.candidates[-1]  # of which calibration alone is chosen
+    assert (untrained.start, untrained.training.steps, untrained.adapter.answers) == ("text", 0, "words")
     assert {(one.init, one.start) for one in own.search.candidates} == {("scratch", "text"), ("best-source", "source")}
     cases = (
         ((0.4, 0.3, 0.5, 0.5), "dept"),
@@ -133,6 +136,33 @@ def test_auto_searches_all_starts_at_once_and_takes_the_best_method(planned):
         assert (tuned.variant, auto.variant, auto.method) == ("prompt-tuning", "auto", best)
         assert not auto.transfers
         assert (auto.fingerprint == tuned.fingerprint) == (best == "prompt-tuning")
+
+
+def test_several_candidates_of_auto_may_answer_as_one(planned):
+    plan, inputs, found = planned(methods=["auto"], targets=["film"], search=None)
+    own = found[Draw("film", 4, 0), "dept", "auto"]
+    outcomes = {spec.fingerprint: outcome_of(spec, loss=0.9) for spec in found.values()}
+    best = outcomes[own.fingerprint] = outcome_of(own, winner=2, step=8, loss=0.1)
+    readouts = {"2": Readout(temperature=2.0).body, "5": Readout(0.25).body}
+    best.extra["search"] |= {"members": [2, 5], "readouts": readouts, "tried": [{"best_step": n} for n in range(17)]}
+    members = searched_targets(plan, inputs, found, outcomes)
+    assert [(one.role, one.test_rows, one.training.last) for one in members] == [("search", 0, 8), ("search", 0, 5)]
+    assert [one.readout for one in members] == [Readout(temperature=2.0), Readout(0.25)]
+    trained = {one.fingerprint: f"sha{place}" for place, one in enumerate(members)}
+    (joined,) = joined_targets(plan, inputs, found, outcomes, trained)
+    assert (joined.kind, joined.role, joined.variant, joined.test_rows) == ("ensemble", "target", "auto", 10)
+    assert joined.sources == ("sha0", "sha1")
+    assert joined.searched == own.fingerprint
+    assert joined.readout is None
+    assert joined_targets(plan, inputs, found, outcomes, {members[0].fingerprint: "sha0"}) == []  # one has failed
+    best.extra["search"]["members"] = [2]
+    assert joined_targets(plan, inputs, found, outcomes, trained) == []
+
+
+def test_each_way_to_start_is_tried_at_least_once(planned):
+    changes = {"strategies": ["scratch", "best-source"], "search": {**SEARCH, "candidates": 1}}
+    own = planned(methods=["auto"], targets=["film"], **changes)[2][Draw("film", 4, 0), "dept", "auto"]
+    assert [one.init for one in own.search.candidates] == ["scratch", "best-source", "scratch"]
 
 
 def test_the_report_says_what_was_tried_chosen_and_why(planned, tmp_path, no_plots):  # noqa: F811

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from dept.adapters.adapter import Adapter
+from dept.adapters.ensemble import Ensemble
+from dept.readout import Readout
 from flows import transfer
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
@@ -46,15 +49,19 @@ def test_a_search_is_done_and_what_it_found_is_trained_on_all_rows(begin):
         told = found.extra["search"]
         target = targets[found.spec.init]
         best = told["tried"][told["winner"]]
-        assert found.validation == best["validation"] == target.validation
+        assert found.validation == target.validation
+        assert target.spec.readout == Readout.of(told["readouts"][str(told["winner"])])
+        kept = Adapter.load(context.store.fetch(target.adapter_key)).readout
+        assert kept == (None if target.spec.readout.plain else target.spec.readout)
+        assert target.extra["readout"]["temperature"] == target.spec.readout.temperature
         assert found.best_step == best["best_step"] == target.spec.training.end == target.steps_done == target.best_step
         assert found.steps_done == told["steps"] > 0
         assert found.tokens > 0
         assert not found.test
         assert found.adapter_key == ""
         assert target.test
-        lowest = min(one["validation"]["loss"] for one in told["tried"] if not one["failed"])
-        assert found.validation["loss"] == lowest
+        assert found.validation["loss"] == found.extra["readout"]["loss"] > 0
+        assert "raws" not in told  # rows times labels of each candidate would fill the ledger
         drawn = json.loads((context.store.fetch(target.adapter_key) / "adapter.json").read_text())["metadata"]["drawn"]
         assert (len(drawn["shots"]), drawn["validation"]) == (8, [])
         assert not target.validation_curve
@@ -99,6 +106,31 @@ def test_auto_is_the_best_of_all_methods(begin):
     assert lines[-1]["for"] == "auto"
     assert lines[-1]["why"].startswith(f"lowest loss of {best.spec.method}")
     assert sum(line["steps"] for line in lines) == searches["dept"].steps_done
+
+
+def test_several_that_are_better_together_are_trained_tested_and_kept_as_one(begin, monkeypatch):
+    monkeypatch.setattr("dept.engine.together.plainest", lambda losses: len(losses) - 1)
+    monkeypatch.setattr("flows.planning.searches.LINEAR", ())
+    context, plan = begin(**{**PLAN, "search": {**SEARCH, "together": 3}, "methods": ["auto"]})
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    (auto,) = [o for o in done.outcomes if o.spec.variant == "auto"]
+    (found,) = by_kind(context, "search")
+    told = found.extra["search"]
+    assert auto.spec.kind == "ensemble"
+    assert auto.validation == found.validation
+    assert auto.validation["loss"] == told["together"][2]
+    assert auto.test
+    kept = Ensemble.load(context.store.fetch(auto.adapter_key))
+    assert [one.readout or Readout() for one in kept.members] == [
+        Readout.of(told["readouts"][str(number)]) for number in told["members"]
+    ]
+    assert [o.spec.role for o in done.members] == ["search"] * 3
+    assert not any(o.test for o in done.members)
+    assert told_searches(plan, done.searches, done.searched)[0]["chose"].startswith("3 together (")
+    context, plan = begin(**{**PLAN, "search": {**SEARCH, "together": 3}, "methods": ["auto"]})
+    again = transfer.stages(context, plan, work_here)
+    assert (again.trained, len(again.reused)) == (set(), len(done.trained))
 
 
 def test_linear_baselines_are_searched_and_fitted_on_all_rows(begin):

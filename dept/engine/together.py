@@ -1,0 +1,89 @@
+"""What a search's out-of-sample scores say: how each candidate answers, and whether several answer better together.
+
+Each row was scored by the fold that has not learned from it, so readouts and members are chosen on rows that are new to
+what is judged; what is then trained on all rows takes the readout as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import eq
+from typing import Any
+
+import torch
+
+from dept.adapters.ensemble import mean_answers
+from dept.config import Calibration
+from dept.engine.evaluate import Raw
+from dept.engine.readout import WEIGHTS, Scored, choose, plainest
+from dept.readout import Readout
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Which candidates of a search answer, and how.
+
+    Attributes:
+        members: their numbers, the best first; one alone, or several whose answers are averaged.
+        readouts: of each of them. told: of the best, see `dept.engine.readout.choose`.
+        loss, score: mean loss (nats) and right answers (percent) of what was decided, on rows held out.
+        losses: mean loss of the best 1, 2, ... together.
+    """
+
+    members: tuple[int, ...]
+    readouts: tuple[Readout, ...]
+    told: dict[str, Any]
+    loss: float
+    score: float
+    losses: tuple[float, ...]
+
+
+def decide(
+    raws: Mapping[int, Raw],
+    gold: Sequence[int],
+    asked: Calibration,
+    heads_alone: Mapping[int, bool],
+    most: int = 1,
+) -> Decided:
+    """Rank candidates by their loss with the readout that is best for each, and join them while it helps.
+
+    Args:
+        raws: of each candidate the scores of all rows, see `dept.engine.halving.Found.raws`. gold: right labels.
+        asked: see `dept.engine.readout.choose`; texts that calibrate are the held-out rows without their labels.
+        heads_alone: candidates whose head answers without the words.
+        most: candidates that answer together at most. More than one do so only where they are better than fewer by
+            more than the noise of these rows.
+    """
+    if asked == "contextual":
+        asked = "none"  # content-free inputs were not scored: it is settled after the last training
+    nothing, ranked = Raw([]), []
+    for number, raw in raws.items():
+        weights = (1.0,) if heads_alone[number] else WEIGHTS
+        readout, told = choose(Scored(raw, gold, nothing, nothing), asked, weights)
+        heads: Sequence[list[float] | None] = raw.head or [None] * len(gold)
+        answers = [readout.answer(line, head) for line, head in zip(raw.words, heads, strict=True)]
+        ranked.append((told.get("loss", _mean(_losses(answers, gold))), number, readout, told, answers))
+    ranked.sort(key=lambda one: (one[0] if math.isfinite(one[0]) else math.inf, one[1]))
+    best = ranked[: max(1, most)]
+    joint = [mean_answers([one[4] for one in best[:count]]) for count in range(1, len(best) + 1)]
+    losses = [_losses(answers, gold) for answers in joint]
+    count = 1 + plainest(torch.tensor(losses, dtype=torch.float64))
+    answered = [max(range(len(line)), key=line.__getitem__) for line in joint[count - 1]]
+    return Decided(
+        members=tuple(one[1] for one in best[:count]),
+        readouts=tuple(one[2] for one in best[:count]),
+        told=best[0][3],
+        loss=best[0][0] if count == 1 else _mean(losses[count - 1]),
+        score=100 * sum(map(eq, answered, gold)) / len(gold),
+        losses=tuple(map(_mean, losses)),
+    )
+
+
+def _losses(answers: Sequence[Sequence[float]], gold: Sequence[int]) -> list[float]:
+    return [-line[label] for line, label in zip(answers, gold, strict=True)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

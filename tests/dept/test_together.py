@@ -1,0 +1,71 @@
+"""Who answers for a task, and how, from scores of rows that were held out; written out by hand."""
+
+import math
+
+import pytest
+
+from dept.engine.evaluate import Raw
+from dept.engine.together import decide
+
+GOLD = [0, 1] * 8
+
+
+def raw(*sure, gold=GOLD):
+    """Log-probabilities of two words: of each row that of its right one, in turn."""
+    lines = []
+    for place, label in enumerate(gold):
+        right = sure[place % len(sure)]
+        pair = [math.log(right), math.log(1 - right)]
+        lines.append(pair if label == 0 else pair[::-1])
+    return Raw(lines)
+
+
+def test_alone_and_plain_the_lowest_loss_wins():
+    found = decide({0: raw(0.6), 3: raw(0.9), 5: raw(0.8)}, GOLD, "none", {0: False, 3: False, 5: False})
+    assert found.members == (3,)
+    assert found.loss == pytest.approx(-math.log(0.9))
+    assert found.score == 100
+    assert found.readouts[0].plain
+
+
+def test_candidates_are_compared_by_what_a_readout_makes_of_them():
+    """Words that lean to one label for every row tell the rows apart as well as any, once that is taken from them."""
+    leaning = Raw([[-0.1, -3.0] if label == 0 else [-0.3, -2.0] for label in GOLD])
+    other = raw(0.9, 0.9, 0.35, 0.9)
+    told = decide({0: leaning, 1: other}, GOLD, "choose", {0: False, 1: False})
+    assert told.members == (0,)
+    assert told.readouts[0].calibration == "batch"
+    assert told.score == 100
+    assert decide({0: leaning, 1: other}, GOLD, "none", {0: False, 1: False}).members == (1,)
+
+
+def test_several_answer_together_where_they_mend_each_other():
+    """Each is sure and wrong on rows of its own; the mean of the log-probabilities is right on all."""
+    one, other, third = raw(0.99, 0.99, 0.3, 0.99), raw(0.99, 0.3, 0.99, 0.99), raw(0.3, 0.99, 0.99, 0.99)
+    found = decide({0: one, 1: other, 2: third}, GOLD, "none", dict.fromkeys(range(3), False), most=3)
+    assert sorted(found.members) == [0, 1, 2]
+    assert found.score == 100
+    assert found.loss == found.losses[2] < found.losses[0]
+    right, wrong = 2 / 3 * math.log(0.99) + math.log(0.3) / 3, 2 / 3 * math.log(0.01) + math.log(0.7) / 3
+    sure = -math.log(0.99 / (0.99 + 0.01))  # rows on which nobody is wrong
+    assert found.loss == pytest.approx((3 * math.log(1 + math.exp(wrong - right)) + sure) / 4)
+
+
+def test_one_alone_where_others_add_nothing():
+    alike = {number: raw(0.9, 0.6) for number in range(3)}
+    assert decide(alike, GOLD, "none", dict.fromkeys(range(3), False), most=3).members == (0,)
+    worse = {0: raw(0.9), 1: raw(0.5)}
+    assert decide(worse, GOLD, "none", dict.fromkeys(range(2), False), most=2).members == (0,)
+
+
+def test_a_head_that_answers_alone_stays_alone():
+    words = raw(0.6)
+    head = Raw(words.words, raw(0.9).words)
+    assert decide({0: head}, GOLD, "none", {0: True}).readouts[0].weight == 1
+    free = decide({0: head}, GOLD, "none", {0: False}).readouts[0]
+    assert free.weight == 1  # the words only dilute it
+
+
+def test_scores_that_are_not_finite_come_last():
+    broken = Raw([[math.nan, math.nan] for _ in GOLD])
+    assert decide({0: broken, 1: raw(0.6)}, GOLD, "none", {0: False, 1: False}, most=2).members[0] == 1
