@@ -111,11 +111,15 @@ def test_searches_of_recipes_are_counted(plan):
     counted, _ = lines(plan(methods=["auto"], search=search))
     assert {key for key in counted if key[0] in ("recipes", "targets")} == {
         *(("recipes", kind) for kind in ("auto", "probe", "tfidf")),
-        *(("targets", kind) for kind in ("auto", "untrained")),
+        *(("targets", kind) for kind in ("auto, together", "untrained")),
     }
     line = counted["recipes", "auto"]
     assert (line.trials, line.steps, line.trained) == (6, 6 * 56, 6 * 56 * 4 * SIX)
-    assert counted["targets", "auto"].steps == 6 * 8  # at most: a search may find fewer
+    members = counted["targets", "auto, together"]
+    assert (members.trials, members.steps) == (6 * 4, 6 * 4 * 8)  # at most: a search may find fewer
+    assert counted["ensembles", "auto"].trials == 6
+    counted, _ = lines(plan(methods=["auto"], search={**search, "together": 1}))
+    assert counted["targets", "auto"].steps == 6 * 8
     counted, _ = lines(plan(methods=["dept"], search=search))
     assert counted["recipes", "scratch"].steps == counted["recipes", "best-source"].steps == 6 * 56
     assert counted["targets", "scratch"].trained == 6 * 8 * 8 * SIX  # four shots and four more: batches of eight
