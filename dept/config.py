@@ -15,6 +15,7 @@ MOST_STEPS = 10_000_000
 Layout = Literal["adjacent", "paper"]
 Answers = Literal["words", "head", "both"]
 Objective = Literal["words", "vocabulary"]
+TestPart = Literal["test", "reserve"]  # of a task's rows, see `tasks.draws.rows_to_test`
 Schedule = Literal["linear", "constant", "cosine"]
 Dtype = Literal["float32", "bfloat16", "float64"]  # of frozen weights
 Calibrated = Literal["none", "contextual", "batch"]

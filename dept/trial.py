@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dept.config import AdapterConfig, Calibration, Dtype, Frozen, TrainConfig
+from dept.config import AdapterConfig, Calibration, Dtype, Frozen, TestPart, TrainConfig
 from dept.readout import Readout
 
 Kind = Literal["train", "probe", "mixture", "search", "evaluate", "ensemble"]
@@ -137,6 +137,7 @@ class TrialSpec(Frozen):
             stand in decisions of retraining. One that is a member of what a search came to is not tested by itself.
         sources: kinds mixture and ensemble: sha256 of each adapter that is mixed or answers, in order.
         calibration: how scores become answers after training, see `dept.engine.readout`; none in ledgers of 0.1.0.
+        tested_on: of which rows of the task, see `tasks.draws.rows_to_test`.
         row_ids: kind evaluate: ids of the rows, in order.
         search: kind search: what is tried. searched: fingerprint of the search that chose this recipe (provenance).
         refit: it learns from the validation rows of its draw as well; nothing is validated, the last step is kept.
@@ -169,6 +170,7 @@ class TrialSpec(Frozen):
     train_rows: int | None = None
     validation_rows: int | None = None
     test_rows: int
+    tested_on: TestPart = "test"
     row_ids: tuple[str, ...] = ()
     refit: bool = False
     search: Search | None = None
@@ -200,6 +202,8 @@ class TrialSpec(Frozen):
         body = self.model_dump(mode="json", exclude=dict.fromkeys(PROVENANCE, True) | {"search": found})
         if self.start != "text":
             del body["prompt_text"]  # nothing is made of it
+        if self.tested_on == "test" or not self.test_rows:
+            del body["tested_on"]
         if self.kind == "evaluate":
             del body["role"]  # an adapter's answers are the same, whatever it stands for
         if self.method in CONSTANTS:

@@ -94,6 +94,19 @@ def subset(examples: Sequence[Example], n: int, seed: int) -> tuple[Example, ...
     return tuple(sample(examples, n, seed))
 
 
+def rows_to_test(splits: Splits, n: int, reserve: bool) -> tuple[Example, ...]:
+    """The n rows that trials are tested on (all, if there are no more; none for 0), the same for every draw.
+
+    Args:
+        reserve: of the rows of validation and judging, which no few-shot trial learns from, in place of the test split.
+
+    Raises:
+        InputError: no rows.
+    """
+    pool = (*splits.validation, *splits.judge) if reserve else splits.test
+    return subset(pool, n, 0) if n else ()
+
+
 def _pools(splits: Splits, seed: int, strata: int) -> list[list[Example]]:
     """Distinct training rows of each class, in the order that `seed` draws them; kept for the next k."""
     kept = splits.drawn.get((seed, strata))

@@ -12,7 +12,7 @@ from flows.execution.context import RunContext
 from flows.planning.trials import together_hash
 from infra.errors import InputError
 from tasks.cut import answer_room
-from tasks.draws import few_shot, subset
+from tasks.draws import few_shot, rows_to_test, subset
 from tasks.formatting import Example, render
 from tasks.spec import Task
 from tasks.splits import Splits
@@ -85,7 +85,7 @@ def tests_of(context: RunContext, spec: TrialSpec) -> Sequence[Example]:
     Raises:
         InputError: see `splits_of`.
     """
-    return subset(splits_of(context, spec, spec.task).test, spec.test_rows, 0) if spec.test_rows else ()
+    return rows_to_test(splits_of(context, spec, spec.task), spec.test_rows, spec.tested_on == "reserve")
 
 
 def rows_of(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dept.config import AdapterConfig, TrainConfig
+from dept.config import AdapterConfig, TestPart, TrainConfig
 from dept.trial import Method
 from flows.planning.answering import AskedCalibration, Members, MembersOf
 from flows.planning.groups import Group, Name, Recipe, Seed, Shots, Strategy
@@ -151,6 +151,11 @@ class Plan(BaseModel):
     )
     source_validation_rows: int = Field(64, ge=1, le=100_000, description="validation rows per source at most")
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
+    test_split: TestPart = Field(
+        "test",
+        description="rows that targets are tested on. reserve: those of the validation and judging splits, which few-"
+        "shot trials do not touch: fresh rows for a study where the test split has been looked at",
+    )
     calibration: AskedCalibration = "choose"
     ensemble: Members = 0
     ensemble_of: MembersOf = "seeds"
@@ -200,6 +205,8 @@ class Plan(BaseModel):
             raise ValueError("ensemble: one adapter is no ensemble; name at least 2, or 0 for none")
         if self.ensemble > len(self.seeds) and self.ensemble_of == "seeds":
             raise ValueError(f"ensemble: {self.ensemble} seeds are needed, seeds names {len(self.seeds)}")
+        if self.test_split == "reserve" and (self.register or self.validation == "full" or None in self.counted):
+            raise ValueError("test_split: reserve needs register: false, validation: shots and numbers of shots")
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self._trials() > MOST_TRIALS:

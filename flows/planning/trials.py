@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dept.config import Dtype, TrainConfig
+from dept.config import Dtype, TestPart, TrainConfig
 from dept.trial import MULTITASK, Init, Method, Start, TrialSpec
 from flows.planning.groups import Strategy
 from flows.planning.plan import BASELINE_RATES, Plan, RateKey
@@ -287,6 +287,7 @@ def drawn(plan: Plan, inputs: Inputs, draw: Draw) -> dict[str, Any]:
 def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[str, Any]:
     """The fields of a spec that every trial of a task has; not `drawn`: content-free inputs alone may calibrate it."""
     calibrated = inputs.tasks[name].scored and (drawn or plan.calibration == "contextual")
+    part = plan.test_split if name in plan.targets else "test"
     return {
         "backbone": plan.backbone,
         "backbone_id": inputs.backbone_id,
@@ -296,5 +297,10 @@ def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[st
         "data_hash": inputs.splits[name].data_hash,
         "prompt_text": plan.prompt_text,
         "calibration": plan.calibration if calibrated else "none",
-        "test_rows": min(plan.test_rows, len(inputs.splits[name].test)),  # more than there are is all
+        "test_rows": min(plan.test_rows, _testable(inputs.splits[name], part)),  # more than there are is all
+        "tested_on": part,
     }
+
+
+def _testable(splits: Splits, part: TestPart) -> int:
+    return len(splits.test) if part == "test" else len(splits.validation) + len(splits.judge)

@@ -20,7 +20,7 @@ from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.store import LostFileError, Store
 from registry.tracking import Tracker
-from tasks.draws import few_shot, subset
+from tasks.draws import few_shot, rows_to_test, subset
 from tasks.formatting import Example
 from tasks.load import load_splits
 from tasks.plain import fold
@@ -192,8 +192,7 @@ def _drawn(stores: Stores, spec: TrialSpec, name: str) -> Iterator[Example]:
         yield from (*shots, *validation)
         if spec.validation_rows:
             yield from splits.validation
-    if spec.test_rows:
-        yield from subset(splits.test, spec.test_rows, 0)
+    yield from rows_to_test(splits, spec.test_rows, spec.tested_on == "reserve")
 
 
 def _sources(stores: Stores, spec: TrialSpec) -> list[TrialSpec]:

@@ -19,6 +19,7 @@ from flows.planning.trials import (
     to_start,
 )
 from infra.errors import InputError
+from tasks.draws import few_shot, rows_to_test
 
 BACKBONE_ID = "b" * 64
 
@@ -89,6 +90,28 @@ def test_more_test_rows_than_there_are_is_all_of_them(demo):
     for asked in (10**5, 10**6):
         spec = source_specs(replaced(plan, test_rows=asked), inputs)[0]
         assert spec.test_rows == len(inputs.splits["amazon-polarity"].test)
+
+
+def test_fresh_rows_for_a_study_of_its_own(demo):
+    """Rows of the reserve stand in no other test, draw or source; sources are tested where they always are."""
+    plan, inputs = demo
+    asked = replaced(plan, test_split="reserve", register=False, test_rows=10_000)
+    specs = target_specs(asked, inputs, origins_of(asked))
+    for spec in specs:
+        splits = inputs.splits[spec.task]
+        assert spec.test_rows == len(splits.validation) + len(splits.judge)
+        found = {row.id for row in rows_to_test(splits, spec.test_rows, True)}
+        assert found == {row.id for row in (*splits.validation, *splits.judge)}
+        shots, checks = few_shot(splits, 16, 0, 2)
+        assert not found & {row.id for row in (*splits.test, *shots, *checks)}
+        old = spec.model_copy(update={"tested_on": "test"})
+        assert old.fingerprint != spec.fingerprint
+        untested = spec.model_copy(update={"test_rows": 0})
+        assert untested.fingerprint == untested.model_copy(update={"tested_on": "test"}).fingerprint
+    assert {spec.tested_on for spec in source_specs(asked, inputs)} == {"test"}
+    for changes in ({"register": True}, {"validation": "full"}, {"shots": ["all"]}):
+        with pytest.raises(InputError, match="test_split"):
+            replaced(asked, **changes)
 
 
 def test_baselines_have_the_budget_of_scratch(demo):
