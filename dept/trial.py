@@ -81,7 +81,7 @@ class Search(Frozen):
     folds: int = Field(
         2, ge=1, le=10, description="parts of the 2k rows of a draw, each validated on once; 1: one half"
     )
-    rungs: tuple[int, ...] = Field((4, 12, 36), max_length=20, description="steps at which candidates have to go")
+    rungs: tuple[int, ...] = Field((4, 12, 24), max_length=20, description="steps at which candidates have to go")
     eta: int = Field(3, ge=2, le=10, description="one of so many goes on at a rung")
     minutes: float | None = Field(
         None, gt=0, description="of training and validating, after which no candidate goes on"

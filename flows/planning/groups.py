@@ -44,7 +44,7 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     targets: list[Name] = Field(min_length=1, description="targets of this group")
-    adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout that differ")
+    adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout, answers ... that differ")
     scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
     transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
 

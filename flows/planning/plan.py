@@ -238,7 +238,7 @@ class Plan(BaseModel):
             if name not in self.targets:
                 raise ValueError(f"groups: {name} is no target{near(name, self.targets)}")
             self.recipe(name)
-        if any(self.recipe(name).adapter != self.adapter for name in grouped) and self.transfers:
+        if any(self.recipe(name).adapter.shape != self.adapter.shape for name in grouped) and self.transfers:
             raise ValueError("groups: an adapter of another shape cannot start from the plan's sources")
 
     def recipe(self, target: str) -> Recipe:

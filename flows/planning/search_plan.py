@@ -27,10 +27,10 @@ class SearchPlan(BaseModel):
     minutes: float | None = Field(
         None, gt=0, le=100_000, description="of training and validating, after which a search ends; empty: no bound"
     )
-    steps: int = Field(64, ge=1, le=1_000_000, description="steps of a candidate that never falls behind")
+    steps: int = Field(48, ge=1, le=1_000_000, description="steps of a candidate that never falls behind")
     eval_every: int = Field(4, ge=1, description="steps between validations")
     rungs: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[4, 12, 36], max_length=20, description="steps at which only the best 1 in `eta` go on"
+        default=[4, 12, 24], max_length=20, description="steps at which only the best 1 in `eta` go on"
     )
     eta: int = Field(3, ge=2, le=10, description="one of so many goes on at a rung")
     answers: list[Answers] = Field(

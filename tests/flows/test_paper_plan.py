@@ -37,7 +37,7 @@ RELEASED = {
 
 
 def test_every_shipped_plan_loads():
-    assert {"demo", "offline-suite", "paper-t5-base", "paper-fewshot-t5-base"} <= set(shipped_plans())
+    assert {"demo", "few-shot-suite", "paper-t5-base", "paper-fewshot-t5-base"} <= set(shipped_plans())
     for name in shipped_plans():
         assert load_plan(name).name == name
 
