@@ -12,6 +12,7 @@ from infra.errors import InputError
 
 MOST_M = 100_000
 MOST_STEPS = 10_000_000
+PROBE_TOKENS = 512  # of a text that a probe reads at most, where the plan's s is shorter
 Layout = Literal["adjacent", "paper"]
 Answers = Literal["words", "head", "both"]
 Objective = Literal["words", "vocabulary"]
@@ -90,10 +91,17 @@ class AdapterConfig(Frozen):
         """Length (tokens) of the plain soft prompt that costs as many numbers."""
         return self.trainable(d) / d
 
-    def of_method(self, method: str, d: int) -> AdapterConfig:
-        """This shape, or that of a method of about as many trainable numbers; only dept and adept may have a head."""
-        if method in ("probe", "tfidf"):  # of it only the length of the texts counts
-            return type(self)(m=1, r=0, s=self.s)
+    def of_method(self, method: str, d: int, positions: int | None = None) -> AdapterConfig:
+        """This shape, or that of a method of about as many trainable numbers; only dept and adept may have a head.
+
+        Args:
+            positions: tokens that the backbone can read at once; None: no end.
+        """
+        if method == "probe":  # only the length of the texts counts: nothing stands before them, no row of A is spent
+            most = PROBE_TOKENS if positions is None else min(PROBE_TOKENS, positions)
+            return type(self)(m=1, r=0, s=max(self.s, most))
+        if method == "tfidf":  # reads texts, whole, and no tokens
+            return type(self)(m=1, r=0, s=2)
         if method == "prompt-tuning":
             return self.as_prompt_tuning(d)
         if method == "adept":

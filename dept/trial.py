@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dept.config import AdapterConfig, Calibration, Dtype, Frozen, TestPart, TrainConfig
+from dept.config import PROBE_TOKENS, AdapterConfig, Calibration, Dtype, Frozen, TestPart, TrainConfig
 from dept.readout import Readout
 
 Kind = Literal["train", "probe", "mixture", "search", "evaluate", "ensemble"]
@@ -40,12 +40,13 @@ PROBE_LAYERS = ((0.5,), (0.75,), (1.0,), (0.5, 1.0))  # depths that a probe may 
 PROBE_C = (0.01, 0.1, 1.0, 10.0)  # how much rows count against small weights
 TFIDF_GRAMS = (("words",), ("letters",), ("words", "letters"))
 TFIDF_C = (1.0, 10.0, 100.0)
+TEMPERED = "leave-one-out"  # how their temperature is chosen, and the loss that they are chosen by
 # Constants of methods that have some: part of the question. Rank of LoRA: a number, or as many numbers as DePT trains.
 CONSTANTS: dict[Method, dict[str, Any]] = {
     "lora": {"layers": "all-linear", "alpha": 32, "rank": "budget"},
     "lora-r8": {"layers": "all-linear", "alpha": 32, "rank": 8},
-    "probe": {"layers": PROBE_LAYERS, "c": PROBE_C},
-    "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C},
+    "probe": {"layers": PROBE_LAYERS, "c": PROBE_C, "tokens": PROBE_TOKENS, "temperature": TEMPERED},
+    "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C, "temperature": TEMPERED},
 }
 TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once

@@ -290,10 +290,20 @@ class Adapter(nn.Module):
                 f"adapter of width {self.d} does not fit backbone {backbone_name} of width {d}. Remedy: "
                 f"use the backbone it was trained on ({self.metadata.get('backbone', 'unknown')})"
             )
-        trained_on = self.metadata.get("backbone_id")
-        if trained_on is not None and trained_on != backbone_id and trained_on not in legacy():
-            raise InputError(
-                f"adapter was trained on other weights ({self.metadata.get('backbone')}, "
-                f"{trained_on[:12]}) than backbone {backbone_name} ({backbone_id[:12]}). Remedy: use the backbone it "
-                "was trained on"
-            )
+        check_weights(self.metadata, backbone_name, backbone_id, legacy)
+
+
+def check_weights(
+    about: Mapping[str, Any], backbone_name: str, backbone_id: str, legacy: Callable[[], Collection[str]] = tuple
+) -> None:
+    """Refuse a backbone of other weights than metadata name; see `Adapter.check_fits`.
+
+    Raises:
+        InputError: so it is.
+    """
+    trained_on = about.get("backbone_id")
+    if trained_on is not None and trained_on != backbone_id and trained_on not in legacy():
+        raise InputError(
+            f"adapter was trained on other weights ({about.get('backbone')}, {trained_on[:12]}) than backbone "
+            f"{backbone_name} ({backbone_id[:12]}). Remedy: use the backbone it was trained on"
+        )

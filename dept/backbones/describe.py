@@ -81,13 +81,18 @@ class BackboneInfo:
         """The ids that version 0.1.0 may have given this backbone; they held the number type."""
         return {legacy_id(self.folder, dtype) for dtype in DTYPES}
 
+    @property
+    def room(self) -> int | None:
+        """Tokens of prompt and text together; None: no end (an encoder-decoder's positions are relative)."""
+        return self.positions if self.family == "causal" else None
+
     def check_room(self, m: int, s: int) -> None:
         """Refuse a prompt of m and texts of s tokens that the backbone has no positions for.
 
         Raises:
             InputError: m + s is more than the backbone has positions.
         """
-        check_room(self.name, self.positions if self.family == "causal" else None, m, s)
+        check_room(self.name, self.room, m, s)
 
 
 def describe(name_or_path: str, dtype: str | None = None, device: str | None = None) -> BackboneInfo:

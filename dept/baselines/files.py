@@ -42,19 +42,20 @@ def write_baseline(folder: str | Path, write: Callable[[Path], None], manifest: 
     return hashlib.sha256(payload).hexdigest()
 
 
-def read_baseline(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a baseline, whose files are those that were written.
+def read_baseline(folder: str | Path) -> tuple[dict[str, Any], str]:
+    """The manifest of a baseline, whose files are those that were written, and its sha256 (hex).
 
     Raises:
         InputError: not there, damaged, of another format, or a file that is missing or altered.
     """
     folder = Path(folder)
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        payload = (folder / MANIFEST).read_bytes()
+        manifest: dict[str, Any] = json.loads(payload)
         found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
         good = manifest["format"] == FORMAT and found == manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"baseline {folder}: missing or damaged ({error}). Remedy: train the trial again") from error
     if not good:
         raise InputError(f"baseline {folder}: altered, or of another format. Remedy: train the trial again")
-    return manifest
+    return manifest, hashlib.sha256(payload).hexdigest()

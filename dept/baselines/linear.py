@@ -1,13 +1,17 @@
 """Logistic regression on what each text is turned into, and the choice of how: a head in closed form.
 
 The regression is scikit-learn's (lbfgs, L2 on the weights, none on the bias): C weighs the losses of the rows against
-the square of the weights. The loss is convex, so what it finds follows from rows and C alone.
+the square of the weights. The loss is convex, so what it finds follows from rows and C alone. How sure its answers are
+hangs on C and on how few rows there were, so each option has the temperature that rows ask for which it was not fitted
+on, and is judged by its loss at that temperature.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +22,15 @@ from scipy.special import logsumexp
 from dept.adapters.head import Head
 from dept.batches.tokenise import Row
 from dept.engine.evaluate import summarise
+from dept.engine.readout import temper
+from dept.readout import Readout
 from dept.trial import goodness
 from infra.errors import InputError
 
 MOST_ROWS = 2_000  # whose products with each other are made
 FOLDS = 5  # of a cross-validation, where no rows validate
-Inputs = Any  # one per row: features [rows, F], a sparse matrix of them, or an array of texts
+Inputs = Any  # one per row: an array of features [rows, F] or of texts
+Fold = tuple[list[int], list[int]]  # places of the rows that are fitted on, and of those that are held out
 
 
 class Option(NamedTuple):
@@ -33,25 +40,46 @@ class Option(NamedTuple):
     c: float
 
 
-Score = Callable[[Inputs], list[list[float]]]  # log-probabilities (nats) over the labels, of sum 1
-Make = Callable[[Option, Inputs, Sequence[int]], Score]  # trains: option, inputs, class of each
+@dataclass(frozen=True)
+class Way:
+    """How a linear baseline is made.
+
+    Attributes:
+        options: to choose among; those that read the same stand together.
+        columns: of what is read, of the inputs that are fitted on and of others: the features of both, dense or sparse.
+        standardise: see `fit`.
+    """
+
+    options: Sequence[Option]
+    columns: Callable[[tuple[Any, ...], Inputs, Inputs], tuple[Any, Any]]
+    standardise: bool = True
 
 
-class Chosen(NamedTuple):
-    """The option of the lowest loss, and the metrics (`dept.engine.evaluate.summarise`) that it was chosen by."""
+@dataclass(frozen=True)
+class Chosen:
+    """An option, and what it was chosen by.
+
+    Attributes:
+        found: metrics (`dept.engine.evaluate.summarise`) on rows that it was not fitted on, at the temperature of its
+            `readout`; the loss leave-one-out. Empty where nothing judged it.
+        told: about the temperature, see `dept.engine.readout.temper`; empty where none was asked for.
+    """
 
     option: Option
-    found: dict[str, float]
+    found: dict[str, float] = field(default_factory=dict)
+    readout: Readout = field(default_factory=Readout)
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 def choose(
-    make: Make, options: Sequence[Option], inputs: Inputs, rows: Sequence[Row], checks: tuple[Inputs, Sequence[Row]]
+    way: Way, inputs: Inputs, rows: Sequence[Row], checks: tuple[Inputs, Sequence[Row]], tempered: bool = True
 ) -> Chosen:
-    """Train with each option and keep that of the lowest loss, of equals the better score, then the first.
+    """The option of the lowest loss, of equals the better score, then the first.
 
     Args:
         inputs, rows: of the shots. checks: inputs and rows that validate; where there are none, the shots are cut into
-            folds, each judged by what was trained on the others; of a single shot the first option counts.
+            folds, each judged by what was fitted on the others; of a single shot the first option counts.
+        tempered: see `judged`.
 
     Raises:
         InputError: no shots.
@@ -59,30 +87,58 @@ def choose(
     if not rows:
         raise InputError("baseline: there are no rows to learn from")
     if not len(checks[1]) and len(rows) == 1:
-        return Chosen(options[0], {})
-    gold = [row.gold for row in rows]
-    judged = checks[1] or rows
-
-    def of(option: Option) -> dict[str, float]:
-        if len(checks[1]):
-            return summarise(make(option, inputs, gold)(checks[0]), judged)
-        scores: list[list[float]] = [[] for _ in rows]
-        for held, others in _folds(gold):
-            score = make(option, inputs[others], [gold[i] for i in others])
-            for place, line in zip(held, score(inputs[held]), strict=True):
-                scores[place] = line
-        return summarise(scores, judged)
-
-    return max((Chosen(option, of(option)) for option in options), key=lambda chosen: goodness(chosen.found))
+        return Chosen(way.options[0])
+    whole, shots = [*rows, *checks[1]], list(range(len(rows)))
+    if len(checks[1]):
+        inputs, folds = np.concatenate([inputs, checks[0]]), [(shots, list(range(len(rows), len(whole))))]
+    else:
+        folds = _folds([row.gold for row in rows])
+    return max(judged(way, inputs, whole, folds, tempered), key=lambda chosen: goodness(chosen.found))
 
 
-def _folds(gold: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Held-out rows and the others: rows of each class in turn to each fold, so that classes are spread evenly."""
+def judged(
+    way: Way,
+    inputs: Inputs,
+    rows: Sequence[Row],
+    folds: Sequence[Fold],
+    tempered: bool = True,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Chosen]:
+    """Each option by all rows that are held out together, scored by what was fitted on the others of their fold.
+
+    Args:
+        inputs, rows: that the folds name by their places.
+        tempered: at the temperature of these rows, the loss leave-one-out; else as the regression gives them.
+        progress: called after each fit.
+    """
+    gold, labels = [row.gold for row in rows], len(rows[0].candidates)
+    scores: dict[Option, list[list[float]]] = {option: [] for option in way.options}
+    for others, held in folds:
+        fitted_on, given = inputs[others], inputs[held]
+        for what, options in groupby(way.options, key=lambda option: option.what):
+            known, asked = way.columns(what, fitted_on, given)
+            for option in options:
+                head = fit(known, [gold[place] for place in others], labels, option.c, way.standardise)
+                scores[option] += log_probs(head, asked)
+                progress()
+    apart = [rows[place] for _, held in folds for place in held]
+    return [_judged(option, lines, apart, tempered) for option, lines in scores.items()]
+
+
+def _judged(option: Option, scores: list[list[float]], rows: Sequence[Row], tempered: bool) -> Chosen:
+    if not tempered:
+        return Chosen(option, summarise(scores, rows))
+    readout, told = temper(scores, [row.gold for row in rows])
+    found = summarise([readout.answer(line) for line in scores], rows)
+    return Chosen(option, found | {"loss": told["loss"]}, readout, told)
+
+
+def _folds(gold: Sequence[int]) -> list[Fold]:
+    """Rows of each class in turn to each fold, so that classes are spread evenly."""
     count = min(FOLDS, len(gold))
     order = sorted(range(len(gold)), key=lambda i: gold[i])
-    for fold in range(count):
-        held = sorted(order[fold::count])
-        yield held, [i for i in range(len(gold)) if i not in set(held)]
+    parts = [sorted(order[fold::count]) for fold in range(count)]
+    return [([i for i in range(len(gold)) if i not in set(held)], held) for held in parts]
 
 
 def fit(inputs: Inputs, gold: Sequence[int], labels: int, c: float, standardise: bool = True) -> Head:

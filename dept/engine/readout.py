@@ -164,6 +164,20 @@ def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHT
     return found, _told(found, heads) | {"plain": plain, "loss": float(left_out[place].mean())}
 
 
+def temper(scores: list[list[float]], gold: Sequence[int]) -> tuple[Readout, dict[str, Any]]:
+    """The temperature alone, of log-scores of labels [rows, labels], by the rule of `choose`.
+
+    Returns:
+        The readout that has it; and `calibration`, `temperature`, and the mean loss (nats) `plain`, without it, and
+        `loss`, leave-one-out.
+    """
+    losses = _losses([Readout()], Scored(Raw(scores), gold, Raw([]), Raw([])))
+    left_out, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64))
+    found = Readout(temperature=TEMPERATURES[int(best[0])])
+    plain = float(losses[0, TEMPERATURES.index(1.0)].mean())
+    return found, _told(found, heads=False) | {"plain": plain, "loss": float(left_out[0].mean())}
+
+
 def _losses(tried: Sequence[Readout], scored: Scored) -> Tensor:
     """Loss (nats) of each row under each candidate at each temperature."""
     heads: Sequence[list[float] | None] = scored.validation.head or [None] * len(scored.gold)

@@ -85,6 +85,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         ledger=ledger,
         store=store,
         tracker=Tracker(),
+        room=backbone.room,
     )
     return context, left_out
 

@@ -48,6 +48,7 @@ def open_plan(plan: Plan) -> RunContext:
         ledger=ledger,
         store=store_of(ledger),
         tracker=Tracker(),
+        room=backbone.room,
     )
 
 

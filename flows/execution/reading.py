@@ -1,19 +1,60 @@
-"""Features of rows by the bare backbone, each row read once by a worker however many trials ask for it."""
+"""What linear baselines read of rows: hidden states of the bare backbone, or the contents of texts.
+
+Each row is read by a backbone once in a worker, however many trials ask for it.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dept.baselines.probe import DEPTHS
+from dept.baselines.tfidf import contents
 from dept.batches.tokenise import Row
+from dept.config import AdapterConfig
+from dept.trial import Method
 from flows.execution.context import RunContext
+from flows.execution.rows import TaskExample, rows_of
 
 MOST_BYTES = 256 * 2**20  # of features that are kept; those asked for longest ago go first
 Key = tuple[str, str, tuple[float, ...], tuple[int, ...]]  # weights, number type, depths, tokens of the text
 _kept: OrderedDict[Key, Tensor] = OrderedDict()
+
+
+def rows_to_read(
+    context: RunContext, method: Method | str, examples: Sequence[TaskExample], shape: AdapterConfig
+) -> list[Row]:
+    """Rows of examples for a linear baseline; of TF-IDF, which reads no tokens, the labels alone.
+
+    Raises:
+        InputError: rows that do not fit.
+    """
+    if method != "tfidf":
+        return rows_of(context, examples, shape)
+    return [Row((), ((0,),) * len(context.tasks[name].words), example.label, 0) for name, example in examples]
+
+
+def inputs_of(
+    context: RunContext,
+    method: Method | str,
+    examples: Sequence[TaskExample],
+    rows: Sequence[Row],
+    progress: Callable[[int], None] | None = None,
+) -> Any:
+    """What it reads of them, an array: hidden states [rows, F], or the contents of the texts, whole.
+
+    Args:
+        examples: of one task. rows: theirs, see `rows_to_read`. progress: see `features_of`.
+    """
+    if method != "tfidf":
+        return np.asarray(features_of(context, rows, DEPTHS, progress))
+    template = context.tasks[examples[0][0]].template if examples else ""
+    return np.array(contents([example.text for _, example in examples], template), dtype=object)
 
 
 def features_of(

@@ -52,6 +52,11 @@ class BackboneCost:
         short = self.name.rpartition("/")[2].lower()
         return self._info.d if self._info else WIDTHS.get(short)
 
+    @property
+    def room(self) -> int | None:
+        """Tokens that it can read at once; None: no end, or not known."""
+        return self._info.room if self._info else None
+
     @cached_property
     def _bare(self) -> Any:
         """The model without weights: its shapes."""

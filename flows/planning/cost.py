@@ -25,7 +25,7 @@ from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_spe
 from flows.planning.work import AnyWinner, work_of
 from tasks.load import load_splits
 from tasks.sources.read import locate
-from tasks.spec import FileSource
+from tasks.spec import FileSource, Task
 from tasks.splits import Splits
 
 SAMPLE = 200  # training rows of a task whose tokens are counted
@@ -93,8 +93,9 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     backbone = BackboneCost(plan)
     tasks = plan.resolve_tasks()
     splits, away = _splits(plan)
-    inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype)
-    means = {name: _mean_length(splits[name], backbone, name in away) for name in tasks}
+    inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room)
+    means = {name: _lengths(task, splits[name], backbone, name in away) for name, task in tasks.items()}
+    read_already: set[tuple[object, ...]] = set()
     lines: dict[tuple[str, str], Line] = {}
     left_out: set[str] = set()
 
@@ -122,8 +123,10 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         if spec.method == "tfidf":
             return  # no token of it enters the backbone
         if away.isdisjoint(spec.members or (spec.task,)):  # else it is not known how many rows there are
-            once = (drawn or len(splits[spec.task].train)) + checked if spec.method == "probe" or _fits(spec) else 0
-            line.evaluated += mean * (once + work.validated + spec.test_rows * read)
+            linear = spec.method == "probe"
+            once = (drawn or len(splits[spec.task].train)) + checked if linear or _fits(spec) else 0
+            rest = work.validated + spec.test_rows * read
+            line.evaluated += mean * (_fresh(spec, once, read_already) if linear else once + rest)
         line.bound |= bound
 
     sources = source_specs(plan, inputs)
@@ -191,11 +194,25 @@ def _fits(spec: TrialSpec) -> bool:
     return bool(spec.adapter.reads) and spec.kind == "train"
 
 
-def _mean_length(splits: Splits, backbone: BackboneCost, away: bool) -> list[int] | None:
-    """Tokens of some training rows; None where rows or tokenizer are out of reach."""
+def _fresh(spec: TrialSpec, drawn: int, known: set[tuple[object, ...]]) -> int:
+    """Rows of a probe whose states nobody has asked for: a worker reads each row once, whatever is made of it.
+
+    Args:
+        drawn: its shots and validation rows. known: what was read before; what this trial reads is added.
+    """
+    alike = spec.task, spec.adapter.s
+    parts = {(*alike, spec.shots, spec.seed, spec.validation_rows): drawn, (*alike, "test"): spec.test_rows}
+    fresh = sum(rows for part, rows in parts.items() if rows and part not in known)
+    known |= {part for part, rows in parts.items() if rows}
+    return fresh
+
+
+def _lengths(task: Task, splits: Splits, backbone: BackboneCost, away: bool) -> list[int] | None:
+    """Tokens of some training rows, as the task cuts them; None where rows or tokenizer are out of reach."""
     if away or backbone.folder is None:
         return None
-    return backbone.lengths([row.text for row in splits.train[:SAMPLE]])
+    found = backbone.lengths([row.text for row in splits.train[:SAMPLE]])
+    return [min(length, task.max_length or length) for length in found]
 
 
 def _mean(spec: TrialSpec, known: Mapping[str, list[int] | None]) -> tuple[float, bool]:

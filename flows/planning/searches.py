@@ -184,7 +184,7 @@ def _way(plan: Plan, draw: Draw, method: Method, strategy: str, origins: Origins
 def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialSpec:
     draw, method, strategy = place
     how, task = asked(plan), inputs.tasks[draw.target]
-    shape = plan.recipe(draw.target).adapter.of_method(method, inputs.d)
+    shape = inputs.shape(plan.recipe(draw.target).adapter, method)
     answers = how.answers or (ALL_ANSWERS if strategy == AUTO else ())
     tried: tuple[Candidate, ...] = candidates(
         how if method == "dept" else how.model_copy(update={"shapes": False}),
@@ -223,7 +223,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
 def _linear(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
     """What a linear baseline may read, and C: its own grid (constants of the method), on the same folds."""
     draw, method, _ = place
-    shape = plan.recipe(draw.target).adapter.of_method(method, inputs.d)
+    shape = inputs.shape(plan.recipe(draw.target).adapter, method)
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     only = Candidate(start="shots", adapter=shape, training=TrainConfig(steps=0))
     folds = 1 if fields["validation_rows"] else asked(plan).folds

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dept.config import Dtype, TestPart, TrainConfig
+from dept.config import AdapterConfig, Dtype, TestPart, TrainConfig
 from dept.trial import MULTITASK, Init, Method, Start, TrialSpec
 from flows.planning.groups import Strategy
 from flows.planning.plan import BASELINE_RATES, Plan, RateKey
@@ -36,7 +36,7 @@ class Origin:
 @dataclass(frozen=True)
 class Inputs:
     """What trials stand on: tasks and splits by name; of the backbone the sha256 of weights and tokenizer, the width d
-    of its embeddings and the number type of its frozen weights.
+    of its embeddings, the number type of its frozen weights, and the tokens that it can read (None: no end).
     """
 
     tasks: Mapping[str, Task]
@@ -44,6 +44,11 @@ class Inputs:
     backbone_id: str
     d: int
     dtype: Dtype | None = None
+    room: int | None = None
+
+    def shape(self, adapter: AdapterConfig, method: str) -> AdapterConfig:
+        """The shape that a method has where dept has `adapter`."""
+        return adapter.of_method(method, self.d, self.room)
 
 
 Place = tuple[Draw, Method, Strategy]  # of a target trial
@@ -258,7 +263,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         training=training_of(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=plan.recipe(draw.target).adapter.of_method(method, inputs.d),
+        adapter=inputs.shape(plan.recipe(draw.target).adapter, method),
         **drawn(plan, inputs, draw),
         **common(plan, inputs, draw.target),
     )

@@ -10,11 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dept.baselines.linear import Option, choose, fit, log_probs
-from dept.baselines.probe import DEPTHS, OPTIONS, Probe, train_head, train_probe
+from dept.baselines import tfidf
+from dept.baselines.linear import Chosen, Option, Way, choose, fit, log_probs
+from dept.baselines.probe import DEPTHS, WAY, Probe, train_head, train_probe
 from dept.baselines.tfidf import Tfidf, contents, train_tfidf
 from dept.batches.tokenise import Row
 from dept.engine.evaluate import predictions, summarise
+from dept.engine.readout import temper
 from infra.errors import InputError
 
 D = 3
@@ -80,9 +82,9 @@ def test_what_is_chosen_has_the_lowest_loss_on_the_validation_rows():
     checks, right = drawn(9, 3, seed=1)
     probe = train_probe(x, rows_of(gold, 3), checks, rows_of(right, 3))
     losses = {}
-    for option in OPTIONS:
-        fixed = train_probe(x, rows_of(gold, 3), checks[:0], [], option)
-        losses[option] = summarise(fixed.score(checks), rows_of(right, 3))["loss"]
+    for option in WAY.options:
+        fixed = train_probe(x, rows_of(gold, 3), checks[:0], [], Chosen(option))
+        losses[option] = temper(fixed.score(checks), right)[1]["loss"]
     assert probe.option == min(losses, key=losses.get)
     assert probe.validation["loss"] == pytest.approx(losses[probe.option])
     assert 1.0 in probe.option.what, "the class shows there alone"
@@ -94,21 +96,17 @@ def test_without_validation_rows_the_shots_judge_each_other():
     x, gold = drawn(10, 2)
     seen = []
 
-    def make(option, inputs, labels):
-        seen.append({tuple(line) for line in np.asarray(inputs).tolist()})
+    def columns(what, known, asked):
+        seen.append({tuple(line) for line in known.tolist()})
+        assert not seen[-1] & {tuple(line) for line in asked.tolist()}
+        return known, asked
 
-        def score(others):
-            assert not seen[-1] & {tuple(line) for line in np.asarray(others).tolist()}
-            return log_probs(fit(inputs, labels, 2, option.c), others)
-
-        return score
-
-    options = [Option((), c) for c in (1e-6, 1.0)]
-    option, found = choose(make, options, x.numpy(), rows_of(gold, 2), (x[:0].numpy(), []))
-    assert option.c == 1.0
-    assert found["accuracy"] > 80
-    assert len(seen) == 2 * 5
-    assert train_probe(x[:1], rows_of([1], 2), x[:0], []).option == OPTIONS[0], "one shot judges nothing"
+    way = Way([Option((), c) for c in (1e-6, 1.0)], columns)
+    chosen = choose(way, x.numpy(), rows_of(gold, 2), (x[:0].numpy(), []), tempered=False)
+    assert chosen.option.c == 1.0
+    assert chosen.found["accuracy"] > 80
+    assert len(seen) == 5, "what is read of a fold is read once, whatever C"
+    assert train_probe(x[:1], rows_of([1], 2), x[:0], []).option == WAY.options[0], "one shot judges nothing"
     with pytest.raises(InputError, match="no rows"):
         train_probe(x[:0], [], x[:0], [])
 
@@ -128,7 +126,7 @@ def test_a_head_starts_as_a_probe_of_what_it_reads():
 
 def test_tfidf_is_that_of_sklearn():
     gold = [1, 0, 0, 1, 0, 1]
-    made = train_tfidf(TEXTS, rows_of(gold, 2), [], [], Option(("words",), 10.0))
+    made = train_tfidf(TEXTS, rows_of(gold, 2), [], [], Chosen(Option(("words",), 10.0)))
     theirs = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0, tol=1e-8))
     theirs.fit(TEXTS, gold)
     np.testing.assert_allclose(np.exp(made.score(TEXTS)), theirs.predict_proba(TEXTS), atol=1e-5)
@@ -138,7 +136,7 @@ def test_tfidf_is_that_of_sklearn():
 
 
 def test_texts_without_a_word_are_answered_all_the_same():
-    made = train_tfidf(["!", "?"], rows_of([0, 1], 2), [], [], Option(("words",), 1.0))
+    made = train_tfidf(["!", "?"], rows_of([0, 1], 2), [], [], Chosen(Option(("words",), 1.0)))
     assert torch.tensor(made.score(["?"])).exp().tolist() == [pytest.approx([0.5, 0.5])]
 
 
@@ -156,6 +154,8 @@ def test_files_hold_all_of_it(tmp_path):
     again = Probe.load(tmp_path / "probe")
     assert again.score(x) == probe.score(x)
     assert (again.option, again.validation) == (probe.option, probe.validation)
+    assert (again.chosen.readout, again.sha256) == (probe.chosen.readout, digest)
+    assert again.metadata == {"task": "mine"}
     words = train_tfidf(TEXTS, rows_of([1, 0, 0, 1, 0, 1], 2), [], [])
     words.save(tmp_path / "tfidf")
     assert Tfidf.load(tmp_path / "tfidf").score(TEXTS) == words.score(TEXTS)
@@ -166,3 +166,37 @@ def test_files_hold_all_of_it(tmp_path):
         Probe.load(tmp_path / "probe")
     with pytest.raises(InputError, match="missing or damaged"):
         Probe.load(tmp_path / "nowhere")
+
+
+def test_ngrams_are_found_once_for_each_fold(monkeypatch):
+    """Whatever the values of C: words, letters, and both."""
+    fitted, real = [], tfidf._fitted
+    monkeypatch.setattr(tfidf, "_fitted", lambda kind, texts: fitted.append(kind) or real(kind, texts))
+    made = train_tfidf(TEXTS, rows_of([1, 0, 0, 1, 0, 1], 2), [], [])
+    assert len(fitted) == 5 * 4 + len(made.option.what)
+
+
+def test_answers_are_as_sure_as_rows_that_were_not_fitted_on_say(tmp_path):
+    """Fitted on rows that it can tell apart by chance, it is wrong as often as not on others: 0.5 is honest."""
+    generator = torch.Generator().manual_seed(0)
+    x, checks = (torch.randn(n, len(DEPTHS) * D, generator=generator) for n in (8, 40))
+    gold, right = [0, 1] * 4, [0, 1] * 20
+    option = Option((1.0,), 10.0)
+    monster = Way([option], WAY.columns)
+    chosen = choose(monster, x.numpy(), rows_of(gold, 2), (checks.numpy(), rows_of(right, 2)))
+    bare = train_probe(x, rows_of(gold, 2), checks, rows_of(right, 2), Chosen(option))
+    probe = train_probe(x, rows_of(gold, 2), checks, rows_of(right, 2), chosen)
+    assert probe.chosen.readout.temperature > 2
+    plain, honest = (summarise(one.score(checks), rows_of(right, 2)) for one in (bare, probe))
+    assert honest["accuracy"] == plain["accuracy"]
+    assert honest["ece"] < plain["ece"] / 2
+    losses = []
+    for i in range(40):  # each row at the temperature of the others
+        others = [line for j, line in enumerate(bare.score(checks)) if j != i]
+        readout, _ = temper(others, [label for j, label in enumerate(right) if j != i])
+        losses.append(-readout.answer(bare.score(checks[i : i + 1])[0])[right[i]])
+    assert probe.validation["loss"] == pytest.approx(np.mean(losses))
+    assert probe.chosen.told["plain"] == pytest.approx(plain["loss"])
+    probe.save(tmp_path / "probe")
+    assert Probe.load(tmp_path / "probe").score(checks) == probe.score(checks)
+    assert train_probe(x, rows_of(gold, 2), checks, rows_of(right, 2), tempered=False).chosen.readout.plain

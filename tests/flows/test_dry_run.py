@@ -176,12 +176,12 @@ def test_numbers_of_the_baselines_are_those_that_are_trained(plan, tiny_folders)
 
 
 def test_linear_baselines_read_each_row_once_and_train_no_token(plan):
-    """Shots, as many validation rows and five test rows; a head over two layers of width 32 at most."""
+    """Shots and as many validation rows of six draws, five test rows of two tasks; a head over two layers at most."""
     shape = {"m": 4, "r": 2, "s": 24}
     counted, _ = lines(plan(methods=["dept", "probe", "tfidf"], adapter={**shape, "answers": "both"}))
     probe, words, scratch = (counted["targets", variant] for variant in ("probe", "tfidf", "scratch"))
     assert (probe.steps, probe.trained, set(probe.numbers)) == (0, 0, {2 * (2 * 32 + 1)})
-    assert probe.evaluated == 6 * (4 + 4 + 5) * SIX
+    assert probe.evaluated == (6 * (4 + 4) + 2 * 5) * SIX
     assert (words.trials, words.steps, words.evaluated, set(words.numbers)) == (6, 0, 0, {None})
     plain, _ = lines(plan(methods=["dept"], adapter=shape))
     assert scratch.evaluated - plain["targets", "scratch"].evaluated == 6 * (4 + 4) * SIX, "what a head is fitted on"
@@ -189,8 +189,18 @@ def test_linear_baselines_read_each_row_once_and_train_no_token(plan):
 
 
 def test_long_texts_count_as_they_are_cut(plan):
-    counted, _ = lines(plan(adapter={"m": 4, "r": 2, "s": 5}))
+    """A probe reads more of them than an adapter, and what its search has read is not read again."""
+    counted, _ = lines(plan(adapter={"m": 4, "r": 2, "s": 5}, methods=["dept", "probe"]))
     assert counted["targets", "scratch"].trained == 6 * 6 * 4 * 5
+    assert counted["targets", "probe"].evaluated == (6 * (4 + 4) + 2 * 5) * SIX
+    counted, _ = lines(plan(adapter={"m": 4, "r": 2, "s": 5}, methods=["auto"]))
+    assert counted["recipes", "probe"].evaluated == 6 * (4 + 4) * SIX
+    short = {
+        name: {**block, "max_length": 3} for name, block in yaml.safe_load(plan().read_text())["own_tasks"].items()
+    }
+    counted, _ = lines(plan(own_tasks=short, methods=["dept", "probe"]))
+    assert counted["targets", "scratch"].trained == 6 * 6 * 4 * 3
+    assert counted["targets", "probe"].evaluated == (6 * (4 + 4) + 2 * 5) * 3
 
 
 def test_the_table_and_its_sum(plan):

@@ -1,10 +1,13 @@
 """Plans with probe, TF-IDF and adapters that have heads, end to end on a tiny backbone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
+from dept.backbones.describe import describe
 from dept.backbones.shared import shared_backbone
 from dept.baselines.linear import log_probs
 from dept.baselines.probe import DEPTHS, Probe, train_head
@@ -156,6 +159,40 @@ def test_only_dept_has_a_head(make_plan):
     short = target_specs(plan.model_copy(update={"adapter": AdapterConfig(m=7, r=3, s=24)}), inputs, {})
     same = {spec.fingerprint for spec in specs} & {spec.fingerprint for spec in short}
     assert len(same) == 2 * 2 * 2, "a linear baseline has no P, A or B"
+
+
+def test_a_probe_reads_as_far_as_it_can(make_plan, tiny_folders):
+    """512 tokens of a text, no less than an adapter does, no more than the backbone can; TF-IDF reads no tokens."""
+    plan = load_plan(make_plan(methods=["probe", "tfidf"], strategies=["scratch"], targets=["film"], seeds=[0]))
+    tasks = plan.resolve_tasks()
+    splits = {name: load_splits(task) for name, task in tasks.items()}
+
+    def specs(s, room=None):
+        adapter = plan.adapter.model_copy(update={"s": s})
+        inputs = Inputs(tasks, splits, "0" * 64, 32, room=room)
+        return target_specs(plan.model_copy(update={"adapter": adapter}), inputs, {})[-2:]
+
+    assert [specs(s, room)[0].adapter.s for s, room in ((24, None), (600, None), (24, 100), (128, 100))] == [
+        *(512, 600, 100, 128)  # the last is refused for its adapters
+    ]
+    assert len({spec.fingerprint for s in (24, 48) for spec in specs(s)}) == 2
+    found = {family: describe(str(folder)) for family, folder in tiny_folders.items()}
+    assert found["t5"].room is None, "its positions are relative"
+    assert found["gpt2"].room == found["gpt2"].positions < 512
+
+
+def test_a_backbone_of_few_positions_is_read_to_their_end(begin, tiny_folders):
+    context, plan = begin(
+        backbone=str(tiny_folders["gpt2"]), methods=["probe"], strategies=["scratch"], targets=["film"], sources=[]
+    )
+    long = [replace(row, text="very " * 500 + row.text) for row in context.splits["film"].train]
+    context.splits["film"] = replace(context.splits["film"], train=tuple(long))
+    done = transfer.stages(context, plan, transfer.work_here)
+    assert done.failed == {}
+    (probe,) = [outcome for outcome in done.outcomes if outcome.spec.method == "probe"]
+    assert probe.spec.adapter.s == context.room
+    assert probe.cut_rows == 8, "shots and validation rows"
+    assert probe.tokens > 8 * (context.room - 10)
 
 
 def test_what_is_no_class_is_refused_early(make_plan):
