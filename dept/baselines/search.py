@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from dept.backbones.backbone import Backbone
 from dept.baselines.train import train_baseline
-from dept.engine.halving import Found, Halving, mean
+from dept.engine.halving import Found, Halving, joined
 from dept.engine.search import END, OVER
 from dept.engine.state import State, Trial
 
@@ -75,10 +75,8 @@ def _note(halving: Halving, number: int, trials: Sequence[Trial], states: Sequen
     if failures:
         halving.fail(number, failures[0])
         return
-    rows = [len(trial.validation) for trial in trials]
     known = {step for step, _ in halving.tried[number].losses}
-    curves = [zip(s.validation_loss_curve, s.validation_curve, strict=True) for s in states]
-    for points in zip(*curves, strict=True):
-        step = points[0][0][0]
+    curves = [(state.validation_loss_curve, state.validation_curve) for state in states]
+    for step, reached in joined(curves, [len(trial.validation) for trial in trials]):
         if step not in known:
-            halving.note(number, step, mean([{"loss": loss, "score": score} for (_, loss), (_, score) in points], rows))
+            halving.note(number, step, reached)

@@ -13,7 +13,7 @@ second ledger beside ours; and its samplers learn from trials that have ended, o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -160,6 +160,20 @@ class Found:
         ]
         raws = {int(number): (words, head) for number, (words, head) in body.get("raws", {}).items()}
         return cls(tried, body["steps"], body["tokens"], body["seconds"], body["over"], raws)
+
+
+def joined(
+    curves: Sequence[tuple[Sequence[Point], Sequence[Point]]], rows: Sequence[int]
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Step, and loss and score over all rows, of each validation that every fold has made.
+
+    Args:
+        curves: of each fold its losses and its scores. rows: that validate each fold.
+    """
+    folds = [zip(losses, scores, strict=True) for losses, scores in curves]
+    for points in zip(*folds, strict=False):  # of folds that failed some are shorter
+        parts = [{"loss": loss, "score": score} for (_, loss), (_, score) in points]
+        yield points[0][0][0], mean(parts, rows)
 
 
 def mean(found: Sequence[Mapping[str, float]], rows: Sequence[int]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dept.backbones.backbone import Backbone
 from dept.config import EngineOptions
 from dept.engine.checkpoint import digest, packed, unpack
 from dept.engine.evaluate import Raw
-from dept.engine.halving import Found, Halving, mean
+from dept.engine.halving import Found, Halving, joined
 from dept.engine.parallel import Local, Parallel
 from dept.engine.state import State, Trial
 from dept.engine.train import Loop
@@ -117,8 +117,6 @@ class _Search:
             validated |= {self.of[key] for key in loop.validate()}
         for number in sorted(validated):
             self._note(number)
-        for number in self.halving.leaving():
-            self._leave(number)
         for loop in self.loops:
             for number in dict.fromkeys(self.of[key] for key in loop.done()):
                 failures = [failure for trial in self.folds[number] if (failure := loop.states[trial.key].failure)]
@@ -126,19 +124,19 @@ class _Search:
                     self.halving.fail(number, failures[0])
                 self.halving.end(number, END)
                 self._leave(number)
+        for number in self.halving.leaving():
+            self._leave(number)
 
     def _note(self, number: int) -> None:
         trials, states = self.folds[number], self._states()
         found = [states[trial.key] for trial in trials]
         if any(state.failure for state in found):
             return
-        parts = [
-            {"loss": state.validation_loss_curve[-1][1], "score": state.validation_curve[-1][1]} for state in found
-        ]
-        self.halving.note(number, found[0].step, mean(parts, [len(trial.validation) for trial in trials]))
-        if self.halving.tried[number].best[0] == found[0].step:
+        *_, (step, reached) = self._curve(number)
+        self.halving.note(number, step, reached)
+        if self.halving.tried[number].best[0] == step:
             latest = {key: raw for loop in self.loops for key, raw in loop.latest.items()}
-            self.raws[number] = joined([latest[trial.key] for trial in trials])
+            self.raws[number] = _behind([latest[trial.key] for trial in trials])
 
     def _leave(self, number: int) -> None:
         keys = {trial.key for trial in self.folds[number]}
@@ -212,20 +210,22 @@ class _Search:
         self.raws = {int(number): Raw(*raw) for number, raw in body["raws"].items()}
         self._replay([(str(left), bool(failed)) for left, failed in body["left"]])
 
+    def _curve(self, number: int) -> Iterator[tuple[int, dict[str, float]]]:
+        trials, states = self.folds[number], self._states()
+        found = [states[trial.key] for trial in trials]
+        curves = [(state.validation_loss_curve, state.validation_curve) for state in found]
+        return joined(curves, [len(trial.validation) for trial in trials])
+
     def _replay(self, left: Sequence[tuple[str, bool]]) -> None:
         """The curves of the candidates, from those of their folds."""
-        states = self._states()
-        for number, trials in enumerate(self.folds):
-            mine, rows = [states[trial.key] for trial in trials], [len(trial.validation) for trial in trials]
-            curves = [zip(s.validation_loss_curve, s.validation_curve, strict=True) for s in mine]
-            for points in zip(*curves, strict=False):  # of folds that failed some are shorter
-                parts = [{"loss": loss, "score": score} for (_, loss), (_, score) in points]
-                self.halving.note(number, points[0][0][0], mean(parts, rows))
+        for number in range(len(self.folds)):
+            for step, reached in self._curve(number):
+                self.halving.note(number, step, reached)
             self.halving.tried[number].left, self.halving.tried[number].failed = left[number]
         self.halving.arrived.clear()  # decided about, before the file was written
 
 
-def joined(parts: Sequence[Raw]) -> Raw:
+def _behind(parts: Sequence[Raw]) -> Raw:
     """The scores of folds one behind the other."""
     words = [line for part in parts for line in part.words]
     heads = [line for part in parts if part.head is not None for line in part.head]
