@@ -19,19 +19,8 @@ Role = Literal["source", "target", "search", "challenger", "champion"]
 Method = Literal[
     "dept", "adept", "prompt-tuning", "lora", "lora-r8", "full", "in-context", "probe", "tfidf", "calibrated"
 ]
-Init = Literal[
-    "scratch",
-    "source",
-    "best-source",
-    "similar",
-    "mixture",
-    "multitask",
-    "prompt-only",
-    "untrained",
-    "ensemble",
-    "transfer",
-    "auto",
-]
+_Strategy = Literal["scratch", "source", "best-source", "similar", "mixture", "multitask", "prompt-only"]
+Init = Literal[_Strategy, "untrained", "ensemble", "transfer", "auto"]
 Start = Literal["text", "source", "prompt", "shots"]
 STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context", "calibrated")  # others: one by one
 LORA: tuple[Method, ...] = ("lora", "lora-r8")
@@ -49,8 +38,9 @@ CONSTANTS: dict[Method, dict[str, Any]] = {
     "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C, "temperature": TEMPERED},
 }
 TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
+DISTILLED = "distilled:"  # and that of one adapter which has learned to answer as they do
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
-SCHEMA = 5  # layout of a spec's JSON; older ones are migrated when they are read
+SCHEMA = 6  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
 # How the question was arrived at, not the question: two ways to the same start are one trial.
 PROVENANCE = {"schema_version", "backbone", "init", "source_task", "searched"}
@@ -137,6 +127,7 @@ class TrialSpec(Frozen):
         role: search trials choose learning rates on validation rows and are never tested; challenger and champion
             stand in decisions of retraining. One that is a member of what a search came to is not tested by itself.
         sources: kinds mixture and ensemble: sha256 of each adapter that is mixed or answers, in order.
+        teacher_sha256: the ensemble whose answers on its rows it learns to give, in place of their labels.
         calibration: how scores become answers after training, see `dept.engine.readout`; none in ledgers of 0.1.0.
         tested_on: of which rows of the task, see `tasks.draws.rows_to_test`.
         row_ids: kind evaluate: ids of the rows, in order.
@@ -163,6 +154,7 @@ class TrialSpec(Frozen):
     source_task: str | None = None
     source_sha256: str | None = None
     sources: tuple[str, ...] = ()
+    teacher_sha256: str | None = None
     members: tuple[str, ...] = ()
     prompt_text: str
     adapter: AdapterConfig
@@ -207,6 +199,9 @@ class TrialSpec(Frozen):
             del body["tested_on"]
         if self.kind == "evaluate":
             del body["role"]  # an adapter's answers are the same, whatever it stands for
+        for late in ("teacher_sha256", "readout"):  # where there is none, as before there were any
+            if body[late] is None:
+                del body[late]
         if self.method in CONSTANTS:
             body["constants"] = CONSTANTS[self.method]
         return hashlib.sha256(f"{FINGERPRINT_VERSION}:{json.dumps(body, sort_keys=True)}".encode()).hexdigest()
@@ -215,26 +210,29 @@ class TrialSpec(Frozen):
     def variant(self) -> str:
         """What is compared: the method, and for dept how it starts: `scratch`, `best-source`, `source:NAME`, `lora`.
 
-        Of several together: `ensemble:` and what each of them is, or `ensemble` alone where they are of several kinds.
+        Of several together: `ensemble:` and what each of them is, or `ensemble` alone where they are of several kinds;
+        `distilled` likewise.
         """
+        together = DISTILLED if self.teacher_sha256 else TOGETHER
         if self.init == "ensemble":
-            return "ensemble"
+            return together[:-1]
         own: str = self.method if self.method != "dept" and self.init != "auto" else self.init
         own = f"source:{self.source_task}" if own == "source" else own
-        together = self.kind == "ensemble" and self.searched is None  # those of a search are what it came to
-        return f"{TOGETHER}{own}" if together else own
+        alone = self.kind != "ensemble" or self.searched is not None  # those of a search are what it came to
+        return own if alone and not self.teacher_sha256 else f"{together}{own}"
 
     @property
     def transfers(self) -> bool:
         """Whether the adapter starts from other tasks' adapters, as its strategy asks."""
-        own = self.init not in ("scratch", "untrained", "auto")
-        return self.kind != "ensemble" and self.method == "dept" and own
+        alone = self.kind != "ensemble" and not self.teacher_sha256
+        return alone and self.method == "dept" and self.init not in ("scratch", "untrained", "auto")
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """sha256 of each adapter that it starts from, mixes, is compared with or lets answer."""
+        """sha256 of each adapter that it starts from, mixes, is compared with, learns from or lets answer."""
         tried = tuple(one.source_sha256 for one in self.search.candidates) if self.search else ()
-        return self.sources or tuple(dict.fromkeys(sha for sha in (self.source_sha256, *tried) if sha))
+        own = (self.source_sha256, self.teacher_sha256, *tried)
+        return self.sources or tuple(dict.fromkeys(sha for sha in own if sha))
 
     def of(self, number: int, **changes: Any) -> TrialSpec:
         """The trial that a search makes of one of its candidates, by its number; `changes`: fields that differ."""

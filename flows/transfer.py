@@ -26,22 +26,15 @@ from flows.execution.open import open_plan
 from flows.execution.own_tasks import remember
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
+from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
+from flows.planning.left_out import label, left_out
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
 from flows.planning.searches import joined_targets, searched_targets, searches
-from flows.planning.strategies import Starts, choose, start_specs
-from flows.planning.trials import (
-    Place,
-    Rates,
-    needed_sources,
-    places,
-    rate_key,
-    search_specs,
-    source_specs,
-    target_specs,
-)
+from flows.planning.strategies import choose, start_specs
+from flows.planning.trials import Place, Rates, needed_sources, search_specs, source_specs, target_specs
 from flows.reporting.html import markdown, write_report
 from flows.reporting.searched import told_searches
 from flows.reporting.summary import headline, summary_rows
@@ -210,34 +203,16 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     fixed = target_specs(plan, inputs, starts.origins, done.rates, {*missing, *done.searches})
     specs = [*fixed, *searched_targets(plan, inputs, done.searches, done.searched)]
     targets = settled("train-targets", "targets", specs)
-    together = ensemble_specs(plan, context.tasks, targets.outcomes)
     trained = {outcome.spec.fingerprint: outcome.adapter_sha256 for outcome in targets.outcomes}
+    together = ensemble_specs(plan, context.tasks, targets.outcomes)
     together += joined_targets(plan, inputs, done.searches, done.searched, trained)
-    ensembles = settled("test-ensembles", "ensembles", together) if together else Settled()
-    done.members = [outcome for outcome in targets.outcomes if outcome.spec.role == "search"]
-    done.outcomes = [*sources, *(o for o in targets.outcomes if o.spec.role == "target"), *ensembles.outcomes]
+    ensembles = settled("test-ensembles", "ensembles", together)
+    reached = [*targets.outcomes, *ensembles.outcomes]
+    distilled = settled("distil-ensembles", "distilled", distilled_specs(plan, reached, done.rates))
+    done.members = [outcome for outcome in reached if outcome.spec.role == "search"]
+    done.outcomes = [*sources, *(o for o in reached if o.spec.role == "target"), *distilled.outcomes]
     done.tried = [*search.outcomes, *settled_searches.outcomes]
     return done
-
-
-def left_out(plan: Plan, starts: Starts, without: dict[tuple[Any, str], str]) -> dict[Place, str]:
-    """Target trials that cannot be run, and why: they have no start, or no rates."""
-    missing: dict[Place, str] = {}
-    for place in places(plan):
-        draw, method, strategy = place
-        key = rate_key(method, strategy)
-        reason = starts.missing.get((draw, strategy)) if method == "dept" else None
-        reason = reason or without.get((key, draw.target)) or without.get((key, ""))
-        if reason:
-            missing[place] = reason
-    return missing
-
-
-def label(place: Place) -> str:
-    """Short name of a target trial that has no spec, since what it would start from is missing."""
-    draw, method, strategy = place
-    shots = "all" if draw.shots is None else f"k{draw.shots}"
-    return f"{draw.target}/{shots}/s{draw.seed}/{strategy if method == 'dept' else method}"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ class Batch:
     `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `adapter_id[i]` is the pack's
     adapter in the stack, `candidate_row[c]` the pack of a candidate. `text[i, t]` is the text that a token belongs to,
     B for padding and the tokens of answers; `owner[b]` is a text's adapter, `table[b]` its candidates, C where there
-    are fewer than in the widest row, and `gold[b]` which of them is right, 0 where unknown.
+    are fewer than in the widest row, and `gold[b]` which of them is right, 0 where unknown. `soft[b]` is the
+    probability that each of them should have, 0 throughout where `gold` alone counts; None where no row has any.
     """
 
     ids: Tensor
@@ -33,6 +34,7 @@ class Batch:
     owner: Tensor
     table: Tensor
     gold: Tensor
+    soft: Tensor | None
 
     @property
     def tokens(self) -> int:
@@ -41,7 +43,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in vars(self).items()}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -71,7 +74,7 @@ def collate(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch | Seq2SeqB
     return _collate_seq2seq(packs, backbone).to(backbone.device)
 
 
-def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Tensor]:
+def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Any]:
     return {
         "ids": torch.full((len(packs), width), pad),
         "real": torch.zeros(len(packs), width, dtype=torch.bool),
@@ -82,22 +85,24 @@ def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Tensor]:
     }
 
 
-def _texts(packs: Sequence[Pack], width: int) -> dict[str, Tensor]:
+def _texts(packs: Sequence[Pack], width: int) -> dict[str, Any]:
     """Which text a token, an adapter and a candidate belong to."""
     rows = [row for pack in packs for row in pack.rows]
     counts = [len(row.candidates) for row in rows]
     ends = list(itertools.accumulate(counts))
     widest, total = max(counts), ends[-1]
     lines = [[*range(end - count, end), *[total] * (widest - count)] for end, count in zip(ends, counts, strict=True)]
+    soft = [[*row.soft, *[0.0] * (widest - len(row.soft))] for row in rows]
     return {
         "text": torch.full((len(packs), width), len(rows)),
         "owner": torch.tensor([pack.adapter_id for pack in packs for _ in pack.rows]),
         "table": torch.tensor(lines),
         "gold": torch.tensor([max(0, row.gold) for row in rows]),
+        "soft": torch.tensor(soft) if any(row.soft for row in rows) else None,
     }
 
 
-def _write(text: dict[str, Tensor], i: int, at: int, tokens: Sequence[int], first: int) -> None:
+def _write(text: dict[str, Any], i: int, at: int, tokens: Sequence[int], first: int) -> None:
     """Put tokens, of which the first has row `first` of A, into row i of a batch from column `at` on."""
     place = slice(at, at + len(tokens))
     text["ids"][i, place] = torch.tensor(tokens)

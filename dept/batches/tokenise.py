@@ -24,6 +24,7 @@ class Row:
         gold: index of the right one, -1 where unknown.
         first: row of A (and position after the prompt) of the first source token.
         cut: the text was longer than the adapter's s.
+        soft: probability of each candidate, of sum 1, that training aims at in place of `gold` alone; empty: none.
     """
 
     source: tuple[int, ...]
@@ -31,6 +32,7 @@ class Row:
     gold: int
     first: int
     cut: bool = False
+    soft: tuple[float, ...] = ()
 
     @property
     def length(self) -> int:
@@ -39,7 +41,7 @@ class Row:
 
     def only_gold(self) -> Row:
         """The same row with the right candidate alone, as training wants it."""
-        return replace(self, candidates=(self.candidates[self.gold],), gold=0)
+        return replace(self, candidates=(self.candidates[self.gold],), gold=0, soft=())
 
 
 class Reading(TypedDict, total=False):

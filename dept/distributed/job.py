@@ -90,7 +90,7 @@ class _Tables:
             self.places[id(rows)] = len(self.tables)
             known = self.words
             self.tables.append(
-                [[r.source, known.setdefault(r.candidates, len(known)), r.gold, r.first, r.cut] for r in rows]
+                [[r.source, known.setdefault(r.candidates, len(known)), r.gold, r.first, r.cut, r.soft] for r in rows]
             )
         return self.places[id(rows)]
 
@@ -101,7 +101,7 @@ class _Tables:
 def _tables(body: dict[str, Any]) -> list[list[Row]]:
     words = [tuple(tuple(word) for word in candidates) for candidates in body["words"]]
     return [
-        [Row(tuple(source), words[at], gold, first, cut) for source, at, gold, first, cut in table]
+        [Row(tuple(source), words[at], gold, first, cut, tuple(soft)) for source, at, gold, first, cut, soft in table]
         for table in body["rows"]
     ]
 

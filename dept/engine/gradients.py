@@ -52,8 +52,9 @@ def accumulate(
     """Add each adapter's gradient of its mean loss to the leaves among `tensors`.
 
     The loss of a row of one answer is that of its tokens among the whole vocabulary (the paper's way); of a row of
-    several words that of the right one among them; a head's is added to it, or stands alone where the words count
-    nothing.
+    several words that of the right one among them, or, where it has soft labels, its cross-entropy with these (Hinton
+    et al. 2015, arXiv 1503.02531, section 2, temperature 1); a head's is added to it, or stands alone where the words
+    count nothing.
 
     The prompts of a causal backbone run once; all micro-batches add to the gradients of their keys and values, which go
     through the prompts' pass once, at the end.
@@ -116,11 +117,13 @@ def of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor, smoothing: Tensor
 
 
 def _among(batch: CausalBatch | Seq2SeqBatch, flat: Tensor, smoothing: Tensor | None) -> Tensor:
-    """Cross-entropy (nats) of each text [B] of the right one among its candidates."""
+    """Cross-entropy (nats) of each text [B] of the right one among its candidates, or of its soft labels."""
     table = forward.by_text(batch, flat)
-    right = functional.cross_entropy(table, batch.gold, reduction="none")
-    if smoothing is None:
-        return right
+    found = functional.cross_entropy(table, batch.gold, reduction="none")
+    if smoothing is None and batch.soft is None:
+        return found
     own = batch.table < len(flat)  # torch's own smoothing would count the places behind a text's words
-    even = -table.log_softmax(1).masked_fill(~own, 0).sum(1) / own.sum(1)
-    return right.lerp(even, smoothing)
+    logs = table.log_softmax(1).masked_fill(~own, 0)
+    if batch.soft is not None:
+        found = torch.where(batch.soft.any(1), -(batch.soft * logs).sum(1), found)
+    return found if smoothing is None else found.lerp(-logs.sum(1) / own.sum(1), smoothing)

@@ -122,6 +122,7 @@ def _today(context: RunContext, name: str) -> dict[str, Any]:
         "start": "text",
         "source_task": None,
         "source_sha256": None,
+        "teacher_sha256": None,
         "refit": False,  # its rows choose a source and a step again
         "searched": None,
         "readout": None,

@@ -51,7 +51,7 @@ def measured(
     """
     task, members = context.tasks[name], members_of(answering)
     if task.scored:
-        rows, scores = _scored(context, members, name, examples, progress)
+        rows, scores = answered(context, members, name, examples, progress)
         return of_scores(task, examples, rows, scores)
     if len(members) > 1:
         raise InputError(f"task {name}: its answers are written, which several adapters cannot do together")
@@ -66,12 +66,12 @@ def measured(
     return Measured(measure(task, examples, answers), answers, sum(row.cut for row in asked))
 
 
-def _scored(
+def answered(
     context: RunContext,
     members: Sequence[Adapter],
     name: str,
     examples: Sequence[Example],
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Row], list[list[float]]]:
     """Rows of the first member, and what all answer together; members of one shape answer in one mixed batch."""
     rows = [rows_of(context, of_task(name, examples), one.config, bool(one.metadata.get(CONTINUES))) for one in members]

@@ -13,14 +13,14 @@ from flows.execution.rows import TaskExample
 
 
 def sources_of(context: RunContext, spec: TrialSpec) -> list[Adapter]:
-    """The adapters that a trial starts from, mixes or is compared with.
+    """The adapters that a trial starts from, mixes or is compared with; not the ensemble that it learns from.
 
     Raises:
         UnusableError: one is not in the ledger, or of another backbone.
         LostError: one is damaged; its own trial is pending again.
         InputError: the store does not answer.
     """
-    return [find_adapter(context, sha256) for sha256 in spec.needed]
+    return [find_adapter(context, sha256) for sha256 in spec.needed if sha256 != spec.teacher_sha256]
 
 
 def start_of(

@@ -13,6 +13,7 @@ from dept.engine.state import Result, State, Trial
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError
 from flows.execution.context import RunContext
+from flows.execution.distilling import Teacher, taught_rows, teacher_of
 from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
 from flows.execution.progress import bar
@@ -35,6 +36,7 @@ class Prepared:
     trial: Trial
     examples: tuple[list[TaskExample], list[TaskExample]]
     likeness: list[torch.Tensor] = field(default_factory=list)  # mean prompts that a probe is compared with
+    teacher: Teacher | None = None
 
 
 def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> list[Tested]:
@@ -78,17 +80,21 @@ def _prepare(context: RunContext, lease: Lease, claim: Claim, known: Heads) -> P
     spec = claim.spec
     lease.progress()
     try:
-        sources = sources_of(context, spec)
+        sources, teacher = sources_of(context, spec), teacher_of(context, spec)
     except UnusableError as error:
         fail(context, lease, claim, str(error))
         return None
     try:
         examples = examples_of(context, spec)
+        if teacher is not None:
+            examples = examples[0], teacher.unseen(examples[1])
         continues = spec.start == "shots"
         training, validation = (rows_of(context, part, spec.adapter, continues) for part in examples)
         start = start_of(context, spec, examples[0], sources)
         start = headed(context, spec, start, training, validation, known, lease.progress)
         neutral = neutral_rows(context, spec, continues)
+        if teacher is not None:
+            training = taught_rows(context, teacher, spec, examples[0], training, lease.progress)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return None
@@ -96,7 +102,7 @@ def _prepare(context: RunContext, lease: Lease, claim: Claim, known: Heads) -> P
     how = (spec.calibration, neutral, spec.readout)
     trial = Trial(claim.fingerprint, start, spec.training, training, validation, order, *how)
     likeness = [source.prompt.detach().mean(0) for source in sources] if spec.sources else []
-    return Prepared(claim, trial, examples, likeness)
+    return Prepared(claim, trial, examples, likeness, teacher)
 
 
 def _record(context: RunContext, lease: Lease, mine: Prepared, result: Result) -> Tested | None:
@@ -114,6 +120,9 @@ def _record(context: RunContext, lease: Lease, mine: Prepared, result: Result) -
         close(context, lease, [(claim, outcome)])
         return None
     told = manifest(context, spec, *mine.examples)
+    if mine.teacher is not None:
+        told["drawn"] = mine.teacher.seen(told["drawn"])
+        outcome.validation = outcome.validation or mine.teacher.validation  # no row is left that could tell more
     held = keep(context, lease, claim, outcome, lambda folder: result.adapter.save(folder, **told))
     return (claim, outcome) if held else None
 

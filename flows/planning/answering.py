@@ -1,7 +1,8 @@
-"""Keys of a plan that say how its adapters answer: calibrated, and several together. Pure."""
+"""Keys of a plan that say how its adapters answer: calibrated, several together, one in their place. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,3 +29,21 @@ MembersOf = Annotated[
         "starts: the best of one draw by validation loss, which differ in how they start"
     ),
 ]
+Distil = Annotated[
+    bool,
+    Field(
+        description="of each ensemble also one adapter, which starts from its best member and learns, on the rows of "
+        "that member's draw, to answer as all do together: as good as several and as cheap as one, where it succeeds"
+    ),
+]
+
+
+def wrong_ensemble(many: int, of: MembersOf, seeds: int, distil: bool, methods: Sequence[str]) -> str:
+    """Why a plan's ensembles cannot be, or ""."""
+    if many == 1:
+        return "ensemble: one adapter is no ensemble; name at least 2, or 0 for none"
+    if many > seeds and of == "seeds":
+        return f"ensemble: {many} seeds are needed, seeds names {seeds}"
+    if distil and not (many or "auto" in methods):
+        return "distil: there is no ensemble to learn from; say with ensemble how many answer together"
+    return ""

@@ -14,11 +14,12 @@ from dept.backbones.describe import told_dtype
 from dept.trial import MULTITASK, TrialOutcome, TrialSpec
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
+from flows.planning.distilled import distilled_specs, planned_distilled
 from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
-from flows.planning.searches import joined_targets, searched_targets, searches
+from flows.planning.searches import asked, joined_targets, searched_targets, searches
 from flows.planning.speed import Remembers, speed
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Draw, Inputs, Origin, search_specs, source_specs, target_specs
@@ -125,6 +126,8 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         if away.isdisjoint(spec.members or (spec.task,)):  # else it is not known how many rows there are
             linear = spec.method == "probe"
             once = (drawn or len(splits[spec.task].train)) + checked if linear or _fits(spec) else 0
+            taught_by = (plan.ensemble or asked(plan).together) if spec.teacher_sha256 else 0
+            once += (drawn or len(splits[spec.task].train)) * taught_by
             rest = work.validated + spec.test_rows * read
             line.evaluated += mean * (_fresh(spec, once, read_already) if linear else once + rest)
         line.bound |= bound
@@ -168,6 +171,12 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     answered = done(together)
     for spec in together:
         add("ensembles", spec.variant, spec, answered)
+    reached = [*tested.values(), *answered.values()]
+    whole = whole and len(answered) == len(together)
+    taught = distilled_specs(plan, reached, rates) if whole else planned_distilled(plan, together, targets, rates)
+    learned = done(taught)
+    for spec in taught:
+        add("distilled", spec.variant, spec, learned)
     rate, where_from = speed(backbone, ledger) if lines else (None, "")
     notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from)
     return Estimate(list(lines.values()), rate, notes)

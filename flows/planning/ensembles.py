@@ -65,7 +65,8 @@ def ensemble_spec(plan: Plan, members: Sequence[TrialSpec], shas: Sequence[str])
     """The trial in which these adapters answer together, on the test rows of each."""
     first, several = members[0], plan.ensemble_of == "starts"
     own: dict[str, Any] = {"method": "dept", "init": "ensemble"} if several else {}
-    return together(members, shas, **{"method": first.method, "init": first.init, "searched": None, **own})
+    alike = {"method": first.method, "init": first.init, "source_task": first.source_task, "searched": None}
+    return together(members, shas, **(alike | own))
 
 
 def together(members: Sequence[TrialSpec], shas: Sequence[str], **changes: Any) -> TrialSpec:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dept.config import AdapterConfig, TestPart, TrainConfig
 from dept.trial import Method
-from flows.planning.answering import AskedCalibration, Members, MembersOf
+from flows.planning.answering import AskedCalibration, Distil, Members, MembersOf, wrong_ensemble
 from flows.planning.groups import Group, Name, Recipe, Seed, Shots, Strategy
 from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
@@ -159,6 +159,7 @@ class Plan(BaseModel):
     calibration: AskedCalibration = "choose"
     ensemble: Members = 0
     ensemble_of: MembersOf = "seeds"
+    distil: Distil = False
     register: bool = Field(
         True,
         description="let the best adapter of each task challenge the task's champion; false: train and report alone",
@@ -201,12 +202,10 @@ class Plan(BaseModel):
         if self.searches and (self.rates or self.low_rank_rates):
             raise ValueError("rates: search and auto choose them for each draw; take rates out, or search and auto")
         self._check_groups()
-        if self.ensemble == 1:
-            raise ValueError("ensemble: one adapter is no ensemble; name at least 2, or 0 for none")
-        if self.ensemble > len(self.seeds) and self.ensemble_of == "seeds":
-            raise ValueError(f"ensemble: {self.ensemble} seeds are needed, seeds names {len(self.seeds)}")
         if self.test_split == "reserve" and (self.register or self.validation == "full" or None in self.counted):
             raise ValueError("test_split: reserve needs register: false, validation: shots and numbers of shots")
+        if odd := wrong_ensemble(self.ensemble, self.ensemble_of, len(self.seeds), self.distil, self.methods):
+            raise ValueError(odd)
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self._trials() > MOST_TRIALS:

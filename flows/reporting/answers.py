@@ -68,7 +68,8 @@ def honesty(rows: Sequence[Row]) -> list[Honesty]:
 
 def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
     """Ensembles whose members are all among the outcomes, in their order."""
-    by_sha = {o.adapter_sha256: o for o in outcomes if o.spec.kind == "train" and o.test and o.adapter_sha256}
+    single = [o for o in outcomes if o.spec.kind == "train" and not o.spec.teacher_sha256]
+    by_sha = {o.adapter_sha256: o for o in single if o.test and o.adapter_sha256}
     found = []
     for outcome in outcomes:
         members = [by_sha[sha256] for sha256 in outcome.spec.sources if sha256 in by_sha]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dept.trial import TOGETHER
+from dept.trial import DISTILLED, TOGETHER
 
 TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
 AUTO = "auto"  # per seed the recipe of the lowest cross-validated loss, of all methods that were searched
@@ -22,10 +22,12 @@ ORDER = (
     *BASELINES,
     TOGETHER,
     "ensemble",
+    DISTILLED,
+    "distilled",
 )
 
 
 def rank(variant: str) -> tuple[int, str]:
     """Sort key of a variant: the untrained, scratch, strategies, baselines, several together; sources by name."""
-    kind = next((kind for kind in ("source:", TOGETHER) if variant.startswith(kind)), variant)
+    kind = next((kind for kind in ("source:", TOGETHER, DISTILLED) if variant.startswith(kind)), variant)
     return ORDER.index(kind) if kind in ORDER else len(ORDER), variant

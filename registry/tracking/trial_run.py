@@ -109,6 +109,7 @@ def trial_tags(item: TrialLog, parent_run_id: str | None) -> dict[str, str]:
         "adapter_key": outcome.adapter_key,
         "adapter_sha256": outcome.adapter_sha256,
         "source_sha256": spec.source_sha256,
+        "teacher_sha256": spec.teacher_sha256,
         "owner": process_id(),
         "mlflow.parentRunId": parent_run_id,
         **of_this_program(),

@@ -43,7 +43,7 @@ def logits_of(backbone, adapter, prompt, row, noise, candidate):
 
 
 def loss_of(backbone, adapter, prompt, row, noise, config):
-    """Sum over the answer's tokens (objective vocabulary), or of choosing among the words."""
+    """Sum over the answer's tokens (objective vocabulary), or of choosing among the words, as soft labels say."""
     share = config.label_smoothing
     if config.objective == "vocabulary":
         candidate = row.candidates[row.gold]
@@ -55,7 +55,8 @@ def loss_of(backbone, adapter, prompt, row, noise, config):
         found = logits_of(backbone, adapter, prompt, row, noise, candidate).log_softmax(-1)
         scores.append(found[torch.arange(len(candidate)), torch.tensor(candidate)].sum())
     found = torch.stack(scores).log_softmax(0)
-    return -((1 - share) * found[row.gold] + share * found.mean())
+    right = found @ torch.tensor(row.soft) if row.soft else found[row.gold]
+    return -((1 - share) * right + share * found.mean())
 
 
 def by_hand(backbone, trial):
