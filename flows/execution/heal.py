@@ -71,11 +71,12 @@ def say_lost_runs(context: RunContext, logged: Container[str]) -> None:
     Raises:
         InputError: MLflow does not answer.
     """
-    rows = context.ledger.find(run_id=context.run_id, kind="train", status="finished", outcomes=False)
-    older = [row.mlflow_run_id for row in rows if row.mlflow_run_id and row.fingerprint not in logged]
+    rows = context.ledger.find(run_id=context.run_id, status="finished", outcomes=False)
+    runs = {row.fingerprint: row.mlflow_run_id for row in rows if row.mlflow_run_id}  # searches and ensembles have some
+    older = [run for fingerprint, run in runs.items() if fingerprint not in logged]
     lost = lost_runs(context.tracker, older)
     if lost:
         say(
-            f"{len(lost)} of {len(rows)} trials have no run in MLflow any more: it was deleted, or is kept by another "
+            f"{len(lost)} of {len(runs)} trials have no run in MLflow any more: it was deleted, or is kept by another "
             "server. Their adapters and numbers are in the store, the ledger and the report."
         )

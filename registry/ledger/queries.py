@@ -51,7 +51,7 @@ class Queries(Connected):
                 TrialRow.adapter_key != "",  # one that answered rows left none
                 TrialRow.status.in_(("trained", "finished")),
             )
-            .order_by(TrialRow.schema_version.desc(), TrialRow.created_at)  # rows of 0.1.0 are not made again
+            .order_by(TrialRow.schema_version == 0, TrialRow.created_at)  # rows of 0.1.0 are not made again
             .limit(1)
         )
         return self._read(lambda session: session.scalar(query))

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 class Patience:
     """Repeats a request while MLflow does not answer; says so once, and once more when it answers again.
 
+    After a request was waited for in vain the next are hardly waited for, until one is answered.
+
     Args:
         uri: whose answers are waited for; shown without credentials.
         seconds: how long one request waits in all.
@@ -39,6 +41,7 @@ class Patience:
         self.uri, self.seconds = uri, seconds
         self._on_wait: Callable[[], object] | None = None
         self._silent_since: float | None = None
+        self._in_vain = False
 
     @contextlib.contextmanager
     def waiting(self, on_wait: Callable[[], object]) -> Iterator[None]:
@@ -72,6 +75,7 @@ class Patience:
             InputError: no answer within `seconds`.
             MlflowException: a refusal.
         """
+        most = min(self.seconds, LAST_SECONDS) if self._in_vain else self.seconds
 
         def pause(state: RetryCallState) -> None:
             if self._silent_since is None:
@@ -81,7 +85,7 @@ class Patience:
                     "MLflow %s does not answer (%s); waiting for it, up to %.0f s",
                     masked(self.uri),
                     _cause(error),
-                    self.seconds,
+                    most,
                 )
             for told in (self._on_wait, on_wait):
                 if told is not None:
@@ -106,13 +110,13 @@ class Patience:
 
         try:
             answer = Retrying(
-                stop=stop_after_delay(self.seconds),
+                stop=stop_after_delay(most),
                 wait=wait_random_exponential(0.5, max=LONGEST_PAUSE),
                 retry=retry_if_exception(is_silence),
                 before_sleep=pause,
             )(attempt)
         except RetryError as failed:
-            self.hurry()
+            self._in_vain = True
             error = failed.last_attempt.exception()
             raise InputError(
                 f"MLflow {masked(self.uri)} does not answer ({_cause(error)}). Remedy: start the server or mend "
@@ -122,6 +126,7 @@ class Patience:
             if not isinstance(interrupt, Exception):
                 self.hurry()  # what is undone on the way out need not wait as long again
             raise
+        self._in_vain = False
         if self._silent_since is not None:
             _log.warning("MLflow answers again, after %.0f s", time.monotonic() - self._silent_since)
             self._silent_since = None

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from infra.errors import InputError
 from registry.tracking import Tracker, TrialLog
+from registry.tracking import patience as patience_module
 from registry.tracking.patience import LAST_SECONDS, Patience
 from tests.registry.tracking_helpers import Lossy, log_trial, lossy_proxy, trial
 
@@ -148,3 +149,24 @@ def test_who_is_interrupted_in_a_wait_hardly_waits_on_the_way_out():
     with pytest.raises(KeyboardInterrupt):
         patience.ask(call)
     assert patience.seconds == LAST_SECONDS
+
+
+def test_after_a_wait_in_vain_patience_is_back_with_the_first_answer(monkeypatch):
+    """Seconds that a request may wait, as tenacity is told them; nothing sleeps."""
+    waits, stop = [], patience_module.stop_after_delay
+    monkeypatch.setattr(patience_module, "stop_after_delay", lambda most: waits.append(most) or stop(0))
+    patience = Patience("http://somewhere", 600.0)
+
+    def silent():
+        raise ConnectionError("[Errno 111] Connection refused")
+
+    for _ in range(2):
+        with pytest.raises(InputError, match="does not answer"):
+            patience.ask(silent)
+    assert patience.ask(lambda: "here") == "here"
+    assert patience.ask(lambda: "here") == "here"
+    assert waits == [600, LAST_SECONDS, LAST_SECONDS, 600]
+    patience.hurry()
+    patience.ask(lambda: "here")
+    patience.ask(lambda: "here")
+    assert waits[4:] == [LAST_SECONDS] * 2  # the process ends, whatever answers
