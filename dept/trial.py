@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from dept.config import PROBE_TOKENS, AdapterConfig, Calibration, Dtype, Frozen, TestPart, TrainConfig
+from dept.migrate import migrated
 from dept.readout import Readout
 
 Kind = Literal["train", "probe", "mixture", "search", "evaluate", "ensemble"]
@@ -173,20 +174,7 @@ class TrialSpec(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _migrated(cls, body: Any) -> Any:
-        """A spec of an older schema, as ledgers of 0.1.0 (schema 0) hold it."""
-        if not isinstance(body, dict):
-            return body
-        version = body.get("schema_version", 0)
-        if version < SCHEMA and isinstance(body.get("training"), dict):
-            body = {**body, "training": _older_training(body["training"])}
-        if version or "start" in body:
-            return body
-        start: Start = "text"
-        if body.get("source_sha256"):
-            start = "prompt" if body.get("init") == "prompt-only" else "source"
-        elif body.get("method") == "in-context" and body.get("init") != "untrained":
-            start = "shots"
-        return {**body, "start": start}
+        return migrated(body, SCHEMA) if isinstance(body, dict) else body
 
     @property
     def fingerprint(self) -> str:
@@ -285,14 +273,6 @@ class TrialOutcome:
     padding: float = 1.0
     files_sha256: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-def _older_training(body: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of before schema 5: patience counted validations, and what had no name yet was fixed."""
-    if "average" in body:
-        return body  # of an older spec that was read and written again
-    patience = (body.get("patience", 5) + 1) * body.get("eval_every", 20)
-    return {"objective": "vocabulary", "schedule": "linear", "average": 0.0} | body | {"patience": patience}
 
 
 def goodness(found: Mapping[str, float]) -> tuple[float, float]:
