@@ -126,8 +126,8 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         if away.isdisjoint(spec.members or (spec.task,)):  # else it is not known how many rows there are
             linear = spec.method == "probe"
             once = (drawn or len(splits[spec.task].train)) + checked if linear or _fits(spec) else 0
-            taught_by = (plan.ensemble or asked(plan).together) if spec.teacher_sha256 else 0
-            once += (drawn or len(splits[spec.task].train)) * taught_by
+            if spec.teacher_sha256:  # all members answer its rows before
+                once += (drawn or len(splits[spec.task].train)) * (plan.ensemble or asked(plan).together)
             rest = work.validated + spec.test_rows * read
             line.evaluated += mean * (_fresh(spec, once, read_already) if linear else once + rest)
         line.bound |= bound
