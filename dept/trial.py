@@ -78,7 +78,7 @@ class Search(Frozen):
     minutes: float | None = Field(
         None, gt=0, description="of training and validating, after which no candidate goes on"
     )
-    together: int = Field(1, ge=1, le=64, description="candidates that may answer as one, where that is better")
+    together: int = Field(1, ge=1, le=64, description="candidates that answer as one, unless fewer are better")
 
     @model_validator(mode="after")
     def _validated_at_rungs(self) -> Search:

@@ -1,4 +1,4 @@
-"""What a search's out-of-sample scores say: how each candidate answers, and whether several answer better together.
+"""What a search's out-of-sample scores say: how each candidate answers, and how many of the best answer together.
 
 Each row was scored by the fold that has not learned from it, so readouts and members are chosen on rows that are new to
 what is judged; what is then trained on all rows takes the readout as it is.
@@ -47,14 +47,16 @@ def decide(
     heads_alone: Mapping[int, bool],
     most: int = 1,
 ) -> Decided:
-    """Rank candidates by their loss with the readout that is best for each, and join them while it helps.
+    """Rank candidates by their loss with the readout that is best for each, and join the best of them.
+
+    The best of many candidates owes a part of its low loss to luck, which a mean of several evens out. So as many
+    answer together as may, unless fewer are better by more than the noise of these rows.
 
     Args:
         raws: of each candidate the scores of all rows, see `dept.engine.halving.Found.raws`. gold: right labels.
         asked: see `dept.engine.readout.choose`; texts that calibrate are the held-out rows without their labels.
         heads_alone: candidates whose head answers without the words.
-        most: candidates that answer together at most. More than one do so only where they are better than fewer by
-            more than the noise of these rows.
+        most: candidates that answer together at most.
     """
     if asked == "contextual":
         asked = "none"  # content-free inputs were not scored: it is settled after the last training
@@ -69,7 +71,7 @@ def decide(
     best = ranked[: max(1, most)]
     joint = [mean_answers([one[4] for one in best[:count]]) for count in range(1, len(best) + 1)]
     losses = [_losses(answers, gold) for answers in joint]
-    count = 1 + plainest(torch.tensor(losses, dtype=torch.float64))
+    count = len(best) - plainest(torch.tensor(losses[::-1], dtype=torch.float64))
     answered = [max(range(len(line)), key=line.__getitem__) for line in joint[count - 1]]
     return Decided(
         members=tuple(one[1] for one in best[:count]),

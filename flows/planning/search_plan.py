@@ -49,8 +49,8 @@ class SearchPlan(BaseModel):
         4,
         ge=1,
         le=16,
-        description="of auto: so many of the best candidates may answer as one (an ensemble), where that is better on "
-        "rows held out by more than their noise; each answer then costs as many passes. 1: one adapter alone",
+        description="of auto: so many of the best candidates answer as one (an ensemble), unless fewer are better on "
+        "rows held out by more than their noise; each answer costs as many passes. 1: one adapter alone",
     )
     refit: bool = Field(
         True, description="what was found is trained on shots and validation rows together; false: on the shots alone"

@@ -39,7 +39,7 @@ def test_candidates_are_compared_by_what_a_readout_makes_of_them():
     assert decide({0: leaning, 1: other}, GOLD, "none", {0: False, 1: False}).members == (1,)
 
 
-def test_several_answer_together_where_they_mend_each_other():
+def test_several_answer_together_and_mend_each_other():
     """Each is sure and wrong on rows of its own; the mean of the log-probabilities is right on all."""
     one, other, third = raw(0.99, 0.99, 0.3, 0.99), raw(0.99, 0.3, 0.99, 0.99), raw(0.3, 0.99, 0.99, 0.99)
     found = decide({0: one, 1: other, 2: third}, GOLD, "none", dict.fromkeys(range(3), False), most=3)
@@ -51,11 +51,13 @@ def test_several_answer_together_where_they_mend_each_other():
     assert found.loss == pytest.approx((3 * math.log(1 + math.exp(wrong - right)) + sure) / 4)
 
 
-def test_one_alone_where_others_add_nothing():
+def test_fewer_where_others_make_it_worse_by_more_than_noise():
     alike = {number: raw(0.9, 0.6) for number in range(3)}
-    assert decide(alike, GOLD, "none", dict.fromkeys(range(3), False), most=3).members == (0,)
-    worse = {0: raw(0.9), 1: raw(0.5)}
-    assert decide(worse, GOLD, "none", dict.fromkeys(range(2), False), most=2).members == (0,)
+    assert decide(alike, GOLD, "none", dict.fromkeys(range(3), False), most=3).members == (0, 1, 2)
+    worse = {0: raw(0.9), 1: raw(0.89), 2: raw(0.5)}
+    assert decide(worse, GOLD, "none", dict.fromkeys(range(3), False), most=3).members == (0,)
+    noisy = {0: raw(0.9, 0.9, 0.9, 0.5), 1: raw(0.84, 0.84, 0.84, 0.58)}  # a little worse, as luck would have it
+    assert decide(noisy, GOLD, "none", dict.fromkeys(range(2), False), most=2).members == (0, 1)
 
 
 def test_a_head_that_answers_alone_stays_alone():
