@@ -10,6 +10,7 @@ at each check. Never read: test rows, the study's seeds 0 to 9, bbc-topic. What 
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -29,6 +30,8 @@ from infra.files import write_text
 from tasks.catalogue import get_task
 from tasks.draws import few_shot, subset
 from tasks.load import load_splits
+from tasks.spec import Task
+from tasks.splits import Splits
 
 TASKS = ("movie-polarity", "tweet-polarity", "sms-spam", "trec-coarse")
 SOURCE, JUDGED = "amazon-polarity", ("movie-polarity", "tweet-polarity")  # by the same two words
@@ -73,9 +76,16 @@ def name_of(k: int, recipe: dict) -> str:
     )
 
 
+@functools.cache
+def loaded(name: str) -> tuple[Task, Splits]:
+    """A task and its rows, read once for all draws."""
+    task = get_task(name)
+    return task, load_splits(task)
+
+
 def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: list[dict]) -> tuple[list[Trial], list]:
     """One trial for each recipe, and the rows that judge."""
-    task, splits = get_task(task_name), load_splits(get_task(task_name))
+    task, splits = loaded(task_name)
 
     def rows(examples):
         reading = {"cut": task.cut, "template": task.template, "max_length": task.max_length}
@@ -84,7 +94,7 @@ def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: li
 
     if not k:
         shots = rows(subset(splits.train, 400, seed))
-        others = [subset(load_splits(get_task(name)).validation, JUDGES, 0) for name in JUDGED]
+        others = [subset(loaded(name)[1].validation, JUDGES, 0) for name in JUDGED]
         judges = rows([example for part in others for example in part])
     else:
         shots, judges = rows(few_shot(splits, k, seed, task.strata).shots), rows(subset(splits.validation, JUDGES, 0))

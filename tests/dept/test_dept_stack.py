@@ -1,18 +1,14 @@
 """A stack gives what single runs give; log-probabilities are those of the plain concatenated forward pass."""
 
-import random
-
 import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_text
 from dept.adapters.stack import NAMES, Tensors
-from dept.batches.pack import micro_batches
-from dept.batches.tokenise import Row, encode
+from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
-from dept.engine import forward
-from dept.engine.evaluate import Request, score, score_rows
+from dept.engine.evaluate import Request, score
 from dept.engine.gradients import accumulate, weights_of
 from dept.engine.train import Trial, data_order, train
 
@@ -238,70 +234,3 @@ def test_score_mixes_shapes_and_tasks(tiny):
     for request, found in zip(requests, mixed, strict=True):
         alone = score(tiny, [adapters[request.adapter]], [Request(request.text, request.words, 0)])[0]
         assert found == pytest.approx(alone, abs=1e-4)
-
-
-def test_long_text_is_cut_and_marked(tiny):
-    rows = encode(tiny.tokens, ["good " * 60, "good"], WORDS, None, CONFIG)
-    assert [row.cut for row in rows] == [True, False]
-    tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
-    assert all(torch.isfinite(torch.tensor(s)).all() for s in score_rows(tiny, tensors, [(0, row) for row in rows]))
-
-
-@pytest.mark.parametrize("packing", [False, True])
-def test_micro_batches_keep_every_row_and_the_budget(packing):
-    draw = random.Random(0)
-    items = [(i % 3, Row(tuple(range(draw.randint(1, 60))), ((1,),), 0, 0)) for i in range(200)]
-    groups = micro_batches(items, 256, packing)
-    packs = [pack for group in groups for pack in group]
-    assert sorted(index for pack in packs for index in pack.indices) == list(range(200))
-    assert all(
-        items[i] == (pack.adapter_id, row) for pack in packs for i, row in zip(pack.indices, pack.rows, strict=True)
-    )
-    assert (max(len(pack.rows) for pack in packs) > 1) == packing
-    padded = [len(group) * max(pack.length for pack in group) for group in groups]
-    assert max(padded) <= 256
-    assert sum(padded) / sum(row.length for _, row in items) < (1.05 if packing else 1.15)
-    longest_first = [group[0].length for group in groups]
-    assert longest_first == sorted(longest_first, reverse=True)
-    ((lone,),) = micro_batches([(0, Row(tuple(range(60)), ((1,),), 0, 0))], 16, packing)  # over the budget: alone
-    assert lone.length == 60
-
-
-def test_out_of_memory_in_evaluation_halves_and_goes_on(tiny, monkeypatch):
-    rows = encode(tiny.tokens, TEXTS * 8, WORDS, None, CONFIG)
-    tensors = Tensors.of([random_adapter(tiny, 0)], tiny.device)
-    items = [(0, row) for row in rows]
-    undisturbed = score_rows(tiny, tensors, items, 200)
-    real, sizes = forward.scores, []
-
-    def short_of_memory(backbone, batch, *rest):
-        if batch.ids.numel() > 80:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(batch.ids.numel())
-        return real(backbone, batch, *rest)
-
-    monkeypatch.setattr(forward, "scores", short_of_memory)
-    torch.testing.assert_close(torch.tensor(score_rows(tiny, tensors, items, 200)), torch.tensor(undisturbed))
-    assert max(sizes) <= 80
-    monkeypatch.setattr(tiny, "sharded", True)
-    with pytest.raises(torch.OutOfMemoryError):
-        score_rows(tiny, tensors, items, 200)
-
-
-def test_out_of_memory_halves_the_budget_and_goes_on(tiny, monkeypatch):
-    trials = trials_of(tiny)
-    undisturbed = train(trials, tiny)
-    real, seen = forward.scores, []
-
-    def short_of_memory(backbone, batch, *rest):
-        seen.append(batch.ids.numel())
-        if batch.ids.numel() > 40 and torch.is_grad_enabled():
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-        return real(backbone, batch, *rest)
-
-    monkeypatch.setattr(forward, "scores", short_of_memory)
-    disturbed = train(trials, tiny)
-    assert max(seen) > 40
-    for key, result in disturbed.items():
-        assert_same(result, undisturbed[key])
-        assert result.state.padded >= result.state.tokens
