@@ -50,10 +50,11 @@ def searches(
 def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
     """The trials of what searches found, and for each draw of `auto` that of the best of all.
 
+    What logistic regression makes of the same shots costs seconds: it is shown beside `auto` in any case.
     Where that is several adapters together, these are trained, but neither tested nor compared by themselves; see
     `joined_targets`.
     """
-    asked_for = set(places(plan))
+    asked_for = {*places(plan), *(place for place in found if place[1] in LINEAR)}
     made = [
         target_of(plan, inputs, spec, outcomes[spec.fingerprint])
         for place, spec in found.items()

@@ -111,7 +111,7 @@ def test_searches_of_recipes_are_counted(plan):
     counted, _ = lines(plan(methods=["auto"], search=search))
     assert {key for key in counted if key[0] in ("recipes", "targets")} == {
         *(("recipes", kind) for kind in ("auto", "probe", "tfidf")),
-        *(("targets", kind) for kind in ("auto, together", "untrained")),
+        *(("targets", kind) for kind in ("auto, together", "untrained", "probe", "tfidf")),
     }
     line = counted["recipes", "auto"]
     assert (line.trials, line.steps, line.trained) == (6, 6 * 56, 6 * 56 * 4 * SIX)

@@ -6,7 +6,7 @@ import pytest
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.readout import Readout
-from dept.trial import Candidate, Search, TrialOutcome
+from dept.trial import LINEAR, Candidate, Search, TrialOutcome
 from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
 from flows.planning.leakage import guarded
@@ -132,8 +132,9 @@ def test_auto_searches_all_starts_at_once_and_takes_the_best_method(planned):
             for spec, loss in zip(found.values(), losses, strict=True)
         }
         assert best_of_all(plan, found, outcomes)[draw][1] == best
-        tuned, auto = searched_targets(plan, inputs, found, outcomes)
-        assert (tuned.variant, auto.variant, auto.method) == ("prompt-tuning", "auto", best)
+        tuned, probe, tfidf, auto = searched_targets(plan, inputs, found, outcomes)
+        assert [one.variant for one in (tuned, probe, tfidf, auto)] == ["prompt-tuning", "probe", "tfidf", "auto"]
+        assert auto.method == best
         assert not auto.transfers
         assert (auto.fingerprint == tuned.fingerprint) == (best == "prompt-tuning")
 
@@ -145,7 +146,8 @@ def test_several_candidates_of_auto_may_answer_as_one(planned):
     best = outcomes[own.fingerprint] = outcome_of(own, winner=2, step=8, loss=0.1)
     readouts = {"2": Readout(temperature=2.0).body, "5": Readout(0.25).body}
     best.extra["search"] |= {"members": [2, 5], "readouts": readouts, "tried": [{"best_step": n} for n in range(17)]}
-    members = searched_targets(plan, inputs, found, outcomes)
+    linear, members = _linear_first(searched_targets(plan, inputs, found, outcomes))
+    assert linear == ["probe", "tfidf"]
     assert [(one.role, one.test_rows, one.training.last) for one in members] == [("search", 0, 8), ("search", 0, 5)]
     assert [one.readout for one in members] == [Readout(temperature=2.0), Readout(0.25)]
     trained = {one.fingerprint: f"sha{place}" for place, one in enumerate(members)}
@@ -157,6 +159,10 @@ def test_several_candidates_of_auto_may_answer_as_one(planned):
     assert joined_targets(plan, inputs, found, outcomes, {members[0].fingerprint: "sha0"}) == []  # one has failed
     best.extra["search"]["members"] = [2]
     assert joined_targets(plan, inputs, found, outcomes, trained) == []
+
+
+def _linear_first(specs):
+    return [one.method for one in specs if one.method in LINEAR], [one for one in specs if one.method not in LINEAR]
 
 
 def test_each_way_to_start_is_tried_at_least_once(planned):
