@@ -11,10 +11,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dept.adapters.ensemble import Answering, load_answering, mean_answers, members_of
+from dept.adapters.ensemble import mean_answers, members_of
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
+from dept.backbones.files import short_name
 from dept.backbones.shared import shared_backbone
+from dept.baselines.answering import Answering, load_answering, parts_of
+from dept.baselines.regression import Regression
 from dept.engine.evaluate import Request, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
 from infra.errors import InputError
@@ -47,14 +50,16 @@ class Answer:
 
 
 class Predictor:
-    """An adapter, or several together, on their backbone, with the template and the verbalizer of their task.
+    """An adapter, several together, or a linear baseline, with the template and the verbalizer of their task.
 
     Args:
         adapter: its metadata names template, labels and words.
-        backbone: default the one the adapter was trained on, shared by the whole process.
+        backbone: default the one the adapter was trained on, shared by the whole process. Where it needs none, as
+            TF-IDF does, none is loaded.
         found: the champion that the adapter is of.
 
     Attributes:
+        backbone: None where it needs none; `backbone_name`: short.
         fields: of the template, in its order. labels, words: of scored tasks; empty where answers are written.
         name, version: of the registered model; `note` is what is to be said about it, "" for nothing.
 
@@ -69,15 +74,19 @@ class Predictor:
                 f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "
                 "adapter that a trial wrote"
             )
-        self.adapter, self.members = adapter, members_of(adapter)
+        self.adapter = adapter
         self.template: str = adapter.metadata["template"]
         self.words = tuple(adapter.metadata["words"])
         self.labels = tuple(adapter.metadata["labels"]) if self.words else ()
         names = (name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
         self.fields = tuple(dict.fromkeys(names))
-        self.backbone = backbone or shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
-        for member in self.members:
-            self.backbone.check_adapter(member)
+        if backbone is None and needs_backbone(adapter):
+            backbone = shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
+        if backbone is not None:
+            for part in parts_of(adapter):
+                backbone.check_adapter(part)
+        self.backbone = backbone
+        self.backbone_name = backbone.name if backbone is not None else short_name(adapter.metadata["backbone"])
         self.name = found.name if found else ""
         self.version = found.version if found else None
         self.note = found.note if found else ""
@@ -85,15 +94,30 @@ class Predictor:
     def answers(self, rows: Sequence[Mapping[str, str]]) -> list[Answer]:
         """Answer rows of the template's fields, in their order."""
         texts = [self.template.format(**{name: normalise(row[name]) for name in self.fields}) for row in rows]
-        if not self.words:  # a task that is answered by writing
-            about = self.adapter.metadata
-            longest = int(about.get("answer_length") or about.get("answer_room") or ANSWER_TOKENS)
-            written = generate(self.backbone, self.members, [Prompted(text, 0) for text in texts], longest)
-            return [Answer(text.strip(), text.strip()) for text in written]
-        asked = [Request(text, self.words, which) for which in range(len(self.members)) for text in texts]
-        scores = score(self.backbone, self.members, asked)
+        if self.words:
+            scores = torch.tensor(self._scores(texts), dtype=torch.float64)
+            return self._of_labels(scores.reshape(len(texts), len(self.words)).softmax(1))
+        about = self.adapter.metadata  # of a task that is answered by writing
+        longest = int(about.get("answer_length") or about.get("answer_room") or ANSWER_TOKENS)
+        assert self.backbone is not None
+        assert not isinstance(self.adapter, Regression)
+        asked = [Prompted(text, 0) for text in texts]
+        written = generate(self.backbone, members_of(self.adapter), asked, longest)
+        return [Answer(text.strip(), text.strip()) for text in written]
+
+    def _scores(self, texts: Sequence[str]) -> list[list[float]]:
+        """Log-scores of the words of each text."""
+        if isinstance(self.adapter, Regression):
+            return self.adapter.answers(texts, self.backbone)
+        assert self.backbone is not None
+        members = members_of(self.adapter)
+        asked = [Request(text, self.words, which) for which in range(len(members)) for text in texts]
+        scores = score(self.backbone, members, asked)
         parts = [scores[at : at + len(texts)] for at in range(0, len(scores), len(texts))] if texts else [[]]
-        table = torch.tensor(mean_answers(parts), dtype=torch.float64).reshape(len(texts), len(self.words)).softmax(1)
+        return mean_answers(parts)
+
+    def _of_labels(self, table: torch.Tensor) -> list[Answer]:
+        """Answers of probabilities [texts, labels]."""
         best = table.argmax(1).tolist()
         lines = zip(best, table.tolist(), strict=True)
         return [Answer(self.labels[i], self.words[i], line[i], tuple(line)) for i, line in lines]
@@ -120,10 +144,10 @@ class Predictor:
 
 
 def load_adapter(folder: str | Path, sha256: str | None = None) -> Answering:
-    """An adapter, or several that answer together, from their folder.
+    """An adapter, several that answer together, or a linear baseline, from their folder.
 
     Args:
-        sha256: what its tensor file must have, where the ledger or the registry knows it.
+        sha256: what its tensor file, or a linear baseline's manifest, must have, where ledger or registry knows it.
 
     Raises:
         InputError: missing, cut short, altered, or another than was asked for.
@@ -174,7 +198,13 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
     notes = [found.note] if found.note else []
     adapter = load_adapter(adapter_folder(found, store, tracker, notes.append), found.adapter_sha256)
     found = replace(found, note="; ".join(notes))
-    return Predictor(adapter, shared_backbone(backbone, found.dtype or adapter.metadata.get("dtype")), found)
+    dtype = found.dtype or adapter.metadata.get("dtype")
+    return Predictor(adapter, shared_backbone(backbone, dtype) if needs_backbone(adapter) else None, found)
+
+
+def needs_backbone(adapter: Answering) -> bool:
+    """Whether it answers by a pass of its backbone."""
+    return not isinstance(adapter, Regression) or adapter.needs_backbone
 
 
 def _ledger() -> Ledger | None:

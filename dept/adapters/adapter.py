@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -15,6 +15,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
+from dept.adapters.fits import Legacy, check_weights
 from dept.adapters.head import FIXED, TRAINED, Head
 from dept.adapters.offset import Offset
 from dept.config import AdapterConfig, Layout
@@ -274,9 +275,7 @@ class Adapter(nn.Module):
         adapter.metadata = {"published": config, "backbone": config.get("base_model_name_or_path")}
         return adapter
 
-    def check_fits(
-        self, backbone_name: str, backbone_id: str, d: int, legacy: Callable[[], Collection[str]] = tuple
-    ) -> None:
+    def check_fits(self, backbone_name: str, backbone_id: str, d: int, legacy: Legacy = tuple) -> None:
         """Refuse a backbone that this adapter was not trained on.
 
         Args:
@@ -291,19 +290,3 @@ class Adapter(nn.Module):
                 f"use the backbone it was trained on ({self.metadata.get('backbone', 'unknown')})"
             )
         check_weights(self.metadata, backbone_name, backbone_id, legacy)
-
-
-def check_weights(
-    about: Mapping[str, Any], backbone_name: str, backbone_id: str, legacy: Callable[[], Collection[str]] = tuple
-) -> None:
-    """Refuse a backbone of other weights than metadata name; see `Adapter.check_fits`.
-
-    Raises:
-        InputError: so it is.
-    """
-    trained_on = about.get("backbone_id")
-    if trained_on is not None and trained_on != backbone_id and trained_on not in legacy():
-        raise InputError(
-            f"adapter was trained on other weights ({about.get('backbone')}, {trained_on[:12]}) than backbone "
-            f"{backbone_name} ({backbone_id[:12]}). Remedy: use the backbone it was trained on"
-        )

@@ -96,19 +96,7 @@ class Ensemble:
         return found
 
 
-Answering = Adapter | Ensemble
-
-
-def load_answering(folder: str | Path) -> Answering:
-    """The adapter, or the ensemble, of a folder.
-
-    Raises:
-        InputError: see `Adapter.load` and `Ensemble.load`.
-    """
-    return Ensemble.load(folder) if (Path(folder) / MANIFEST).is_file() else Adapter.load(folder)
-
-
-def members_of(answering: Answering) -> tuple[Adapter, ...]:
+def members_of(answering: Adapter | Ensemble) -> tuple[Adapter, ...]:
     """The adapters that answer: one, or several together."""
     return answering.members if isinstance(answering, Ensemble) else (answering,)
 

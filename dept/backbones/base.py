@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.fits import Fits
 from dept.backbones import cpu_linear, files, tuned
 from dept.backbones.compiled import compile_layers
 from dept.backbones.describe import check_room, default_dtype
@@ -206,7 +207,7 @@ class Backbone(nn.Module):
             digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def check_adapter(self, adapter: Adapter) -> None:
+    def check_adapter(self, adapter: Fits) -> None:
         """Refuse an adapter that was not trained on this backbone.
 
         Raises:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dept.adapters.adapter import check_weights
+from dept.adapters.fits import Legacy, check_weights
 from dept.adapters.head import Head
 from dept.backbones.backbone import Backbone
 from dept.baselines.files import read_baseline, write_baseline
@@ -127,9 +127,7 @@ class Regression(ABC):
         found.metadata, found.sha256 = dict(told["metadata"]), digest
         return found
 
-    def check_fits(
-        self, backbone_name: str, backbone_id: str, d: int, legacy: Callable[[], Collection[str]] = tuple
-    ) -> None:
+    def check_fits(self, backbone_name: str, backbone_id: str, d: int, legacy: Legacy = tuple) -> None:
         """Refuse a backbone whose states it was not fitted on; what needs none goes with any.
 
         Raises:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.fits import Fits
 from dept.backbones.describe import BackboneInfo, default_dtype, describe
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
@@ -102,7 +103,7 @@ class Session:
         if self.info.family != "causal":
             raise InputError("in-context: for causal backbones only")
 
-    def check_adapter(self, adapter: Adapter) -> None:
+    def check_adapter(self, adapter: Fits) -> None:
         """See `Backbone.check_adapter`."""
         adapter.check_fits(self.info.name, self.info.backbone_id, self.info.d, self.info.legacy_ids)
 

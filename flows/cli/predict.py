@@ -135,7 +135,7 @@ def _writer(out: Path | None, as_json: bool, champion: Predictor, task: str, eve
             "task": task,
             "model": champion.name,
             "version": champion.version,
-            "backbone": champion.backbone.name,
+            "backbone": champion.backbone_name,
             "labels": list(champion.labels),
         }
         writer: Writer = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Answering, Ensemble, load_answering, members_of
+from dept.baselines.answering import Answering, load_answering, parts_of
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
@@ -15,7 +15,7 @@ class UnusableError(InputError):
 
 
 def load_adapter(context: RunContext, outcome: TrialOutcome) -> Answering:
-    """The adapter of a trial, or its ensemble, checked against the ledger's sha256 and the backbone.
+    """The adapter of a trial, its ensemble or linear baseline, checked against the ledger's sha256 and the backbone.
 
     Raises:
         LostError: missing, damaged or altered; its trial is pending again.
@@ -31,15 +31,15 @@ def load_adapter(context: RunContext, outcome: TrialOutcome) -> Answering:
         heal(context, outcome, str(error))
         raise
     try:
-        for member in members_of(adapter):
-            context.backbone.check_adapter(member)
+        for part in parts_of(adapter):
+            context.backbone.check_adapter(part)
     except InputError as error:
         raise UnusableError(str(error)) from error
     return adapter
 
 
 def find_answering(context: RunContext, sha256: str) -> Answering:
-    """The adapter of this sha256: a source trial's, a mixture of such, or several together.
+    """The adapter of this sha256: a source trial's, a mixture of such, several together, or a linear baseline.
 
     Raises:
         UnusableError: it is not in the ledger, or of another backbone.
@@ -55,10 +55,10 @@ def find_adapter(context: RunContext, sha256: str) -> Adapter:
     """The one adapter of this sha256, to start from or to put beside others.
 
     Raises:
-        UnusableError: it is not in the ledger, of another backbone, or an ensemble.
+        UnusableError: it is not in the ledger, of another backbone, or no single adapter.
         LostError, InputError: as `load_adapter`.
     """
     found = find_answering(context, sha256)
-    if isinstance(found, Ensemble):
-        raise UnusableError(f"adapter {sha256[:12]} is an ensemble, from which no adapter can start")
+    if not isinstance(found, Adapter):
+        raise UnusableError(f"adapter {sha256[:12]} is {type(found).__name__.lower()}, from which no adapter can start")
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dept.config import TrainConfig
-from dept.trial import SCHEMA, TrialOutcome, TrialSpec, goodness
+from dept.trial import LINEAR, SCHEMA, TrialOutcome, TrialSpec, goodness
 from flows.execution.context import RunContext
 from flows.execution.settle import Settled, Workers, settle
 from flows.planning.retraining import Retraining, Stale
@@ -47,7 +47,7 @@ def renewed(context: RunContext, item: Stale) -> TrialSpec:
         rows = context.ledger.find(task=item.task, kind="train", outcomes=False)
         seed = 1 + max([row.seed for row in rows if row.seed < SEARCH_SEED], default=spec.seed)
     today = _today(context, item.task)
-    if spec.method == "in-context":
+    if spec.method in ("in-context", *LINEAR):
         today["start"] = "shots"  # its shots are all that it is
     if spec.shots is not None and spec.validation_rows:
         today["validation_rows"] = len(context.splits[item.task].validation)  # the whole split, as it is now

@@ -8,6 +8,7 @@ from typing import Any, NotRequired, Protocol, TypedDict, TypeVar, Unpack
 from torch import Tensor
 
 from dept.adapters.adapter import Adapter
+from dept.adapters.fits import Fits
 from dept.adapters.initialise import Vocabulary
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
@@ -59,7 +60,7 @@ class Running(Vocabulary, Protocol):
     def weights_id(self) -> str:
         """sha256 (hex) of weights and tokenizer."""
 
-    def check_adapter(self, adapter: Adapter) -> None:
+    def check_adapter(self, adapter: Fits) -> None:
         """Refuse an adapter of another backbone."""
 
     def provenance(self) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.ensemble import Answering, mean_answers, members_of
+from dept.adapters.ensemble import mean_answers, members_of
 from dept.adapters.stack import shape_of
+from dept.baselines.answering import Answering
+from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row, encode_open
 from dept.engine.evaluate import predictions, summarise
 from flows.execution.context import RunContext
+from flows.execution.reading import inputs_of, rows_to_read
 from flows.execution.rows import cut_of, of_task, room_of, rows_of
 from infra.errors import InputError
 from tasks.formatting import Example
@@ -40,7 +43,7 @@ def measured(
     examples: Sequence[Example],
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
-    """What an adapter, or several together, reach on rows of a task.
+    """What an adapter, several together, or a linear baseline reach on rows of a task.
 
     Args:
         name: of the task.
@@ -49,7 +52,12 @@ def measured(
     Raises:
         InputError: several together on a task whose answers are written.
     """
-    task, members = context.tasks[name], members_of(answering)
+    task = context.tasks[name]
+    if isinstance(answering, Regression):
+        asked = rows_to_read(context, answering.method, of_task(name, examples), answering.shape)
+        given = inputs_of(context, answering.method, of_task(name, examples), asked, progress)
+        return of_scores(task, examples, asked, answering.score(given))
+    members = members_of(answering)
     if task.scored:
         rows, scores = answered(context, members, name, examples, progress)
         return of_scores(task, examples, rows, scores)

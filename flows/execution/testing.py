@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dept.adapters.ensemble import Answering
+from dept.baselines.answering import Answering
 from dept.trial import TrialOutcome
 from flows.execution.adapters import load_adapter
 from flows.execution.context import RunContext

@@ -11,7 +11,7 @@ from registry.ledger.schema import DecisionRow
 from registry.promotion import versions
 from registry.promotion.alone import ChampionChangedError, alone
 from registry.promotion.champion import carry_out
-from registry.promotion.choose import KINDS, may_stand
+from registry.promotion.choose import KINDS, can_answer
 from registry.promotion.lookup import champion, history, of_weights
 from registry.promotion.names import model_name
 from registry.promotion.older import adopt, older_champions
@@ -101,7 +101,7 @@ def _outcome(stores: Stores, task: str, backbone_id: str, fingerprint: str) -> T
             f"Remedy: `dept trials --task {task}` lists them"
         )
     outcome = stores.ledger.outcome(fits[0])
-    if not may_stand(outcome):
+    if not can_answer(outcome):
         raise InputError(f"promote: {outcome.spec.label} is no adapter that can answer for its task")
     return outcome
 

@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 
-from dept.trial import STACKED, TOGETHER, Kind, TrialOutcome
+from dept.trial import LINEAR, STACKED, TOGETHER, Kind, TrialOutcome
 
 KINDS: tuple[Kind, ...] = ("train", "ensemble")  # of trials whose adapter can stand
 
@@ -22,8 +22,8 @@ def candidates(outcomes: Iterable[TrialOutcome], tasks: Container[str]) -> dict[
     """The candidate of each task, by name; tasks of which no adapter can stand are not there.
 
     Args:
-        outcomes: of finished trials. Baselines change the backbone, a multitask adapter answers for no task of its own
-            and an untrained one is nobody's work: they do not stand.
+        outcomes: of finished trials. LoRA and full change the backbone, a multitask adapter answers for no task of its
+            own and an untrained one is nobody's work: they do not stand.
     """
     by_task: dict[str, list[TrialOutcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -33,13 +33,23 @@ def candidates(outcomes: Iterable[TrialOutcome], tasks: Container[str]) -> dict[
 
 
 def may_stand(outcome: TrialOutcome) -> bool:
-    """Whether an adapter can become champion of its task: it was trained, validated, and can be served."""
+    """Whether an adapter can become champion of its task without a person's word.
+
+    A linear baseline only where `auto` chose it, or where it renews a champion that is one.
+    """
+    spec = outcome.spec
+    wanted = spec.method not in LINEAR or spec.init == "auto" or spec.role == "challenger"
+    return wanted and can_answer(outcome)
+
+
+def can_answer(outcome: TrialOutcome) -> bool:
+    """Whether an adapter, or a linear baseline, can answer for its task: it was trained, validated, can be served."""
     spec = outcome.spec
     trained = spec.kind in KINDS and spec.role in ("source", "target", "challenger", "champion") and not spec.members
     told = spec.method == "calibrated" or (spec.method == "in-context" and spec.start == "shots") or spec.adapter.reads
     read = spec.readout is not None  # a search found that the prompt's text does best, read in this way
     made = spec.training.steps > 0 or bool(told) or read or spec.kind == "ensemble"
-    works = spec.method in STACKED and made
+    works = (spec.method in STACKED and made) or spec.method in LINEAR
     return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)
 
 

@@ -20,9 +20,9 @@ from registry.tracking import Tracker
 
 MODEL_PATH = "model"
 ADAPTER_PATH = "artifacts/adapter"  # inside the model
-MANIFESTS = ("adapter.json", "ensemble.json")  # of one adapter, and of several that answer together
+MANIFESTS = ("adapter.json", "ensemble.json", "baseline.json")  # of one adapter, several, or a linear baseline
 _CODE = Path(__file__).parents[1] / "pyfunc_model.py"
-_NEEDED = ("mlflow", "torch", "transformers", "safetensors", "pandas", "pydantic")
+_NEEDED = ("mlflow", "torch", "transformers", "safetensors", "scikit-learn", "pandas", "pydantic")
 
 
 def log_model(tracker: Tracker, run_id: str, adapter_folder: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import LINEAR, TrialOutcome, TrialSpec
 from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.store import LostFileError, Store
@@ -181,7 +181,7 @@ def _drawn(stores: Stores, spec: TrialSpec, name: str) -> Iterator[Example]:
     if splits is None:
         return
     if spec.shots is None:
-        if spec.training.steps or spec.kind != "train":
+        if spec.training.steps or spec.kind != "train" or spec.method in ("calibrated", *LINEAR):
             yield from (*splits.train, *splits.validation)  # a source may have had fewer: it cannot hurt
     else:
         strata, own = stores.tasks[name].strata if name in stores.tasks else 1, spec.validation_rows is None

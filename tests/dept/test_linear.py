@@ -11,6 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dept.baselines import tfidf
+from dept.baselines.answering import load_answering
+from dept.baselines.files import write_baseline
 from dept.baselines.linear import Chosen, Option, Way, choose, fit, log_probs
 from dept.baselines.probe import DEPTHS, WAY, Probe, train_head, train_probe
 from dept.baselines.tfidf import Tfidf, contents, train_tfidf
@@ -200,3 +202,20 @@ def test_answers_are_as_sure_as_rows_that_were_not_fitted_on_say(tmp_path):
     probe.save(tmp_path / "probe")
     assert Probe.load(tmp_path / "probe").score(checks) == probe.score(checks)
     assert train_probe(x, rows_of(gold, 2), checks, rows_of(right, 2), tempered=False).chosen.readout.plain
+
+
+def test_a_probe_goes_with_its_own_weights_alone(tmp_path, tiny_llama):
+    x, gold = drawn(12, 3)
+    made = train_probe(x, rows_of(gold, 3), x, rows_of(gold, 3)), train_tfidf(TEXTS, rows_of([1, 0] * 3, 2), [], [])
+    for model in made:
+        model.save(tmp_path / model.method, backbone="another", backbone_id="f" * 64)
+        again = load_answering(tmp_path / model.method)
+        assert type(again) is type(model)
+        if again.needs_backbone:
+            with pytest.raises(InputError, match="other weights"):
+                tiny_llama.check_adapter(again)
+        else:
+            tiny_llama.check_adapter(again)
+    write_baseline(tmp_path / "lora", lambda folder: None, {"method": "lora"})
+    with pytest.raises(InputError, match="lora changes the backbone"):
+        load_answering(tmp_path / "lora")

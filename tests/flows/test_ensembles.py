@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Ensemble, load_answering, mean_answers
+from dept.adapters.ensemble import Ensemble, mean_answers
 from dept.backbones.shared import shared_backbone
+from dept.baselines.answering import load_answering
 from dept.engine.evaluate import Request, score
 from flows import transfer
 from flows.execution.settle import work_here

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from registry.promotion.choose import candidates, may_stand
+from registry.promotion.choose import can_answer, candidates, may_stand
 from tests.registry.registry_helpers import make_outcome, make_spec
 
 
@@ -61,3 +61,16 @@ def test_shots_in_context_can_stand_and_what_left_no_adapter_cannot():
     gone.adapter_key = ""
     assert not may_stand(gone)
     assert candidates([made(0.5)], {"another"}) == {}
+
+
+@pytest.mark.parametrize("method", ["probe", "tfidf"])
+def test_a_linear_baseline_stands_where_auto_chose_it(method):
+    """Or where it renews a champion; any may be promoted by a person."""
+    made_of = {"method": method, "training": {"steps": 0}, "start": "shots"}
+    own, chosen_by_auto = made(0.1, **made_of), made(0.5, init="auto", **made_of)
+    assert [may_stand(own), may_stand(chosen_by_auto), may_stand(made(0.5, role="challenger", **made_of))] == [
+        *(False, True, True)
+    ]
+    assert can_answer(own)
+    assert not can_answer(made(0.5, method="lora", init="auto"))
+    assert chosen(own, chosen_by_auto, made(0.6)) is chosen_by_auto

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from dept.config import TrainConfig
 from infra.settings import home
 from registry.ledger import Ledger
 from registry.promotion.rows import judging_rows, remember, remembered, seen_by, state_of, surely, unseen_task
@@ -63,8 +64,9 @@ def test_draws_on_which_something_was_chosen_count_as_seen(world):
     assert before - after
 
 
-def test_an_adapter_of_all_rows_leaves_the_rows_kept_for_judging(world):
-    outcome, splits = world.trial(shots=None, train_rows=50), world.splits["mood"]
+@pytest.mark.parametrize("changes", [{"train_rows": 50}, {"method": "tfidf", "training": TrainConfig(steps=0)}])
+def test_an_adapter_of_all_rows_leaves_the_rows_kept_for_judging(world, changes):
+    outcome, splits = world.trial(shots=None, **changes), world.splits["mood"]
     assert len(splits.judge) == 120
     assert ids(judging_rows(world, "mood", seen_by(world, outcome, ()))) == ids(splits.judge)
 
