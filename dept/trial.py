@@ -30,13 +30,13 @@ PROBE_LAYERS = ((0.5,), (0.75,), (1.0,), (0.5, 1.0))  # depths that a probe may 
 PROBE_C = (0.01, 0.1, 1.0, 10.0)  # how much rows count against small weights
 TFIDF_GRAMS = (("words",), ("letters",), ("words", "letters"))
 TFIDF_C = (1.0, 10.0, 100.0)
-TEMPERED = "leave-one-out"  # how their temperature is chosen, and the loss that they are chosen by
+PULL = 16.0  # of their temperature towards 1, see `dept.engine.readout.temper`
 # Constants of methods that have some: part of the question. Rank of LoRA: a number, or as many numbers as DePT trains.
 CONSTANTS: dict[Method, dict[str, Any]] = {
     "lora": {"layers": "all-linear", "alpha": 32, "rank": "budget"},
     "lora-r8": {"layers": "all-linear", "alpha": 32, "rank": 8},
-    "probe": {"layers": PROBE_LAYERS, "c": PROBE_C, "tokens": PROBE_TOKENS, "temperature": TEMPERED},
-    "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C, "temperature": TEMPERED},
+    "probe": {"layers": PROBE_LAYERS, "c": PROBE_C, "tokens": PROBE_TOKENS, "temperature": PULL},
+    "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C, "temperature": PULL},
 }
 TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
 DISTILLED = "distilled:"  # and that of one adapter which has learned to answer as they do

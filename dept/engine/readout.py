@@ -164,15 +164,18 @@ def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHT
     return found, _told(found, heads) | {"plain": plain, "loss": float(left_out[place].mean())}
 
 
-def temper(scores: list[list[float]], gold: Sequence[int]) -> tuple[Readout, dict[str, Any]]:
+def temper(scores: list[list[float]], gold: Sequence[int], pull: float = 1.0) -> tuple[Readout, dict[str, Any]]:
     """The temperature alone, of log-scores of labels [rows, labels], by the rule of `choose`.
+
+    Args:
+        pull: how many times as much as there a temperature costs that is far from 1.
 
     Returns:
         The readout that has it; and `calibration`, `temperature`, and the mean loss (nats) `plain`, without it, and
         `loss`, leave-one-out.
     """
     losses = _losses([Readout()], Scored(Raw(scores), gold, Raw([]), Raw([])))
-    left_out, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64))
+    left_out, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64), pull)
     found = Readout(temperature=TEMPERATURES[int(best[0])])
     plain = float(losses[0, TEMPERATURES.index(1.0)].mean())
     return found, _told(found, heads=False) | {"plain": plain, "loss": float(left_out[0].mean())}
@@ -190,13 +193,13 @@ def _losses(tried: Sequence[Readout], scored: Scored) -> Tensor:
     return -cooled.gather(-1, gold[..., None])[..., 0].nan_to_num(nan=math.inf)
 
 
-def _leave_one_out(losses: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor]:
+def _leave_one_out(losses: Tensor, temperatures: Tensor, pull: float = 1.0) -> tuple[Tensor, Tensor]:
     """Loss of each row [candidates, rows] at the temperature of the others; the temperatures [candidates] of all.
 
-    A temperature far from 1 costs as much as half a row that is off by one deviation of log T: where all rows are
-    right, the lowest one would be the best otherwise.
+    A temperature far from 1 costs as much as half a row that is off by one deviation of log T (times `pull`): where all
+    rows are right, the lowest one would be the best otherwise.
     """
-    cost = (temperatures.log() ** 2 / 2)[:, None]
+    cost = (pull * temperatures.log() ** 2 / 2)[:, None]
     total = losses.sum(-1, keepdim=True)
     others = (total - losses + cost).argmin(1, keepdim=True)
     return losses.gather(1, others)[:, 0], (total[..., 0] + cost[:, 0]).argmin(1)

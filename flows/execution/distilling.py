@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dept.adapters.ensemble import Answering, members_of
+from dept.adapters.adapter import Adapter
+from dept.adapters.ensemble import Ensemble, members_of
+from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row
 from dept.engine.distil import taught
 from dept.trial import TrialSpec
-from flows.execution.adapters import find_answering
+from flows.execution.adapters import UnusableError, find_answering
 from flows.execution.context import RunContext
 from flows.execution.measure import answered
 from flows.execution.rows import TaskExample
@@ -24,7 +26,7 @@ class Teacher:
         drawn: ids of the rows that its members have seen, by what they were to them. validation: its own metrics.
     """
 
-    answering: Answering
+    answering: Adapter | Ensemble
     drawn: dict[str, list[str]]
     validation: dict[str, float]
 
@@ -49,6 +51,8 @@ def teacher_of(context: RunContext, spec: TrialSpec) -> Teacher | None:
     if spec.teacher_sha256 is None:
         return None
     answering = find_answering(context, spec.teacher_sha256)
+    if isinstance(answering, Regression):
+        raise UnusableError(f"adapter {spec.teacher_sha256[:12]} is a {answering.method}, which teaches no adapter")
     row = context.ledger.by_sha256(spec.teacher_sha256)
     validation = context.ledger.outcome(row.fingerprint).validation if row is not None else {}
     drawn: dict[str, Any] = answering.metadata.get("drawn") or {}

@@ -19,6 +19,7 @@ from dept.baselines.tfidf import Tfidf, contents, train_tfidf
 from dept.batches.tokenise import Row
 from dept.engine.evaluate import predictions, summarise
 from dept.engine.readout import temper
+from dept.trial import PULL
 from infra.errors import InputError
 
 D = 3
@@ -86,7 +87,7 @@ def test_what_is_chosen_has_the_lowest_loss_on_the_validation_rows():
     losses = {}
     for option in WAY.options:
         fixed = train_probe(x, rows_of(gold, 3), checks[:0], [], Chosen(option))
-        losses[option] = temper(fixed.score(checks), right)[1]["loss"]
+        losses[option] = temper(fixed.score(checks), right, PULL)[1]["loss"]
     assert probe.option == min(losses, key=losses.get)
     assert probe.validation["loss"] == pytest.approx(losses[probe.option])
     assert 1.0 in probe.option.what, "the class shows there alone"
@@ -181,8 +182,8 @@ def test_ngrams_are_found_once_for_each_fold(monkeypatch):
 def test_answers_are_as_sure_as_rows_that_were_not_fitted_on_say(tmp_path):
     """Fitted on rows that it can tell apart by chance, it is wrong as often as not on others: 0.5 is honest."""
     generator = torch.Generator().manual_seed(0)
-    x, checks = (torch.randn(n, len(DEPTHS) * D, generator=generator) for n in (8, 40))
-    gold, right = [0, 1] * 4, [0, 1] * 20
+    x, checks = (torch.randn(n, len(DEPTHS) * D, generator=generator) for n in (8, 160))
+    gold, right = [0, 1] * 4, [0, 1] * 80
     option = Option((1.0,), 10.0)
     monster = Way([option], WAY.columns)
     chosen = choose(monster, x.numpy(), rows_of(gold, 2), (checks.numpy(), rows_of(right, 2)))
@@ -193,9 +194,9 @@ def test_answers_are_as_sure_as_rows_that_were_not_fitted_on_say(tmp_path):
     assert honest["accuracy"] == plain["accuracy"]
     assert honest["ece"] < plain["ece"] / 2
     losses = []
-    for i in range(40):  # each row at the temperature of the others
+    for i in range(160):  # each row at the temperature of the others
         others = [line for j, line in enumerate(bare.score(checks)) if j != i]
-        readout, _ = temper(others, [label for j, label in enumerate(right) if j != i])
+        readout, _ = temper(others, [label for j, label in enumerate(right) if j != i], PULL)
         losses.append(-readout.answer(bare.score(checks[i : i + 1])[0])[right[i]])
     assert probe.validation["loss"] == pytest.approx(np.mean(losses))
     assert probe.chosen.told["plain"] == pytest.approx(plain["loss"])
