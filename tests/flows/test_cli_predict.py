@@ -17,10 +17,7 @@ from tests.flows.test_cli import dept, refused
 class Champion:
     """Answers by the length of the text; counts what it is asked."""
 
-    class backbone:  # noqa: N801
-        name = "tiny"
-
-    name, version, note = "dept-tiny-t", "3", ""
+    name, version, note, backbone_name = "dept-tiny-t", "3", "", "tiny"
 
     def __init__(self, fields=("text",), labels=("neg", "pos"), words=("bad", "good")):
         self.fields, self.labels, self.words, self.asked = fields, labels, words, []

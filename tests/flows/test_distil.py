@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import load_answering, mean_answers
+from dept.adapters.ensemble import mean_answers
 from dept.adapters.stack import Tensors
+from dept.baselines.answering import load_answering
 from dept.engine.evaluate import score_rows
 from dept.trial import TrialSpec
 from flows import transfer
