@@ -38,7 +38,7 @@ class Honesty:
 
 @dataclass(frozen=True)
 class Together:
-    """An ensemble beside its members, test scores in percent."""
+    """An ensemble beside its members, test scores in percent; `distilled`: of the adapter that learned its answers."""
 
     target: str
     shots: int | None
@@ -47,6 +47,7 @@ class Together:
     mean_member: float
     best_member: float
     score: float
+    distilled: float | None = None
 
     @property
     def gain(self) -> float:
@@ -70,6 +71,7 @@ def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
     """Ensembles whose members are all among the outcomes, in their order."""
     single = [o for o in outcomes if o.spec.kind == "train" and not o.spec.teacher_sha256]
     by_sha = {o.adapter_sha256: o for o in single if o.test and o.adapter_sha256}
+    learned = {o.spec.teacher_sha256: score_of(o.test) for o in outcomes if o.spec.teacher_sha256 and o.test}
     found = []
     for outcome in outcomes:
         members = [by_sha[sha256] for sha256 in outcome.spec.sources if sha256 in by_sha]
@@ -78,7 +80,8 @@ def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
             spec, seeds = outcome.spec, tuple(sorted({member.spec.seed for member in members}))
             mean, best = statistics.fmean(scores), max(scores)
             variant = spec.variant.removeprefix(TOGETHER)
-            found.append(Together(spec.task, spec.shots, variant, seeds, mean, best, score_of(outcome.test)))
+            alone, own = learned.get(outcome.adapter_sha256), score_of(outcome.test)
+            found.append(Together(spec.task, spec.shots, variant, seeds, mean, best, own, alone))
     return found
 
 
@@ -90,7 +93,9 @@ def worth(found: Sequence[Together]) -> str:
     how = f"{len(found)} ensemble" + ("s" if len(found) > 1 else "")
     seeds = any(len(one.seeds) > 1 for one in found)
     note = " Members of several seeds have learned from the shots of several draws." if seeds else ""
-    return f"Answering together was worth {gain:+.1f} points over the mean member ({how}).{note}"
+    kept = [one.distilled - one.mean_member for one in found if one.distilled is not None]
+    alone = f" One adapter that learned their answers was worth {statistics.fmean(kept):+.1f}." if kept else ""
+    return f"Answering together was worth {gain:+.1f} points over the mean member ({how}).{alone}{note}"
 
 
 def ece_of(cell: Cell) -> float | None:

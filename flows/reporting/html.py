@@ -93,6 +93,7 @@ def write_report(
         most=MOST,
         honesty=honesty(rows)[:MOST],
         together=(answering := together(outcomes))[:MOST],
+        distilled=any(one.distilled is not None for one in answering),
         worth=worth(answering),
         **_results(rows),
         **_trials(outcomes, set(given["reused"]), set(given["others"])),

@@ -108,6 +108,7 @@ def _honesty(one: Honesty) -> dict[str, Any]:
 
 def _together(one: Together) -> dict[str, Any]:
     numbers = {name: round(getattr(one, name), 3) for name in ("mean_member", "best_member", "score", "gain")}
+    numbers |= {} if one.distilled is None else {"distilled": round(one.distilled, 3)}
     return {"target": one.target, "k": k_of(one.shots), "variant": one.variant, "seeds": list(one.seeds), **numbers}
 
 

@@ -88,7 +88,11 @@ def test_of_several_seeds_one_adapter_learns(begin, trained_on, tmp_path):
     assert may_stand(found)
     assert found.spec.variant in summary_rows(done.outcomes)[0].cells
     page = write_report(tmp_path, "tiny", plan.model_dump(mode="json"), done.outcomes).read_text(encoding="utf-8")
-    assert "distilled:scratch" in page
+    (line,) = together(done.outcomes)
+    assert line.distilled == found.test["score"]
+    for told in ("distilled:scratch", '<th scope="col">Distilled</th>'):
+        assert told in page
+    assert f"learned their answers was worth {line.distilled - line.mean_member:+.1f}." in page
     unmoved = replace(found, adapter_sha256=best.adapter_sha256, test=dict.fromkeys(best.test, -1.0))
     assert together([*members, ensemble, unmoved])[0].mean_member >= 0  # it is no member, even if it is still its start
 

@@ -119,6 +119,12 @@ def test_the_challenger_of_an_in_context_champion_has_shots(world):
     assert renewed(world, whole).validation_rows == len(world.splits["mood"].validation)
 
 
+def test_the_challenger_of_a_distilled_champion_learns_from_labels(world):
+    first = world.trial(0, init="ensemble", start="source", source_sha256="a" * 64, teacher_sha256="b" * 64)
+    spec = renewed(world, Stale(task="mood", fingerprint=first.spec.fingerprint, reasons=["old"], only_old=True))
+    assert (spec.teacher_sha256, spec.start, spec.needed, spec.variant) == (None, "text", (), "scratch")
+
+
 def test_a_champion_of_the_first_version_is_said(world):
     first = world.trial(0)
     about = {"challenger_fingerprint": first.spec.fingerprint, "challenger_version": "1"}

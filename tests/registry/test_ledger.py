@@ -61,6 +61,11 @@ def test_the_way_of_a_trial(ledger):
     assert ledger.outcomes(["f" * 64, key, key]) == {key: outcome}
     assert ledger.by_sha256(outcome.adapter_sha256).fingerprint == key
     assert ledger.by_sha256("0" * 64) is None
+    later = make_spec(teacher_sha256="e" * 64)  # distilled from it, and still its start: the same adapter
+    ledger.finish(claim_one(ledger, later), "run-2", make_outcome(later))
+    with ledger.engine.begin() as connection:
+        connection.execute(update(TrialRow).where(TrialRow.fingerprint == key).values(schema_version=1))
+    assert ledger.by_sha256(outcome.adapter_sha256).fingerprint == key
 
 
 def test_many_at_once_are_written_as_one_by_one(ledger):
