@@ -9,12 +9,15 @@ import torch
 from dept.adapters.adapter import Adapter
 from dept.backbones.describe import describe
 from dept.backbones.shared import shared_backbone
-from dept.baselines.linear import log_probs
+from dept.baselines.linear import Chosen, log_probs
 from dept.baselines.probe import DEPTHS, Probe, train_head
-from dept.baselines.tfidf import Tfidf, contents
+from dept.baselines.tfidf import WAY, Tfidf, contents, train_tfidf
+from dept.batches.tokenise import Row
 from dept.config import AdapterConfig, TrainConfig
 from dept.engine.evaluate import summarise
 from dept.engine.features import features
+from dept.engine.readout import temper
+from dept.trial import PULL
 from flows import transfer
 from flows.execution import linear, reading
 from flows.execution.open import check_methods
@@ -26,6 +29,7 @@ from registry.serving import load_champion
 from tasks.catalogue import catalogue
 from tasks.draws import subset
 from tasks.load import load_splits
+from tests.flows.test_searches import SEARCH
 
 BOTH = {"m": 4, "r": 2, "s": 24, "answers": "both"}
 
@@ -63,6 +67,8 @@ def test_linear_baselines_end_to_end(begin, monkeypatch):
         assert row.outcome["test"]["accuracy"] == summarise(scores, tests)["accuracy"]
         assert row.outcome["test"]["loss"] == pytest.approx(summarise(scores, tests)["loss"], abs=1e-4)
         assert row.outcome["validation"] == probe.validation
+        assert row.outcome["extra"]["readout"]["temperature"] == probe.chosen.readout.temperature
+        assert row.outcome["extra"]["readout"]["loss"] == probe.validation["loss"]
         assert row.outcome["trainable"] == probe.trainable > 0
         assert row.outcome["steps_done"] == row.outcome["best_step"] == 0
         assert set(row.outcome["extra"]["refit"]) == set(row.outcome["test"])
@@ -80,6 +86,36 @@ def test_linear_baselines_end_to_end(begin, monkeypatch):
         assert row.outcome["test"]["accuracy"] == pytest.approx(100 * expected)
     monkeypatch.setattr(linear, "train_probe", None)
     assert transfer.stages(context, plan, transfer.work_here).failed == {}, "nothing is trained again"
+
+
+@pytest.mark.parametrize("calibration", ["choose", "none"])
+def test_a_search_compares_by_the_loss_of_honest_answers(begin, calibration):
+    """Written out: fitted on each half of a draw, asked about the other; leave-one-out over all rows, if at all."""
+    context, plan = begin(
+        methods=["tfidf"], strategies=["scratch"], targets=["film"], sources=[], search=SEARCH, calibration=calibration
+    )
+    assert transfer.stages(context, plan, transfer.work_here).failed == {}
+    by = by_variant(context)
+    (found,), (target,) = by["search", "search", "tfidf"], by["train", "target", "tfidf"]
+    shots, checks = examples_of(context, found.trial_spec)
+    rows = [example for _, example in (*shots, *checks)]
+    template, gold = context.tasks["film"].template, [example.label for example in rows]
+    texts = contents([example.text for example in rows], template)
+    losses = []
+    for option in WAY.options:
+        scores = []
+        for held in (range(4), range(4, 8)):  # the order of `folds_of`
+            known = [place for place in range(8) if place not in held]
+            given = [Row((), ((0,),) * 2, gold[place], 0) for place in known]
+            fitted = train_tfidf([texts[place] for place in known], given, [], [], Chosen(option))
+            scores += fitted.score([texts[place] for place in held])
+        plain = float(np.mean([-line[label] for line, label in zip(scores, gold, strict=True)]))
+        losses.append(plain if calibration == "none" else temper(scores, gold, PULL)[1]["loss"])
+    assert found.outcome["validation"]["loss"] == pytest.approx(min(losses))
+    assert [one["losses"][0][1] for one in found.outcome["extra"]["search"]["tried"]] == pytest.approx(losses)
+    kept = Tfidf.load(context.store.fetch(target.adapter_key))
+    assert ("readout" in target.outcome["extra"]) == (calibration == "choose")
+    assert calibration == "choose" or kept.chosen.readout.plain
 
 
 def test_what_is_kept_has_a_bound(begin, monkeypatch):
