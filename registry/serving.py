@@ -68,7 +68,8 @@ class Predictor:
     """
 
     def __init__(self, adapter: Answering, backbone: Backbone | None = None, found: Champion | None = None) -> None:
-        missing = [key for key in ("backbone", "template", "labels", "words") if key not in adapter.metadata]
+        needed = ("backbone", "template", "labels", "words", *(("s",) if isinstance(adapter, Regression) else ()))
+        missing = [key for key in needed if key not in adapter.metadata]
         if missing:
             raise InputError(
                 f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "

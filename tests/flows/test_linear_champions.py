@@ -93,6 +93,10 @@ def _altered(outcome, method):
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"c": ', '"c": 1'), encoding="utf-8")
     with pytest.raises(InputError, match="not the one that was registered"):
         load_adapter(folder, outcome.adapter_sha256)
+    bare = load_answering(folder)
+    bare.metadata.pop("s")
+    with pytest.raises(InputError, match="lack s, so it cannot answer"):
+        Predictor(bare)
     (folder / f"{method}.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match="altered"):
         load_adapter(folder)
