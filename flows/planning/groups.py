@@ -15,6 +15,7 @@ Shots = Annotated[
     Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
     Discriminator(lambda value: "all" if isinstance(value, str) else "k"),  # so that an error names one cause
 ]
+PromptText = Annotated[str, Field(min_length=1, max_length=2000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 STRATEGIES = ("scratch", "best-source", "similar", "mixture", "multitask", "prompt-only", "source:NAME")
 Strategy = Annotated[
@@ -31,11 +32,14 @@ Strategy = Annotated[
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a target's adapter is made: its shape, and its training from scratch and from a source."""
+    """How a target's adapter is made: its shape, its training from scratch and from a source, and the text that the
+    prompt of scratch trials starts from.
+    """
 
     adapter: AdapterConfig
     scratch_training: TrainConfig
     transfer_training: TrainConfig
+    prompt_text: str
 
 
 class Group(BaseModel):
@@ -47,6 +51,8 @@ class Group(BaseModel):
     adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout, answers ... that differ")
     scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
     transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
+
+    prompt_text: PromptText | None = Field(None, description="text whose token embeddings start the soft prompt")
 
     @field_validator("adapter", "scratch_training", "transfer_training")
     @classmethod

@@ -6,14 +6,14 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dept.config import AdapterConfig, TestPart, TrainConfig
 from dept.trial import Method
 from flows.planning.answering import AskedCalibration, Distil, Members, MembersOf, wrong_ensemble
-from flows.planning.groups import Group, Name, Recipe, Seed, Shots, Strategy
+from flows.planning.groups import Group, Name, PromptText, Recipe, Seed, Shots, Strategy
 from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
 from infra.explain import Form
@@ -23,6 +23,7 @@ from tasks.spec import Task
 
 Dtype = Literal["float32", "bfloat16"]
 Validation = Literal["shots", "full"]
+P = TypeVar("P", bound=BaseModel)
 PlanMethod = Literal["auto", Method]
 RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full"]
 # Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
@@ -127,11 +128,8 @@ class Plan(BaseModel):
     probe_steps: int = Field(
         4, ge=0, le=1000, description="steps for which best-source and similar try; 0: sources are tried as they are"
     )
-    prompt_text: str = Field(
-        PROMPT_TEXT,
-        min_length=1,
-        max_length=2000,
-        description="text whose token embeddings start the soft prompt of scratch trials",
+    prompt_text: PromptText = Field(
+        PROMPT_TEXT, description="text whose token embeddings start the soft prompt of scratch trials"
     )
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="shape of every adapter of this plan")
     source_training: TrainConfig = Field(
@@ -235,7 +233,7 @@ class Plan(BaseModel):
             raise ValueError(f"groups: {twice[0]} is in two groups; put it into one")
         for name in grouped:
             if name not in self.targets:
-                raise ValueError(f"groups: {name} is no target{near(name, self.targets)}")
+                raise ValueError(f"groups: {name} is no target{near(name, self.targets)}; groups=[] leaves them out")
             self.recipe(name)
         if any(self.recipe(name).adapter.shape != self.adapter.shape for name in grouped) and self.transfers:
             raise ValueError("groups: an adapter of another shape cannot start from the plan's sources")
@@ -246,14 +244,15 @@ class Plan(BaseModel):
         Raises:
             ValueError: a group names an unknown key or a value out of bounds.
         """
-        recipe = Recipe(self.adapter, self.scratch_training, self.transfer_training)
+        recipe = Recipe(self.adapter, self.scratch_training, self.transfer_training, self.prompt_text)
         for group in self.groups:
             if target in group.targets:
-                changed = {
-                    name: type(part).model_validate(part.model_dump() | getattr(group, name))
-                    for name, part in vars(recipe).items()
-                }
-                recipe = Recipe(**changed)
+                recipe = Recipe(
+                    _changed(self.adapter, group.adapter),
+                    _changed(self.scratch_training, group.scratch_training),
+                    _changed(self.transfer_training, group.transfer_training),
+                    group.prompt_text or self.prompt_text,
+                )
         return recipe
 
     @property
@@ -298,3 +297,7 @@ class Plan(BaseModel):
 
 def _duplicates(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _changed(part: P, keys: dict[str, Any]) -> P:
+    return type(part).model_validate(part.model_dump() | keys)

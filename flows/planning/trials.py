@@ -300,7 +300,7 @@ def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[st
         "task": name,
         "task_version": inputs.tasks[name].version,
         "data_hash": inputs.splits[name].data_hash,
-        "prompt_text": plan.prompt_text,
+        "prompt_text": plan.recipe(name).prompt_text,
         "calibration": plan.calibration if calibrated else "none",
         "test_rows": min(plan.test_rows, _testable(inputs.splits[name], part)),  # more than there are is all
         "tested_on": part,

@@ -48,7 +48,7 @@ def test_the_main_job_on_real_input(demo):
     home, _, printed, _ = demo
     assert "Trained 12 trials" in printed
     assert "movie-polarity" in printed
-    assert "tweet-polarity" in printed
+    assert "bbc-topic" in printed
     (page,) = home.glob("reports/*/report.html")
     assert page.stat().st_size > 50_000
     trained = [o for o in json.loads((page.parent / "report.json").read_text())["outcomes"] if o["tokens"]]

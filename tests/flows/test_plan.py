@@ -64,8 +64,8 @@ def test_demo_is_what_the_product_promises():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("test_rows: 200", "test_rowz: 200", "test_rowz: unknown key; did you mean test_rows?"),
-        ("test_rows: 200", "test_rows: -200", "test_rows: must be a whole number from 1 to 1,000,000, got -200"),
+        ("test_rows: 120", "test_rowz: 120", "test_rowz: unknown key; did you mean test_rows?"),
+        ("test_rows: 120", "test_rows: -200", "test_rows: must be a whole number from 1 to 1,000,000, got -200"),
         ("shots: [16]", "shots: [16, -4]", "shots.1: must be a whole number from 1 to 10,000 or all, got -4"),
         ("shots: [16]", "shots: []", "shots: must be a list of 1 to 20"),
         ("shots: [16]", "shots: [16, 16]", "shots: 16 is listed twice"),
@@ -78,11 +78,11 @@ def test_demo_is_what_the_product_promises():
         ("methods: [dept, probe, tfidf]", "methods: [dept, lorra]", "methods.1"),
         ("probe_steps: 0", "rates: {lora: [-1]}", "rates.lora.0"),
         (
-            "[movie-polarity, tweet-polarity]",
-            "[movie-polarty]",
+            "[movie-polarity, bbc-topic]",
+            "[movie-polarty, bbc-topic]",
             "targets: unknown task 'movie-polarty'; did you mean movie-polarity?",
         ),
-        ("[movie-polarity, tweet-polarity]", "[amazon-polarity]", "amazon-polarity is also a source"),
+        ("[movie-polarity, bbc-topic]", "[amazon-polarity, bbc-topic]", "amazon-polarity is also a source"),
         ("[amazon-polarity, nyt-polarity]", "[]", "transfer needs at least one source"),
         ("[scratch, best-source]", '["source:sms-spam"]', "strategies: source:sms-spam: sms-spam is no source"),
         ("probe_steps: 0", "test_rows: 3", "key 'test_rows' stands there twice"),
@@ -140,7 +140,7 @@ def test_keys_are_set_on_the_command_line():
         ("shos=[4]", "shos: unknown key; did you mean shots"),
         ("scratch_training.stepz=4", "scratch_training.stepz: unknown key; did you mean steps"),
         ("shots.first=4", "no keys within shots; set it as a whole"),
-        ("targets=[movie-polaritie]", "did you mean movie-polarity"),
+        ("targets=[movie-polaritie, bbc-topic]", "did you mean movie-polarity"),
     ],
 )
 def test_a_wrong_setting_is_named(setting, said):

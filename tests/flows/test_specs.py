@@ -22,11 +22,14 @@ from infra.errors import InputError
 from tasks.draws import few_shot, rows_to_test
 
 BACKBONE_ID = "b" * 64
+TARGETS = ["movie-polarity", "tweet-polarity"]
 
 
 @pytest.fixture(scope="module")
 def demo():
-    plan = replaced(load_plan("demo"), shots=[4, 16], source_rows=100, methods=["dept"])
+    shipped = load_plan("demo")
+    own = {"scratch_training": shipped.scratch_training.model_copy(update={"lr_prompt": 1e-2, "lr_low_rank": 1e-3})}
+    plan = replaced(shipped, shots=[4, 16], source_rows=100, methods=["dept"], targets=TARGETS, groups=[], **own)
     return plan, Inputs(plan.resolve_tasks(), check(plan), BACKBONE_ID, 576)
 
 

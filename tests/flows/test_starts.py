@@ -17,7 +17,9 @@ ONE, TWO = Draw("movie-polarity", 16, 0), Draw("tweet-polarity", 16, 0)
 
 @pytest.fixture(scope="module")
 def demo():
-    plan = replaced(load_plan("demo"), strategies=EVERY, seeds=[0], probe_steps=2)
+    plan = replaced(
+        load_plan("demo"), targets=[ONE.target, TWO.target], groups=[], strategies=EVERY, seeds=[0], probe_steps=2
+    )
     return plan, Inputs(plan.resolve_tasks(), check(plan), "b" * 64, 576, "float32")
 
 
