@@ -69,7 +69,7 @@ class Search(Frozen):
         pydantic.ValidationError: rungs that do not rise, or at which a candidate is not validated.
     """
 
-    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=1000)
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=1001)
     folds: int = Field(
         2, ge=1, le=10, description="parts of the 2k rows of a draw, each validated on once; 1: one half"
     )

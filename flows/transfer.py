@@ -18,7 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from dept.backbones.describe import told_dtype
-from dept.trial import STACKED, TrialOutcome, TrialSpec
+from dept.trial import LINEAR, STACKED, TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, say_lost_runs
 from flows.execution.judge import judge, told
@@ -32,7 +32,7 @@ from flows.planning.left_out import label, left_out
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
-from flows.planning.searches import joined_targets, searched_targets, searches
+from flows.planning.searches import as_searched, joined_targets, searched_targets, searches
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Place, Rates, needed_sources, search_specs, source_specs, target_specs
 from flows.reporting.html import markdown, write_report
@@ -207,7 +207,7 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     together = ensemble_specs(plan, context.tasks, targets.outcomes)
     together += joined_targets(plan, inputs, done.searches, done.searched, trained)
     ensembles = settled("test-ensembles", "ensembles", together)
-    reached = [*targets.outcomes, *ensembles.outcomes]
+    reached = as_searched([*targets.outcomes, *ensembles.outcomes], done.searched)
     distilled = settled("distil-ensembles", "distilled", distilled_specs(plan, reached, done.rates))
     done.members = [outcome for outcome in reached if outcome.spec.role == "search"]
     done.outcomes = [*sources, *(o for o in reached if o.spec.role == "target"), *distilled.outcomes]
@@ -250,7 +250,8 @@ def step(name: str, body: Callable[[], T]) -> T:
 def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:
     """Let the candidate of each task stand against its champion; what was decided, for the report."""
     by_fingerprint = {outcome.spec.fingerprint: outcome for outcome in outcomes}
-    if unserved := {o.spec.task for o in outcomes if o.spec.variant == "auto" and o.spec.method not in STACKED}:
+    serves = (*STACKED, *LINEAR)
+    if unserved := {o.spec.task for o in outcomes if o.spec.variant == "auto" and o.spec.method not in serves}:
         say(f"auto chose for {', '.join(sorted(unserved))} what cannot be served: see the report.")
     decided = judge(context, outcomes, workers)
     return [told(row, by_fingerprint.get(str(row.challenger_fingerprint))) for row in decided]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def settle(
     found = score([*missing, *texts, *neutral])
     validation, rest = found.divided(len(missing))
     scored = Scored(raw or validation, [row.gold for row in rows.validation], *rest.divided(len(texts)))
-    readout, told = choose(scored, asked, weights)
+    readout, told, _ = choose(scored, asked, weights)
     if not rows.validation:
         return Settled(readout, told)
     answers = answers_of([readout], [(0, row) for row in rows.validation], scored.validation)
@@ -128,7 +128,17 @@ def biases(scored: Scored, asked: Calibration) -> dict[Calibrated, tuple[float, 
     return found or {"none": ()}
 
 
-def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHTS) -> tuple[Readout, dict[str, Any]]:
+class Choice(NamedTuple):
+    """A readout, what is to be told about it, and of each row that it was chosen by the temperature that the other rows
+    give (none where none was chosen).
+    """
+
+    readout: Readout
+    told: dict[str, Any]
+    temperatures: tuple[float, ...] = ()
+
+
+def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHTS) -> Choice:
     """The readout of an adapter, and what is to be told about the choice.
 
     Without validation rows the calibration that was asked for is used as it is; `choose` then leaves the words alone.
@@ -137,7 +147,7 @@ def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHT
         weights: of a head, to choose among, the plainest first; without a head they play no part.
 
     Returns:
-        The readout; and `calibration`, `weight` (with a head), `temperature`, and where there are validation rows their
+        What is told: `calibration`, `weight` (with a head), `temperature`, and where there are validation rows their
         mean loss (nats) `plain`, by the first candidate as it is, and `loss`, leave-one-out.
     """
     known = biases(scored, asked)
@@ -149,19 +159,20 @@ def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHT
     if asked == "choose":
         tried.sort(key=lambda one: one.calibration != "none")  # stable: the weights keep their order
     if not scored.gold:
-        return tried[0], _told(tried[0], heads)
+        return Choice(tried[0], _told(tried[0], heads))
     if asked == "none" and not heads:
-        return tried[0], {}
+        return Choice(tried[0], {})
     losses = _losses(tried, scored)  # [candidates, temperatures, rows]
     temperatures = torch.tensor(TEMPERATURES, dtype=torch.float64)
     if asked == "none":
         temperatures = temperatures.where(temperatures == 1, math.inf)
-    left_out, best = _leave_one_out(losses, temperatures)
+    left_out, others, best = _leave_one_out(losses, temperatures)
     place = plainest(left_out)
     one = tried[place]
     found = Readout(one.weight, one.calibration, one.bias, TEMPERATURES[int(best[place])])
     plain = float(losses[0, TEMPERATURES.index(1.0)].mean())
-    return found, _told(found, heads) | {"plain": plain, "loss": float(left_out[place].mean())}
+    told = _told(found, heads) | {"plain": plain, "loss": float(left_out[place].mean())}
+    return Choice(found, told, tuple(TEMPERATURES[at] for at in others[place].tolist()))
 
 
 def temper(scores: list[list[float]], gold: Sequence[int], pull: float = 1.0) -> tuple[Readout, dict[str, Any]]:
@@ -175,7 +186,7 @@ def temper(scores: list[list[float]], gold: Sequence[int], pull: float = 1.0) ->
         `loss`, leave-one-out.
     """
     losses = _losses([Readout()], Scored(Raw(scores), gold, Raw([]), Raw([])))
-    left_out, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64), pull)
+    left_out, _, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64), pull)
     found = Readout(temperature=TEMPERATURES[int(best[0])])
     plain = float(losses[0, TEMPERATURES.index(1.0)].mean())
     return found, _told(found, heads=False) | {"plain": plain, "loss": float(left_out[0].mean())}
@@ -193,8 +204,9 @@ def _losses(tried: Sequence[Readout], scored: Scored) -> Tensor:
     return -cooled.gather(-1, gold[..., None])[..., 0].nan_to_num(nan=math.inf)
 
 
-def _leave_one_out(losses: Tensor, temperatures: Tensor, pull: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Loss of each row [candidates, rows] at the temperature of the others; the temperatures [candidates] of all.
+def _leave_one_out(losses: Tensor, temperatures: Tensor, pull: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of each row [candidates, rows] at the temperature of the others, that temperature, and that [candidates] of
+    all; temperatures by their places.
 
     A temperature far from 1 costs as much as half a row that is off by one deviation of log T (times `pull`): where all
     rows are right, the lowest one would be the best otherwise.
@@ -202,7 +214,7 @@ def _leave_one_out(losses: Tensor, temperatures: Tensor, pull: float = 1.0) -> t
     cost = (pull * temperatures.log() ** 2 / 2)[:, None]
     total = losses.sum(-1, keepdim=True)
     others = (total - losses + cost).argmin(1, keepdim=True)
-    return losses.gather(1, others)[:, 0], (total[..., 0] + cost[:, 0]).argmin(1)
+    return losses.gather(1, others)[:, 0], others[:, 0], (total[..., 0] + cost[:, 0]).argmin(1)
 
 
 def plainest(losses: Tensor) -> int:

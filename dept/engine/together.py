@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import eq
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from dept.adapters.ensemble import mean_answers
 from dept.config import Calibration
 from dept.engine.evaluate import Raw
-from dept.engine.readout import WEIGHTS, Scored, choose, plainest
+from dept.engine.readout import WEIGHTS, Choice, Scored, choose, plainest
 from dept.readout import Readout
 
 
@@ -60,27 +60,39 @@ def decide(
     """
     if asked == "contextual":
         asked = "none"  # content-free inputs were not scored: it is settled after the last training
-    nothing, ranked = Raw([]), []
+    ranked = []
     for number, raw in raws.items():
-        weights = (1.0,) if heads_alone[number] else WEIGHTS
-        readout, told = choose(Scored(raw, gold, nothing, nothing), asked, weights)
-        heads: Sequence[list[float] | None] = raw.head or [None] * len(gold)
-        answers = [readout.answer(line, head) for line, head in zip(raw.words, heads, strict=True)]
-        ranked.append((told.get("loss", _mean(_losses(answers, gold))), number, readout, told, answers))
-    ranked.sort(key=lambda one: (one[0] if math.isfinite(one[0]) else math.inf, one[1]))
-    best = ranked[: max(1, most)]
-    joint = [mean_answers([one[4] for one in best[:count]]) for count in range(1, len(best) + 1)]
+        found = choose(Scored(raw, gold, Raw([]), Raw([])), asked, (1.0,) if heads_alone[number] else WEIGHTS)
+        answers = _held_out(found, raw)
+        loss = _mean(_losses(answers, gold))
+        ranked.append((loss if math.isfinite(loss) else math.inf, number, found, answers))
+    ranked.sort(key=lambda one: one[:2])
+    best = ranked[:1]
+    for one in ranked[1:]:
+        if len(best) < most and all(one[3] != other[3] for other in best):  # a copy would add nothing
+            best.append(one)
+    joint = [mean_answers([one[3] for one in best[:count]]) for count in range(1, len(best) + 1)]
     losses = [_losses(answers, gold) for answers in joint]
     count = len(best) - plainest(torch.tensor(losses[::-1], dtype=torch.float64))
     answered = [max(range(len(line)), key=line.__getitem__) for line in joint[count - 1]]
     return Decided(
         members=tuple(one[1] for one in best[:count]),
-        readouts=tuple(one[2] for one in best[:count]),
-        told=best[0][3],
-        loss=best[0][0] if count == 1 else _mean(losses[count - 1]),
+        readouts=tuple(one[2].readout for one in best[:count]),
+        told=best[0][2].told,
+        loss=_mean(losses[count - 1]),
         score=100 * sum(map(eq, answered, gold)) / len(gold),
         losses=tuple(map(_mean, losses)),
     )
+
+
+def _held_out(found: Choice, raw: Raw) -> list[list[float]]:
+    """Answers to the rows, each at the temperature that the others give, so that no row is judged by its own."""
+    heads: Sequence[list[float] | None] = raw.head or [None] * len(raw.words)
+    cooled = found.temperatures or (found.readout.temperature,) * len(raw.words)
+    return [
+        replace(found.readout, temperature=own).answer(words, head)
+        for words, head, own in zip(raw.words, heads, cooled, strict=True)
+    ]
 
 
 def _losses(answers: Sequence[Sequence[float]], gold: Sequence[int]) -> list[float]:

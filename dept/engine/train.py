@@ -200,7 +200,7 @@ class Loop:
     def _settle_readout(self, key: str, adapter: Adapter) -> None:
         """Choose how the adapter's scores become answers; what its validation gave is not computed again."""
         trial, state, raw = self.trials[key], self.states[key], self.raw.pop(key, None)
-        if trial.readout is not None:
+        if trial.readout is not None and trial.calibration != "contextual":
             adapter.readout, state.readout = given(trial.readout, bool(adapter.layers))
             return
         if not adapter.layers:
@@ -214,6 +214,7 @@ class Loop:
             return self._raw(tensors, [(0, row) for row in rows])
 
         weights = (1.0,) if adapter.readout is not None and adapter.readout.weight == 1 else WEIGHTS
+        weights = weights if trial.readout is None else (trial.readout.weight,)
         found = settle(Known(trial.validation, trial.rows, trial.neutral), trial.calibration, score, raw, weights)
         if found is not None:
             adapter.readout = kept(found.readout, bool(adapter.layers))

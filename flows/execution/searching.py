@@ -174,12 +174,11 @@ def _decide(outcome: TrialOutcome, found: Found, candidates: list[list[Trial]]) 
     outcome.best_step, outcome.validation_curve, outcome.validation_loss_curve = best.best[0], best.scores, best.losses
     outcome.validation = {"loss": decided.loss, "score": decided.score}
     outcome.extra["readout"] = decided.told
-    if outcome.spec.calibration != "contextual":  # which is settled by content-free inputs after the last training
-        bodies = [readout.body for readout in decided.readouts]
-        outcome.extra["search"]["readouts"] = dict(zip(map(str, decided.members), bodies, strict=True))
+    bodies = [readout.body for readout in decided.readouts]
     outcome.extra["search"] |= {
         "winner": decided.members[0],
         "members": list(decided.members),
+        "readouts": dict(zip(map(str, decided.members), bodies, strict=True)),
         "together": list(decided.losses),
     }
 

@@ -96,10 +96,10 @@ class Plan(BaseModel):
         default_factory=lambda: list[PlanMethod](("auto",)),
         min_length=1,
         max_length=20,
-        description="auto: for each draw the best of dept (all starts and answers), probe, tfidf and others listed "
-        "here, by cross-validated loss (dept where rates are named); dept, and baselines on the same rows: prompt-"
-        "tuning, lora (all linear layers) with as many trainable numbers, lora-r8 (rank 8), full, in-context; probe "
-        "(logistic regression on the frozen backbone's states), tfidf and calibrated cost seconds",
+        description="auto: for each draw the best of dept (all starts and answers), probe, tfidf and what else is "
+        "listed here and searched, by cross-validated loss (dept where rates are named); dept, and baselines on the "
+        "same rows: prompt-tuning, lora (all linear layers) with as many trainable numbers, lora-r8 (rank 8), full, "
+        "in-context; probe (logistic regression on the frozen backbone's states), tfidf and calibrated cost seconds",
     )
     rates: dict[RateKey, RateList] = Field(
         default_factory=dict,

@@ -22,7 +22,8 @@ class SearchPlan(BaseModel):
         ge=1,
         le=10,
         description="parts into which shots and validation rows are cut; each is validated on by what "
-        "the others trained. 1: the shots train, the validation rows validate",
+        "the others trained. 1: the shots train, the validation rows validate (so with the start mixture, whose "
+        "weights the shots have chosen; with more folds auto leaves it out)",
     )
     minutes: float | None = Field(
         None, gt=0, le=100_000, description="of training and validating, after which a search ends; empty: no bound"

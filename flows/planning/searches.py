@@ -6,7 +6,8 @@ plays a part. `auto` has a search of its own over all starts and answers of dept
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dept.config import Answers, TrainConfig
@@ -40,7 +41,7 @@ def searches(
         if method in LINEAR:
             found[draw, method, strategy] = _linear(plan, inputs, (draw, method, strategy))
             continue
-        strategies = plan.strategies if strategy == AUTO else [strategy]
+        strategies = _starts(plan) if strategy == AUTO else [strategy]
         ways = [_way(plan, draw, method, one, origins) for one in strategies if (draw, one) not in missing]
         if ways:
             found[draw, method, strategy] = _search(plan, inputs, (draw, method, strategy), ways)
@@ -70,14 +71,19 @@ def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outc
     return made
 
 
+def _starts(plan: Plan) -> list[str]:
+    """What auto starts from. Weights of a mixture are learned on the shots, which validate a fold."""
+    return [one for one in plan.strategies if one != "mixture" or asked(plan).folds == 1] or list(plan.strategies)
+
+
 def joined_targets(
     plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes, trained: Mapping[str, str]
 ) -> list[TrialSpec]:
     """For each draw of which `auto` chose several adapters together the trial in which they answer as one.
 
     Args:
-        trained: sha256 of the adapters of the members, by the fingerprints of their trials; a draw of which one has
-            failed is left out.
+        trained: sha256 of the adapters of the members, by the fingerprints of their trials. One that has failed is left
+            out; a draw of which fewer than two are there has no such trial.
     """
     made = []
     for best in best_of_all(plan, found, outcomes).values():
@@ -85,11 +91,23 @@ def joined_targets(
         if len(members_of(outcome)) == 1:
             continue
         members = _members(plan, inputs, spec, outcome)
-        shas = [trained.get(one.fingerprint, "") for one in members]
-        if all(shas):
-            joined = together(members, shas, role="target", method="dept", init=AUTO, searched=spec.fingerprint)
-            made.append(joined.model_copy(update={"test_rows": _tested(plan, inputs, spec.task)}))
+        left = [(one, sha) for one in members if (sha := trained.get(one.fingerprint, ""))]
+        if len(left) > 1:
+            about = {"method": "dept", "init": AUTO, "searched": spec.fingerprint}
+            tested = {"role": "target", "test_rows": _tested(plan, inputs, spec.task)}
+            made.append(together([one for one, _ in left], [sha for _, sha in left], **about, **tested))
     return made
+
+
+def as_searched(outcomes: Iterable[TrialOutcome], searched: Outcomes) -> list[TrialOutcome]:
+    """Nothing validates a refit: what the present search found over its folds stands for it, even where the same recipe
+    was trained for an earlier search.
+    """
+    found = []
+    for one in outcomes:
+        search = searched.get(one.spec.searched or "") if one.spec.refit else None
+        found.append(one if search is None else replace(one, validation=search.validation))
+    return found
 
 
 def _members(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> list[TrialSpec]:
@@ -200,7 +218,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         tried = (*tried, Candidate(adapter=shape.headless, training=untrained))
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
-    folds = 1 if fields["validation_rows"] else how.folds
+    folds = 1 if fields["validation_rows"] or "mixture" in {way.init for way in ways} else how.folds
     return TrialSpec(
         kind="search",
         role="search",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dept.config import AdapterConfig, Dtype, TestPart, TrainConfig
-from dept.trial import MULTITASK, Init, Method, Start, TrialSpec
+from dept.trial import LINEAR, MULTITASK, Init, Method, Start, TrialSpec
 from flows.planning.groups import Strategy
 from flows.planning.plan import BASELINE_RATES, Plan, RateKey
 from infra.errors import InputError
@@ -252,7 +252,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
                 "train the sources first"
             )
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
-    start: Start = "shots" if rate_key(method, strategy) is None else "text"
+    start: Start = "shots" if method in ("in-context", *LINEAR) else "text"
     if origin is not None:
         start = "prompt" if strategy == "prompt-only" else "source"
     return TrialSpec(

@@ -47,7 +47,8 @@ def can_answer(outcome: TrialOutcome) -> bool:
     spec = outcome.spec
     trained = spec.kind in KINDS and spec.role in ("source", "target", "challenger", "champion") and not spec.members
     told = spec.method == "calibrated" or (spec.method == "in-context" and spec.start == "shots") or spec.adapter.reads
-    read = spec.readout is not None  # a search found that the prompt's text does best, read in this way
+    # A search may find that the prompt's text does best, read in a way that was chosen.
+    read = spec.readout is not None or (spec.init != "untrained" and bool(outcome.extra.get("readout")))
     made = spec.training.steps > 0 or bool(told) or read or spec.kind == "ensemble"
     works = (spec.method in STACKED and made) or spec.method in LINEAR
     return trained and works and bool(outcome.adapter_key) and bool(outcome.validation)

@@ -103,7 +103,7 @@ def test_the_bias_that_helps_is_chosen_and_only_then():
     prejudiced = [[0.95 * p, 0.05 * q] for p, q in sure]
     prejudiced = [[p / (p + q), q / (p + q)] for p, q in prejudiced]
     scored = dataclasses.replace(rows_of(prejudiced, gold), neutral=Raw(logs([0.95, 0.05])))
-    readout, told = choose(scored, "choose")
+    readout, told, _ = choose(scored, "choose")
     assert readout.calibration in ("contextual", "batch")
     assert told["loss"] < told["plain"] - 0.2
     answers = [readout.answer(line) for line in scored.validation.words]
@@ -127,9 +127,9 @@ def test_a_temperature_makes_probabilities_honest():
     """Rows that are sure to 99 % and right in three of four: as sure as they are right afterwards."""
     gold = [0] * 30 + [1] * 10
     scored = rows_of([[0.99, 0.01]] * 40, gold)
-    readout, told = choose(scored, "none")
+    readout, told, _ = choose(scored, "none")
     assert readout.temperature == 1.0  # nobody asked
-    readout, told = choose(scored, "choose")
+    readout, told, _ = choose(scored, "choose")
     assert math.exp(readout.answer(scored.validation.words[0])[0]) == pytest.approx(0.75, abs=0.05)
     assert told["loss"] < told["plain"]
     right = rows_of([[0.9, 0.1]] * 4, [0] * 4)

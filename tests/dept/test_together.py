@@ -4,8 +4,11 @@ import math
 
 import pytest
 
+from dept.adapters.ensemble import mean_answers
 from dept.engine.evaluate import Raw
+from dept.engine.readout import TEMPERATURES
 from dept.engine.together import decide
+from dept.readout import Readout
 
 GOLD = [0, 1] * 8
 
@@ -52,12 +55,44 @@ def test_several_answer_together_and_mend_each_other():
 
 
 def test_fewer_where_others_make_it_worse_by_more_than_noise():
-    alike = {number: raw(0.9, 0.6) for number in range(3)}
-    assert decide(alike, GOLD, "none", dict.fromkeys(range(3), False), most=3).members == (0, 1, 2)
     worse = {0: raw(0.9), 1: raw(0.89), 2: raw(0.5)}
     assert decide(worse, GOLD, "none", dict.fromkeys(range(3), False), most=3).members == (0,)
     noisy = {0: raw(0.9, 0.9, 0.9, 0.5), 1: raw(0.84, 0.84, 0.84, 0.58)}  # a little worse, as luck would have it
     assert decide(noisy, GOLD, "none", dict.fromkeys(range(2), False), most=2).members == (0, 1)
+
+
+def test_several_are_judged_like_one_each_row_at_the_temperature_of_the_others():
+    """Sure, and wrong in one of four: a temperature of all rows would be told by the very row that it is judged on."""
+    gold = GOLD[:8]
+    one = raw(0.99, 0.99, 0.99, 0.99, 0.99, 0.99, 0.2, 0.2, gold=gold)
+    other = raw(0.95, 0.95, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, gold=gold)
+    found = decide({0: one, 1: other}, gold, "choose", dict.fromkeys(range(2), False), most=2)
+    assert found.losses[0] == pytest.approx(found.told["loss"])
+    assert {readout.calibration for readout in found.readouts} == {"none"}
+    parts = []
+    for words in (one.words, other.words):
+        lines = []
+        for row in range(8):
+            left = [place for place in range(8) if place != row]
+            picked = temperature([words[place] for place in left], [gold[place] for place in left])
+            lines.append(Readout(temperature=picked).answer(words[row]))
+        parts.append(lines)
+    mean = [-line[label] for line, label in zip(mean_answers(parts), gold, strict=True)]
+    assert found.losses[1] == pytest.approx(sum(mean) / 8)
+
+
+def temperature(lines, gold):
+    """That of the lowest loss, and of its cost, as `dept.engine.readout` has it."""
+
+    def loss(t):
+        return sum(-Readout(temperature=t).answer(line)[label] for line, label in zip(lines, gold, strict=True))
+
+    return min(TEMPERATURES, key=lambda t: loss(t) + math.log(t) ** 2 / 2)
+
+
+def test_copies_answer_once():
+    alike = {0: raw(0.9, 0.6), 1: raw(0.9, 0.6), 2: raw(0.6, 0.9)}
+    assert decide(alike, GOLD, "none", dict.fromkeys(range(3), False), most=2).members == (0, 2)
 
 
 def test_a_head_that_answers_alone_stays_alone():

@@ -40,6 +40,7 @@ def test_every_method_is_calibrated_by_one_rule_and_reports_say_how(begin):
         assert outcome.extra["readout"]["calibration"] == "contextual"
         assert 0 <= outcome.test["ece"] <= 100
     assert by_variant["calibrated"].steps_done == 0
+    assert by_variant["calibrated"].spec.start == "text"  # no shots before the text: that is in-context
     assert by_variant["calibrated"].validation["loss"] > 0
     kept = Adapter.load(context.store.fetch(by_variant["scratch"].adapter_key)).readout
     told = by_variant["scratch"].extra["readout"]

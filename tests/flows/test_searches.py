@@ -11,7 +11,7 @@ from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
 from flows.planning.leakage import guarded
 from flows.planning.plan_file import load_plan
-from flows.planning.searches import best_of_all, joined_targets, searched_targets, searches
+from flows.planning.searches import as_searched, best_of_all, joined_targets, searched_targets, searches
 from flows.planning.trials import Draw, Inputs, Origin, places, to_start
 from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
@@ -156,9 +156,30 @@ def test_several_candidates_of_auto_may_answer_as_one(planned):
     assert joined.sources == ("sha0", "sha1")
     assert joined.searched == own.fingerprint
     assert joined.readout is None
-    assert joined_targets(plan, inputs, found, outcomes, {members[0].fingerprint: "sha0"}) == []  # one has failed
+    assert joined_targets(plan, inputs, found, outcomes, {members[0].fingerprint: "sha0"}) == []  # one alone is left
+    old = TrialOutcome(joined, "", "", 0, 0, {"loss": 9.0})  # as an earlier search of the same recipe had found
+    other = replace(old, spec=joined.model_copy(update={"refit": False}))
+    assert [one.validation for one in as_searched([old, other], outcomes)] == [best.validation, old.validation]
     best.extra["search"]["members"] = [2]
     assert joined_targets(plan, inputs, found, outcomes, trained) == []
+
+
+def test_a_member_that_failed_leaves_the_others(planned):
+    plan, inputs, found = planned(methods=["auto"], targets=["film"], search=None)
+    own = found[Draw("film", 4, 0), "dept", "auto"]
+    outcomes = {own.fingerprint: outcome_of(own, winner=2, step=8, loss=0.1)}
+    outcomes[own.fingerprint].extra["search"] |= {"members": [2, 5, 7], "tried": [{"best_step": n} for n in range(17)]}
+    trained = {one.fingerprint: str(place) for place, one in enumerate(searched_targets(plan, inputs, found, outcomes))}
+    (joined,) = joined_targets(plan, inputs, found, outcomes, {key: sha for key, sha in trained.items() if sha != "0"})
+    assert joined.sources == ("1", "2")
+
+
+def test_shots_that_weigh_a_mixture_validate_nothing(planned):
+    _, _, found = planned(strategies=["scratch", "mixture"], methods=["auto", "dept"], targets=["film"])
+    folds = {strategy: spec.search.folds for (_, method, strategy), spec in found.items() if method == "dept"}
+    assert folds == {"scratch": 2, "mixture": 1, "auto": 2}
+    own = found[Draw("film", 4, 0), "dept", "auto"]
+    assert {one.init for one in own.search.candidates} == {"scratch"}
 
 
 def _linear_first(specs):

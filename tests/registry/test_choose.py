@@ -60,6 +60,11 @@ def test_shots_in_context_can_stand_and_what_left_no_adapter_cannot():
     gone = made(0.5)
     gone.adapter_key = ""
     assert not may_stand(gone)
+    text = {"training": {"steps": 0}, "init": "auto"}  # a search found that the prompt's text does best, well read
+    assert not may_stand(made(0.5, **text))
+    read = made(0.5, **text)
+    read.extra["readout"] = {"calibration": "batch"}
+    assert may_stand(read)
     assert candidates([made(0.5)], {"another"}) == {}
 
 
