@@ -190,6 +190,8 @@ class TrialSpec(Frozen):
         for late in ("teacher_sha256", "readout"):  # where there is none, as before there were any
             if body[late] is None:
                 del body[late]
+        if self.kind == "search" and self.method in (*LORA, "full") and self.calibration != "none":
+            body["raws"] = True  # they were compared by uncalibrated scores once
         if self.method in CONSTANTS:
             body["constants"] = CONSTANTS[self.method]
         return hashlib.sha256(f"{FINGERPRINT_VERSION}:{json.dumps(body, sort_keys=True)}".encode()).hexdigest()

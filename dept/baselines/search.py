@@ -6,15 +6,16 @@ rung from the start. Their steps are the same again, since rates hang on the ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dept.backbones.backbone import Backbone
-from dept.baselines.train import train_baseline
+from dept.baselines.train import Tokens, train_baseline
+from dept.engine.evaluate import Raw
 from dept.engine.halving import Found, Halving, joined
 from dept.engine.search import END, OVER
 from dept.engine.state import State, Trial
 
-Tokens = Callable[[int], None] | None  # called with the real tokens of each micro-batch
+Seen = dict[int, list[list[float]]]  # scores of a fold's rows, by the step of the validation
 
 
 def search_baseline(
@@ -49,34 +50,50 @@ def search_baseline(
                 halving.end(number, OVER)
                 found.over = True
                 continue
-            states = [_trained(method, backbone, trial, rung, budget, on_tokens) for trial in trials]
+            folds = [_trained(method, backbone, trial, rung, budget, on_tokens) for trial in trials]
+            states = [state for state, _ in folds]
             found.steps += sum(state.step for state in states)
             found.tokens += sum(state.tokens for state in states)
             found.seconds += sum(state.seconds for state in states)
-            _note(halving, number, trials, states)
+            _note(halving, found, number, trials, folds)
             if rung >= trials[0].config.end:
                 halving.end(number, END)
         halving.leaving()
     return found
 
 
-def _trained(method: str, backbone: Backbone, trial: Trial, rung: int, budget: int, on_tokens: Tokens) -> State:
+def _trained(
+    method: str, backbone: Backbone, trial: Trial, rung: int, budget: int, on_tokens: Tokens
+) -> tuple[State, Seen]:
     last = min(rung, trial.config.end)
     config = trial.config.model_copy(update={"last": last, "patience": None})
+    seen: Seen = {}
     with train_baseline(
-        method, backbone, trial.rows, trial.validation, config, trial.seed, budget=budget, on_tokens=on_tokens
+        method,
+        backbone,
+        trial.rows,
+        trial.validation,
+        config,
+        trial.seed,
+        budget=budget,
+        on_tokens=on_tokens,
+        on_validated=seen.__setitem__,
     ) as baseline:
-        return baseline.state
+        return baseline.state, seen
 
 
-def _note(halving: Halving, number: int, trials: Sequence[Trial], states: Sequence[State]) -> None:
-    """The validations that are new; a fold that diverged ends its candidate."""
-    failures = [state.failure for state in states if state.failure]
+def _note(
+    halving: Halving, found: Found, number: int, trials: Sequence[Trial], folds: Sequence[tuple[State, Seen]]
+) -> None:
+    """The validations that are new, and the scores of the best so far; a fold that diverged ends its candidate."""
+    failures = [state.failure for state, _ in folds if state.failure]
     if failures:
         halving.fail(number, failures[0])
         return
     known = {step for step, _ in halving.tried[number].losses}
-    curves = [(state.validation_loss_curve, state.validation_curve) for state in states]
+    curves = [(state.validation_loss_curve, state.validation_curve) for state, _ in folds]
     for step, reached in joined(curves, [len(trial.validation) for trial in trials]):
         if step not in known:
             halving.note(number, step, reached)
+            if halving.tried[number].best[0] == step:
+                found.raws[number] = Raw([line for _, seen in folds for line in seen[step]])

@@ -36,6 +36,8 @@ from dept.engine.train import data_order
 from infra.errors import InputError
 
 Method = Literal["lora", "lora-r8", "full"]
+Tokens = Callable[[int], None] | None  # called with the real tokens of each micro-batch
+Validated = Callable[[int, list[list[float]]], None] | None  # called with the step and the scores of its rows
 
 
 class Baseline:
@@ -143,7 +145,8 @@ def train_baseline(
     *,
     rank: int | None = None,
     budget: int = 0,
-    on_tokens: Callable[[int], None] | None = None,
+    on_tokens: Tokens = None,
+    on_validated: Validated = None,
 ) -> Baseline:
     """Train one baseline from the backbone's weights; the backbone itself stays as it is. Dropout is off, as in dept.
 
@@ -156,6 +159,8 @@ def train_baseline(
         rank: of LoRA; None: that of the method.
         budget: trainable numbers of the adapter that it is compared with.
         on_tokens: called with the real training and validation tokens of each micro-batch.
+        on_validated: called at each validation with its step and the log-probabilities (nats) of every candidate of
+            each validation row, before any readout.
 
     Returns:
         The baseline with the weights of its best step. Training the next one closes it.
@@ -173,7 +178,7 @@ def train_baseline(
         need_peft()
     baseline = Baseline(cast(Method, method), backbone, rank, budget, seed)
     try:
-        _fit(baseline, rows, validation, config, on_tokens)
+        _fit(baseline, rows, validation, config, on_tokens, on_validated)
     except BaseException:
         baseline.close()
         raise
@@ -191,7 +196,8 @@ def _fit(
     rows: Sequence[Row],
     validation: Sequence[Row],
     config: TrainConfig,
-    on_tokens: Callable[[int], None] | None,
+    on_tokens: Tokens,
+    on_validated: Validated,
 ) -> None:
     """The loop of `dept.engine.train.Loop` for one trial, with torch.optim.AdamW."""
     state, parameters = baseline.state, baseline._parameters
@@ -203,7 +209,10 @@ def _fit(
         began = time.monotonic()
         if state.is_due(config):
             with mean.in_place():
-                if state.validated(baseline.score(validation, on_tokens), validation):
+                scores = baseline.score(validation, on_tokens)
+                if on_validated is not None:
+                    on_validated(state.step, scores)
+                if state.validated(scores, validation):
                     kept = [parameter.detach().clone() for parameter in parameters]
         done = state.is_done(config)
         if not done:
@@ -224,9 +233,7 @@ def _fit(
             parameter.grad = None
 
 
-def _backward(
-    baseline: Baseline, rows: Sequence[Row], disturbance: Disturbance, on_tokens: Callable[[int], None] | None
-) -> _Sums:
+def _backward(baseline: Baseline, rows: Sequence[Row], disturbance: Disturbance, on_tokens: Tokens) -> _Sums:
     """Gradients of the mean loss (nats, see `weights_of`) of one step's rows, within the memory there is."""
     bare, weights = baseline._copy.bare, weights_of(rows)
     smoothing = torch.tensor(disturbance.smoothing, device=bare.device) if any(disturbance.smoothing) else None

@@ -9,7 +9,7 @@ from dept.baselines.train import Baseline, train_baseline
 from dept.batches.tokenise import Row
 from dept.engine.evaluate import Raw, answers_of
 from dept.engine.memory import peak_memory_mib
-from dept.engine.readout import Known, settle
+from dept.engine.readout import Known, given, settle
 from dept.readout import Readout
 from dept.trial import LINEAR, TrialSpec
 from flows.execution.context import RunContext
@@ -65,7 +65,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         outcome.peak_memory_mib, outcome.trainable = peak_memory_mib(), baseline.trainable
         if baseline.rank is not None:
             outcome.extra["rank"] = baseline.rank
-        told = manifest(context, spec, *examples)
+        told = manifest(context, spec, *examples) | {"readout": None if readout is None else readout.body}
         if not keep(context, lease, claim, outcome, lambda folder: baseline.save(folder, **told)):
             return
         if tested:
@@ -77,7 +77,10 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
 
 
 def _readout(spec: TrialSpec, baseline: Baseline, known: Known, lease: Lease) -> Readout | None:
-    """How its scores become answers, by the rule of adapters; noted in its state."""
+    """How its scores become answers, by the rule of adapters, or as its search has chosen; noted in its state."""
+    if spec.readout is not None and spec.calibration != "contextual":
+        readout, baseline.state.readout = given(spec.readout, heads=False)
+        return readout
     if spec.calibration == "none":
         return None
 

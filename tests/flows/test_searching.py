@@ -6,8 +6,10 @@ import pytest
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.ensemble import Ensemble
+from dept.engine.together import Decided
 from dept.readout import Readout
 from flows import transfer
+from flows.execution.rows import tests_of
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
 from flows.planning.trials import to_start
@@ -171,6 +173,27 @@ def test_baselines_are_searched_on_the_same_rows(begin, method):
     (target,) = [o for o in done.outcomes if o.spec.method == method]
     assert target.steps_done == found.best_step
     assert target.validation == found.validation
+    assert found.validation["loss"] == pytest.approx(
+        found.extra["readout"]["loss"]
+    )  # calibrated, as those of adapters are
+    assert target.spec.readout == Readout.of(told["readouts"][str(told["winner"])])
+    assert target.extra["readout"]["temperature"] == target.spec.readout.temperature
+
+
+def test_a_searched_baseline_answers_by_the_readout_of_its_search(begin, monkeypatch):
+    pytest.importorskip("peft")
+    second = Readout(calibration="batch", bias=(99.0, -99.0))  # whatever the words say
+    decided = Decided((0,), (second,), {}, 1.0, 50.0, (1.0,))
+    monkeypatch.setattr("flows.execution.searching.decide", lambda *_: decided)
+    search = {**SEARCH, "candidates": 1}
+    context, plan = begin(**{**PLAN, "search": search, "methods": ["lora"], "sources": [], "strategies": ["scratch"]})
+    done = transfer.stages(context, plan, work_here)
+    (target,) = [o for o in done.outcomes if o.spec.method == "lora"]
+    tested = tests_of(context, target.spec)
+    assert target.test["accuracy"] == pytest.approx(100 * sum(row.label for row in tested) / len(tested))
+    assert target.extra["readout"] == {"calibration": "batch", "temperature": 1.0}
+    kept = json.loads((context.store.fetch(target.adapter_key) / "baseline.json").read_text())
+    assert Readout.of(kept["metadata"]["readout"]) == second
 
 
 def test_a_store_that_is_away_fails_no_search(begin, monkeypatch):
