@@ -24,6 +24,7 @@ from flows.execution.linear_search import Fold, search_linear
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
 from flows.execution.rows import examples_of, rows_of
+from flows.execution.shots import shown_shots
 from flows.execution.starts import start_of
 from flows.execution.training import CHECKPOINT_SECONDS
 from infra.errors import InputError, written
@@ -97,10 +98,10 @@ def _prepared(
     heads: list[Heads] = [{} for _ in folds]
     made: list[list[Trial]] = []
     for number, candidate in enumerate(spec.search.candidates):
-        shape, single = candidate.adapter, spec.of(number)
+        shape, single, continues = candidate.adapter, spec.of(number), candidate.start == "shots"
         if (shape.s, shape.layout) not in known:  # all that rows hang on; shared, so that they are hashed once
             known[shape.s, shape.layout] = [
-                (rows_of(context, training, shape), rows_of(context, validation, shape))
+                (rows_of(context, training, shape, continues), rows_of(context, validation, shape, continues))
                 for training, validation in folds
             ]
         mine = [sources[candidate.source_sha256]] if candidate.source_sha256 else []
@@ -127,6 +128,8 @@ def _found(context: RunContext, lease: Lease, claim: Claim, candidates: list[lis
             shown.advance(tokens)
             lease.progress()
 
+        if spec.method == "in-context":
+            return shown_shots(context, candidates[0], told)
         if spec.method in STACKED:
             return context.backbone.search(
                 claim.fingerprint, candidates, options, rungs=how.rungs, eta=how.eta, seconds=seconds, on_tokens=told

@@ -38,8 +38,8 @@ def searches(
     """
     found: dict[Place, TrialSpec] = {}
     for draw, method, strategy in _wanted(plan, inputs):
-        if method in LINEAR:
-            found[draw, method, strategy] = _linear(plan, inputs, (draw, method, strategy))
+        if rate_key(method, strategy) is None and strategy != AUTO:
+            found[draw, method, strategy] = _stepless(plan, inputs, (draw, method, strategy))
             continue
         strategies = _starts(plan) if strategy == AUTO else [strategy]
         ways = [_way(plan, draw, method, one, origins) for one in strategies if (draw, one) not in missing]
@@ -172,7 +172,7 @@ def asked(plan: Plan) -> SearchPlan:
 
 
 def _wanted(plan: Plan, inputs: Inputs) -> list[Place]:
-    own = [place for place in places(plan) if place[1] not in ("in-context", "calibrated")]
+    own = places(plan)
     if AUTO not in plan.methods:
         return own if plan.search is not None else []
     others = [place for place in own if place[1] != "dept"]  # `auto` chooses among them too
@@ -239,19 +239,22 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
     )
 
 
-def _linear(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
-    """What a linear baseline may read, and C: its own grid (constants of the method), on the same folds."""
+def _stepless(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
+    """What makes no steps, on the same folds: a linear baseline by its own grid of what it reads, and C (constants of
+    the method); in-context and calibrated for the readout, and the loss, on rows held out.
+    """
     draw, method, _ = place
     shape = inputs.shape(plan.recipe(draw.target).adapter, method)
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
-    only = Candidate(start="shots", adapter=shape, training=TrainConfig(steps=0))
+    start: Start = "text" if method == "calibrated" else "shots"
+    only = Candidate(start=start, adapter=shape, training=TrainConfig(steps=0))
     folds = 1 if fields["validation_rows"] else asked(plan).folds
     return TrialSpec(
         kind="search",
         role="search",
         method=method,
         init="scratch",
-        start="shots",
+        start=start,
         training=TrainConfig(steps=0),
         adapter=shape,
         search=Search(candidates=(only,), folds=folds, rungs=()),

@@ -71,6 +71,8 @@ def _recipe(outcome: TrialOutcome) -> str:
         return f"{spec.method}, {option} (its trial chooses again on all its rows)"
     best = spec.search.candidates[int(outcome.extra["search"]["winner"])]
     rates, shape = best.training, best.adapter
+    if not best.training.steps:
+        return "the prompt's text, not trained" if best.start == "text" else f"{spec.method}, not trained"
     parts: list[str] = [spec.method if spec.method != "dept" else best.init]
     parts += [f"from {best.source_task}"] if best.source_task else []
     if spec.method == "dept":

@@ -3,15 +3,18 @@
 import json
 
 import pytest
+import torch
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.ensemble import Ensemble
+from dept.engine.evaluate import summarise
 from dept.engine.together import Decided
 from dept.readout import Readout
 from flows import transfer
-from flows.execution.rows import tests_of
+from flows.execution.rows import rows_of, tests_of
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
+from flows.execution.starts import start_of
 from flows.planning.trials import to_start
 from flows.reporting.searched import told_searches
 from infra.errors import InputError
@@ -133,6 +136,31 @@ def test_several_that_are_better_together_are_trained_tested_and_kept_as_one(beg
     context, plan = begin(**{**PLAN, "search": {**SEARCH, "together": 3}, "methods": ["auto"]})
     again = transfer.stages(context, plan, work_here)
     assert (again.trained, len(again.reused)) == (set(), len(done.trained))
+
+
+@pytest.mark.parametrize(("method", "start"), [("in-context", "shots"), ("calibrated", "text")])
+def test_what_makes_no_steps_is_read_by_rows_held_out_and_has_all_of_them(begin, method, start):
+    context, plan = begin(**{**PLAN, "methods": [method], "sources": [], "strategies": ["scratch"]})
+    done = transfer.stages(context, plan, work_here)
+    assert not done.failed
+    (found,) = by_kind(context, "search")
+    (target,) = [o for o in done.outcomes if o.spec.method == method]
+    told, kept = found.extra["search"], context.store.fetch(target.adapter_key)
+    assert (target.spec.start, target.steps_done, told["steps"]) == (start, 0, 0)
+    assert target.spec.readout == Readout.of(told["readouts"]["0"])
+    assert target.validation == found.validation
+    drawn = json.loads((kept / "adapter.json").read_text())["metadata"]["drawn"]
+    assert (len(drawn["shots"]), drawn["validation"]) == (8, [])
+    words, folds = [], folds_of(context, found.spec)
+    for shots, held in folds:
+        begun = start_of(context, target.spec, shots)
+        rows = rows_of(context, held, target.spec.adapter, continues=start == "shots")
+        words += context.backbone.score([begun], [(0, row) for row in rows])
+    wanted = summarise(words, rows_of(context, [one for _, held in folds for one in held], target.spec.adapter))
+    (tried,) = told["tried"]
+    assert tried["validation"] == pytest.approx({name: wanted[name] for name in ("loss", "score")}, abs=1e-4)
+    whole = start_of(context, target.spec, [*folds[0][1], *folds[0][0]])
+    assert torch.equal(Adapter.load(kept).prompt, whole.prompt)
 
 
 def test_linear_baselines_are_searched_and_fitted_on_all_rows(begin):
