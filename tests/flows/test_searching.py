@@ -11,7 +11,8 @@ from dept.engine.evaluate import summarise
 from dept.engine.together import Decided
 from dept.readout import Readout
 from flows import transfer
-from flows.execution.rows import rows_of, tests_of
+from flows.execution.rows import rows_of
+from flows.execution.rows import tests_of as asked_of  # not a test
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
 from flows.execution.starts import start_of
@@ -217,7 +218,7 @@ def test_a_searched_baseline_answers_by_the_readout_of_its_search(begin, monkeyp
     context, plan = begin(**{**PLAN, "search": search, "methods": ["lora"], "sources": [], "strategies": ["scratch"]})
     done = transfer.stages(context, plan, work_here)
     (target,) = [o for o in done.outcomes if o.spec.method == "lora"]
-    tested = tests_of(context, target.spec)
+    tested = asked_of(context, target.spec)
     assert target.test["accuracy"] == pytest.approx(100 * sum(row.label for row in tested) / len(tested))
     assert target.extra["readout"] == {"calibration": "batch", "temperature": 1.0}
     kept = json.loads((context.store.fetch(target.adapter_key) / "baseline.json").read_text())
