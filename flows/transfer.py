@@ -278,7 +278,7 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
         "others": sorted(done.others),
     }
     title = f"dept-transfer: {plan.name}"
-    outcomes = [*done.outcomes, *done.tried]
+    outcomes = [*done.outcomes, *done.members, *done.tried]
     folder = home() / "reports" / safe_name(run_id, "run id")
     with written(folder):
         page = write_report(folder, title, plan.model_dump(mode="json"), outcomes, about)

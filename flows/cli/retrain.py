@@ -20,6 +20,9 @@ def retrain(
 ) -> None:
     """Look whether champions are stale; train challengers for those that are.
 
+    A challenger is one adapter that learns from k rows and is chosen by k others, so it is weaker by its making than a
+    champion of several adapters, or of one that learned from all 2k rows.
+
     Example: dept retrain --task movie-polarity --max-age-days 7
     """
     from flows.planning.plan_file import validated

@@ -39,9 +39,8 @@ def renewed(context: RunContext, item: Stale) -> TrialSpec:
     row = context.ledger.get(item.fingerprint)
     assert row is not None  # else it would not be stale
     spec = row.trial_spec
-    if spec.kind == "ensemble":  # one adapter, made as its first member was, challenges them all
-        member = context.ledger.by_sha256(spec.sources[0])
-        spec = spec.model_copy(update={"kind": "train", "sources": ()}) if member is None else member.trial_spec
+    if spec.kind == "ensemble":
+        spec = _standing_in(context, spec)
     seed = spec.seed
     if item.only_old:  # the same fingerprint would be the same adapter: other shots and another start instead
         rows = context.ledger.find(task=item.task, kind="train", outcomes=False)
@@ -54,6 +53,14 @@ def renewed(context: RunContext, item: Stale) -> TrialSpec:
     return spec.model_copy(update={**today, "role": "challenger", "seed": seed, "test_rows": 0})
 
 
+def _standing_in(context: RunContext, spec: TrialSpec) -> TrialSpec:
+    """The trial of one adapter that challenges several: made as the first of them that was trained."""
+    rows = [context.ledger.by_sha256(sha256) for sha256 in spec.sources]
+    known = [row.trial_spec for row in rows if row is not None and row.unreadable is None]
+    known.append(spec.model_copy(update={"kind": "train", "sources": ()}))
+    return next((one for one in known if one.training.steps), known[0])
+
+
 def _from_best(
     order: Retraining, spec: TrialSpec, sources: Sequence[TrialOutcome], probes: dict[str, TrialOutcome | None]
 ) -> TrialSpec:
@@ -61,6 +68,8 @@ def _from_best(
         probe = probes[one.adapter_sha256]
         return goodness(probe.validation if probe else {})
 
+    if not sources and spec.method == "dept" and not (spec.training.steps or spec.adapter.reads):
+        return spec.model_copy(update={"method": "calibrated"})  # the prompt's text, untrained, which auto chose
     if not sources:
         return spec
     best = max(sources, key=rank)

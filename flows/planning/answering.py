@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dept.config import Calibration
+from flows.planning.search_plan import SearchPlan
 
 AskedCalibration = Annotated[
     Calibration,
@@ -38,7 +39,9 @@ Distil = Annotated[
 ]
 
 
-def wrong_ensemble(many: int, of: MembersOf, seeds: int, distil: bool, methods: Sequence[str]) -> str:
+def wrong_ensemble(
+    many: int, of: MembersOf, seeds: int, distil: bool, methods: Sequence[str], search: SearchPlan | None = None
+) -> str:
     """Why a plan's ensembles cannot be, or ""."""
     if many == 1:
         return "ensemble: one adapter is no ensemble; name at least 2, or 0 for none"
@@ -46,4 +49,6 @@ def wrong_ensemble(many: int, of: MembersOf, seeds: int, distil: bool, methods: 
         return f"ensemble: {many} seeds are needed, seeds names {seeds}"
     if distil and not (many or "auto" in methods):
         return "distil: there is no ensemble to learn from; say with ensemble how many answer together"
+    if distil and not many and search is not None and search.together == 1:
+        return "distil: auto answers with one adapter (search: together: 1), so there is no ensemble; raise together"
     return ""

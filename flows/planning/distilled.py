@@ -9,6 +9,7 @@ from flows.planning.plan import Plan
 from flows.planning.trials import Rates, training_of
 
 TRAINED = ("dept", "adept", "prompt-tuning")  # methods whose adapters can be trained on
+RATES = ("lr_prompt", "lr_low_rank", "lr_head")
 
 
 def distilled_specs(plan: Plan, outcomes: Iterable[TrialOutcome], rates: Rates) -> list[TrialSpec]:
@@ -53,13 +54,17 @@ def planned_distilled(
 def _distilled(
     plan: Plan, ensemble: TrialSpec, sha256: str, members: Sequence[tuple[TrialSpec, str]], rates: Rates
 ) -> list[TrialSpec]:
-    """The trial that starts from the first member (the best) of the plan's shape, else from the first of its own."""
+    """The trial that starts from the first member (the best) of the plan's shape, else from the first of its own.
+
+    It learns at the rates that a search found for that member, else at those of the plan's transfer.
+    """
     able = [(spec, sha) for spec, sha in members if spec.method in TRAINED]
     if not able:
         return []
     shape = plan.recipe(ensemble.task).adapter.shape
     best, start = next((one for one in able if one[0].adapter.shape == shape), able[0])
     training = training_of(plan, "transfer", ensemble.task, rates)
+    found = {name: getattr(best.training, name) for name in RATES} if best.searched and best.training.steps else {}
     return [
         ensemble.model_copy(
             update={
@@ -71,7 +76,7 @@ def _distilled(
                 "teacher_sha256": sha256,
                 "seed": best.seed,
                 "adapter": best.adapter,
-                "training": training.model_copy(update={"objective": "words"}),
+                "training": training.model_copy(update={**found, "objective": "words"}),
                 "calibration": best.calibration,
                 "searched": None,
             }

@@ -202,7 +202,8 @@ class Plan(BaseModel):
         self._check_groups()
         if self.test_split == "reserve" and (self.register or self.validation == "full" or None in self.counted):
             raise ValueError("test_split: reserve needs register: false, validation: shots and numbers of shots")
-        if odd := wrong_ensemble(self.ensemble, self.ensemble_of, len(self.seeds), self.distil, self.methods):
+        several = self.ensemble, self.ensemble_of, len(self.seeds)
+        if odd := wrong_ensemble(*several, self.distil, self.methods, self.search):
             raise ValueError(odd)
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")

@@ -16,7 +16,18 @@ from flows.reporting.numbers import NUMBERS, load_outcomes, load_report, write_n
 from flows.reporting.protocol import protocol
 from flows.reporting.published import compare
 from flows.reporting.shots import k_of
-from flows.reporting.summary import Row, headline, measure_name, score_of, shown, summary_rows, trained, unmoved
+from flows.reporting.summary import (
+    Row,
+    headline,
+    joins,
+    measure_name,
+    score_of,
+    shown,
+    summary_rows,
+    trained,
+    tried,
+    unmoved,
+)
 from flows.reporting.text import (
     columns,
     left_out,
@@ -137,10 +148,13 @@ def _results(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _trials(outcomes: Sequence[TrialOutcome], reused: set[str], others: set[str]) -> dict[str, Any]:
-    """Sources, costs (a line a trial, or summed up), and the trials that searched."""
-    made = [outcome for outcome in outcomes if trained(outcome)]
+    """Sources, costs (a line a trial, or summed up), and the trials that searched.
+
+    What answers together costs what its members do; to put them together costs nothing to speak of.
+    """
+    made = [outcome for outcome in outcomes if trained(outcome) or joins(outcome)]
     sources = [outcome for outcome in made if outcome.spec.role == "source"]
-    searched = [outcome for outcome in outcomes if not trained(outcome)]
+    searched = [outcome for outcome in outcomes if tried(outcome)]
     many = len(made) > MOST
     keys = {outcome.spec.fingerprint for outcome in made}
     return {
@@ -159,10 +173,15 @@ def _cost(outcome: TrialOutcome, reused: set[str], others: set[str]) -> dict[str
     key = outcome.spec.fingerprint
     return {
         "outcome": outcome,
+        "variant": _variant(outcome),
         "by": "ledger" if key in reused else "another worker" if key in others else "this run",
         "kept": _kept(outcome),
         "equal_prompt": _equal_prompt(outcome),
     }
+
+
+def _variant(outcome: TrialOutcome) -> str:
+    return f"auto, together: {outcome.spec.variant}" if joins(outcome) else outcome.spec.variant
 
 
 def _kept(outcome: TrialOutcome) -> str:
@@ -187,7 +206,7 @@ def _summed(made: Sequence[TrialOutcome]) -> list[dict[str, Any]]:
         spec = outcome.spec
         source = spec.role == "source"
         shots = str(k_of(spec.shots))
-        groups.setdefault((spec.role, "–" if source else shots, "source" if source else spec.variant), []).append(
+        groups.setdefault((spec.role, "–" if source else shots, "source" if source else _variant(outcome)), []).append(
             outcome
         )
     return [
@@ -211,7 +230,7 @@ def _unmoved(outcomes: Sequence[TrialOutcome]) -> str:
     found = unmoved(outcomes)
     if not found:
         return ""
-    total = sum(trained(outcome) and outcome.steps_done > 0 for outcome in outcomes)
+    total = sum((trained(o) or joins(o)) and o.steps_done > 0 for o in outcomes)
     names = ", ".join(outcome.spec.label for outcome in found[:NAMED])
     more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
     return (

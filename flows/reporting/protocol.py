@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from dept.trial import CONSTANTS, LINEAR, TrialOutcome
-from flows.reporting.summary import trained
+from flows.reporting.summary import joins, trained
 
 SHOTS = "True few-shot: steps, rates and starts were chosen on as many validation rows of a draw as it has shots."
 REFIT = (
@@ -19,13 +19,14 @@ NAMED = 4  # tasks that a sentence names
 def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
     """What is to be known of a run to read its numbers: by which rows it chose, what LoRA trained, probe and TF-IDF."""
     targets = [outcome for outcome in outcomes if trained(outcome) and outcome.spec.role == "target"]
-    few = [outcome for outcome in targets if outcome.spec.shots is not None and outcome.spec.training.steps]
+    chosen = [o.spec for o in (*targets, *filter(joins, outcomes)) if o.spec.training.steps or o.spec.searched]
+    few = [spec for spec in chosen if spec.shots is not None]
     said = []
-    if any(outcome.spec.validation_rows is None and not outcome.spec.refit for outcome in few):
+    if any(spec.validation_rows is None and not spec.refit for spec in few):
         said.append(SHOTS)
-    if any(outcome.spec.refit for outcome in few):
+    if any(spec.refit for spec in few):
         said.append(REFIT)
-    whole = {o.spec.task: rows for o in few if (rows := o.spec.validation_rows)}
+    whole = {spec.task: rows for spec in few if (rows := spec.validation_rows)}
     if whole:
         named = ", ".join(f"{rows:,} of {task}" for task, rows in list(whole.items())[:NAMED])
         more = f" and {len(whole) - NAMED:,} tasks more" if len(whole) > NAMED else ""

@@ -17,7 +17,7 @@ from flows.reporting.answers import Honesty, Together, ece_of, honesty, together
 from flows.reporting.palette import LIGHT, Theme
 from flows.reporting.plot import LEGEND_COLUMNS, png
 from flows.reporting.shots import in_order, k_of
-from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
+from flows.reporting.summary import Row, headline, joins, means, measure_name, shown, summary_rows
 from infra.errors import InputError
 from infra.files import write_bytes, write_text
 
@@ -57,8 +57,8 @@ def write_study(
         **told,
         "versions": told.get("versions") or versions(),
         "machine": told.get("machine") or machine(),
-        "trials": sum(outcome.spec.role != "search" for outcome in outcomes),
-        "search_trials": sum(outcome.spec.role == "search" for outcome in outcomes),
+        "trials": sum(outcome.spec.role != "search" or joins(outcome) for outcome in outcomes),
+        "search_trials": sum(outcome.spec.role == "search" and not joins(outcome) for outcome in outcomes),
         "rows": [_entry(row, variant) for row in rows for variant in variants if variant in row.cells],
         "means": [
             {"k": k_of(k), "targets": targets, "variant": variant, "mean": round(mean, 3)}

@@ -32,9 +32,19 @@ def trained(outcome: TrialOutcome) -> bool:
     return outcome.spec.kind == "train" and outcome.spec.role != "search"
 
 
+def joins(outcome: TrialOutcome) -> bool:
+    """Whether it is an adapter that answers with others as what `auto` chose: trained, but not tested by itself."""
+    return outcome.spec.kind == "train" and outcome.spec.role == "search" and outcome.spec.searched is not None
+
+
+def tried(outcome: TrialOutcome) -> bool:
+    """Whether it was made to choose by: a search of rates or recipes, a probe, a mixture."""
+    return not (trained(outcome) or joins(outcome) or outcome.spec.kind == "ensemble")
+
+
 def unmoved(outcomes: Iterable[TrialOutcome]) -> list[TrialOutcome]:
     """Trained trials whose kept step is 0: no validation loss was below that of the start, so they are their start."""
-    return [o for o in outcomes if trained(o) and o.steps_done > 0 and o.best_step == 0]
+    return [o for o in outcomes if (trained(o) or joins(o)) and o.steps_done > 0 and o.best_step == 0]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dept.adapters.adapter import Adapter
 from dept.adapters.ensemble import mean_answers
 from dept.adapters.stack import Tensors
 from dept.baselines.answering import load_answering
+from dept.config import TrainConfig
 from dept.engine.evaluate import score_rows
 from dept.trial import TrialSpec
 from flows import transfer
@@ -17,6 +18,8 @@ from flows.execution.distilling import teacher_of
 from flows.execution.rows import examples_of, rows_of
 from flows.execution.settle import work_here
 from flows.planning.cost import estimate
+from flows.planning.distilled import distilled_specs
+from flows.planning.ensembles import together as answering
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan
 from flows.reporting.answers import together
@@ -24,7 +27,7 @@ from flows.reporting.html import write_report
 from flows.reporting.summary import summary_rows
 from registry.ledger import Ledger
 from registry.promotion.choose import may_stand
-from tests.registry.ledger_helpers import make_spec
+from tests.registry.ledger_helpers import make_outcome, make_spec
 
 ALONE = {"sources": [], "strategies": ["scratch"], "targets": ["film"], "distil": True}
 STARTS = {**ALONE, "methods": ["dept", "prompt-tuning", "calibrated"], "ensemble": 2, "ensemble_of": "starts"}
@@ -162,6 +165,23 @@ def test_what_auto_puts_together_is_distilled_too(make_plan):
     assert (found.trials, found.steps) == (2, 2 * plan.transfer_training.steps)
 
 
+@pytest.mark.parametrize("steps", [4, 0])
+def test_it_learns_at_the_rates_that_were_found_for_the_member_it_starts_from(make_plan, steps):
+    """Of an untrained one none were found."""
+    plan = load_plan(make_plan(**{**ALONE, "methods": ["auto"]}))
+    found = [TrainConfig(steps=steps, lr_prompt=0.3 + n, lr_low_rank=0.02 + n, lr_head=0.7 + n) for n in (0, 1)]
+    kind = {"task": "film", "role": "search", "searched": "5" * 64, "adapter": plan.adapter}
+    specs = [make_spec(**kind, training=training) for training in found]
+    members = [replace(make_outcome(spec), adapter_sha256=str(n) * 64) for n, spec in enumerate(specs)]
+    joint = answering(specs, [one.adapter_sha256 for one in members], role="target", init="auto", searched="5" * 64)
+    (spec,) = distilled_specs(plan, [*members, replace(make_outcome(joint), adapter_sha256="e" * 64)], {})
+    assert spec.source_sha256 == members[0].adapter_sha256
+    rates = found[0] if steps else plan.transfer_training
+    for name in ("lr_prompt", "lr_low_rank", "lr_head"):
+        assert getattr(spec.training, name) == getattr(rates, name)
+    assert (spec.training.steps, spec.training.last) == (plan.transfer_training.steps, None)
+
+
 def test_variants_of_a_named_source_keep_its_name(make_plan):
     named = {**ALONE, "strategies": ["source:food"], "sources": ["food"]}
     found = estimate(load_plan(make_plan(ensemble=2, seeds=[0, 1], **named)))
@@ -169,8 +189,13 @@ def test_variants_of_a_named_source_keep_its_name(make_plan):
 
 
 def test_what_is_asked_wrongly_is_said():
+    plan = {"name": "x", "targets": ["a"], "strategies": ["scratch"], "distil": True}
     with pytest.raises(ValueError, match="distil: there is no ensemble"):
-        Plan(name="x", targets=["a"], strategies=["scratch"], methods=["dept"], distil=True)
+        Plan(**plan, methods=["dept"])
+    with pytest.raises(ValueError, match=r"distil: auto answers with one adapter \(search: together: 1\)"):
+        Plan(**plan, methods=["auto"], search={"together": 1})
+    assert Plan(**plan, methods=["auto"], search={"together": 2}).distil
+    assert Plan(**plan, methods=["auto", "dept"], search={"together": 1}, ensemble=2, seeds=[0, 1]).distil
 
 
 def test_a_teacher_is_part_of_the_question_and_none_changes_nothing():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dept.config import TrainConfig
 from flows.execution.rows import examples_of
 from flows.planning.check import check
 from flows.planning.cost import estimate
@@ -145,6 +146,9 @@ def test_the_report_says_by_which_rows_and_with_how_many_numbers(tmp_path):
     again = replace(few[0], spec=few[0].spec.model_copy(update={"refit": True}))
     assert protocol([again]) == [REFIT]
     assert protocol([few[0], again]) == [SHOTS, REFIT]
+    found = {"training": TrainConfig(steps=0), "searched": "5" * 64, "refit": True}
+    assert protocol([trial("probe", 60.0, spec=found)]) == [REFIT]  # it makes no steps, but was chosen
+    assert protocol([trial("probe", 60.0, spec={"training": TrainConfig(steps=0)})]) == []
     for text in (" ".join(printed(whole).split()), markdown("x", whole)):
         assert said in text
         assert numbers in text
