@@ -83,7 +83,8 @@ def test_readme_commands(demo):
 def test_readme_python(demo):
     home, _, _, _ = demo
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    folder = next((home / "store" / "adapters").glob("*/*"))
+    manifests = (home / "store" / "adapters").glob("*/*/adapter.json")
+    folder = next(f.parent for f in manifests if json.loads(f.read_text())["metadata"]["task"] == "movie-polarity")
     code = code.replace(".dept/store/adapters/<fingerprint>/<attempt>", str(folder)).replace(
         "score(backbone,", "found = score(backbone,"
     )
