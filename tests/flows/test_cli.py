@@ -93,7 +93,7 @@ def test_help_lists_every_command_at_once():
     ("old", "new", "said"),
     [
         ("test_rows", "test_rowz", "unknown key; did you mean test_rows?"),
-        ("test_rows: 120", "test_rows: -1", "test_rows: must be a whole number from 1 to 1,000,000, got -1"),
+        ("test_rows: 100", "test_rows: -1", "test_rows: must be a whole number from 1 to 1,000,000, got -1"),
         ("movie-polarity", "movie-polarty", "unknown task 'movie-polarty'; did you mean movie-polarity?"),
         ("targets", "  targets", "not valid YAML"),
     ],
