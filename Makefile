@@ -50,42 +50,8 @@ bench: export HF_HUB_OFFLINE := 1
 bench: $(VENV)/.dev ## measure speed against the alternatives (tests/bench); takes minutes and wants a quiet machine
 	@$(BIN)/python -m pytest tests/bench -s --timeout=0
 
-study: $(VENV)/.dev ## run the study into flows/studies (10 hours on 2 cores; a second call goes on where the first stopped)
+study: $(VENV)/.dev ## run the study into flows/studies (hours on 2 cores; a second call goes on where the first stopped)
 	@$(BIN)/dept run few-shot-suite --results flows/studies
-
-up: $(VENV)/.runtime ## create .venv and install the locked packages
-setup-dev: $(VENV)/.dev
-
-demo: $(VENV)/.runtime ## the main job: sources, transfer, few-shot targets, registered adapters, report
-	@$(BIN)/dept run demo
-
-test: export HF_HUB_OFFLINE := 1
-test: $(VENV)/.dev ## every test (the bench apart)
-	@$(SUITE_OF_TESTS)
-
-coverage: export HF_HUB_OFFLINE := 1
-coverage: $(VENV)/.dev ## every test, with branch coverage of every process; slower
-	@$(SUITE_OF_TESTS) --cov --cov-report=term:skip-covered
-
-lint: $(VENV)/.dev ## ruff, mypy, import-linter
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-
-format: $(VENV)/.dev ## let ruff lay out the code
-	@$(BIN)/ruff check --fix-only --quiet .
-	@$(BIN)/ruff format .
-
-bench: export HF_HUB_OFFLINE := 1
-bench: $(VENV)/.dev ## measure speed against the alternatives (tests/bench); takes minutes and wants a quiet machine
-	@$(BIN)/python -m pytest tests/bench -s --timeout=0
-
-study: SUITE := $(BIN)/dept run offline-suite --results flows/studies --set shots=[4,16] --set seeds=[3,4,5]
-study: $(VENV)/.dev ## run the committed part of the offline suite (2.5 hours on 2 cores; resumable) into flows/studies
-	@$(SUITE) --set strategies=[scratch,best-source,multitask] --set methods=[dept,prompt-tuning,lora,in-context]
-	@$(SUITE) --set name=offline-suite-draws --set search_draws=3 --set strategies=[scratch] \
-		--set methods=[dept,prompt-tuning]
 
 up: $(VENV)/.runtime ## start Prefect, MLflow and a worker here; PREFECT_PORT=4200 MLFLOW_PORT=5000
 	@$(BIN)/dept up

@@ -84,6 +84,11 @@ def test_the_lock_is_complete():
 def test_make_target_exists(target):
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "make warns of a target that stands there twice"
+    for plan in re.findall(r"dept run (\S+)", done.stdout):
+        from flows.planning.plan_file import shipped_plans
+
+        assert plan in shipped_plans()
 
 
 def test_make_help_names_the_targets():
@@ -125,7 +130,7 @@ def test_deployments_name_flows_that_exist_and_the_pool():
 
 def test_the_deployed_plan_is_the_demo_plan():
     from flows.planning.plan import Plan
-    from flows.planning.plan_file import load_plan
+    from flows.planning.plan_file import load_plan, shipped_plans
 
     deployment = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"][0]
     assert Plan.model_validate(deployment["parameters"]["plan"]) == load_plan("demo")
