@@ -1,1 +1,1 @@
-"""Other methods on the same rows and budget: LoRA and full fine-tuning."""
+"""Other methods on the same rows: LoRA and full fine-tuning, a linear probe and TF-IDF."""

@@ -213,8 +213,9 @@ class Loop:
         def score(rows: Sequence[Row]) -> Raw:
             return self._raw(tensors, [(0, row) for row in rows])
 
-        weights = (1.0,) if adapter.readout is not None and adapter.readout.weight == 1 else WEIGHTS
-        weights = weights if trial.readout is None else (trial.readout.weight,)
+        alone = adapter.readout is not None and adapter.readout.weight == 1  # the head's
+        chosen = trial.readout or (adapter.readout if alone else None)
+        weights: Sequence[float] = WEIGHTS if chosen is None else (chosen.weight,)
         found = settle(Known(trial.validation, trial.rows, trial.neutral), trial.calibration, score, raw, weights)
         if found is not None:
             adapter.readout = kept(found.readout, bool(adapter.layers))

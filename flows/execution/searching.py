@@ -99,14 +99,15 @@ def _prepared(
     made: list[list[Trial]] = []
     for number, candidate in enumerate(spec.search.candidates):
         shape, single, continues = candidate.adapter, spec.of(number), candidate.start == "shots"
-        if (shape.s, shape.layout) not in known:  # all that rows hang on; shared, so that they are hashed once
-            known[shape.s, shape.layout] = [
+        reading = shape.s, shape.layout, continues  # all that rows hang on; shared, so that they are hashed once
+        if reading not in known:
+            known[reading] = [
                 (rows_of(context, training, shape, continues), rows_of(context, validation, shape, continues))
                 for training, validation in folds
             ]
         mine = [sources[candidate.source_sha256]] if candidate.source_sha256 else []
         trials = []
-        for fold, (training, validation) in enumerate(known[shape.s, shape.layout]):
+        for fold, (training, validation) in enumerate(known[reading]):
             start = start_of(context, single, folds[fold][0], mine)
             start = headed(context, single, start, training, (), heads[fold], progress)
             key = f"{spec.fingerprint}/{number}/{fold}"

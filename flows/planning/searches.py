@@ -51,9 +51,9 @@ def searches(
 def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
     """The trials of what searches found, and for each draw of `auto` that of the best of all.
 
-    What logistic regression makes of the same shots costs seconds: it is shown beside `auto` in any case.
-    Where that is several adapters together, these are trained, but neither tested nor compared by themselves; see
-    `joined_targets`.
+    Where the best is several adapters together, these are trained, but neither tested nor compared by themselves; see
+    `joined_targets`. What logistic regression makes of the same shots costs seconds: it is shown beside `auto` in any
+    case.
     """
     asked_for = {*places(plan), *(place for place in found if place[1] in LINEAR)}
     made = [
@@ -69,11 +69,6 @@ def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outc
         else:
             made += _members(plan, inputs, spec, outcome)
     return made
-
-
-def _starts(plan: Plan) -> list[str]:
-    """What auto starts from. Weights of a mixture are learned on the shots, which validate a fold."""
-    return [one for one in plan.strategies if one != "mixture" or asked(plan).folds == 1] or list(plan.strategies)
 
 
 def joined_targets(
@@ -186,6 +181,11 @@ def _wanted(plan: Plan, inputs: Inputs) -> list[Place]:
 def tells_classes(task: Task) -> bool:
     """Whether a task's answers are classes, which heads and linear baselines can tell apart."""
     return task.scored and not task.grid
+
+
+def _starts(plan: Plan) -> list[str]:
+    """What auto starts from. Weights of a mixture are learned on the shots, which validate a fold."""
+    return [one for one in plan.strategies if one != "mixture" or asked(plan).folds == 1] or list(plan.strategies)
 
 
 def _way(plan: Plan, draw: Draw, method: Method, strategy: str, origins: Origins) -> Way:

@@ -130,7 +130,7 @@ def test_deployments_name_flows_that_exist_and_the_pool():
 
 def test_the_deployed_plan_is_the_demo_plan():
     from flows.planning.plan import Plan
-    from flows.planning.plan_file import load_plan, shipped_plans
+    from flows.planning.plan_file import load_plan
 
     deployment = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"][0]
     assert Plan.model_validate(deployment["parameters"]["plan"]) == load_plan("demo")
