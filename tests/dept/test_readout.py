@@ -18,6 +18,7 @@ from dept.engine.readout import Scored, choose
 from dept.engine.train import Trial, train
 from dept.readout import Readout
 from infra.errors import InputError
+from tests.dept.test_head import headed
 
 CONFIG = AdapterConfig(m=4, r=2, s=24)
 WORDS = ("negative", "positive", "very good")
@@ -203,3 +204,17 @@ def test_the_readout_of_a_start_is_not_that_of_what_is_trained_from_it(tiny_llam
     trial = calibrated_trial(tiny_llama, "none")
     trial.start.readout = Readout(0.5, "batch", (-0.1, -2.5, -3.0), 1.7)
     assert train([trial], tiny_llama)["one"].adapter.readout is None
+
+
+@pytest.mark.parametrize("calibration", ["choose", "batch", "contextual"])
+def test_what_a_search_has_chosen_is_what_a_refit_answers_with(tiny_llama, calibration):
+    """No row is left to choose by. Content-free inputs were not scored by the search: its weight of the head stays."""
+    trial = dataclasses.replace(calibrated_trial(tiny_llama, calibration, steps=0), validation=())
+    start = headed(tiny_llama, 0)
+    given = Readout(0.25, "batch", (-0.1, -2.5, -3.0), 1.7)
+    refit = dataclasses.replace(trial, start=start, readout=given)
+    readout = train([refit], tiny_llama)["one"].adapter.readout
+    if calibration == "contextual":
+        assert (readout.calibration, readout.weight) == ("contextual", 0.25)
+    else:
+        assert readout == given
