@@ -19,12 +19,13 @@ from pathlib import Path
 
 import torch
 
+from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_text
 from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.evaluate import score_rows, summarise
-from dept.engine.train import Loop, Trial
+from dept.engine.train import Loop, Trial, train
 from flows.reporting.results import commit
 from infra.files import write_text
 from tasks.catalogue import get_task
@@ -62,15 +63,17 @@ PHASES: dict[str, tuple[int, int, list[dict]]] = {  # k, steps, recipes
         ],
     ),
     "sources": (0, 32, grid("words", *RATES[:2]) + grid("vocabulary", RATES[0])),  # of a source, judged on other tasks
+    # From a source of SOURCE's 400 rows, 120 steps at 0.03 and 3e-4.
+    "transfer": (16, 24, grid("words", (1e-3, 1e-4), (1e-2, 1e-4), (3e-2, 1e-4), (1e-2, 1e-3), (3e-2, 1e-3))),
     "few": (4, 24, grid("words", (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4)) + grid("vocabulary", (3e-2, 1e-3))),
 }
 
 
-def name_of(k: int, recipe: dict) -> str:
+def name_of(phase: str, recipe: dict) -> str:
     """A recipe as the file names it."""
     return " ".join(
         [
-            f"k={k}",
+            f"k={PHASES[phase][0]}" + (" from-source" if phase == "transfer" else ""),
             *(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in recipe.items()),
         ]
     )
@@ -83,9 +86,19 @@ def loaded(name: str) -> tuple[Task, Splits]:
     return task, load_splits(task)
 
 
-def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: list[dict]) -> tuple[list[Trial], list]:
+@functools.cache
+def source(backbone: Backbone) -> Adapter:
+    """The adapter from which the phase `transfer` starts, the same for all draws."""
+    recipe = {"steps": 120, "lr_prompt": 3e-2, "lr_low_rank": 3e-4}
+    [trial], _ = trials_of(backbone, SOURCE, "sources", 0, [recipe])
+    return train([trial], backbone)[trial.key].adapter
+
+
+def trials_of(
+    backbone: Backbone, task_name: str, phase: str, seed: int, recipes: list[dict]
+) -> tuple[list[Trial], list]:
     """One trial for each recipe, and the rows that judge."""
-    task, splits = loaded(task_name)
+    (k, *_), (task, splits) = PHASES[phase], loaded(task_name)
 
     def rows(examples):
         reading = {"cut": task.cut, "template": task.template, "max_length": task.max_length}
@@ -98,10 +111,10 @@ def trials_of(backbone: Backbone, task_name: str, k: int, seed: int, recipes: li
         judges = rows([example for part in others for example in part])
     else:
         shots, judges = rows(few_shot(splits, k, seed, task.strata).shots), rows(subset(splits.validation, JUDGES, 0))
-    start = from_text(backbone, SHAPE, PROMPT, seed)
+    start = source(backbone) if phase == "transfer" else from_text(backbone, SHAPE, PROMPT, seed)
     made = [
         Trial(
-            name_of(k, recipe),
+            name_of(phase, recipe),
             start,
             TrainConfig(steps=MOST, schedule="constant", max_loss=1e9).model_copy(update=recipe),
             shots,
@@ -148,7 +161,7 @@ def curves(backbone: Backbone, trials: list[Trial], judges: list, steps: int) ->
 def table(found: dict, phase: str, tasks: tuple[str, ...] = TASKS) -> dict[str, dict[tuple[str, int], list[float]]]:
     """Recipe -> (mean over the path, step) -> mean loss and score, over the draws that all recipes of a phase have."""
     k, _, recipes = PHASES[phase]
-    names = [name_of(k, recipe) for recipe in recipes]
+    names = [name_of(phase, recipe) for recipe in recipes]
     draws = [
         held
         for task in (tasks if k else (SOURCE,))
@@ -231,11 +244,11 @@ def main() -> None:
         for task in TASKS if k else (SOURCE,):
             body = json.loads(file.read_text()) if file.exists() else {"curves": {}}
             held = body["curves"].setdefault(task, {}).setdefault(str(seed), {})
-            wanted = [recipe for recipe in recipes if name_of(k, recipe) not in held]
+            wanted = [recipe for recipe in recipes if name_of(phase, recipe) not in held]
             if not wanted:
                 continue
             began = time.monotonic()
-            held |= curves(backbone, *trials_of(backbone, task, k, seed, wanted), steps)
+            held |= curves(backbone, *trials_of(backbone, task, phase, seed, wanted), steps)
             body |= {"commit": commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
             write_text(file, json.dumps(body, separators=(",", ":"), sort_keys=True))
             print(phase, task, seed, len(wanted), f"{time.monotonic() - began:.0f} s", flush=True)
