@@ -2,7 +2,8 @@
 
 A low-discrepancy sequence (Halton's, scrambled by a fixed seed: Owen 2017, arXiv 1706.02808) fills the space of rates,
 on a logarithmic scale, more evenly than random points, and is the same for every draw, machine and run. The first
-candidate of each start has the plan's own shape and rates; answers, objective and steps are the search's.
+candidate of each start has the plan's own shape and rates; answers, objective and steps are the search's. Answers change
+from round to round of the starts, so that each start meets each answer, the first one first.
 """
 
 from __future__ import annotations
@@ -60,21 +61,21 @@ def candidates(
     Args:
         shape: of the plan; a start from a source keeps it, for its adapter has it already.
         d: width of the backbone.
-        answers, objectives: choices; none: those of shape and recipe.
+        answers, objectives: choices; none: those of shape and recipe. Answers are taken in this order.
     """
     points = _points(max(asked.candidates, len(ways)))
     made = []
     for number, point in enumerate(points):
         way = ways[number % len(ways)]
         room = [shape] if way.source_sha256 or not asked.shapes else shapes(shape, d)
-        told = {"answers": _pick(answers or [shape.answers], point[3])}
+        told = {"answers": answers[number // len(ways) % len(answers)] if answers else shape.answers}
         recipe = number < len(ways)  # the first of each way is the plan's own
-        adapter = shape.model_copy(update=told) if recipe else _pick(room, point[5]).model_copy(update=told)
+        adapter = shape.model_copy(update=told) if recipe else _pick(room, point[4]).model_copy(update=told)
         training = way.training.model_copy(
             update={
                 "steps": asked.steps,
                 "eval_every": asked.eval_every,
-                "objective": _pick(objectives or [way.training.objective], point[4]),
+                "objective": _pick(objectives or [way.training.objective], point[3]),
                 **({} if recipe else _rates(asked, way.key, point)),
             }
         )
@@ -120,4 +121,4 @@ def _pick(choices: Sequence[Any], share: float) -> Any:
 def _points(count: int) -> Iterator[list[float]]:
     from scipy.stats import qmc
 
-    yield from qmc.Halton(6, scramble=True, seed=0).random(count).tolist()
+    yield from qmc.Halton(5, scramble=True, seed=0).random(count).tolist()

@@ -22,7 +22,7 @@ from tasks.spec import Task
 
 AUTO = "auto"
 OF_AUTO = SearchPlan(candidates=16)  # where the plan says nothing of a search
-ALL_ANSWERS: tuple[Answers, ...] = ("words", "head", "both")
+ALL_ANSWERS: tuple[Answers, ...] = ("both", "words", "head")  # both first: a weight may make it one of the others
 Outcomes = Mapping[str, TrialOutcome]  # of searches, by fingerprint; failed ones are not there
 Searches = Mapping[Place, TrialSpec]
 

@@ -192,6 +192,15 @@ def test_each_way_to_start_is_tried_at_least_once(planned):
     assert [one.init for one in own.search.candidates] == ["scratch", "best-source", "scratch"]
 
 
+def test_each_start_meets_each_answer(planned):
+    """Words and head together first, of which the weight may choose one alone."""
+    changes = {"strategies": ["scratch", "best-source"], "search": {**SEARCH, "candidates": 6}}
+    own = planned(methods=["auto"], targets=["film"], **changes)[2][Draw("film", 4, 0), "dept", "auto"]
+    met = [(one.init, one.adapter.answers) for one in own.search.candidates[:-1]]
+    starts = ("scratch", "best-source")
+    assert met == [(start, answers) for answers in ("both", "words", "head") for start in starts]
+
+
 def test_the_report_says_what_was_tried_chosen_and_why(planned, tmp_path, no_plots):  # noqa: F811
     plan, _, found = planned(methods=["auto"], targets=["film"], search=None)
     losses = {"dept": 0.5, "probe": 0.25, "tfidf": 0.75}
