@@ -29,12 +29,13 @@ from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
 from flows.planning.left_out import label, left_out
+from flows.planning.places import Place, Rates, needed_sources
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
 from flows.planning.searches import as_searched, joined_targets, searched_targets, searches
 from flows.planning.strategies import choose, start_specs
-from flows.planning.trials import Place, Rates, needed_sources, search_specs, source_specs, target_specs
+from flows.planning.trials import search_specs, source_specs, target_specs
 from flows.reporting.html import markdown, write_report
 from flows.reporting.searched import told_searches
 from flows.reporting.summary import headline, summary_rows

@@ -9,8 +9,8 @@ from dept.config import TrainConfig
 from dept.trial import LINEAR, SCHEMA, TrialOutcome, TrialSpec, goodness
 from flows.execution.context import RunContext
 from flows.execution.settle import Settled, Workers, settle
+from flows.planning.places import SEARCH_SEED
 from flows.planning.retraining import Retraining, Stale
-from flows.planning.trials import SEARCH_SEED
 from registry.promotion.rows import unseen_task
 
 

@@ -2,8 +2,8 @@
 
 A low-discrepancy sequence (Halton's, scrambled by a fixed seed: Owen 2017, arXiv 1706.02808) fills the space of rates,
 on a logarithmic scale, more evenly than random points, and is the same for every draw, machine and run. The first
-candidate of each start has the plan's own shape and rates; answers, objective and steps are the search's. Answers change
-from round to round of the starts, so that each start meets each answer, the first one first.
+candidate of each start has the plan's own shape and rates; answers, objective and steps are the search's. Answers
+change from round to round of the starts, so that each start meets each answer, the first one first.
 """
 
 from __future__ import annotations

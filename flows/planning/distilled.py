@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dept.trial import TrialOutcome, TrialSpec, goodness
+from flows.planning.places import Rates
 from flows.planning.plan import Plan
-from flows.planning.trials import Rates, training_of
+from flows.planning.trials import training_of
 
 TRAINED = ("dept", "adept", "prompt-tuning")  # methods whose adapters can be trained on
 RATES = ("lr_prompt", "lr_low_rank", "lr_head")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from flows.planning.places import Place, places, rate_key
 from flows.planning.plan import Plan
 from flows.planning.strategies import Starts
-from flows.planning.trials import Place, places, rate_key
 
 
 def left_out(plan: Plan, starts: Starts, without: dict[tuple[Any, str], str]) -> dict[Place, str]:

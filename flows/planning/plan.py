@@ -25,6 +25,7 @@ Dtype = Literal["float32", "bfloat16"]
 Validation = Literal["shots", "full"]
 P = TypeVar("P", bound=BaseModel)
 PlanMethod = Literal["auto", Method]
+Linear = Literal["probe", "tfidf"]
 RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full"]
 # Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
 # full fine-tuning (https://thinkingmachines.ai/blog/lora/), whatever its rank.
@@ -100,6 +101,12 @@ class Plan(BaseModel):
         "listed here and searched, by cross-validated loss (dept where rates are named); dept, and baselines on the "
         "same rows: prompt-tuning, lora (all linear layers) with as many trainable numbers, lora-r8 (rank 8), full, "
         "in-context; probe (logistic regression on the frozen backbone's states), tfidf and calibrated cost seconds",
+    )
+    beside: list[Linear] = Field(
+        default_factory=lambda: list[Linear](("probe", "tfidf")),
+        max_length=2,
+        description="baselines of seconds that each report shows, though methods does not list them: of each draw of a "
+        "target that tells classes; []: none",
     )
     rates: dict[RateKey, RateList] = Field(
         default_factory=dict,

@@ -15,10 +15,10 @@ from dept.readout import Readout
 from dept.trial import LINEAR, Candidate, Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
 from flows.planning.candidates import Way, candidates
 from flows.planning.ensembles import together
+from flows.planning.places import Draw, Origins, Place, draws, places, rate_key, shown_beside, tells_classes
 from flows.planning.plan import Plan
 from flows.planning.search_plan import SearchPlan
-from flows.planning.trials import Draw, Inputs, Origins, Place, common, drawn, draws, places, rate_key, training_of
-from tasks.spec import Task
+from flows.planning.trials import Inputs, common, drawn, training_of
 
 AUTO = "auto"
 OF_AUTO = SearchPlan(candidates=16)  # where the plan says nothing of a search
@@ -167,20 +167,15 @@ def asked(plan: Plan) -> SearchPlan:
 
 
 def _wanted(plan: Plan, inputs: Inputs) -> list[Place]:
-    own = places(plan)
+    own, beside = places(plan), shown_beside(plan, inputs.tasks)
     if AUTO not in plan.methods:
-        return own if plan.search is not None else []
+        return [*own, *beside] if plan.search is not None else []
     others = [place for place in own if place[1] != "dept"]  # `auto` chooses among them too
     found = list(own if plan.search is not None else others)
     for draw in draws(plan):
         linear = LINEAR if tells_classes(inputs.tasks[draw.target]) else ()
         found += [(draw, "dept", AUTO), *((draw, method, "scratch") for method in linear)]
-    return list(dict.fromkeys(found))
-
-
-def tells_classes(task: Task) -> bool:
-    """Whether a task's answers are classes, which heads and linear baselines can tell apart."""
-    return task.scored and not task.grid
+    return list(dict.fromkeys((*found, *beside)))
 
 
 def _starts(plan: Plan) -> list[str]:

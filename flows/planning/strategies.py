@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from dept.config import TrainConfig
 from dept.trial import MULTITASK, Init, TrialOutcome, TrialSpec, goodness
 from flows.planning.groups import Strategy
+from flows.planning.places import ALL_SOURCES, Draw, Origin, to_start
 from flows.planning.plan import Plan
-from flows.planning.trials import ALL_SOURCES, Draw, Inputs, Origin, common, drawn, to_start
+from flows.planning.trials import Inputs, common, drawn
 
 Sources = Mapping[str, str]  # name of a source, or `multitask`, -> sha256 of its adapter; none of failed trials
 

@@ -9,28 +9,26 @@ from typing import Any
 
 from dept.config import AdapterConfig, Dtype, TestPart, TrainConfig
 from dept.trial import LINEAR, MULTITASK, Init, Method, Start, TrialSpec
-from flows.planning.groups import Strategy
-from flows.planning.plan import BASELINE_RATES, Plan, RateKey
+from flows.planning.places import (
+    Draw,
+    Origin,
+    Origins,
+    Place,
+    Rate,
+    Rates,
+    draws_of_search,
+    grid,
+    needed_sources,
+    places,
+    rate_key,
+    searched_strategy,
+    shown_beside,
+    transferring,
+)
+from flows.planning.plan import Plan, RateKey
 from infra.errors import InputError
 from tasks.spec import Task
 from tasks.splits import Splits
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One draw of a target's shots; shots None: all training rows."""
-
-    target: str
-    shots: int | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The adapter that a target starts from: the source's name (several: joined by +) and the adapter's sha256."""
-
-    task: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -49,53 +47,6 @@ class Inputs:
     def shape(self, adapter: AdapterConfig, method: str) -> AdapterConfig:
         """The shape that a method has where dept has `adapter`."""
         return adapter.of_method(method, self.d, self.room)
-
-
-Place = tuple[Draw, Method, Strategy]  # of a target trial
-Origins = Mapping[tuple[Draw, str], Origin]  # by draw and strategy
-SEARCH_SEED = 2**31  # the first; above those that a plan may name
-Rate = tuple[float, float]  # peak learning rates of P, and of A and B
-Rates = Mapping[tuple[RateKey, str], Rate]  # by method and target; the target is "" where one choice is for all
-ALL_SOURCES = ("best-source", "similar", "mixture", "prompt-only")  # strategies that look at every source
-
-
-def draws(plan: Plan) -> list[Draw]:
-    """Every draw of shots of a plan."""
-    return [Draw(target, k, seed) for target in plan.targets for k in plan.counted for seed in plan.seeds]
-
-
-def draws_of_search(plan: Plan) -> list[Draw]:
-    """Draws on which learning rates are chosen: the most shots, and seeds that no other trial uses."""
-    most = None if None in plan.counted else max(filter(None, plan.counted))
-    return [Draw(target, most, SEARCH_SEED + i) for target in plan.targets for i in range(plan.search_draws)]
-
-
-def to_start(plan: Plan) -> list[tuple[Draw, Strategy]]:
-    """Draws and strategies for which a start is needed: those of the targets, and of a search of transfer's rates."""
-    found = [(draw, strategy) for draw in draws(plan) for strategy in transferring(plan)]
-    strategy = searched_strategy(plan)
-    if strategy is not None and len(grid(plan, "transfer", plan.transfer_training)) > 1:
-        found += [(draw, strategy) for draw in draws_of_search(plan)]
-    return found
-
-
-def places(plan: Plan) -> list[Place]:
-    """Every target trial that a plan asks for, but those that are only tested (untrained, zero-shot)."""
-    return [
-        (draw, method, strategy)
-        for draw in draws(plan)
-        for method in (one for one in plan.methods if one != "auto")
-        for strategy in (plan.strategies if method == "dept" else ["scratch"])
-    ]
-
-
-def needed_sources(plan: Plan) -> list[str]:
-    """Sources from whose own adapter some target starts, in the plan's order."""
-    wanted = transferring(plan)
-    if any(strategy in ALL_SOURCES for strategy in wanted):
-        return list(plan.sources)
-    named = {strategy.partition(":")[2] for strategy in wanted}
-    return [name for name in plan.sources if name in named]
 
 
 def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
@@ -142,17 +93,6 @@ def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:
     )
 
 
-def grid(plan: Plan, key: RateKey, recipe: TrainConfig) -> list[Rate]:
-    """The rates of a method that a plan chooses from; where it names none its recipe's, or a baseline's usual."""
-    share = recipe.lr_low_rank / recipe.lr_prompt if recipe.lr_prompt else 0.0
-    named = plan.rates.get(key) or ([BASELINE_RATES[key]] if key in BASELINE_RATES else [])
-    prompts = named or [recipe.lr_prompt]
-    pairs = plan.low_rank_rates.get(key)
-    if pairs:
-        return [(prompt, pair) for prompt in prompts for pair in pairs]
-    return [(prompt, prompt * share) for prompt in named] or [(recipe.lr_prompt, recipe.lr_low_rank)]
-
-
 def search_specs(
     plan: Plan, inputs: Inputs, origins: Origins, missing: Container[tuple[Draw, str]] = ()
 ) -> dict[tuple[RateKey, Rate], list[TrialSpec]]:
@@ -193,7 +133,7 @@ def target_specs(
         InputError: a strategy whose origin is not given.
     """
     by_target: dict[str, list[Place]] = {name: [] for name in plan.targets}
-    for place in places(plan):
+    for place in (*places(plan), *shown_beside(plan, inputs.tasks)):
         by_target[place[0].target].append(place)
     specs = []
     for name, mine in by_target.items():
@@ -221,24 +161,6 @@ def zero_shot_origins(plan: Plan, origins: Origins, target: str) -> dict[str, Or
     first = Draw(target, plan.counted[0], plan.seeds[0])
     found = [origins.get((first, strategy)) for strategy in fixed]
     return {origin.task: origin for origin in found if origin is not None}
-
-
-def transferring(plan: Plan) -> list[Strategy]:
-    """The strategies of a plan that need a source."""
-    return [strategy for strategy in plan.strategies if strategy != "scratch"] if plan.adapts else []
-
-
-def searched_strategy(plan: Plan) -> Strategy | None:
-    """The strategy on which transfer's learning rates are chosen."""
-    wanted = transferring(plan)
-    return "best-source" if "best-source" in wanted else next(iter(wanted), None)
-
-
-def rate_key(method: Method, strategy: Strategy) -> RateKey | None:
-    """Under which key the rates of a trial are searched; None: it has none, since it makes no steps."""
-    if method == "in-context" or method == "calibrated" or method == "probe" or method == "tfidf":
-        return None
-    return "transfer" if method == "dept" and strategy != "scratch" else method
 
 
 def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: Rates) -> TrialSpec:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dept.trial import TrialOutcome, TrialSpec
+from flows.planning.places import Place
 from flows.planning.plan import Plan
 from flows.planning.searches import best_of_all, competing
-from flows.planning.trials import Place
 
 
 def told_searches(

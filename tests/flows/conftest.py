@@ -65,6 +65,7 @@ def make_plan(tmp_path, tiny_folders):
             "seeds": [0, 1],
             "test_rows": 10,
             "methods": ["dept"],
+            "beside": [],
             "adapter": {"m": 4, "r": 2, "s": 24},
             "source_training": {"steps": 6, "batch_size": 4, "eval_every": 3},
             "scratch_training": {"steps": 4, "batch_size": 4, "eval_every": 2, "lr_prompt": 0.05},

@@ -44,6 +44,7 @@ def plan(tmp_path, tiny_folders):
             "seeds": [0, 1, 2],
             "test_rows": 5,
             "methods": ["dept"],
+            "beside": [],
             "adapter": {"m": 4, "r": 2, "s": 16},
             "source_training": {"steps": 10, "batch_size": 8, "eval_every": 5},
             "scratch_training": {"steps": 6, "batch_size": 8, "eval_every": 4},

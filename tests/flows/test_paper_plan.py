@@ -103,6 +103,8 @@ def test_the_papers_plan_runs_dry_without_hub_and_backbone(monkeypatch):
         ("targets", "untrained"): 3,
         ("targets", "scratch"): draws,
         ("targets", "best-source"): draws,
+        ("targets", "probe"): draws,  # shown beside what is asked for
+        ("targets", "tfidf"): draws,
     }
 
 

@@ -10,10 +10,11 @@ from flows.execution.rows import examples_of
 from flows.planning.check import check
 from flows.planning.cost import estimate
 from flows.planning.leakage import guarded
+from flows.planning.places import Origin, draws, draws_of_search, to_start
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced
 from flows.planning.strategies import start_specs
-from flows.planning.trials import Inputs, Origin, draws, draws_of_search, search_specs, target_specs, to_start
+from flows.planning.trials import Inputs, search_specs, target_specs
 from flows.reporting.html import markdown, write_report
 from flows.reporting.protocol import REFIT, SHOTS, protocol
 from infra.errors import InputError

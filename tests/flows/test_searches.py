@@ -10,9 +10,10 @@ from dept.trial import LINEAR, Candidate, Search, TrialOutcome
 from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
 from flows.planning.leakage import guarded
+from flows.planning.places import Draw, Origin, places, to_start
 from flows.planning.plan_file import load_plan
 from flows.planning.searches import as_searched, best_of_all, joined_targets, searched_targets, searches
-from flows.planning.trials import Draw, Inputs, Origin, places, to_start
+from flows.planning.trials import Inputs
 from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
 from infra.errors import InputError

@@ -16,7 +16,7 @@ from flows.execution.rows import tests_of as asked_of  # not a test
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
 from flows.execution.starts import start_of
-from flows.planning.trials import to_start
+from flows.planning.places import to_start
 from flows.reporting.searched import told_searches
 from infra.errors import InputError
 from tests.dept.test_search import KilledError, die  # noqa: F401

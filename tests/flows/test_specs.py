@@ -5,19 +5,9 @@ import pytest
 from dept.config import TrainConfig
 from dept.trial import TrialSpec
 from flows.planning.check import check
+from flows.planning.places import Draw, Origin, draws, draws_of_search, needed_sources, to_start
 from flows.planning.plan_file import load_plan, replaced, with_settings
-from flows.planning.trials import (
-    Draw,
-    Inputs,
-    Origin,
-    draws,
-    draws_of_search,
-    needed_sources,
-    search_specs,
-    source_specs,
-    target_specs,
-    to_start,
-)
+from flows.planning.trials import Inputs, search_specs, source_specs, target_specs
 from infra.errors import InputError
 from tasks.draws import few_shot, rows_to_test
 
@@ -29,7 +19,7 @@ TARGETS = ["movie-polarity", "tweet-polarity"]
 def demo():
     shipped = load_plan("demo")
     own = {"scratch_training": shipped.scratch_training.model_copy(update={"lr_prompt": 1e-2, "lr_low_rank": 1e-3})}
-    plan = replaced(shipped, shots=[4, 16], source_rows=100, methods=["dept"], targets=TARGETS, groups=[], **own)
+    plan = replaced(shipped, shots=[4, 16], source_rows=100, methods=["dept"], beside=[], targets=TARGETS, groups=[], **own)
     return plan, Inputs(plan.resolve_tasks(), check(plan), BACKBONE_ID, 576)
 
 
@@ -284,3 +274,14 @@ def test_trials_of_before_strategies_had_names_are_still_read(demo):
     spec = TrialSpec.model_validate(old)
     assert spec.transfers
     assert spec.label.endswith("/transfer:x")
+
+
+def test_what_takes_seconds_is_shown_beside(demo):
+    """Probe and TF-IDF of each draw, though no method asks for them; not of a whole split, which takes longer."""
+    plan, inputs = demo
+    plan = replaced(plan, beside=["probe", "tfidf"], strategies=["scratch"], shots=[16, "all"], seeds=[0])
+    shown = [spec for spec in target_specs(plan, inputs, {}) if spec.method in ("probe", "tfidf")]
+    assert [(spec.task, spec.method, spec.shots) for spec in shown] == [
+        (target, method, 16) for target in TARGETS for method in ("probe", "tfidf")
+    ]
+    assert not [s for s in target_specs(replaced(plan, engine="deepspeed"), inputs, {}) if s.method == "probe"]

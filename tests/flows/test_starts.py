@@ -4,10 +4,11 @@ import pytest
 
 from dept.trial import TrialOutcome
 from flows.planning.check import check
+from flows.planning.places import Draw
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced
 from flows.planning.strategies import choose, start_specs
-from flows.planning.trials import Draw, Inputs
+from flows.planning.trials import Inputs
 
 FOOD, NEWS = "f" * 64, "n" * 64
 ADAPTERS = {"amazon-polarity": FOOD, "nyt-polarity": NEWS, "multitask": "m" * 64}
