@@ -40,7 +40,10 @@ SHAPE = AdapterConfig(m=10, r=4, s=48)
 PROMPT = "Classify the text by its label."
 JUDGES = 24  # validation rows of a task, the same for all draws
 MOST = 32  # steps: decides the warm-up, so that a shorter phase walks the same path
-CHECKS = {8: (0.0,), 16: (0.0, 0.9), 24: (0.0, 0.9), 32: (0.0, 0.9)}  # step -> means over the path, 0: the last step
+CHECKS = {
+    8: (0.0,),
+    **dict.fromkeys((16, 24, 32, 64, 96, 120), (0.0, 0.9)),
+}  # step -> means over the path, 0: the last step
 MEANS = (0.0, 0.9)
 
 
@@ -63,6 +66,7 @@ PHASES: dict[str, tuple[int, int, list[dict]]] = {  # k, steps, recipes
         ],
     ),
     "sources": (0, 32, grid("words", *RATES[:2]) + grid("vocabulary", RATES[0])),  # of a source, judged on other tasks
+    "longer": (0, 120, grid("words", (1e-2, 1e-3), (1e-2, 1e-4), (3e-2, 3e-4))),  # of a source, on all its rows
     # From a source of SOURCE's 400 rows, 120 steps at 0.03 and 3e-4.
     "transfer": (16, 24, grid("words", (1e-3, 1e-4), (1e-2, 1e-4), (3e-2, 1e-4), (1e-2, 1e-3), (3e-2, 1e-3))),
     "few": (4, 24, grid("words", (1e-2, 1e-3), (3e-2, 1e-3), (3e-2, 1e-4)) + grid("vocabulary", (3e-2, 1e-3))),
@@ -106,7 +110,7 @@ def trials_of(
         return encode(backbone.tokens, [example.text for example in examples], task.words, labels, SHAPE, **reading)
 
     if not k:
-        shots = rows(subset(splits.train, 400, seed))
+        shots = rows(splits.train if phase == "longer" else subset(splits.train, 400, seed))
         others = [subset(loaded(name)[1].validation, JUDGES, 0) for name in JUDGED]
         judges = rows([example for part in others for example in part])
     else:

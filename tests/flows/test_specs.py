@@ -19,7 +19,8 @@ TARGETS = ["movie-polarity", "tweet-polarity"]
 def demo():
     shipped = load_plan("demo")
     own = {"scratch_training": shipped.scratch_training.model_copy(update={"lr_prompt": 1e-2, "lr_low_rank": 1e-3})}
-    plan = replaced(shipped, shots=[4, 16], source_rows=100, methods=["dept"], beside=[], targets=TARGETS, groups=[], **own)
+    asked = {"methods": ["dept"], "beside": [], "targets": TARGETS, "groups": []}
+    plan = replaced(shipped, shots=[4, 16], source_rows=100, **asked, **own)
     return plan, Inputs(plan.resolve_tasks(), check(plan), BACKBONE_ID, 576)
 
 
