@@ -77,7 +77,7 @@ def name_of(phase: str, recipe: dict) -> str:
     """A recipe as the file names it."""
     return " ".join(
         [
-            f"k={PHASES[phase][0]}" + (" from-source" if phase == "transfer" else ""),
+            f"k={PHASES[phase][0]}" + {"transfer": " from-source", "longer": " all-rows"}.get(phase, ""),
             *(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in recipe.items()),
         ]
     )
