@@ -23,9 +23,10 @@ from flows.execution.heal import LostError
 from flows.execution.judge import judge, told
 from flows.execution.progress import say
 from flows.execution.settle import Workers, work_here
+from flows.pages import SHORT_SECONDS, ends, run_name, step, tagged
 from flows.planning.retraining import Retraining, Stale, reasons
 from flows.planning.roots import check_paths
-from flows.transfer import begun, step
+from flows.transfer import begun
 from infra.errors import InputError
 from infra.hidden import hidden_credentials
 from infra.quiet import errors_told_by_caller
@@ -50,15 +51,16 @@ class Looked:
 def make_flow(opened: tuple[RunContext, dict[str, str]] | None = None) -> Flow[..., dict[str, Any]]:
     """The flow; with what `run` has opened already, so that rows are read once."""
 
-    @flow(name="dept-retrain")
-    def dept_retrain(order: Retraining | None = None) -> dict[str, Any]:
+    @flow(name="dept-retrain", flow_run_name=run_name)
+    def dept_retrain(order: Retraining | None = None, restart: bool = False) -> dict[str, Any]:
         """Look whether champions are stale, train challengers with transfer, and promote those that are better.
 
         Args:
             order: which champions, how old they may get, and by how much a challenger must win.
+            restart: start this run again, up to three times, if its process dies.
         """
         order = order or Retraining()
-        with hidden_credentials():
+        with ends(), hidden_credentials():
             if prefect.runtime.deployment.id:
                 check_paths(order)
                 if line := told_dtype(order.dtype, order.device):
@@ -93,8 +95,8 @@ def control(
         InputError: a full disk, or a store that does not answer.
     """
     decided, failed = list[dict[str, Any]](), dict[str, str]()
-    with begun(context, "retrain", "retrain"):
-        found = step("look-for-stale-champions", lambda: look(context, order))
+    with begun(context, "retrain", "retrain"), tagged("retrain"):
+        found = step("look-for-stale-champions", lambda: look(context, order), timeout=SHORT_SECONDS)
         found.left_out |= left_out
         if found.stale:
             decided, failed = _challenged(context, order, found.stale, workers)

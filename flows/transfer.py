@@ -7,15 +7,14 @@ waits for the ledger and adds the next stage. It loads no backbone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from prefect import Flow, flow, runtime, task
+from prefect import Flow, flow, runtime
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from dept.backbones.describe import told_dtype
 from dept.trial import LINEAR, STACKED, TrialOutcome, TrialSpec
@@ -26,6 +25,8 @@ from flows.execution.open import open_plan
 from flows.execution.own_tasks import remember
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
+from flows.execution.stopping import StoppedError
+from flows.pages import SHORT_SECONDS, ends, run_name, shown_in, step, tagged, watched
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
 from flows.planning.left_out import label, left_out
@@ -39,6 +40,7 @@ from flows.planning.trials import search_specs, source_specs, target_specs
 from flows.reporting.html import markdown, write_report
 from flows.reporting.searched import told_searches
 from flows.reporting.summary import headline, summary_rows
+from infra import flow_run
 from infra.errors import InputError, written
 from infra.hidden import hidden_credentials
 from infra.names import safe_name
@@ -47,7 +49,6 @@ from infra.settings import home
 from infra.temporary_server import prefect_api
 from registry.ledger.runs import RunKind
 
-T = TypeVar("T")
 TRIES = 3  # of a run in which adapters are damaged under its hands
 
 
@@ -102,17 +103,18 @@ class Done:
         return settled
 
 
-def make_flow(opened: RunContext | None = None) -> Flow[[Plan], dict[str, Any]]:
+def make_flow(opened: RunContext | None = None) -> Flow[..., dict[str, Any]]:
     """The flow; with a context that `run` has opened already, so that rows are read and checked once."""
 
-    @flow(name="dept-transfer")
-    def dept_transfer(plan: Plan) -> dict[str, Any]:
+    @flow(name="dept-transfer", flow_run_name=run_name)
+    def dept_transfer(plan: Plan, restart: bool = False) -> dict[str, Any]:
         """Train adapters on source tasks, start few-shot targets from them, register the best and report.
 
         Args:
             plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
+            restart: start this run again, up to three times, if its process dies; it goes on from what is kept.
         """
-        with hidden_credentials():
+        with ends(), hidden_credentials():
             if runtime.deployment.id:  # it came through the API, and the workers may be other machines
                 check_paths(plan)
                 if line := told_dtype(plan.dtype, plan.device):
@@ -144,7 +146,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         InputError: a full disk, or a store that does not answer.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    with begun(context, plan.name, "transfer"):
+    with begun(context, plan.name, "transfer"), tagged(plan.name, "transfer"):
         remember(context, plan)
         if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
             say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
@@ -160,7 +162,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
                 if not left:
                     raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
         say_lost_runs(context, done.trained)
-        page = step("write-report", lambda: report(context, plan, done, champions, started))
+        page = step("write-report", lambda: report(context, plan, done, champions, started), timeout=SHORT_SECONDS)
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
         totals |= {} if gain is None else {"gain_points": gain}
@@ -187,7 +189,8 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     done, inputs = Done(), context.inputs
 
     def settled(name: str, stage: str, specs: list[Any]) -> Settled:
-        return done.note(step(name, lambda: settle(context, stage, specs, workers)))
+        title = f"{plan.name}: {stage} ({len(specs)} trials)"
+        return done.note(step(name, lambda: settle(context, stage, specs, workers), title=title, kinds=["stage"]))
 
     sources = settled("train-sources", "sources", source_specs(plan, inputs)).outcomes
     adapters = {outcome.spec.task: outcome.adapter_sha256 for outcome in sources}
@@ -216,16 +219,33 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     return done
 
 
+def _open_run(context: RunContext, name: str, kind: RunKind) -> None:
+    """Begin a run; or go on with it, where its flow run was suspended or crashed and another process made it before."""
+    order, about = context.order.model_dump(mode="json"), {"backbone": context.backbone_name}
+    run_id = flow_run.own_id()
+    known = context.ledger.run(run_id) if run_id else None
+    if run_id and known is not None and known.kind == kind:
+        context.run_id, before = run_id, known.mlflow_run_id or ""
+        context.parent_run = context.tracker.reopen_flow_run(before) or context.tracker.open_flow_run(
+            name, order, about
+        )
+        context.ledger.resume_run(run_id, context.parent_run)
+        say(f"Run {run_id[:12]} goes on: what it had finished is kept.")
+        return
+    context.parent_run = context.tracker.open_flow_run(name, order, about)
+    context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run, run_id=run_id)
+
+
 @contextlib.contextmanager
 def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
     """Begin a run in the ledger and in MLflow; end both, however the block ends."""
-    order = context.order.model_dump(mode="json")
-    context.parent_run = context.tracker.open_flow_run(name, order, {"backbone": context.backbone_name})
-    context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run)
+    _open_run(context, name, kind)
+    shown_in(context)
     try:
-        yield
+        with watched(context.stopping):
+            yield
     except BaseException as error:
-        failed = isinstance(error, Exception)
+        failed = isinstance(error, Exception) and not isinstance(error, StoppedError)
         context.hurry()
         context.close(clean=False)
         with contextlib.suppress(InputError):  # the first error is the one to show
@@ -235,17 +255,6 @@ def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
         raise
     context.close()
     context.ledger.end_run(context.run_id, "finished")
-
-
-def step(name: str, body: Callable[[], T]) -> T:
-    """Run a part of a flow as a Prefect task, so that its page shows it. What it gives stays in this process."""
-    kept: list[T] = []
-
-    def part() -> None:
-        kept.append(body())
-
-    task(name=name, cache_policy=NO_CACHE)(part)()
-    return kept[0]
 
 
 def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:

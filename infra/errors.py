@@ -1,6 +1,7 @@
 """Errors that a user can mend. The command line prints them as one line and exits with code 2."""
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -43,3 +44,22 @@ class WorkerDiedError(RuntimeError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(masked(message))
+
+
+_PASSING = ("EIO", "ETIMEDOUT", "ESTALE", "ENETUNREACH", "EHOSTUNREACH", "ENETDOWN")
+# Of libraries that this room does not import: SQLAlchemy, httpx, requests, botocore.
+_NAMES = re.compile(r"OperationalError|InterfaceError|\w*(Timeout|Connect\w*|Protocol|Network)Error|\w*Timeout")
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a store or server was away: the same may succeed a little later. What a user must mend does not pass."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, (ConnectionError, TimeoutError)) or _NAMES.fullmatch(type(one).__name__):
+            return True
+        if isinstance(one, OSError) and errno.errorcode.get(one.errno or 0) in _PASSING:
+            return True
+        one = one.__cause__ or one.__context__
+    return False

@@ -29,6 +29,11 @@ def safe_name(name: object, what: str) -> str:
     return text
 
 
+def slug(text: str) -> str:
+    """The text as a key of Prefect's: small letters, digits and single dashes; "x" where none of it is left."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:100] or "x"
+
+
 def expanded(path: str | Path) -> Path:
     """A path with the home folder for ~ or ~user.
 

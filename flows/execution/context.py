@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
 from dept.config import Dtype
 from dept.trial import TrialSpec
+from flows.execution.stopping import Stopping
 from flows.planning.trials import Inputs
 from infra.settings import settings
 from registry.ledger import Ledger
@@ -21,12 +22,19 @@ from tasks.splits import Splits
 if TYPE_CHECKING:
     from flows.execution.engines import Running
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Engine:
     """How trials are trained: in this process (0 ranks), or by DeepSpeed over ranks."""
 
     ranks: int = 0
+
+
+def unseen(_name: str, body: Callable[[], T]) -> T:
+    """Do a part of the work that no page shows."""
+    return body()
 
 
 @dataclass
@@ -40,6 +48,7 @@ class RunContext:
         tasks, splits: by name.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
+        stopping: whether the work is to end. shown: does a named part of it, such as a stack, as a task run of Prefect.
     """
 
     order: BaseModel
@@ -58,6 +67,8 @@ class RunContext:
     run_id: str = ""
     parent_run: str = ""
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
+    stopping: Stopping = field(default_factory=Stopping, repr=False)
+    shown: Callable[[str, Callable[[], None]], None] = field(default=unseen, repr=False)
     _running: dict[str, Running] = field(default_factory=dict, repr=False)  # by number type; shared by copies
 
     @property

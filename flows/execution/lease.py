@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
+from flows.execution.stopping import Stopping
 from registry.ledger import Claim, Ledger
 
 RENEWALS = 6  # in the time of a lease
@@ -19,10 +20,13 @@ class Lease:
 
     Args:
         seconds: how long a claim holds without progress, by the database's clock.
+        stopping: whether the work is to end; None: nobody is asked.
     """
 
-    def __init__(self, ledger: Ledger, claims: Sequence[Claim], seconds: float) -> None:
-        self.ledger, self.seconds = ledger, seconds
+    def __init__(
+        self, ledger: Ledger, claims: Sequence[Claim], seconds: float, stopping: Stopping | None = None
+    ) -> None:
+        self.ledger, self.seconds, self.stopping = ledger, seconds, stopping or Stopping()
         self.claims = {claim.fingerprint: claim for claim in claims}
         self._renewed = time.monotonic()
 
@@ -31,7 +35,9 @@ class Lease:
 
         Raises:
             LeaseLostError: another attempt holds a trial; what is still held stays claimed.
+            StoppedError, RunEndedError: the work is to end.
         """
+        self.stopping.check()
         if time.monotonic() - self._renewed >= self.seconds / RENEWALS:
             self.renew()
 

@@ -47,7 +47,7 @@ def _mix(context: RunContext, lease: Lease, claim: Claim) -> None:
         return
     rows = [row.only_gold() for row in shots]
     began = time.monotonic()
-    with bar(f"Mixing sources for {claim.spec.label}", steps * sum(row.length for row in rows)) as shown:
+    with bar(f"Mixing sources for {claim.spec.label}", steps * sum(row.length for row in rows), "tokens") as shown:
 
         def told(tokens: int) -> None:
             shown.advance(tokens)

@@ -123,7 +123,7 @@ def _found(context: RunContext, lease: Lease, claim: Claim, candidates: list[lis
     folder = home() / "checkpoints"
     options = EngineOptions(checkpoint_folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS)
     title = f"Searching {spec.label.removeprefix('search:')}: {len(candidates)} candidates"
-    with bar(title, _expected(how, candidates, spec.method not in STACKED)) as shown, written(folder):
+    with bar(title, _expected(how, candidates, spec.method not in STACKED), "tokens") as shown, written(folder):
 
         def told(tokens: int) -> None:
             shown.advance(tokens)

@@ -69,6 +69,7 @@ def settle(context: RunContext, stage: str, specs: Sequence[TrialSpec], workers:
     Raises:
         LostError: an adapter that a trial starts from was damaged meanwhile; its own trial is pending again.
         InputError: a full disk, or a store that does not answer.
+        StoppedError: the run was cancelled or suspended meanwhile.
     """
     if not specs:
         return Settled()
@@ -79,6 +80,7 @@ def settle(context: RunContext, stage: str, specs: Sequence[TrialSpec], workers:
     before = known.keys() - set(lost) | _trained(context, stage)
     old = _failed(context, stage, before_run=True)
     while context.ledger.left(context.run_id, stage):
+        context.stopping.check()
         if not workers(context):
             time.sleep(POLL_SECONDS)  # others work on them
     found = context.ledger.outcomes(fingerprints)

@@ -65,12 +65,12 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
         lease.progress()
 
     def restored(key: str, state: State) -> None:
-        shown.advance(_spent(prepared[key].trial, state))
+        shown.restore(_spent(prepared[key].trial, state))
 
     trials = [mine.trial for mine in prepared.values()]
     folder = home() / "checkpoints"
     options = EngineOptions(checkpoint_folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS)
-    with bar(_title(claims), sum(map(_expected, trials))) as shown, written(folder):
+    with bar(_title(claims), sum(map(_expected, trials)), "tokens") as shown, written(folder):
         context.backbone.train(trials, options, on_result=record, on_tokens=told, on_restored=restored)
     return trained
 

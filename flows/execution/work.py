@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from dept.engine.checkpoint import tidy
 from dept.trial import STACKED
@@ -19,8 +20,9 @@ from flows.execution.evaluating import evaluate_claims
 from flows.execution.heal import LostError
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.mixing import mix_claims
-from flows.execution.progress import say
+from flows.execution.progress import say, stack_name
 from flows.execution.searching import search_claims
+from flows.execution.stopping import RunEndedError
 from flows.execution.testing import test_claims
 from flows.execution.training import train_claims
 from flows.execution.waiting import waiting
@@ -54,18 +56,18 @@ def work(context: RunContext) -> int:
         without=_waiting(context),
     ):
         prefer = group_of(claims[0].spec)
-        lease = Lease(context.ledger, claims, context.lease_seconds)
+        lease = Lease(context.ledger, claims, context.lease_seconds, context.stopping)
         try:
             ready = _ready(context, claims)
             lease.release(claim for claim in claims if claim.fingerprint in context.waiting)
             if ready:
                 groups += 1
-                _do(context, lease, ready)
+                context.shown(stack_name(ready), partial(_do, context, lease, ready))
         except LeaseLostError as error:
             say(f"{error}: this worker was silent for more than {lease.seconds:g} s. It goes on with the rest.")
             context.close(clean=False)  # ranks were stopped in the middle of a job; new ones start with the next
         except BaseException as error:
-            if not isinstance(error, LostError):
+            if not isinstance(error, (LostError, RunEndedError)):  # the worker goes on with other runs
                 context.hurry()
             with contextlib.suppress(InputError):  # the first error is the one to tell
                 lease.release()

@@ -27,14 +27,16 @@ class Runs(Connected):
         kind: RunKind = "transfer",
         *,
         mlflow_run_id: str | None = None,
+        run_id: str | None = None,
     ) -> str:
         """Note a new run and return its id (32 hex digits).
 
         Args:
             plan: what was asked for, as JSON.
             mlflow_run_id: the parent run, under which workers log.
+            run_id: as the id of its flow run, so that it is known again; None: drawn.
         """
-        run_id = secrets.token_hex(16)
+        run_id = run_id or secrets.token_hex(16)
         row = {
             "run_id": run_id,
             "name": name,
@@ -60,6 +62,12 @@ class Runs(Connected):
             .execution_options(synchronize_session=False)
         )
         self._write(lambda session: session.execute(query) and None)
+
+    def resume_run(self, run_id: str, mlflow_run_id: str) -> None:
+        """Note that a run is under way again, with this process as its controller: resumed, or restarted by Prefect."""
+        values = {"status": "running", "ended_at": None, "owner": process_id(), "mlflow_run_id": mlflow_run_id}
+        query = update(RunRow).where(RunRow.run_id == run_id).values(**values)
+        self._write(lambda session: session.execute(query.execution_options(synchronize_session=False)) and None)
 
     def run(self, run_id: str) -> RunRow | None:
         """The row of a run, detached; None where there is none."""

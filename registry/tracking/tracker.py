@@ -111,6 +111,15 @@ class Tracker:
         self._log(run.info.run_id, values=params(values))
         return str(run.info.run_id)
 
+    def reopen_flow_run(self, run_id: str) -> str | None:
+        """Let a parent run go on that was ended, or whose process died; None where it is gone."""
+        try:
+            self.ask("update_run", run_id, status="RUNNING")
+            self.ask("set_tag", run_id, "owner", process_id())
+        except MlflowException:
+            return None
+        return run_id
+
     def close_flow_run(self, run_id: str, status: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         """End a parent run with its totals and files.
 

@@ -87,7 +87,7 @@ def begin(make_plan, monkeypatch):
     from flows.execution.open import open_plan
     from flows.planning.plan_file import load_plan
 
-    monkeypatch.setattr(transfer, "step", lambda name, body: body())
+    monkeypatch.setattr(transfer, "step", lambda name, body, **_: body())
     with contextlib.ExitStack() as stack:
 
         def begin(**changes):

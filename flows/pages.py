@@ -1,0 +1,139 @@
+"""What Prefect's pages show of our flow runs: their names, their parts as task runs, and how they end when asked to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from prefect import runtime, tags, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun
+from prefect.states import Cancelled, Cancelling
+from prefect.tasks import exponential_backoff
+
+from flows.execution.context import RunContext
+from flows.execution.stopping import Asked, RunEndedError, StoppedError, Stopping
+from infra import flow_run
+from infra.errors import may_pass
+
+T = TypeVar("T")
+RETRIES, BACKOFF = 2, exponential_backoff(10)  # seconds: 10, 20; where a store was away
+SHORT_SECONDS = 3_600  # for a part that waits for nobody's training
+
+
+class EndAskedError(StoppedError):
+    """Its flow run is in this state, and so the process is to end."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(f"flow run is {(state.name or state.type.value).lower()}: {state.message or 'as asked'}")
+        self.state = state
+
+
+def run_name() -> str:
+    """Name of a flow run of a plan or of retraining: the plan's, and how the run's id begins in `dept status`."""
+    asked = runtime.flow_run.parameters
+    order = asked.get("plan") or asked.get("order") or {}
+    name = order.get("name") if isinstance(order, dict) else getattr(order, "name", None)
+    return f"{name or 'retrain'} {(flow_run.own_id() or '')[:12]}".strip()
+
+
+@contextlib.contextmanager
+def watched(stopping: Stopping) -> Iterator[None]:
+    """Look while the block runs whether this process is to end its flow run; without one nobody is asked."""
+    run = flow_run.own_id()
+    with contextlib.ExitStack() as stack:
+        if run is not None:
+            stack.enter_context(stopping.asking(_told(run)))
+        stack.enter_context(stopping.watching())
+        yield
+
+
+def ends() -> contextlib.AbstractContextManager[None]:
+    """For the body of a flow: a stop that was asked for is no failure; see `infra.flow_run.ends_as`."""
+    return flow_run.ends_as(_state_behind)
+
+
+def step(
+    name: str,
+    body: Callable[[], T],
+    *,
+    title: str | None = None,
+    kinds: Sequence[str] = (),
+    timeout: float | None = None,
+    again: bool = True,
+) -> T:
+    """Run a part of a flow as a Prefect task, so that its page shows it. What it gives stays in this process.
+
+    Args:
+        title: name of the task run; None: the part's.
+        kinds: tags. timeout: seconds; for parts that wait for no training.
+        again: in a run that nobody watches, try a part anew that met a store which was away; the ledger knows what of
+            it is done.
+    """
+    kept: list[T] = []
+    stopped: list[Exception] = []
+
+    def part() -> State | None:
+        try:
+            kept.append(body())
+        except (StoppedError, RunEndedError) as error:
+            stopped.append(error)
+            return Cancelled(message=str(error))
+        return None
+
+    made: Any = task(
+        name=name,
+        task_run_name=(title or name).replace("{", "(").replace("}", ")"),
+        tags={"dept", *kinds},
+        cache_policy=NO_CACHE,
+        retries=RETRIES if again and runtime.deployment.id else 0,
+        retry_delay_seconds=BACKOFF,
+        retry_condition_fn=_may_pass,
+        timeout_seconds=timeout,
+    )(part)
+    with contextlib.suppress(CancelledRun):
+        made()
+    if stopped:
+        raise stopped[0]
+    return kept[-1]
+
+
+def shown_in(context: RunContext) -> None:
+    """Let each stack of this worker be a task run, named after plan and stack, where the worker is a flow run."""
+    if flow_run.own_id() is None:
+        return
+    name = getattr(context.order, "name", "retrain")
+
+    def shown(title: str, body: Callable[[], None]) -> None:
+        step("stack", body, title=f"{name}: {title}", kinds=["stack"], again=False)  # the ledger gives it out again
+
+    context.shown = shown
+
+
+@contextlib.contextmanager
+def tagged(*names: str) -> Iterator[None]:
+    """Tags of the task runs of the block, and of flow runs that are begun in it."""
+    with tags("dept", *names):
+        yield
+
+
+def _told(run: str) -> Asked:
+    asked = flow_run.end_asked(run)
+
+    def ask() -> Exception | None:
+        state = asked()
+        return None if state is None else EndAskedError(state)
+
+    return ask
+
+
+def _state_behind(error: BaseException) -> State | None:
+    if isinstance(error, EndAskedError):
+        return error.state
+    return Cancelling(message=str(error)) if isinstance(error, RunEndedError) else None
+
+
+def _may_pass(_task: Any, _run: Any, state: State) -> bool:
+    return isinstance(state.data, BaseException) and may_pass(state.data)
