@@ -38,7 +38,8 @@ class ProgressPage:
             "flow_run_id": flow.flow_run.id if flow and flow.flow_run else None,
             "task_run_id": part.task_run.id if part else None,
         }
-        self._api, self._log, self._made = PREFECT_API_URL.value(), get_run_logger(), None
+        self._api, self._log = PREFECT_API_URL.value(), get_run_logger()
+        self._made: UUID | None = None  # the artifact
         self._over = threading.Event()
 
     @contextlib.contextmanager
@@ -73,7 +74,7 @@ class ProgressPage:
                 )
                 self._made = asked.create_artifact(new).id
             else:
-                asked.update_artifact(UUID(str(self._made)), ArtifactUpdate(data=body, description=text))
+                asked.update_artifact(self._made, ArtifactUpdate(data=body, description=text))
 
 
 def in_flow_run() -> bool:
