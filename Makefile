@@ -16,11 +16,11 @@ export PREFECT_PORT MLFLOW_PORT
 SUITE_OF_TESTS := $(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test coverage lint format bench study up down status clean
+.PHONY: help setup setup-dev demo test compose-test coverage lint format bench study up down status clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.runtime ## create .venv and install the locked packages
 setup-dev: $(VENV)/.dev
@@ -49,6 +49,9 @@ format: $(VENV)/.dev ## let ruff lay out the code
 bench: export HF_HUB_OFFLINE := 1
 bench: $(VENV)/.dev ## measure speed against the alternatives (tests/bench); takes minutes and wants a quiet machine
 	@$(BIN)/python -m pytest tests/bench -s --timeout=0
+
+compose-test: ## build the image, start infra/compose.yaml, run a small plan on it; COMPOSE="docker compose" (10 minutes)
+	@$(PYTHON) tests/containers/compose.py
 
 study: $(VENV)/.dev ## run the study into flows/studies (hours on 2 cores; a second call goes on where the first stopped)
 	@$(BIN)/dept run few-shot-suite --results flows/studies

@@ -6,7 +6,7 @@ That is PREFECT_API_KEY or PREFECT_API_AUTH_STRING, from the environment, a prof
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -60,14 +60,16 @@ def answers(api: str, timeout: float = 2.0) -> bool:
         return False
 
 
-def ensure_pools(api: str | None = None, kind: str = "process", template: dict[str, Any] | None = None) -> None:
+def ensure_pools(
+    api: str | None = None, kind: str = "process", templates: Mapping[str, dict[str, Any]] | None = None
+) -> None:
     """Make the work pools `control` and `gpu` where they are missing.
 
     A pool that is there keeps its limit, which a person may have set; only its template is brought up to date.
 
     Args:
         kind: process, docker or kubernetes.
-        template: the base job template; None: Prefect's own.
+        templates: the base job template of each pool (infra/pool_templates.py); None: Prefect's own.
 
     Raises:
         ConnectionError: the server does not answer or refuses.
@@ -77,7 +79,7 @@ def ensure_pools(api: str | None = None, kind: str = "process", template: dict[s
 
     with client(api) as asked:
         for name, limit in LIMITS.items():
-            given: dict[str, Any] = {} if template is None else {"base_job_template": template}
+            given: dict[str, Any] = {} if templates is None else {"base_job_template": templates[name]}
             try:
                 asked.create_work_pool(WorkPoolCreate(name=name, type=kind, concurrency_limit=limit, **given))
             except ObjectAlreadyExists:

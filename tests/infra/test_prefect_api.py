@@ -94,7 +94,7 @@ def test_what_a_person_has_set_stays(api):
         }
         asked.update_work_pool("gpu", WorkPoolUpdate(concurrency_limit=3))
     template = {"job_configuration": {"image": "{{ image }}"}, "variables": {"properties": {"image": {}}}}
-    ensure_pools(api, template=template)
+    ensure_pools(api, templates=dict.fromkeys(("control", "gpu"), template))
     with client(api) as asked:
         pool = asked.read_work_pool("gpu")
         assert pool.concurrency_limit == 3

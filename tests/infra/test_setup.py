@@ -79,7 +79,8 @@ def test_the_lock_is_complete():
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "lint", "bench", "study", "up", "down", "status", "help", "clean", "setup"]
+    "target",
+    ["demo", "test", "lint", "bench", "study", "up", "down", "status", "help", "clean", "setup", "compose-test"],
 )
 def test_make_target_exists(target):
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -153,24 +154,27 @@ def test_container_files_call_what_there_is():
 
     from infra.settings import Settings, name_of
 
-    texts = {file: (ROOT / "infra" / file).read_text() for file in ("compose.yaml", "k8s/base.yaml", "k8s/worker.yaml")}
+    texts = {
+        file: (ROOT / "infra" / file).read_text() for file in ("compose.yaml", "k8s/base.yaml", "k8s/workers.yaml")
+    }
     called = {file: set(re.findall(r"python -m ([\w.]+)", text)) for file, text in texts.items()}
-    assert called["compose.yaml"] == called["k8s/worker.yaml"] == {"infra.set_up"}
+    assert called["compose.yaml"] == called["k8s/workers.yaml"] == {"infra.set_up"}
     assert all(find_spec(module) for modules in called.values() for module in modules)
     known = {name_of(field) for field in Settings.model_fields}
     for text in texts.values():
         assert set(re.findall(r"\bDEPT_[A-Z_]+", text)) <= known
         assert "set-concurrency-limit" not in text  # it would undo what a person has set
     compose = yaml.safe_load(texts["compose.yaml"])
-    databases = set(re.findall(r"CREATE DATABASE (\w+);", compose["configs"]["databases"]["content"]))
+    databases = set(re.findall(r"CREATE DATABASE (\w+);", (ROOT / "infra" / "databases.sql").read_text()))
     databases.add(compose["services"]["postgres"]["environment"]["POSTGRES_DB"])
     assert (
         set(re.findall(r"@postgres:5432/(\w+)", texts["compose.yaml"])) == databases == {"prefect", "mlflow", "ledger"}
     )
-    worker = compose["services"]["worker"]["environment"]
-    assert {"DEPT_LEDGER_URL", "DEPT_STORE", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"} <= set(worker)
-    settings = next(yaml.safe_load_all(texts["k8s/base.yaml"].partition("---")[2]))
-    assert not any("://" in str(value) and "@" in str(value) for value in settings["data"].values())
+    for worker in ("control", "gpu"):
+        environment = compose["services"][worker]["environment"]
+        assert {"DEPT_LEDGER_URL", "DEPT_STORE", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"} <= set(environment)
+    shared = [set(compose["services"][name]["volumes"]) for name in ("control", "gpu")]
+    assert shared[0] & shared[1] == {"store:/store", "cache:/cache"}  # nothing else of another's disk
 
 
 def test_set_up_knows_its_arguments():
@@ -184,14 +188,14 @@ def test_set_up_knows_its_arguments():
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
     assert "s3cr3t" not in failed.stderr
-    worker = (ROOT / "infra" / "k8s" / "worker.yaml").read_text()
+    worker = (ROOT / "infra" / "k8s" / "workers.yaml").read_text()
     (line,) = re.findall(r"python -m infra\.set_up (.*)", worker)
     words = line.split()
     assert all(option in done.stdout for option in words[::2])
     assert json.loads((ROOT / words[3]).read_text())["job_configuration"]
 
 
-@pytest.mark.parametrize("file", ["compose.yaml", "k8s/base.yaml", "k8s/worker.yaml", "k8s/work-pool.json"])
+@pytest.mark.parametrize("file", ["compose.yaml", "k8s/base.yaml", "k8s/workers.yaml", "k8s/work-pool.json"])
 def test_container_files_parse(file):
     documents = list(yaml.safe_load_all((ROOT / "infra" / file).read_text()))  # JSON is YAML
     assert all(isinstance(document, dict) for document in documents)
