@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     mlflow_patience: float = Field(
         600.0, ge=0, le=86_400, description="seconds that a run waits for an MLflow that went away to come back"
     )
+    serve_rows: int = Field(
+        10_000, ge=1, le=10_000_000, description="rows that a model served by MLflow takes in one request at most"
+    )
+    serve_poll: float = Field(
+        15.0, ge=0.1, le=86_400, description="seconds after which a served backbone looks for new champions again"
+    )
     prefect_port: int = Field(
         4200, ge=1, le=65535, validation_alias="PREFECT_PORT", description="port of the Prefect server of `dept up`"
     )

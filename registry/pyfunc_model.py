@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
+_OWN = Path(__file__).parent / "code" / "dept_transfer.zip"  # the code that this model was stored with
+
 
 class DeptModel(PythonModel):
-    """Answers from one adapter, the model's one artifact; see `registry.serving.Predictor`."""
+    """Answers from one adapter, the model's one artifact; see `registry.serving.served.TaskModel`."""
 
-    predictor: Any
+    model: Any
 
     def load_context(self, context: Any) -> None:
         """Load the adapter (its sha256 is checked) and the process's backbone."""
-        try:
-            from registry.serving import Predictor, load_adapter
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"{error}. This model runs on the package dept-transfer. Remedy: install its repository into this "
-                "environment and serve with --env-manager local"
-            ) from error
-        self.predictor = Predictor(load_adapter(context.artifacts["adapter"]))
+        if _OWN.is_file():
+            sys.path.insert(0, str(_OWN))
+        from registry.serving.predictor import Predictor, load_adapter
+        from registry.serving.served import TaskModel
 
-    # Every input of `Predictor.predict` is right. The hint says less, because MLflow warns where there is none and
-    # turns any but this one into a narrower check of its own.
+        self.model = TaskModel(Predictor(load_adapter(context.artifacts["adapter"])))
+
+    # The hint says less than is taken, because MLflow turns any but this one into a narrower check of its own.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """See `Predictor.predict`."""
-        found: pd.DataFrame = self.predictor.predict(model_input)
+        """See `TaskModel.table`."""
+        found: pd.DataFrame = self.model.table(model_input)
         return found
 
 

@@ -28,7 +28,6 @@ from tasks.formatting import Example
 
 MARGIN = 1.0
 _TESTED = ("rows", "rows_hash", "margin", "confidence", "difference", "low", "high", "p", "alpha", "wins", "losses")
-_TOLD = ("decision", "reason", "champion_version", "champion_score", "challenger_score", "rows", "rows_hash")
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,11 @@ def carry_out(stores: Stores, row: DecisionRow, version: ModelVersion, held: Hel
     else:
         versions.move(tracker, version, CHALLENGER)
     versions.tidy(tracker, row.model, keep)
-    versions.tell(tracker, version, {key: getattr(row, key) for key in _TOLD} | {"at": row.at.isoformat()})
+    if row.decision in MOVES and (trial := stores.ledger.get(mine)) is not None:
+        spec = TrialSpec.model_validate(trial.spec)
+        versions.register_all_tasks(stores, spec, str(version.run_id))
+        versions.tell_of_champion(stores, row, spec)
+    versions.tell(tracker, version, row)
 
 
 def _told(version: ModelVersion, row: DecisionRow) -> bool:

@@ -11,11 +11,17 @@ ID_DIGITS = 8
 
 
 def model_name(backbone: str, backbone_id: str, task: str) -> str:
-    """`dept-<backbone>-<weights>-<task>`: the last part of a path or hub id, and 8 digits of the weights' sha256.
+    """`<task>-dept-<backbone>-<weights>`: the last part of a path or hub id, and 8 digits of the weights' sha256.
 
-    The same weights in a folder of another name are found by their tags, whatever the model is called.
+    The task comes first, since pages cut names. The same weights in a folder of another name are found by their tags,
+    whatever the model is called; before 0.3 it was `dept-<backbone>-<weights>-<task>`.
     """
-    return f"dept-{_short(backbone)}-{backbone_id[:ID_DIGITS]}-{task}"
+    return f"{task}-dept-{_short(backbone)}-{backbone_id[:ID_DIGITS]}"
+
+
+def all_tasks_name(backbone: str, backbone_id: str) -> str:
+    """The model that answers for every task of a backbone."""
+    return model_name(backbone, backbone_id, "all-tasks")
 
 
 def old_model_name(backbone: str, task: str) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Container, Mapping
-from typing import Any
 
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from dept.trial import TrialOutcome
+from dept.trial import TrialOutcome, TrialSpec
 from infra.errors import InputError
-from registry.promotion.model import MODEL_PATH, log_model
-from registry.promotion.names import CHAMPION
+from registry.ledger.schema import DecisionRow
+from registry.promotion import pages
+from registry.promotion.model import Logged, fields_of, is_whole, log_backbone_model, log_model, logged_models
+from registry.promotion.names import CHAMPION, all_tasks_name
 from registry.promotion.rows import Stores
 from registry.tracking import Tracker, TrialLog
+from registry.tracking.trial_run import trial_params
+from tasks.catalogue import catalogue
 
+MODEL_ID = "model_id"  # tag of a version: its LoggedModel, which MLflow's own databases do not keep
+OLD_PATH = "model"  # of versions from before LoggedModels, among the artifacts of their run
+_TOLD = ("decision", "reason", "champion_version", "champion_score", "challenger_score", "rows", "rows_hash")
 # MLflow calls a missing alias an invalid parameter, a missing model or version a missing resource.
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -40,6 +47,18 @@ def models_of(tracker: Tracker, task: str) -> dict[str, str]:
     """The registered models of a task: sha256 of their weights -> name."""
     found = tracker.ask("search_registered_models", of_task(task))
     return {model.tags["backbone_id"]: str(model.name) for model in found if "backbone_id" in model.tags}
+
+
+def models_of_backbone(tracker: Tracker, backbone_id: str) -> list[RegisteredModel]:
+    """The registered models on these weights, with their aliases; one request for a thousand."""
+    found: list[RegisteredModel] = []
+    query, token = f"tags.backbone_id = '{backbone_id}'", None
+    while True:
+        page = tracker.ask("search_registered_models", query, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def by_alias(tracker: Tracker, name: str, alias: str) -> ModelVersion | None:
@@ -80,11 +99,7 @@ def register(stores: Stores, name: str, outcome: TrialOutcome) -> ModelVersion:
     task = stores.tasks.get(spec.task)
     about = {"license": task.license, "url": task.url, "citation": task.citation} if task else {}
     tags = {"task": spec.task, "backbone_id": spec.backbone_id, **about}
-    try:
-        tracker.ask("create_registered_model", name, description=task.description if task else "", tags=tags)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    _open_model(tracker, name, pages.of_model(spec, task), tags)
     known = by_fingerprint(tracker, name, spec.fingerprint)
     if known is not None:
         same = all(known.tags.get(key, "") == getattr(outcome, key) for key in ("adapter_sha256", "files_sha256"))
@@ -98,17 +113,85 @@ def register(stores: Stores, name: str, outcome: TrialOutcome) -> ModelVersion:
     run_id = tracker.log_trials(parent, [log], look=True)[spec.fingerprint]
     if row is not None and row.mlflow_run_id != run_id:
         stores.ledger.logged_again(spec.fingerprint, attempt, run_id)
+    _drop_half_made(tracker, spec.fingerprint)
+    logged = log_model(tracker, run_id, folder, _logged(name, outcome))
     made: ModelVersion = tracker.ask(
         "create_model_version",
         name,
-        log_model(tracker, run_id, folder),
+        logged.artifact_location,
         run_id,
-        description=spec.label,
-        tags=_tags(outcome),
+        description=pages.of_version(outcome),
+        tags={**_tags(outcome), MODEL_ID: logged.model_id},
+        model_id=logged.model_id,
         found=lambda: by_fingerprint(tracker, name, spec.fingerprint),
     )
     tracker.set_tags(run_id, {"registered_model": name, "registered_version": made.version})
     return made
+
+
+def register_all_tasks(stores: Stores, spec: TrialSpec, run_id: str) -> ModelVersion:
+    """The model that answers for every task of a backbone; a new version where a task has fields that it lacks.
+
+    Args:
+        run_id: MLflow run whose output it is, where this process has no parent run.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    tracker, name = stores.tracker, all_tasks_name(spec.backbone, spec.backbone_id)
+    mine = stores.tasks.get(spec.task)
+    wanted = set(fields_of(mine.template)) if mine is not None else set()
+    known = by_alias(tracker, name, CHAMPION)
+    has = set(known.tags.get("fields", "").split(",")) if known is not None else set()
+    if known is not None and wanted <= has and known.tags.get("made_by") == _made_by() and _whole(tracker, known):
+        return known
+    text = pages.of_all_tasks(spec.backbone, spec.backbone_id)
+    _open_model(tracker, name, text, {"all_tasks_of": spec.backbone_id})
+    shipped = {field for task in (*catalogue().values(), *stores.tasks.values()) for field in fields_of(task.template)}
+    fields = sorted((has | wanted | shipped) - {"", "task"}, key=lambda field: (field != "text", field))
+    served = {"backbone": spec.backbone, "backbone_id": spec.backbone_id}
+    tags = {**served, "fields": ",".join(fields), "made_by": _made_by(), "kind": "all-tasks"}
+    run_id = stores.parent_run or run_id
+    logged = log_backbone_model(tracker, run_id, Logged(name, tags), served, fields, spec.task)
+    made: ModelVersion = tracker.ask(
+        "create_model_version",
+        name,
+        logged.artifact_location,
+        run_id,
+        description=text,
+        tags={**tags, MODEL_ID: logged.model_id},
+        model_id=logged.model_id,
+    )
+    move(tracker, made, CHAMPION)
+    return made
+
+
+def _open_model(tracker: Tracker, name: str, description: str, tags: Mapping[str, str]) -> None:
+    try:
+        tracker.ask("create_registered_model", name, description=description, tags=dict(tags))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _drop_half_made(tracker: Tracker, fingerprint: str) -> None:
+    """Delete LoggedModels that a killed process left without their files."""
+    for model in logged_models(tracker, "fingerprint", fingerprint):
+        if model.status != "READY":
+            tracker.ask("delete_logged_model", model.model_id)
+
+
+def _logged(name: str, outcome: TrialOutcome) -> Logged:
+    spec = outcome.spec
+    params = {param.key: param.value for param in trial_params(spec)}
+    metrics = {f"validation/{key}": value for key, value in outcome.validation.items()}
+    metrics |= {f"test/{key}": value for key, value in outcome.test.items()}
+    tags = {key: value for key, value in _tags(outcome).items() if value}
+    return Logged(name, tags, params, metrics, max(0, outcome.best_step))
+
+
+def _made_by() -> str:
+    return importlib.metadata.version("dept-transfer")
 
 
 def move(tracker: Tracker, version: ModelVersion, alias: str) -> None:
@@ -122,11 +205,21 @@ def drop_alias(tracker: Tracker, name: str, alias: str) -> None:
         tracker.ask("delete_registered_model_alias", name, alias)
 
 
-def tell(tracker: Tracker, version: ModelVersion, about: Mapping[str, Any]) -> None:
-    """Write a decision into a version's tags, `decision.at` last: it says that the decision was carried out."""
-    for key in sorted(about, key=lambda key: key == "at"):
-        if about[key] is not None and version.tags.get(f"decision.{key}") != str(about[key]):
-            tracker.ask("set_model_version_tag", version.name, version.version, f"decision.{key}", str(about[key]))
+def tell(tracker: Tracker, version: ModelVersion, row: DecisionRow) -> None:
+    """Write a decision into a version's page and tags, `decision.at` last: it says that it was carried out."""
+    about = {key: getattr(row, key) for key in _TOLD} | {"at": row.at.isoformat()}
+    if version.tags.get("decision.at") != about["at"]:
+        text = pages.with_decision(version.description or "", row)
+        tracker.ask("update_model_version", version.name, version.version, text)
+    for key, value in about.items():
+        if value is not None and version.tags.get(f"decision.{key}") != str(value):
+            tracker.ask("set_model_version_tag", version.name, version.version, f"decision.{key}", str(value))
+
+
+def tell_of_champion(stores: Stores, row: DecisionRow, spec: TrialSpec) -> None:
+    """Write who answers since when into the page of the registered model."""
+    text = pages.with_decision(pages.of_model(spec, stores.tasks.get(spec.task)), row)
+    stores.tracker.ask("update_registered_model", row.model, text)
 
 
 def tidy(tracker: Tracker, name: str, keep: Container[str]) -> None:
@@ -145,9 +238,11 @@ def tidy(tracker: Tracker, name: str, keep: Container[str]) -> None:
 def _whole(tracker: Tracker, version: ModelVersion) -> bool:
     """Whether a version's run and files are still there: people delete runs, and MLflow's gc then takes the files."""
     try:
-        if tracker.ask("get_run", version.run_id).info.lifecycle_stage != "active":
+        if version.run_id and tracker.ask("get_run", version.run_id).info.lifecycle_stage != "active":
             return False
-        return any(item.path.endswith("MLmodel") for item in tracker.ask("list_artifacts", version.run_id, MODEL_PATH))
+        if model_id := version.tags.get(MODEL_ID):
+            return is_whole(tracker, model_id)
+        return any(item.path.endswith("MLmodel") for item in tracker.ask("list_artifacts", version.run_id, OLD_PATH))
     except MlflowException:
         return False
 

@@ -3,6 +3,7 @@
 import json
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 
@@ -70,7 +71,7 @@ def test_a_whole_plan_with_three_that_answer_together(begin, monkeypatch, tmp_pa
     probabilities = torch.tensor([answer.probabilities for answer in serving.answers([{"text": t} for t in TEXTS])])
     torch.testing.assert_close(probabilities, expected.double(), atol=1e-5, rtol=0, check_dtype=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
-    theirs = mlflow.pyfunc.load_model(f"models:/{now.name}@champion").predict(TEXTS)
+    theirs = mlflow.pyfunc.load_model(f"models:/{now.name}@champion").predict(pd.DataFrame({"text": TEXTS}))
     assert theirs["yes"].tolist() == pytest.approx(expected[:, 1].tolist(), abs=1e-5)
 
     page = write_report(tmp_path, "tiny", plan.model_dump(mode="json"), done.outcomes).read_text(encoding="utf-8")

@@ -92,7 +92,9 @@ def test_it_is_registered_and_serves_what_was_tested(scored, crowned, monkeypatc
     assert [one.sha256 for one in served.adapter.members] == list(joint.spec.sources)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", context.tracker.uri)
     stored = mlflow.pyfunc.load_model(f"models:/{champion_of(context).name}@champion")
-    pd.testing.assert_frame_equal(stored.predict(TEXTS), served.predict(TEXTS), check_exact=True)
+    pd.testing.assert_frame_equal(
+        stored.predict(pd.DataFrame({"text": TEXTS})), served.predict(TEXTS), check_exact=True
+    )
 
 
 def test_it_is_judged_on_rows_that_nobody_has_seen(crowned, stages):

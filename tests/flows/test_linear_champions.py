@@ -63,7 +63,9 @@ def test_it_is_registered_and_serves(run, method, monkeypatch):
     kept = load_answering(context.store.fetch(outcome.adapter_key))
     assert (kept.method, kept.sha256) == (method, outcome.adapter_sha256)
     if method == "tfidf":
-        monkeypatch.setattr("registry.serving.shared_backbone", lambda *_: pytest.fail("it reads no backbone"))
+        monkeypatch.setattr(
+            "registry.serving.predictor.shared_backbone", lambda *_: pytest.fail("it reads no backbone")
+        )
     served = load_champion("film")
     task, backbone = context.tasks["film"], context.backbone.backbone
     lines = kept.answers([task.template.format(text=text) for text in TEXTS], backbone)
@@ -74,7 +76,7 @@ def test_it_is_registered_and_serves(run, method, monkeypatch):
     assert served.predict([]).empty
     monkeypatch.setenv("MLFLOW_TRACKING_URI", context.tracker.uri)
     stored = mlflow.pyfunc.load_model(f"models:/{found.name}@champion")
-    pd.testing.assert_frame_equal(stored.predict(TEXTS), answers, check_exact=True)
+    pd.testing.assert_frame_equal(stored.predict(pd.DataFrame({"text": TEXTS})), answers, check_exact=True)
     said = CliRunner().invoke(app, ["predict", "--task", "film", *TEXTS])
     assert said.exit_code == 0, said.output
     words = dict(zip(task.labels, task.words, strict=True))

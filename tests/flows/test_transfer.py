@@ -1,6 +1,7 @@
 """The whole flow on a tiny random backbone: ledger, MLflow, registry, report, second run, both engines."""
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -66,7 +67,7 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     texts = ["the film 5 was great", "the film 7 was awful"]
     ours = load_champion("film", plan.backbone).predict(texts)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)  # mlflow.set_tracking_uri would leak into other tests
-    theirs = mlflow.pyfunc.load_model(f"models:/{names['film']}@champion").predict(texts)
+    theirs = mlflow.pyfunc.load_model(f"models:/{names['film']}@champion").predict(pd.DataFrame({"text": texts}))
     assert list(ours["label"]) == list(theirs["label"])
     assert ours["yes"].tolist() == pytest.approx(theirs["yes"].tolist())
 

@@ -88,7 +88,7 @@ def new_world(kind: type[World] = World) -> World:
     return kind(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits()})
 
 
-NAME = "dept-tiny-bbbbbbbb-mood"
+NAME = "mood-dept-tiny-bbbbbbbb"
 
 
 def always(i):

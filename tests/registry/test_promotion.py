@@ -23,15 +23,16 @@ from tests.registry.promotion_helpers import (
 @pytest.mark.parametrize(
     ("backbone", "name"),
     [
-        ("smollm2-135m", "dept-smollm2-135m-0123abcd-mood"),
-        ("google/T5 base", "dept-t5-base-0123abcd-mood"),
-        ("/a/b/Tiny/", "dept-tiny-0123abcd-mood"),
+        ("smollm2-135m", "mood-dept-smollm2-135m-0123abcd"),
+        ("google/T5 base", "mood-dept-t5-base-0123abcd"),
+        ("/a/b/Tiny/", "mood-dept-tiny-0123abcd"),
     ],
 )
 def test_names_hold_the_weights(backbone, name):
     assert model_name(backbone, "0123abcd" + "e" * 56, "mood") == name
     assert model_name(backbone, "f" * 64, "mood") != name
-    assert old_model_name(backbone, "mood") == name.replace("-0123abcd", "")
+    _, _, short = name.removesuffix("-0123abcd").partition("-dept-")
+    assert old_model_name(backbone, "mood") == f"dept-{short}-mood"
 
 
 def test_the_first_becomes_champion(world):
@@ -44,11 +45,9 @@ def test_the_first_becomes_champion(world):
     assert found.note == ""
     assert (adapter_folder(found, world.store, None) / "adapter.safetensors").is_file()
     model = world.tracker.client.get_registered_model(NAME)
-    assert (model.description, model.tags["license"], model.tags["backbone_id"]) == (
-        "Mood of a sentence.",
-        "CC0-1.0",
-        ID,
-    )
+    assert (model.tags["license"], model.tags["backbone_id"]) == ("CC0-1.0", ID)
+    for told in ("Mood of a sentence.", "Licence: CC0-1.0", "Data: ", "weights `bbbbbbbb`", "**Decision:** first on"):
+        assert told in model.description
     assert model.aliases == {"champion": 1}
 
 
@@ -203,7 +202,9 @@ def test_weights_apart(world):
     assert champion(world.ledger, world.tracker, "mood", other).fingerprint == outcome.spec.fingerprint
     assert {model.name for model in world.tracker.client.search_registered_models()} == {
         NAME,
-        "dept-tiny-cccccccc-mood",
+        "mood-dept-tiny-cccccccc",
+        "all-tasks-dept-tiny-bbbbbbbb",
+        "all-tasks-dept-tiny-cccccccc",
     }
 
 

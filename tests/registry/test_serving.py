@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import mlflow
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,8 +17,9 @@ from infra.settings import home
 from registry.ledger import Ledger
 from registry.promotion import versions
 from registry.promotion.champion import decide, match
-from registry.promotion.model import answer_columns, requirements
+from registry.promotion.model import CODE, answer_columns, requirements
 from registry.serving import Predictor, load_adapter, load_champion
+from registry.serving.gate import RefusedError
 from registry.store import Store
 from registry.tracking import Tracker
 from tests.registry.promotion_helpers import World, mood_splits
@@ -89,16 +89,21 @@ def test_both_ways_to_a_champion_answer_alike(promoted, folder, monkeypatch):
     direct = load_champion("mood", str(folder)).predict(TEXTS)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
-    for inputs in (TEXTS, pd.DataFrame({"text": TEXTS, "other": [1, 2, 3]}), np.array(TEXTS)):
+    table = pd.DataFrame({"text": TEXTS, "other": [1, 2, 3]})
+    for inputs in (table, table.to_dict("list"), table["text"], table[["other", "text"]]):
         pd.testing.assert_frame_equal(loaded.predict(inputs), direct, check_exact=True)
-    assert loaded.metadata.signature.outputs.input_names() == ["label", "pos", "neg"]
+    assert loaded.metadata.signature.outputs.input_names() == ["label", "pos", "neg", "error"]
+    with pytest.raises(
+        RefusedError, match="none of the model's columns is there. Remedy: give a table with the column text"
+    ):
+        loaded.predict(TEXTS)
 
 
 def test_a_fresh_process_answers_from_the_stored_model(promoted, folder):
     world, name = promoted
     code = (
         f"import mlflow\nmodel = mlflow.pyfunc.load_model('models:/{name}@champion')\n"
-        f"print(model.predict({TEXTS!r}).to_json())"
+        f"print(model.predict({ {'text': TEXTS}!r}).to_json())"
     )
     out = subprocess.run(
         [sys.executable, "-c", code],
@@ -116,7 +121,7 @@ def test_the_stored_model_holds_code_pins_and_no_pickle(promoted):
     world, name = promoted
     model = world.tracker.download(versions.by_alias(world.tracker, name, "champion").source)
     names = {path.name for path in model.rglob("*")}
-    assert {"MLmodel", "pyfunc_model.py", "adapter.safetensors", "requirements.txt"} <= names
+    assert {"MLmodel", "pyfunc_model.py", "adapter.safetensors", "requirements.txt", CODE} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle"))]
     pins = (model / "requirements.txt").read_text().split()
     assert pins == requirements()
@@ -161,7 +166,7 @@ def test_templates_of_several_fields_want_them_all(outcome):
     assert len(predictor.predict({"premise": ["a", "b"], "hypothesis": ["c", "d"]})) == 2
     with pytest.raises(InputError, match="premise, hypothesis"):
         predictor.predict(["a"])
-    with pytest.raises(InputError, match="hypothesis is None"):
+    with pytest.raises(InputError, match="hypothesis is missing"):
         predictor.predict([{"premise": "a"}])
 
 
@@ -195,11 +200,12 @@ def test_a_class_called_label(folder, monkeypatch):
     world, name = make_champion(outcome)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
-    pd.testing.assert_frame_equal(loaded.predict(TEXTS), table)
+    pd.testing.assert_frame_equal(loaded.predict(pd.DataFrame({"text": TEXTS})), table)
 
 
 def test_columns_of_labels_never_clash():
     assert answer_columns(("a", "b")) == {"a": "a", "b": "b"}
+    assert answer_columns(("error", "up")) == {"error": "error_", "up": "up"}
     assert answer_columns(("label", "label_")) == {"label": "label__", "label_": "label_"}
     assert len(set(answer_columns(("label", "label_", "label__")).values()) | {"label"}) == 4
 
@@ -290,7 +296,7 @@ def test_champions_of_the_first_version_are_found(outcome, folder):
     run_id = log_trial(tracker, outcome, folder_of(outcome))
     from registry.promotion.model import log_model
 
-    source = log_model(tracker, run_id, folder_of(outcome))
+    source = log_model(tracker, run_id, folder_of(outcome)).artifact_location
     tracker.client.create_registered_model("dept-tiny-mood")
     tags = {"fingerprint": outcome.spec.fingerprint, "backbone": str(folder)}
     tracker.client.create_model_version("dept-tiny-mood", source, run_id, tags=tags)

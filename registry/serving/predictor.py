@@ -1,19 +1,20 @@
-"""Answers from trained adapters, directly or as an MLflow pyfunc model. One backbone in a process serves every task."""
+"""Answers from trained adapters. One backbone in a process serves every task, rows of many tasks in one batch."""
 
 from __future__ import annotations
 
 import string
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from dept.adapters.adapter import Adapter
 from dept.adapters.ensemble import mean_answers, members_of
 from dept.backbones.backbone import Backbone
-from dept.backbones.describe import describe
 from dept.backbones.files import short_name
 from dept.backbones.shared import shared_backbone
 from dept.baselines.answering import Answering, load_answering, parts_of
@@ -21,14 +22,9 @@ from dept.baselines.regression import Regression
 from dept.engine.evaluate import Request, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
 from infra.errors import InputError
-from infra.settings import home, settings
-from registry.inputs import rows_of
-from registry.ledger import Ledger
-from registry.promotion.lookup import Champion, adapter_folder, backbones_of, champion
+from registry.promotion.lookup import Champion
 from registry.promotion.model import answer_columns
-from registry.promotion.older import older_backbones, older_champion
-from registry.store import Store
-from registry.tracking import Tracker
+from registry.serving.inputs import rows_of
 from tasks.plain import normalise
 
 
@@ -94,33 +90,22 @@ class Predictor:
 
     def answers(self, rows: Sequence[Mapping[str, str]]) -> list[Answer]:
         """Answer rows of the template's fields, in their order."""
-        texts = [self.template.format(**{name: normalise(row[name]) for name in self.fields}) for row in rows]
-        if self.words:
-            scores = torch.tensor(self._scores(texts), dtype=torch.float64)
-            return self._of_labels(scores.reshape(len(texts), len(self.words)).softmax(1))
-        about = self.adapter.metadata  # of a task that is answered by writing
-        longest = int(about.get("answer_length") or about.get("answer_room") or ANSWER_TOKENS)
-        assert self.backbone is not None
-        assert not isinstance(self.adapter, Regression)
-        asked = [Prompted(text, 0) for text in texts]
-        written = generate(self.backbone, members_of(self.adapter), asked, longest)
-        return [Answer(text.strip(), text.strip()) for text in written]
+        return answer_rows([(self, row) for row in rows])
 
-    def _scores(self, texts: Sequence[str]) -> list[list[float]]:
-        """Log-scores of the words of each text."""
-        if isinstance(self.adapter, Regression):
-            return self.adapter.answers(texts, self.backbone)
-        assert self.backbone is not None
-        members = members_of(self.adapter)
-        asked = [Request(text, self.words, which) for which in range(len(members)) for text in texts]
-        scores = score(self.backbone, members, asked)
-        parts = [scores[at : at + len(texts)] for at in range(0, len(scores), len(texts))] if texts else [[]]
-        return mean_answers(parts)
+    def text_of(self, row: Mapping[str, str]) -> str:
+        """A row as the template says it."""
+        return self.template.format(**{name: normalise(row[name]) for name in self.fields})
 
-    def _of_labels(self, table: torch.Tensor) -> list[Answer]:
-        """Answers of probabilities [texts, labels]."""
-        best = table.argmax(1).tolist()
-        lines = zip(best, table.tolist(), strict=True)
+    @property
+    def room(self) -> int:
+        """Tokens of a written answer."""
+        about = self.adapter.metadata
+        return int(about.get("answer_length") or about.get("answer_room") or ANSWER_TOKENS)
+
+    def of_labels(self, scores: Sequence[Sequence[float]]) -> list[Answer]:
+        """Answers of log-scores of the words, one line a text."""
+        table = torch.tensor(scores, dtype=torch.float64).reshape(len(scores), len(self.words)).softmax(1)
+        lines = zip(table.argmax(1).tolist(), table.tolist(), strict=True)
         return [Answer(self.labels[i], self.words[i], line[i], tuple(line)) for i, line in lines]
 
     def predict(self, inputs: Any) -> pd.DataFrame:
@@ -144,6 +129,64 @@ class Predictor:
         return pd.DataFrame(columns)
 
 
+def answer_rows(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer]:
+    """Answer rows of any tasks, each by its own predictor, in their order.
+
+    Rows of all adapters on one backbone whose answers are scored run in mixed batches through the stack.
+    """
+    answers: dict[int, Answer] = {}
+    scored: dict[int, list[int]] = defaultdict(list)  # by backbone
+    by_predictor: dict[int, list[int]] = defaultdict(list)
+    for place, (predictor, _) in enumerate(asked):
+        by_predictor[id(predictor)].append(place)
+    for places in by_predictor.values():
+        predictor = asked[places[0]][0]
+        texts = [predictor.text_of(asked[place][1]) for place in places]
+        if isinstance(predictor.adapter, Regression):
+            said = predictor.of_labels(predictor.adapter.answers(texts, predictor.backbone))
+        elif not predictor.words:
+            said = _written(predictor, texts)
+        else:
+            scored[id(predictor.backbone)] += places
+            continue
+        answers |= dict(zip(places, said, strict=True))
+    for places in scored.values():
+        answers |= dict(zip(places, _scored([asked[place] for place in places]), strict=True))
+    return [answers[place] for place in range(len(asked))]
+
+
+def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer]:
+    """Rows of one backbone: every member of every adapter scores its rows, all in one call."""
+    backbone = asked[0][0].backbone
+    assert backbone is not None
+    first: dict[int, int] = {}  # place of a predictor's first member
+    members: list[Adapter] = []
+    requests: list[Request] = []
+    spans: list[tuple[int, int]] = []
+    for predictor, row in asked:
+        assert not isinstance(predictor.adapter, Regression)
+        own = members_of(predictor.adapter)
+        if id(predictor) not in first:
+            first[id(predictor)] = len(members)
+            members += own
+        text, start = predictor.text_of(row), first[id(predictor)]
+        spans.append((len(requests), len(requests) + len(own)))
+        requests += [Request(text, predictor.words, start + place) for place in range(len(own))]
+    scores = score(backbone, members, requests)
+    said = []
+    for (predictor, _), (start, end) in zip(asked, spans, strict=True):
+        said += predictor.of_labels(mean_answers([[line] for line in scores[start:end]]))
+    return said
+
+
+def _written(predictor: Predictor, texts: Sequence[str]) -> list[Answer]:
+    assert predictor.backbone is not None
+    assert not isinstance(predictor.adapter, Regression)
+    asked = [Prompted(text, 0) for text in texts]
+    written = generate(predictor.backbone, members_of(predictor.adapter), asked, predictor.room)
+    return [Answer(text.strip(), text.strip()) for text in written]
+
+
 def load_adapter(folder: str | Path, sha256: str | None = None) -> Answering:
     """An adapter, several that answer together, or a linear baseline, from their folder.
 
@@ -162,57 +205,6 @@ def load_adapter(folder: str | Path, sha256: str | None = None) -> Answering:
     return adapter
 
 
-def load_champion(task: str, backbone: str | None = None, tracker: Tracker | None = None) -> Predictor:
-    """The champion of a task, ready to answer. Only reads: where there is no ledger and no MLflow, none is made.
-
-    Args:
-        task: task name.
-        backbone: name or path; it is what is loaded, and its weights say whose champion answers, wherever they lay
-            when the champion was trained. None: the one backbone that has a champion of this task.
-        tracker: where to look; default the default store, if there is one.
-
-    Raises:
-        InputError: no champion, several backbones to choose from, or an adapter that is lost or damaged.
-    """
-    ledger, tracker, store = _ledger(), tracker or _tracker(), Store.open()
-    known = backbones_of(ledger, tracker, task)
-    if not known and tracker is not None:
-        known = older_backbones(tracker, task)
-    if backbone is None:
-        if len(known) > 1:
-            listed = ", ".join(f"{name} ({backbone_id[:8]})" for backbone_id, name in known.items())
-            raise InputError(f"task {task} has champions on several backbones: {listed}. Remedy: --backbone")
-        if not known:
-            raise InputError(f"no champion of task {task} yet. Remedy: run a plan that has it")
-        backbone_id, backbone = next(iter(known.items()))
-    else:
-        backbone_id = describe(backbone).backbone_id
-    found = champion(ledger, tracker, task, backbone_id)
-    if found is None and tracker is not None:
-        found = older_champion(tracker, task, backbone, backbone_id)
-    if found is None:
-        others = f"; it has one on {', '.join(known.values())}" if known else ""
-        raise InputError(
-            f"no champion of task {task} on backbone {backbone} ({backbone_id[:8]}) yet{others}. Remedy: run a plan "
-            "with this task and backbone, or name another backbone"
-        )
-    notes = [found.note] if found.note else []
-    adapter = load_adapter(adapter_folder(found, store, tracker, notes.append), found.adapter_sha256)
-    found = replace(found, note="; ".join(notes))
-    dtype = found.dtype or adapter.metadata.get("dtype")
-    return Predictor(adapter, shared_backbone(backbone, dtype) if needs_backbone(adapter) else None, found)
-
-
 def needs_backbone(adapter: Answering) -> bool:
     """Whether it answers by a pass of its backbone."""
     return not isinstance(adapter, Regression) or adapter.needs_backbone
-
-
-def _ledger() -> Ledger | None:
-    here = settings().ledger_url is not None or (home() / "ledger.db").is_file()
-    return Ledger.open() if here else None
-
-
-def _tracker() -> Tracker | None:
-    here = settings().mlflow_tracking_uri is not None or (home() / "mlflow.db").is_file()
-    return Tracker() if here else None

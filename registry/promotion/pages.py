@@ -1,0 +1,71 @@
+"""What MLflow's pages of models say: the task, its data and licence, the start, the decision. Markdown."""
+
+from __future__ import annotations
+
+from dept.trial import TrialOutcome, TrialSpec
+from registry.ledger.schema import DecisionRow
+from tasks.spec import Task
+
+DECISION = "**Decision:**"
+
+
+def of_model(spec: TrialSpec, task: Task | None) -> str:
+    """The page of a task's registered model."""
+    lines = [f"**{spec.task}**" + (f": {task.description}" if task and task.description else "")]
+    if task is not None:
+        lines += ["", *data_lines(task)]
+    lines += [
+        "",
+        f"Adapters of the frozen backbone `{spec.backbone}` (weights `{spec.backbone_id[:8]}`). The alias `champion` "
+        "names the version that answers, `challenger` the last one that did not replace it.",
+        "",
+        f'Ask it: `dept predict --task {spec.task} "..."`, or serve it with `mlflow models serve`.',
+    ]
+    return "\n".join(lines)
+
+
+def data_lines(task: Task) -> list[str]:
+    """Where a task's rows come from, and under which licence."""
+    return [f"- Data: {task.url or 'not told'}", f"- Licence: {task.license}", f"- Citation: {task.citation or 'none'}"]
+
+
+def of_version(outcome: TrialOutcome) -> str:
+    """The page of a version: how the adapter was made and what it reached, percent."""
+    spec = outcome.spec
+    shots = "all training rows" if spec.shots is None else f"{spec.shots} shots"
+    source = f" from **{spec.source_task}**" if spec.source_task else ""
+    metric = str(outcome.extra.get("metric", "score"))
+    reached = [
+        f"{name} {found.get('score', found.get('accuracy', float('nan'))):.1f}"
+        for name, found in (("validation", outcome.validation), ("test", outcome.test))
+        if found
+    ]
+    lines = [
+        f"- Task: {spec.task}, {shots}, seed {spec.seed}",
+        f"- Method: {spec.method}; start: {spec.variant}{source}",
+        f"- Recipe: {spec.training.steps} steps, rates {rates_of(spec)}, m={spec.adapter.m}, r={spec.adapter.r}",
+        f"- Reached ({metric}): {', '.join(reached) or 'not measured'}",
+        f"- Trial: `{spec.fingerprint[:12]}`",
+    ]
+    return "\n".join(lines)
+
+
+def rates_of(spec: TrialSpec) -> str:
+    """The peak rates: of P, and of A and B where they have one of their own."""
+    rates = [spec.training.lr_prompt] + ([spec.training.lr_low_rank] if spec.adapter.r else [])
+    return " / ".join(f"{rate:g}" for rate in rates)
+
+
+def with_decision(description: str, row: DecisionRow) -> str:
+    """A description with what was decided last."""
+    kept = description.partition(f"\n\n{DECISION}")[0]
+    return f"{kept}\n\n{DECISION} {row.decision} on {row.at:%Y-%m-%d %H:%M} UTC: {row.reason}"
+
+
+def of_all_tasks(backbone: str, backbone_id: str) -> str:
+    """The page of the model that answers for every task of a backbone."""
+    return (
+        f"Every champion on the frozen backbone `{backbone}` (weights `{backbone_id[:8]}`) in one server: a column "
+        "`task` names who answers each row, and rows of many tasks run in one batch. New champions answer without a "
+        "restart. It holds no adapter: it takes them from this registry."
+    )

@@ -1,0 +1,169 @@
+"""The models that MLflow serves: of one task, and of a backbone for all its tasks. A bad row spoils no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from dept.adapters.ensemble import members_of
+from dept.baselines.regression import Regression
+from infra.errors import InputError
+from registry.promotion.model import ERROR, TASK, answer_columns
+from registry.serving.gate import Gate, RefusedError
+from registry.serving.inputs import SHOWN, items_of, row_of, table_of
+from registry.serving.predictor import Answer, Predictor, answer_rows
+from registry.serving.roster import Roster
+
+WARM_UP = 16  # rows that tell how fast this machine is
+_LONGEST = 4  # characters of a token, about
+_WRITTEN = 4.0  # what a written token costs, in tokens that are read
+
+Asked = tuple[Predictor, Mapping[str, str]]
+Found = Asked | InputError
+_log = logging.getLogger(__name__)
+
+
+class TaskModel:
+    """Answers of one adapter, a table for a table.
+
+    Args:
+        predictor: of its task.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self.gate = predictor, Gate()
+        _warm_up(self.gate, [predictor])
+
+    def table(self, inputs: Any) -> pd.DataFrame:
+        """As `Predictor.predict`; where a row cannot be answered, a column `error` says why beside the others.
+
+        Raises:
+            RefusedError: no row can be answered, or there are too many.
+        """
+        fields = self.predictor.fields
+        found = [_tried(lambda row: (self.predictor, row_of(row, fields)), row) for row in _rows(inputs, fields)]
+        said, errors = _answered(self.gate, found)
+        kind = object if any(errors) else None
+        columns: dict[str, Any] = {"label": pd.Series([one and one.label for one in said], dtype=kind or "str")}
+        for place, name in enumerate(answer_columns(self.predictor.labels).values()):
+            given = [one and one.probabilities[place] for one in said]
+            columns[name] = pd.Series(given, dtype=kind or "float64")
+        return pd.DataFrame(columns | ({ERROR: pd.Series(errors, dtype=object)} if any(errors) else {}))
+
+
+class BackboneModel:
+    """Answers of all champions on one backbone; each row names its task.
+
+    Args:
+        roster: the champions, kept up to date.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster, self.gate = roster, Gate()
+        _warm_up(self.gate, list(roster.champions().values())[:1])
+
+    def table(self, inputs: Any) -> pd.DataFrame:
+        """One row for each: `task`, `label`, its `probability`, `probabilities` of all labels, `model`, `error`.
+
+        Raises:
+            RefusedError: no row can be answered, or there are too many.
+        """
+        rows = _rows(inputs, (TASK,))
+        tasks = [row.get(TASK) if isinstance(row, Mapping) else None for row in rows]
+        champions = self.roster.champions({task for task in tasks if isinstance(task, str)})
+
+        def asked(task: Any, row: Any) -> Asked:
+            if not isinstance(task, str):
+                raise InputError(f"{TASK} is missing. Remedy: name a task; there are {_some(champions)}")
+            if task not in champions:
+                unknown = f"no champion of task {task[:SHOWN]!r}; there are {_some(champions)}"
+                raise InputError(self.roster.why_not(task) or unknown)
+            return champions[task], row_of(row, champions[task].fields)
+
+        found = [_tried(asked, task, row) for task, row in zip(tasks, rows, strict=True)]
+        said, errors = _answered(self.gate, found)
+        body = [
+            {TASK: task if isinstance(task, str) else None, **_of(one, champions.get(str(task))), ERROR: error}
+            for task, one, error in zip(tasks, said, errors, strict=True)
+        ]
+        names = (TASK, "label", "probability", "probabilities", "model", ERROR)
+        return pd.DataFrame({name: pd.Series([line[name] for line in body], dtype=object) for name in names})
+
+
+def _of(answer: Answer | None, champion: Predictor | None) -> dict[str, Any]:
+    if answer is None or champion is None:
+        return dict.fromkeys(("label", "probability", "probabilities", "model"))
+    all_of = dict(zip(champion.labels, answer.probabilities, strict=True)) if answer.probabilities else None
+    model = f"{champion.name}/{champion.version}"
+    return {"label": answer.label, "probability": answer.probability, "probabilities": all_of, "model": model}
+
+
+def _rows(inputs: Any, fields: Sequence[str]) -> list[Any]:
+    """One item a row.
+
+    Raises:
+        RefusedError: there are none in it.
+    """
+    try:
+        if isinstance(inputs, pd.DataFrame):
+            if not len(inputs.columns):  # MLflow leaves out what the signature does not name
+                raise InputError(f"predict: none of the model's columns is there. Remedy: give {table_of(fields)}")
+            if len(inputs) == 1 and all(isinstance(value, list) for value in inputs.iloc[0]):
+                inputs = inputs.iloc[0].to_dict()  # columns of lists, as MLflow hands on a mapping
+        return items_of(inputs, fields)
+    except InputError as error:
+        raise RefusedError(str(error)) from None
+
+
+def _tried(made: Callable[..., Asked], *given: Any) -> Found:
+    try:
+        return made(*given)
+    except InputError as error:
+        return error
+
+
+def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], list[str | None]]:
+    """Answers of the rows that can be answered, and what is wrong with the others.
+
+    Raises:
+        RefusedError: with all of them, or there are too many.
+    """
+    good = {place: one for place, one in enumerate(found) if isinstance(one, tuple)}
+    errors = [str(one) if isinstance(one, InputError) else None for one in found]
+    if found and not good:
+        others = f" (and {len(found) - 1} rows more)" if len(found) > 1 else ""
+        raise RefusedError(f"predict: row 0: {errors[0]}{others}")
+    with gate.passing(len(found), sum(cost_of(*one) for one in good.values())):
+        said = dict(zip(good, answer_rows(list(good.values())), strict=True))
+    return [said.get(place) for place in range(len(found))], errors
+
+
+def cost_of(predictor: Predictor, row: Mapping[str, str]) -> float:
+    """About how many tokens a row costs, without a tokenizer: what is cut of a long text costs nothing."""
+    adapter = predictor.adapter
+    if isinstance(adapter, Regression) and not adapter.needs_backbone:
+        return 1.0
+    read = sum(map(len, row.values())) / _LONGEST
+    if isinstance(adapter, Regression):
+        return min(read, adapter.shape.s) + 1
+    written = 0.0 if predictor.words else _WRITTEN * predictor.room
+    return sum(min(read, one.config.s) + len(predictor.words) + 1 + written for one in members_of(adapter))
+
+
+def _warm_up(gate: Gate, predictors: Sequence[Predictor]) -> None:
+    """Answer a few rows, so that the first request is judged by this machine's speed."""
+    for predictor in predictors:
+        row = dict.fromkeys(predictor.fields, "an example of a text that is neither short nor long " * 2)
+        asked = [(predictor, row)] * WARM_UP
+        answer_rows(asked[:1])  # what is made once is not the speed
+        with gate.passing(0, sum(cost_of(*one) for one in asked)):
+            answer_rows(asked)
+        _log.info("about %.0f tokens a second", gate.speed)
+
+
+def _some(champions: Mapping[str, Predictor]) -> str:
+    names = sorted(champions)
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") if names else "none"

@@ -1,0 +1,172 @@
+"""Models as `mlflow models serve` answers from them: a real process, asked over HTTP."""
+
+import json
+import time
+
+import mlflow
+import pandas as pd
+import pytest
+
+from infra.settings import home
+from registry.promotion import versions
+from registry.promotion.names import all_tasks_name
+from registry.serving import load_champion
+from registry.serving.gate import TIMEOUT, Gate, RefusedError
+from registry.serving.served import cost_of
+from registry.tracking import Tracker
+from tests.registry.registry_helpers import new_store, save_tiny_backbone
+from tests.registry.serving_helpers import ask, made, make_champion, served
+
+PAIR = "say: {premise} x {hypothesis} mood:"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_backbone(tmp_path_factory.mktemp("backbones") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    new_store(home())
+
+
+@pytest.fixture
+def all_tasks(folder):
+    """Champions of three tasks, of two shapes and two templates, and the name of the model that answers for them."""
+    make_champion(made(folder))
+    make_champion(made(folder, "other", seed=1, labels=["up", "down"], shape={"m": 6, "r": 2, "s": 64}))
+    world, _ = make_champion(made(folder, "pair", seed=2, template=PAIR), PAIR)
+    return world, all_tasks_name(str(folder), world.ledger.decisions(task="mood")[0].backbone_id)
+
+
+def test_a_server_answers_for_every_task_of_a_backbone(all_tasks, folder):
+    world, name = all_tasks
+    rows = [
+        {"task": "mood", "text": "a nice film"},
+        {"task": "pair", "premise": "a nice film", "hypothesis": "the dull book"},
+        {"task": "other", "text": "a nice film"},
+        {"task": "mood", "text": 7},
+        {"task": "pair", "premise": "a"},
+        {"task": "unknown", "text": "a"},
+        {"text": "of no task"},
+    ]
+    with served(name, world.tracker.uri, DEPT_SERVE_POLL="0.1", DEPT_SERVE_ROWS="20") as url:
+        status, said = ask(url, {"dataframe_records": rows})
+        assert status == 200, said
+        said = said["predictions"]
+        for place, row in enumerate(rows[:3]):
+            champion = load_champion(row["task"], str(folder))
+            wanted = champion.answers([row])[0]
+            assert said[place]["label"] == wanted.label
+            assert said[place]["probability"] == pytest.approx(wanted.probability, abs=1e-5)
+            assert list(said[place]["probabilities"]) == list(champion.labels)
+            assert said[place]["model"] == f"{champion.name}/{champion.version}"
+            assert said[place]["error"] is None
+        wrong = [line["error"] for line in said[3:]]
+        assert [line["label"] for line in said[3:]] == [None] * 4
+        assert wrong[0].startswith("text is 7, not text")
+        assert wrong[1].startswith("hypothesis is missing")
+        assert wrong[2] == "no champion of task 'unknown'; there are mood, other, pair"
+        assert wrong[3].startswith("task is missing")
+
+        for body, line in (
+            ({"dataframe_records": rows[3:4]}, "predict: row 0: text is 7, not text"),
+            ({"dataframe_records": [{"body": "x"}]}, "predict: none of the model's columns is there"),
+            ({"dataframe_records": rows[:1] * 21}, "predict: 21 rows; this server takes 20 at once"),
+            ({"rows": []}, "The input must be a JSON dictionary"),
+            ("{", "Invalid input. Ensure that input is a valid JSON formatted string"),
+        ):
+            status, said = ask(url, body)
+            assert (status, said["message"].splitlines()[0][: len(line)]) == (400, line)
+
+        make_champion(made(folder, "late", seed=3))  # while it serves
+        status, said = ask(url, {"dataframe_records": [{"task": "late", "text": "a nice film"}]})
+        assert (status, said["predictions"][0]["model"].partition("-")[0]) == (200, "late")
+        before = said["predictions"][0]["model"]
+        version = versions.register(world, before.partition("/")[0], made(folder, "late", seed=4))
+        versions.move(world.tracker, version, "champion")
+        until = time.monotonic() + 60
+        while ask(url, {"dataframe_records": [{"task": "late", "text": "a"}]})[1]["predictions"][0]["model"] == before:
+            assert time.monotonic() < until, "the new champion is not noticed"
+            time.sleep(0.2)
+
+
+def test_the_model_of_a_task_is_served_alone(all_tasks, folder):
+    """By its own code: the package is nowhere on this server's path. Slow requests are refused before they run."""
+    world, _ = all_tasks
+    name = versions.find_model(world.tracker, "mood", world.ledger.decisions(task="mood")[0].backbone_id)
+    with served(name, world.tracker.uri, timeout=1) as url:
+        status, said = ask(url, "text\na nice film\nthe dull book\n", "text/csv")
+        wanted = load_champion("mood", str(folder)).predict(["a nice film", "the dull book"])
+        assert status == 200, said
+        pd.testing.assert_frame_equal(pd.DataFrame(said["predictions"]), wanted)
+        status, said = ask(url, {"dataframe_split": {"columns": ["text"], "data": [["a nice film"], [None]]}})
+        assert status == 200, said
+        assert said["predictions"][0]["label"] == wanted["label"][0]
+        assert said["predictions"][1] == {
+            "label": None,
+            "pos": None,
+            "neg": None,
+            "error": said["predictions"][1]["error"],
+        }
+        assert said["predictions"][1]["error"].startswith("text is missing")
+        began = time.monotonic()
+        status, said = ask(url, {"dataframe_records": [{"text": "a nice film " * 40}] * 9000})
+        assert status == 400, said
+        assert said["message"].startswith("predict: 9000 rows would take about")
+        assert time.monotonic() - began < 30
+
+
+def test_stored_models_have_signature_example_and_output(all_tasks):
+    world, name = all_tasks
+    tracker: Tracker = world.tracker
+    for registered, columns in ((name, ["task", "text"]), ("mood", ["text"])):
+        if registered == "mood":
+            registered = versions.find_model(tracker, "mood", world.ledger.decisions(task="mood")[0].backbone_id)
+        version = versions.by_alias(tracker, registered, "champion")
+        place = tracker.download(version.source)
+        about = mlflow.models.Model.load(str(place))
+        assert about.signature.inputs.input_names()[: len(columns)] == columns
+        assert list(json.loads((place / "input_example.json").read_text())["columns"])[: len(columns)] == columns
+        logged = tracker.client.get_logged_model(version.tags["model_id"])
+        assert (logged.status, logged.source_run_id) == ("READY", version.run_id)
+        assert version.tags["model_id"] in [
+            o.model_id for o in tracker.client.get_run(version.run_id).outputs.model_outputs
+        ]
+
+
+def test_the_gate_lets_python_wait_and_refuses_a_server(monkeypatch):
+    gate = Gate()
+    with gate.passing(1, 1000.0):
+        pass
+    gate._speeds.clear()
+    gate._speeds.append(100.0)  # tokens a second
+    with gate.passing(10**6, 10.0**9):
+        assert gate._ahead == 10.0**9  # nobody asked for a time
+    monkeypatch.setenv(TIMEOUT, "60")
+    gate._speeds.clear()
+    gate._speeds.append(100.0)
+    with (
+        gate.passing(10, 4000.0),
+        pytest.raises(RefusedError, match="too many requests wait") as busy,
+        gate.passing(1, 1000.0),
+    ):
+        pass
+    assert busy.value.get_http_status_code() == 503
+    gate._speeds.clear()
+    gate._speeds.append(100.0)
+    with (
+        pytest.raises(RefusedError, match=r"100 rows would take about 100 s.*at most 48 of them") as slow,
+        gate.passing(100, 1e4),
+    ):
+        pass
+    slow.value.message = f"Failed to predict data. \nError: {slow.value.message}"  # as MLflow's server does
+    assert json.loads(slow.value.serialize_as_json())["message"].startswith("predict: 100 rows")
+    assert slow.value.get_http_status_code() == 400
+
+
+def test_a_long_text_costs_what_is_read_of_it(folder):
+    champion = make_champion(made(folder)) and load_champion("mood", str(folder))
+    assert cost_of(champion, {"text": "x" * 10**6}) == cost_of(champion, {"text": "x" * 256}) == 64 + 2 + 1
