@@ -6,6 +6,7 @@ jobs/N/  job.json and what belongs to it, then the answer, then done.json
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -16,12 +17,13 @@ from typing import Any
 from dept.adapters.adapter import Adapter
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions, TrainConfig
-from dept.engine.state import Result, State, Trial
+from dept.engine.state import Point, Result, State, Trial
 from dept.readout import Readout
 from infra.files import write_text
 
 SESSION, PROGRESS, ERROR, LOG, STOP = "session.json", "progress.json", "error.json", "ranks.log", "stop"
 JOB, DONE, RESTORED, ANSWER, TENSOR = "job.json", "done.json", "restored.json", "answer.json", "answer.safetensors"
+POINTS = "points.jsonl"  # grows while a job trains
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,24 @@ def read_items(work: Path) -> tuple[list[Adapter], list[tuple[int, Row]], dict[s
     body = read_json(work / JOB)
     adapters = [Adapter.load(work / "adapters" / str(index)) for index in range(body["adapters"])]
     return adapters, list(zip(body["of"], _tables(body)[0], strict=True)), body
+
+
+def write_point(work: Path, point: Point) -> None:
+    """Add a point of a curve; one that a full disk swallows is missed on a page, and nowhere else."""
+    with contextlib.suppress(OSError), (work / POINTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(point) + "\n")
+
+
+def read_points(work: Path, seen: int) -> tuple[list[Point], int]:
+    """Points behind the first `seen` bytes, whole lines alone, and the bytes that are seen now."""
+    try:
+        with (work / POINTS).open("rb") as file:
+            file.seek(seen)
+            whole, _, _ = file.read().rpartition(b"\n")
+    except FileNotFoundError:
+        return [], seen
+    lines = whole.splitlines()
+    return [Point(*json.loads(line)) for line in lines], seen + (len(whole) + 1 if lines else 0)
 
 
 def write_result(work: Path, index: int, result: Result) -> None:

@@ -20,7 +20,7 @@ from dept.config import EngineOptions
 from dept.distributed import job, processes
 from dept.distributed.agent import Agent, RankDiedError
 from dept.engine.halving import Found
-from dept.engine.state import Result, State, Trial
+from dept.engine.state import Point, Result, State, Trial
 from infra.errors import InputError
 from infra.identity import process_id
 from infra.settings import home
@@ -124,6 +124,7 @@ class Session:
         on_result: Callable[[Result], None] | None = None,
         on_tokens: Progress | None = None,
         on_restored: Callable[[str, State], None] | None = None,
+        on_point: Callable[[Point], None] | None = None,
     ) -> dict[str, Result]:
         """Train trials as `dept.train` does; every function is called in this process.
 
@@ -138,13 +139,19 @@ class Session:
         keys = [trial.key for trial in trials]
         results: dict[str, Result] = {}
         restored: set[str] = set()
+        seen = 0  # bytes of points
 
         def look(work: Path) -> None:
+            nonlocal seen
             if on_restored is not None and (work / job.RESTORED).is_file():
                 for key, body in job.read_json(work / job.RESTORED).items():
                     if key not in restored:
                         restored.add(key)
                         on_restored(key, State.of(body))
+            if on_point is not None:
+                points, seen = job.read_points(work, seen)
+                for point in points:
+                    on_point(point)
             for result in job.read_results(work, keys, results):
                 results[result.key] = result
                 if on_result is not None:

@@ -85,6 +85,7 @@ def _train(work: Path, backbone: Sharded, ranks: Ranks) -> None:
         on_result=write if ranks.rank == 0 else None,
         on_tokens=ranks.count,
         on_restored=tell if ranks.rank == 0 else None,
+        on_point=(lambda point: job.write_point(work, point)) if ranks.rank == 0 else None,
         parallel=ranks,
     )  # all restore, one saves
 

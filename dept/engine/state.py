@@ -6,7 +6,9 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+import torch
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import shape_of
@@ -22,6 +24,32 @@ _CURVES = ("loss_curve", "validation_curve", "validation_loss_curve")
 def learned(row: Row, config: TrainConfig) -> Row:
     """A row as it is trained on: with all its words where the objective is over them, else with the right one."""
     return row if config.objective == "words" else row.only_gold()
+
+
+def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
+    """Row indices of one step: a new seeded shuffle each epoch, a function of the step alone, so it can be resumed."""
+    chosen: list[int] = []
+    epoch, order = -1, []
+    for position in range(step * batch, (step + 1) * batch):
+        if position // rows != epoch:
+            epoch = position // rows
+            order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+        chosen.append(order[position % rows])
+    return chosen
+
+
+class Point(NamedTuple):
+    """A point of a trial's curve, as it is reached.
+
+    curve: `loss`, of a training step, `validation_loss` (nats) or `validation_score` (percent). at: seconds since the
+    epoch.
+    """
+
+    key: str
+    curve: str
+    step: int
+    value: float
+    at: float
 
 
 @dataclass(frozen=True)

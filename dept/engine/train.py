@@ -25,21 +25,9 @@ from dept.engine.gradients import Sums, accumulate, weights_of
 from dept.engine.memory import peak_memory_mib, token_budget, within_memory
 from dept.engine.parallel import Local, Parallel, agreed
 from dept.engine.readout import WEIGHTS, Known, given, kept, settle
-from dept.engine.state import Result, State, Trial
+from dept.engine.state import Point, Result, State, Trial, data_order
 
 __all__ = ["Loop", "Result", "State", "Trial", "data_order", "train"]
-
-
-def data_order(rows: int, batch: int, step: int, seed: int) -> list[int]:
-    """Row indices of one step: a new seeded shuffle each epoch, a function of the step alone, so it can be resumed."""
-    chosen: list[int] = []
-    epoch, order = -1, []
-    for position in range(step * batch, (step + 1) * batch):
-        if position // rows != epoch:
-            epoch = position // rows
-            order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
-        chosen.append(order[position % rows])
-    return chosen
 
 
 def train(
@@ -50,6 +38,7 @@ def train(
     on_result: Callable[[Result], None] | None = None,
     on_tokens: Callable[[int], None] | None = None,
     on_restored: Callable[[str, State], None] | None = None,
+    on_point: Callable[[Point], None] | None = None,
     parallel: Parallel | None = None,
 ) -> dict[str, Result]:
     """Train every trial; those of one (m, s, r) in one stack, other shapes one stack after the other.
@@ -60,6 +49,7 @@ def train(
         on_result: called once per trial as soon as it has left the stack.
         on_tokens: called with the real training and validation tokens of each micro-batch.
         on_restored: called once for each trial that goes on from a checkpoint, with its key and what it had reached.
+        on_point: called with each training loss and each validation, as they come.
         parallel: how ranks share a step; default one process alone.
 
     Returns:
@@ -90,6 +80,7 @@ def train(
             on_result=on_result,
             on_tokens=on_tokens,
             on_restored=on_restored,
+            on_point=on_point,
             parallel=parallel,
         )
         results |= loop.run()
@@ -108,8 +99,10 @@ class Loop:
         on_result: Callable[[Result], None] | None = None,
         on_tokens: Callable[[int], None] | None = None,
         on_restored: Callable[[str, State], None] | None = None,
+        on_point: Callable[[Point], None] | None = None,
         parallel: Parallel | None = None,
     ) -> None:
+        self.on_point = on_point
         self.backbone, self.options = backbone, options or EngineOptions()
         self.on_result, self.on_tokens, self.on_restored = on_result, on_tokens, on_restored
         self.parallel = parallel or Local()
@@ -182,7 +175,14 @@ class Loop:
             if state.validated(mine, trial.validation):
                 self.stack.keep(key)
                 self.raw[key] = own
+            if mine:
+                self._tell(key, "validation_loss", state.validation_loss_curve[-1])
+                self._tell(key, "validation_score", state.validation_curve[-1])
         return due
+
+    def _tell(self, key: str, curve: str, point: tuple[int, float]) -> None:
+        if self.on_point is not None:
+            self.on_point(Point(key, curve, *point, time.time()))
 
     def leave(self, key: str) -> None:
         """Take a trial out of the stack; its result is the adapter that was kept."""
@@ -293,6 +293,7 @@ class Loop:
         ).tolist()
         for key, config, loss, norm in zip(keys, configs, losses, norms, strict=True):
             self.states[key].stepped(loss, norm, config.max_loss)
+            self._tell(key, "loss", self.states[key].loss_curve[-1])
 
     def _save(self) -> None:
         if self.parallel.saves and time.monotonic() - self.saved >= self.options.checkpoint_seconds:

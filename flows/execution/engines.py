@@ -24,7 +24,7 @@ from dept.engine.halving import Found
 from dept.engine.memory import provenance
 from dept.engine.mixture import learn_weights
 from dept.engine.search import search
-from dept.engine.state import Result, State, Trial
+from dept.engine.state import Point, Result, State, Trial
 from dept.engine.train import train
 
 Key = TypeVar("Key", bound=Hashable)
@@ -38,6 +38,7 @@ class Told(TypedDict, total=False):
     on_result: Callable[[Result], None] | None
     on_tokens: Callable[[int], None] | None
     on_restored: Callable[[str, State], None] | None
+    on_point: Callable[[Point], None] | None
 
 
 class How(TypedDict):

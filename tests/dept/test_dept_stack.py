@@ -1,5 +1,7 @@
 """A stack gives what single runs give; log-probabilities are those of the plain concatenated forward pass."""
 
+import time
+
 import pytest
 import torch
 
@@ -94,11 +96,23 @@ def test_a_stack_gives_what_single_runs_give(tiny, at_once, budget, turned):
     """Any order, any token budget, and with trials that join and leave half-way (at_once < trials)."""
     trials = trials_of(tiny)
     alone = {t.key: train([t], tiny)[t.key] for t in trials}
-    together = train(
-        trials[::-1] if turned else trials, tiny, EngineOptions(adapters_at_once=at_once, token_budget=budget)
-    )
+    options, points = EngineOptions(adapters_at_once=at_once, token_budget=budget), []
+    began = time.time()
+    together = train(trials[::-1] if turned else trials, tiny, options, on_point=points.append)
     for key, result in together.items():
         assert_same(result, alone[key])
+        assert_told(points, result)
+    times = [point.at for point in points]
+    assert times == sorted(times)
+    assert began <= times[0] < times[-1] <= time.time()
+
+
+def assert_told(points, result):
+    """What was told while it trained is what came out."""
+    state = result.state
+    told = {"loss": state.loss_curve, "validation_loss": state.validation_loss_curve}
+    for curve, wanted in (told | {"validation_score": state.validation_curve}).items():
+        assert [(p.step, p.value) for p in points if (p.key, p.curve) == (result.key, curve)] == wanted != []
 
 
 def test_the_update_is_torch_adamw(tiny):

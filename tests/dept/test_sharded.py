@@ -30,7 +30,7 @@ from dept.engine.mixture import learn_weights
 from dept.engine.search import search
 from dept.engine.train import Trial, train
 from infra.errors import InputError
-from tests.dept.test_dept_stack import assert_same, trials_of
+from tests.dept.test_dept_stack import assert_same, assert_told, trials_of
 from tests.dept.test_search import candidates_of
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def assert_shared(folder, backbone):
 
 def test_two_ranks_give_what_one_process_gives(tiny_folders, tmp_path):
     """Encoder-decoder; trials join and leave; nothing stays behind."""
-    folder, seen, single, sharded = tmp_path / "job", [], [], []
+    folder, seen, single, sharded, points = tmp_path / "job", [], [], [], []
     backbone = Backbone.from_pretrained(str(tiny_folders["t5"]), device="cpu")
     trials = trials_of(backbone)
     expected = train(trials, backbone, EngineOptions(adapters_at_once=2, token_budget=40), on_tokens=single.append)
@@ -107,12 +107,14 @@ def test_two_ranks_give_what_one_process_gives(tiny_folders, tmp_path):
         folder=folder,
         on_result=lambda r: seen.append(r.key),
         on_tokens=sharded.append,
+        on_point=points.append,
     )
     assert sorted(seen) == sorted(results) == sorted(expected)
     for key, result in results.items():
         assert_same(result, expected[key])
         assert result.state.validation_curve == expected[key].state.validation_curve
         assert result.state.tokens == expected[key].state.tokens
+        assert_told(points, result)
     assert sum(sharded) == sum(single)
     assert_shared(folder, backbone)
     assert sorted(file.name for file in folder.iterdir()) == ["ranks", "ranks.log"]

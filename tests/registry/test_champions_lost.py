@@ -53,8 +53,9 @@ def delete_run(world, version):
 
 
 def delete_files(world, version):
-    place = world.tracker.client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")
-    shutil.rmtree(place)
+    run = world.tracker.client.get_run(version.run_id).info.artifact_uri
+    for place in (run, version.source):
+        shutil.rmtree(place.removeprefix("file://"))
 
 
 def delete_version(world, version):

@@ -93,9 +93,7 @@ def test_both_ways_to_a_champion_answer_alike(promoted, folder, monkeypatch):
     for inputs in (table, table.to_dict("list"), table["text"], table[["other", "text"]]):
         pd.testing.assert_frame_equal(loaded.predict(inputs), direct, check_exact=True)
     assert loaded.metadata.signature.outputs.input_names() == ["label", "pos", "neg", "error"]
-    with pytest.raises(
-        RefusedError, match="none of the model's columns is there. Remedy: give a table with the column text"
-    ):
+    with pytest.raises(RefusedError, match="none of the model's columns is there"):
         loaded.predict(TEXTS)
 
 
