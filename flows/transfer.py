@@ -146,8 +146,8 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         InputError: a full disk, or a store that does not answer.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
+    context.order = remember(context, plan)  # as workers elsewhere read it
     with begun(context, plan.name, "transfer"), tagged(plan.name, "transfer"):
-        remember(context, plan)
         if unneeded := sorted(set(plan.sources) - set(needed_sources(plan))):
             say(f"Not trained, since no strategy starts from them: {', '.join(unneeded)}.")
         champions: list[dict[str, Any]] = []

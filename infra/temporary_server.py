@@ -110,6 +110,14 @@ class _Server:
         return None
 
 
+def lasting_api() -> str | None:
+    """API of the server that Prefect is set to or, without one, that of `dept up` in this home; None: none answers."""
+    from prefect.settings import PREFECT_API_URL
+
+    configured: str | None = PREFECT_API_URL.value()
+    return configured if configured and answers(configured) else _of_up()
+
+
 def _of_up() -> str | None:
     """API of the running server of `dept up` in this home."""
     record = ServiceRecords.read().records.get("prefect")

@@ -10,6 +10,7 @@ import typer
 from flows.cli import (
     bench_peft,
     champions,
+    deploy,
     doctor,
     plan,
     predict,
@@ -18,6 +19,7 @@ from flows.cli import (
     run,
     services,
     settings,
+    submit,
     tasks,
     terminal,
     trials,
@@ -36,6 +38,7 @@ app = typer.Typer(
     "Example: dept run demo",
 )
 app.command("run")(command(run.run))
+app.command("submit")(command(submit.submit))
 app.command("transfer-matrix")(command(run.transfer_matrix))
 app.command("plan")(command(plan.plan))
 app.add_typer(tasks.app, name="tasks")
@@ -49,6 +52,7 @@ app.command("retrain")(command(retrain.retrain))
 app.command("work")(command(work.work))
 app.command("tune")(command(work.tune))
 app.command("bench-peft")(command(bench_peft.bench_peft))
+app.command("deploy")(command(deploy.deploy))
 app.command("up")(command(services.up))
 app.command("down")(command(services.down))
 app.command("status")(command(services.status))

@@ -8,6 +8,7 @@ from dept.backbones.describe import describe
 from dept.baselines.need_peft import need_peft
 from dept.trial import LINEAR, LORA
 from flows.execution.context import Engine, RunContext
+from flows.execution.own_tasks import stored_rows
 from flows.planning.check import check
 from flows.planning.plan import Plan
 from infra.errors import InputError
@@ -24,7 +25,9 @@ def open_plan(plan: Plan) -> RunContext:
         InputError: see `flows.planning.check.check`, `dept.backbones.describe`, `Ledger.open`, `Store.open`, `Tracker`;
             words that the tokenizer does not tell apart; baselines that cannot be run here, or on these tasks.
     """
-    tasks, splits = plan.resolve_tasks(), check(plan)
+    tasks = plan.resolve_tasks()
+    ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
+    splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
     backbone = describe(plan.backbone, plan.dtype, plan.device)
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
@@ -34,7 +37,7 @@ def open_plan(plan: Plan) -> RunContext:
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
     check_methods(plan, tasks)
-    ledger = Ledger.open()
+    ledger = ledger or Ledger.open()
     return RunContext(
         order=plan,
         backbone_name=plan.backbone,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from tasks.catalogue import catalogue
 from tasks.load import load_splits
-from tasks.rows_file import write_rows
+from tasks.rows_file import read_rows, write_rows
 from tasks.spec import Task
+from tasks.splits import Splits
 
 if TYPE_CHECKING:
     from flows.execution.context import RunContext
@@ -32,8 +33,11 @@ def known_tasks(ledger: Ledger, own: Iterable[Task] = ()) -> dict[str, Task]:
     return found | {task.name: task for task in own}
 
 
-def keep_tasks(tasks: Iterable[Task], ledger: Ledger, store: Store) -> None:
+def keep_tasks(tasks: Iterable[Task], ledger: Ledger, store: Store) -> dict[str, str]:
     """Keep each task, with its rows as they are now; a changed file is kept beside the old.
+
+    Returns:
+        The sha256 of each task's rows: `rows/<sha256>` names them in the store.
 
     Raises:
         InputError: rows that cannot be read, a store or a ledger that cannot be written.
@@ -48,9 +52,27 @@ def keep_tasks(tasks: Iterable[Task], ledger: Ledger, store: Store) -> None:
             blocks[task.name] = task.model_dump(mode="json")
     if blocks:
         ledger.remember_tasks(blocks, rows)
+    return rows
 
 
-def remember(context: RunContext, plan: Plan) -> None:
-    """Keep each own task that the plan uses, with all its rows: leakage is a matter of each plan. As `keep_tasks`."""
-    used = [context.tasks[task.name] for task in plan.own_tasks if task.name in context.tasks]
-    keep_tasks(used, context.ledger, context.store)
+def remember(context: RunContext, plan: Plan) -> Plan:
+    """Keep each own task that the plan uses, with all its rows: leakage is a matter of each plan. As `keep_tasks`.
+
+    Returns:
+        The plan, with what names those rows: no other machine needs its files.
+    """
+    used = {task.name: context.tasks[task.name] for task in plan.own_tasks if task.name in context.tasks}
+    there = {name: sha256 for name, sha256 in plan.stored.items() if name in used}
+    blocks = {name: used[name].model_dump(mode="json") for name in there}
+    context.ledger.remember_tasks(blocks, there)
+    kept = keep_tasks([task for name, task in used.items() if name not in there], context.ledger, context.store)
+    return plan.model_copy(update={"stored": there | kept})
+
+
+def stored_rows(store: Store) -> Callable[[Task, str], Splits]:
+    """A reader of rows that lie in a store, by their sha256; see `flows.planning.check.check`."""
+
+    def read(task: Task, sha256: str) -> Splits:
+        return read_rows(task, store.fetch(f"rows/{sha256}"), sha256)
+
+    return read

@@ -64,6 +64,11 @@ class Plan(BaseModel):
     own_tasks: Annotated[list[Task], Form(BLOCKS)] = Field(
         default_factory=list, max_length=MOST, description="your own tasks, each a block as in the catalogue"
     )
+    stored: dict[Name, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict,
+        description="sha256, by own task, of its rows in the store, from where they are read. A run fills it in: its "
+        "workers need no file of another machine",
+    )
     sources: list[Name] = Field(
         default_factory=list, max_length=MOST, description="tasks with many rows, trained first"
     )

@@ -27,7 +27,7 @@ def check_paths(order: Plan | Retraining) -> None:
         InputError: such a file; an URL; a package source that leaves its package.
     """
     check_below_roots(paths_of(order), settings().plan_roots)
-    for task in order.own_tasks:
+    for task in _read(order):
         if isinstance(task.source, PackageSource):
             _check_package(task.name, task.source)
 
@@ -37,9 +37,15 @@ def paths_of(order: Plan | Retraining) -> dict[str, str | Path]:
     found: dict[str, str | Path] = {}
     if _is_path(order.backbone):
         found["backbone"] = order.backbone
-    for task in order.own_tasks:
+    for task in _read(order):
         found |= _paths_of_task(task)
     return found
+
+
+def _read(order: Plan | Retraining) -> list[Task]:
+    """Own tasks whose source is read: the rows of the others lie in the store."""
+    stored = order.stored if isinstance(order, Plan) else {}
+    return [task for task in order.own_tasks if task.name not in stored]
 
 
 def _paths_of_task(task: Task) -> dict[str, str | Path]:

@@ -22,7 +22,7 @@ DEMO = ROOT / "flows" / "plans" / "demo.yaml"
 COMMANDS = (
     *("run", "transfer-matrix", "plan", "tasks", "trials", "report", "predict", "retrain", "up", "down", "status"),
     *("work", "tune", "bench-peft"),
-    *("doctor", "settings"),
+    *("doctor", "settings", "submit", "deploy"),
 )
 
 
