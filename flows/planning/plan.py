@@ -145,7 +145,7 @@ class Plan(BaseModel):
     )
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="shape of every adapter of this plan")
     source_training: TrainConfig = Field(
-        default_factory=lambda: TrainConfig(steps=60, lr_prompt=1e-2, lr_low_rank=1e-3),
+        default_factory=lambda: TrainConfig(steps=120, lr_prompt=1e-2, lr_low_rank=1e-3),
         description="how source adapters are trained",
     )
     scratch_training: TrainConfig = Field(
