@@ -19,11 +19,13 @@ from dept.trial import TrialOutcome
 from flows.execution.challengers import train_challengers
 from flows.execution.champions import open_retraining
 from flows.execution.context import RunContext
+from flows.execution.fan_out import workers_for
 from flows.execution.heal import LostError
 from flows.execution.judge import judge, told
 from flows.execution.progress import say
 from flows.execution.settle import Workers, work_here
 from flows.pages import SHORT_SECONDS, ends, run_name, step, tagged
+from flows.planning.plan import WorkerCount
 from flows.planning.retraining import Retraining, Stale, reasons
 from flows.planning.roots import check_paths
 from flows.transfer import begun
@@ -52,11 +54,14 @@ def make_flow(opened: tuple[RunContext, dict[str, str]] | None = None) -> Flow[.
     """The flow; with what `run` has opened already, so that rows are read once."""
 
     @flow(name="dept-retrain", flow_run_name=run_name)
-    def dept_retrain(order: Retraining | None = None, restart: bool = False) -> dict[str, Any]:
+    def dept_retrain(
+        order: Retraining | None = None, workers: WorkerCount | None = None, restart: bool = False
+    ) -> dict[str, Any]:
         """Look whether champions are stale, train challengers with transfer, and promote those that are better.
 
         Args:
             order: which champions, how old they may get, and by how much a challenger must win.
+            workers: workers at a time; empty: as the order has it, else the limit of their pool, or 1.
             restart: start this run again, up to three times, if its process dies.
         """
         order = order or Retraining()
@@ -65,8 +70,9 @@ def make_flow(opened: tuple[RunContext, dict[str, str]] | None = None) -> Flow[.
                 check_paths(order)
                 if line := told_dtype(order.dtype, order.device):
                     say(f"Frozen weights of challengers: {line}.")
-            context, left_out = opened or open_retraining(order)
-            return control(context, order, left_out)
+            with workers_for(workers or order.workers) as crew:
+                context, left_out = opened or open_retraining(order)
+                return control(context, order, left_out, crew)
 
     return dept_retrain
 

@@ -19,6 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 from dept.backbones.describe import told_dtype
 from dept.trial import LINEAR, STACKED, TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
+from flows.execution.fan_out import workers_for
 from flows.execution.heal import LostError, say_lost_runs
 from flows.execution.judge import judge, told
 from flows.execution.open import open_plan
@@ -31,7 +32,7 @@ from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
 from flows.planning.left_out import label, left_out
 from flows.planning.places import Place, Rates, needed_sources
-from flows.planning.plan import Plan
+from flows.planning.plan import Plan, WorkerCount
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
 from flows.planning.searches import as_searched, joined_targets, searched_targets, searches
@@ -107,11 +108,12 @@ def make_flow(opened: RunContext | None = None) -> Flow[..., dict[str, Any]]:
     """The flow; with a context that `run` has opened already, so that rows are read and checked once."""
 
     @flow(name="dept-transfer", flow_run_name=run_name)
-    def dept_transfer(plan: Plan, restart: bool = False) -> dict[str, Any]:
+    def dept_transfer(plan: Plan, workers: WorkerCount | None = None, restart: bool = False) -> dict[str, Any]:
         """Train adapters on source tasks, start few-shot targets from them, register the best and report.
 
         Args:
             plan: backbone, source tasks, target tasks, shots, seeds, how adapters start, and the training recipe.
+            workers: workers at a time; empty: as the plan has it, else the limit of their pool, or 1.
             restart: start this run again, up to three times, if its process dies; it goes on from what is kept.
         """
         with ends(), hidden_credentials():
@@ -119,7 +121,8 @@ def make_flow(opened: RunContext | None = None) -> Flow[..., dict[str, Any]]:
                 check_paths(plan)
                 if line := told_dtype(plan.dtype, plan.device):
                     say(f"Frozen weights: {line}.")
-            return control(opened or open_plan(plan), plan)
+            with workers_for(workers or plan.workers) as crew:
+                return control(opened or open_plan(plan), plan, crew)
 
     return dept_transfer
 

@@ -1,7 +1,8 @@
-"""The services of one machine: Prefect server, MLflow server and a worker. `dept up`, `dept down`.
+"""The services of one machine: Prefect server, MLflow server, and a worker for each pool. `dept up`, `dept down`.
 
-A worker by hand, beside or in place of the one of `up`: `prefect worker start --pool gpu --limit 1`. Without --limit it
-takes as many flow runs at once as the pool allows, each of which loads a backbone.
+`controller` serves the pool control, `worker` the pool gpu. By hand, beside or in place of the latter: `prefect worker
+start --pool gpu --limit 1`. Without --limit it takes as many flow runs at once as the pool allows, each with a backbone
+of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from infra.settings import home
 from infra.temporary_server import first_start
 
 ROOT = Path(__file__).resolve().parents[1]
-PREFECT, MLFLOW, WORKER = "prefect", "mlflow", "worker"  # in the order in which they start
+PREFECT, MLFLOW, CONTROLLER, WORKER = "prefect", "mlflow", "controller", "worker"
+SERVICES = (PREFECT, MLFLOW, CONTROLLER, WORKER)  # in the order in which they start
+POOLS = {CONTROLLER: prefect_api.CONTROL, WORKER: prefect_api.GPU}
 
 
 class ServiceError(InputError):
@@ -75,11 +78,11 @@ def up(
     with locked():
         known = ServiceRecords.read()
         alive = {name for name, record in known.records.items() if leader(record)}
-        for name in (PREFECT, MLFLOW, WORKER):
+        for name in SERVICES:
             if name in alive:
                 record = known.records[name]
                 say(f"{name} is already running (pid {record.pid}){f' at {record.url}' if record.url else ''}")
-        if len(alive) == 3 and known.ready:
+        if len(alive) == len(SERVICES) and known.ready:
             return _states(known)
         for name in (PREFECT, MLFLOW):
             if name not in alive:
@@ -104,7 +107,7 @@ def up(
 
 
 def down(say: Say = print) -> list[str]:
-    """Stop what `up` started, worker first, and remove what `up` wrote (databases and logs stay). Idempotent.
+    """Stop what `up` started and remove what `up` wrote (databases and logs stay). Idempotent.
 
     A process is stopped only if it still is the recorded one, or carries the mark of this very `up`.
     Returns the names of the services that were stopped.
@@ -117,14 +120,14 @@ def down(say: Say = print) -> list[str]:
         return []
     with locked():
         known = ServiceRecords.read()
-        stopped = []
-        for name in (WORKER, MLFLOW, PREFECT):
+        stopped = list[str]()
+        for name in (CONTROLLER, WORKER, MLFLOW, PREFECT):  # a controller would start its workers again
+            if name == MLFLOW and stopped:
+                _crash_runs(known, say)
             record = known.records.get(name)
             if record is not None and _stop(record):
                 stopped.append(name)
                 say(f"stopped {name} (pid {record.pid})")
-                if name == WORKER:
-                    _crash_runs(known, say)
         forget_toml(known)
         path().unlink(missing_ok=True)
     if not stopped:
@@ -133,7 +136,7 @@ def down(say: Say = print) -> list[str]:
 
 
 def status() -> list[ServiceState]:
-    """Prefect server, MLflow server and worker, in this order.
+    """Prefect server, MLflow server, and the workers of the pools control and gpu, in this order.
 
     Raises:
         InputError: services.json is damaged.
@@ -186,15 +189,22 @@ def _start(
         ) from error
     if fault:
         raise ServiceError(fault)
-    if WORKER not in alive:
-        if WORKER in known.records:
-            _stop(known.records[WORKER])
-        say(f"starting a worker on pool {prefect_api.GPU}")
-        worker = f"{prefect_api.GPU}-{known.token}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", prefect_api.GPU, "--name", worker]
-        began = time.time()
-        _launch(known, started, WORKER, [*command, "--type", "process"], env, root, None)
-        _await(known.records[WORKER], timeout, lambda: prefect_api.worker_answers(api, worker, began))
+    began, names = time.time(), dict[str, str]()
+    for name, pool in POOLS.items():  # both at once, as above
+        if name in alive:
+            continue
+        if name in known.records:
+            _stop(known.records[name])
+        say(f"starting a worker on pool {pool}")
+        names[name] = f"{pool}-{known.token}"
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", names[name]]
+        _launch(known, started, name, [*command, "--type", "process"], env, root, None)
+    for name, worker in names.items():
+
+        def answers(worker: str = worker, pool: str = POOLS[name]) -> bool:
+            return prefect_api.worker_answers(api, worker, began, pool)
+
+        _await(known.records[name], timeout, answers)
     write_toml(known, root, api, say)
     known.ready = True
     known.write()
@@ -229,7 +239,7 @@ def _await(record: Record, timeout: float, answers: Callable[[], bool]) -> None:
 
 
 def _stop(record: Record) -> bool:
-    return stop(record, leader_first=5.0 if record.name == WORKER else 0.0)
+    return stop(record, leader_first=5.0 if record.name in POOLS else 0.0)
 
 
 def _crash_runs(known: ServiceRecords, say: Say) -> None:
@@ -255,7 +265,7 @@ def _answers(record: Record) -> bool:
 
 def _states(known: ServiceRecords) -> list[ServiceState]:
     states = []
-    for name in (PREFECT, MLFLOW, WORKER):
+    for name in SERVICES:
         record, log = known.records.get(name), home() / "logs" / f"{name}.log"
         running = record is not None and leader(record) is not None
         if record is None or not running:
@@ -268,7 +278,7 @@ def _states(known: ServiceRecords) -> list[ServiceState]:
 def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
     for state in states:
         where = mlflow_page(state.url) if state.url and state.name == MLFLOW else state.url
-        say(f"{state.name:<8} {where or f'pool {prefect_api.GPU}'}   log: {state.log}")
+        say(f"{state.name:<10} {where or f'pool {POOLS[state.name]}'}   log: {state.log}")
     prefect = Path(sys.executable).with_name("prefect")
     shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect
     say(f"next:    {shown} deployment run {deployments.first(file)}     (stop all: make down)")

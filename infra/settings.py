@@ -63,6 +63,12 @@ class Settings(BaseSettings):
         le=86_400,
         description="seconds without progress after which another worker takes the trials over",
     )
+    linger_seconds: float = Field(
+        20.0,
+        ge=0,
+        le=31_536_000,
+        description="seconds that a worker waits for more to do, while a run is under way, before it ends",
+    )
     compile: bool = Field(False, description="use torch.compile for backbones")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="least level of log lines in the terminal: debug, info, warning or error"

@@ -13,7 +13,7 @@ def up(
     prefect_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: $PREFECT_PORT or 4200.")] = None,
     mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: $MLFLOW_PORT or 5000.")] = None,
 ) -> None:
-    """Start the Prefect server, the MLflow server and a worker on this machine, and deploy.
+    """Start the Prefect server, the MLflow server and workers for the pools control and gpu here, and deploy.
 
     Example: dept up --prefect-port 4201
     """

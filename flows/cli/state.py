@@ -39,7 +39,7 @@ def lines(now: dict[str, Any]) -> list[str]:
         how = "not running"
         if service["running"]:
             how = f"running, pid {service['pid']}{'' if service['answers'] else ', but does not answer'}"
-        told.append(f"  {service['name']:<8} {how}{' at ' + service['url'] if service['url'] else ''}")
+        told.append(f"  {service['name']:<10} {how}{' at ' + service['url'] if service['url'] else ''}")
     told.append("Pools")
     for pool in now["pools"]:
         limit = "no limit" if pool["limit"] is None else f"{pool['limit']} at a time"

@@ -47,6 +47,7 @@ class RunContext:
         room: tokens that it can read at once; None: no end.
         tasks, splits: by name.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
+        workers: how many are to work beside each other, this process counted.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
         stopping: whether the work is to end. shown: does a named part of it, such as a stack, as a task run of Prefect.
     """
@@ -66,6 +67,7 @@ class RunContext:
     room: int | None = None
     run_id: str = ""
     parent_run: str = ""
+    workers: int = 1
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
     stopping: Stopping = field(default_factory=Stopping, repr=False)
     shown: Callable[[str, Callable[[], None]], None] = field(default=unseen, repr=False)

@@ -35,6 +35,7 @@ RateList = Annotated[list[Annotated[float, Field(gt=0)]], Field(max_length=100)]
 SCRATCH_TRAINING = TrainConfig(steps=48, lr_prompt=3e-2, lr_low_rank=1e-4, eval_every=4, patience=16)
 TRANSFER_TRAINING = TrainConfig(steps=48, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=4, patience=16)
 PROMPT_TEXT = "Read the text and name the label that fits it best."
+WorkerCount = Annotated[int, Field(ge=1, le=1000)]  # workers at a time
 MOST = 10_000  # tasks of a plan
 MOST_TRIALS = 1_000_000
 BLOCKS = f"`NAME: block` for each task, or a list of at most {MOST:,} blocks with a key name"
@@ -170,6 +171,11 @@ class Plan(BaseModel):
     ensemble: Members = 0
     ensemble_of: MembersOf = "seeds"
     distil: Distil = False
+    workers: WorkerCount | None = Field(
+        None,
+        description="workers at a time, where a work pool carries the plan out; empty: the limit of their pool, or 1 "
+        "where it has none. `dept run` works by itself",
+    )
     register: bool = Field(
         True,
         description="let the best adapter of each task challenge the task's champion; false: train and report alone",

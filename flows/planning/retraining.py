@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dept.config import TrainConfig
 from dept.trial import TrialSpec
-from flows.planning.plan import TRANSFER_TRAINING, Dtype
+from flows.planning.plan import TRANSFER_TRAINING, Dtype, WorkerCount
 from tasks.spec import Task
 
 
@@ -31,6 +31,10 @@ class Retraining(BaseModel):
     training: TrainConfig = Field(
         TRANSFER_TRAINING,
         description="how a challenger that starts from a source is trained",
+    )
+    workers: WorkerCount | None = Field(
+        None,
+        description="workers at a time, in a work pool; empty: the limit of their pool, or 1 where it has none",
     )
     device: str | None = Field(None, description="cpu, cuda, ...; empty: the best there is")
     dtype: Dtype | None = Field(

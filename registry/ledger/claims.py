@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from dept.trial import SCHEMA, TrialOutcome, TrialSpec
@@ -89,8 +89,7 @@ class Claims(Connected):
         self, owner: str, limit: int, within: ColumnElement[bool], lease_seconds: float, group: str | None
     ) -> list[TrialRow]:
         token = secrets.token_hex(16)
-        gone = TrialRow.owner.in_(self._gone_owners())
-        left = and_(TrialRow.status.in_(HELD), or_(TrialRow.owner.is_(None), TrialRow.lease_until <= now(), gone))
+        left = self._lapsed()
 
         def take(session: Session) -> list[TrialRow]:
             taken = list(session.scalars(select(TrialRow).where(TrialRow.token == token)))
@@ -101,6 +100,16 @@ class Claims(Connected):
             return sorted(taken, key=lambda row: (row.created_at, row.position, row.fingerprint))
 
         return self._write(take)
+
+    def free(self, run_id: str) -> int:
+        """How many trials of a run a worker could claim now."""
+        query = select(func.count()).where(or_(TrialRow.status == "pending", self._lapsed()), _within(run_id, None))
+        return self._read(lambda session: int(session.scalar(query) or 0))
+
+    def _lapsed(self) -> ColumnElement[bool]:
+        """Rows that nobody holds any more."""
+        gone = TrialRow.owner.in_(self._gone_owners())
+        return and_(TrialRow.status.in_(HELD), or_(TrialRow.owner.is_(None), TrialRow.lease_until <= now(), gone))
 
     def _gone_owners(self) -> list[str]:
         query = select(TrialRow.owner).where(TrialRow.owner.is_not(None)).distinct()

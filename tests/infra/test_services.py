@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 from prefect.client.schemas.actions import WorkPoolUpdate
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import StateType, WorkerStatus
 
 from infra import services
 from infra.commands import need_free
@@ -79,7 +79,7 @@ def test_up_run_up_again_heal_and_down(project, capsys):
     said: list[str] = []
     try:
         states = services.up(prefect_port, mlflow_port, **options, say=said.append)
-        assert [state.name for state in states] == ["prefect", "mlflow", "worker"]
+        assert [state.name for state in states] == ["prefect", "mlflow", "controller", "worker"]
         assert all(state.running and state.answers for state in states)
         assert any(line.startswith("next:") and "deployment run tiny/one" in line for line in said)
         assert httpx.get(f"http://127.0.0.1:{mlflow_port}/health", trust_env=False).text == "OK"
@@ -112,19 +112,21 @@ def test_up_run_up_again_heal_and_down(project, capsys):
         again = services.up(prefect_port, mlflow_port, **options, say=said.append)
         assert [state.pid for state in again] == [state.pid for state in states]
         assert [line.partition(" (")[0] for line in said] == [
-            f"{name} is already running" for name in ("prefect", "mlflow", "worker")
+            f"{name} is already running" for name in ("prefect", "mlflow", "controller", "worker")
         ]
 
         # A worker that died is started again; the servers stay, and so does what a person has set.
         with client(api) as asked:
+            for pool in ("control", "gpu"):
+                assert [one.status for one in asked.read_workers_for_work_pool(pool)] == [WorkerStatus.ONLINE]
             asked.update_work_pool("gpu", WorkPoolUpdate(concurrency_limit=2))
-        worker = psutil.Process(states[2].pid)
+        worker = psutil.Process(states[3].pid)
         worker.kill()
         worker.wait()
         healed = services.up(prefect_port, mlflow_port, **options, say=said.append)
-        assert [state.pid for state in healed[:2]] == [state.pid for state in states[:2]]
-        assert healed[2].running
-        assert healed[2].pid != states[2].pid
+        assert [state.pid for state in healed[:3]] == [state.pid for state in states[:3]]
+        assert healed[3].running
+        assert healed[3].pid != states[3].pid
         with client(api) as asked:
             assert asked.read_work_pool("gpu").concurrency_limit == 2
             # a replaced automation forgets the flow runs it watches
@@ -139,7 +141,7 @@ def test_up_run_up_again_heal_and_down(project, capsys):
                 time.sleep(0.5)
 
         records = json.loads((home() / "services.json").read_text())["records"]
-        assert services.down(said.append) == ["worker", "mlflow", "prefect"]
+        assert services.down(said.append) == ["controller", "worker", "mlflow", "prefect"]
     finally:
         services.down(said.append)
     with contextlib.closing(sqlite3.connect(home() / "prefect" / "prefect.db")) as database:

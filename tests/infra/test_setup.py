@@ -119,13 +119,16 @@ def test_ci_runs_linters_then_tests():
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
-def test_deployments_name_flows_that_exist_and_the_pool():
+def test_deployments_name_flows_that_exist_and_controllers_never_wait_in_the_pool_of_their_workers():
+    from infra.worker_runs import DEPLOYMENT
+
     deployments = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
-    assert [item["entrypoint"] for item in deployments] == [
-        "flows/transfer.py:dept_transfer",
-        "flows/retrain.py:dept_retrain",
-    ]
-    assert {item["work_pool"]["name"] for item in deployments} == {"gpu"}
+    assert {item["entrypoint"]: item["work_pool"]["name"] for item in deployments} == {
+        "flows/transfer.py:dept_transfer": "control",
+        "flows/retrain.py:dept_retrain": "control",
+        "flows/work.py:dept_work": "gpu",
+    }
+    assert f"dept-work/{deployments[-1]['name']}" == DEPLOYMENT
     assert "pull" not in yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
 
 

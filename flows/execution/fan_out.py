@@ -1,0 +1,199 @@
+"""Workers of a controller that runs in a pool: flow runs of `dept-work` in another pool, kept going. No torch here.
+
+A controller never waits in the pool that its workers need, and starts none that would have nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flows.execution.context import RunContext
+from flows.execution.settle import Workers, work_here
+from infra import worker_runs
+from infra.errors import InputError
+from infra.worker_runs import Place, WorkerRun
+
+LOOK_SECONDS = 2.0  # between two looks at the flow runs
+FAULTS = 3  # ends of workers by an error or a crash, one after the other without a trial done, that are borne
+PAUSE = 10.0  # seconds before a worker that failed is replaced, and longer after each more
+
+
+@contextlib.contextmanager
+def workers_for(wanted: int | None) -> Iterator[Workers]:
+    """Who works for the controller of this process while the block runs.
+
+    A flow run of a deployment gets flow runs of `dept-work`; by hand (`dept run`) the process works itself. So does
+    a flow run that holds a place in the very pool of its workers: to wait there could be to wait for ever.
+
+    Args:
+        wanted: workers at a time; None: the limit of their pool, or 1 where it has none.
+
+    Raises:
+        InputError: the deployment of the workers is missing.
+    """
+    from prefect import runtime
+
+    if not runtime.deployment.id:
+        yield work_here
+        return
+    try:
+        mine, theirs = worker_runs.own_pool(), worker_runs.place()
+    except ConnectionError as error:
+        raise InputError(f"Prefect: {error}. Remedy: start its server, or check PREFECT_API_URL") from error
+    if mine == theirs.pool:
+        _log(
+            f"This run has a place in the pool {mine} of its workers, so it works itself, as one process. Remedy: "
+            "deploy it to the pool control",
+            logging.WARNING,
+        )
+        yield work_here
+        return
+    fan_out = FanOut(wanted)
+    try:
+        yield fan_out
+    finally:
+        fan_out.end()
+
+
+class FanOut:
+    """Keeps up to so many flow runs of `dept-work` going for a run of the ledger; called again and again.
+
+    One that crashed is replaced; where they fail again and again, and nothing gets done, the controller ends with
+    their reason. One that a person cancelled is not replaced. Where the pool has no live worker of Prefect that is
+    said, in the log and by an artifact, and waited for.
+
+    Args:
+        wanted: at a time; None: the limit of the pool, or 1 where it has none.
+    """
+
+    def __init__(self, wanted: int | None = None) -> None:
+        self.wanted = wanted
+        self.runs: dict[str, WorkerRun] = {}  # those that have not ended, by id
+        self._key, self._number = secrets.token_hex(8), 0
+        self._looked = self._resume = 0.0  # monotonic
+        self._faults = self._cancelled = 0
+        self._left: int | None = None
+        self._said = ""
+
+    def __call__(self, context: RunContext) -> int:
+        """Look, and start what is missing; always 0: this process itself has done nothing."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return 0
+        try:
+            self._look(context)
+        except ConnectionError as error:
+            self._say(f"Prefect does not answer ({error}); the workers that run go on, and it is asked again.")
+        self._looked = time.monotonic()
+        return 0
+
+    def end(self) -> None:
+        """Take back flow runs that have not begun; workers at work end by themselves, when nothing is left."""
+        with contextlib.suppress(ConnectionError):
+            worker_runs.withdraw(self.runs, "nothing is left to do for its run")
+        self.runs = {}
+
+    def _look(self, context: RunContext) -> None:
+        self._note_ends(context, worker_runs.look(self.runs))
+        place = worker_runs.place()
+        free = context.ledger.free(context.run_id)
+        most = self._most(place)
+        # Those that have not begun, and those that hold no trial, take first what is free.
+        idle = max(0, len(self.runs) - len(context.ledger.holders(context.run_id)))
+        missing = min(most - len(self.runs), free - idle)
+        if time.monotonic() >= self._resume:
+            for _ in range(missing):
+                self._start(context, most)
+        self._say(self._trouble(place, free, most))
+
+    def _most(self, place: Place) -> int:
+        """Workers at a time, as plan, pool and people want it now."""
+        usual = 1 if place.limit is None else place.limit
+        most = usual if self.wanted is None else self.wanted
+        return max(0, min(most, most if place.limit is None else place.limit) - self._cancelled)
+
+    def _start(self, context: RunContext, most: int) -> None:
+        name = f"{getattr(context.order, 'name', 'retrain')} worker {self._number + 1}"
+        wanted = {"run_id": context.run_id, "workers": most}
+        found = worker_runs.start(name, wanted, f"{self._key}-{self._number}")
+        self._number += 1
+        self.runs[found] = WorkerRun(name, "SCHEDULED")
+        _log(f"Started flow run {name!r} of {worker_runs.DEPLOYMENT}.")
+
+    def _note_ends(self, context: RunContext, now: dict[str, WorkerRun]) -> None:
+        self.runs = {one: run for one, run in now.items() if not run.ended}
+        left = context.ledger.left(context.run_id)
+        if self._left is None or left < self._left:
+            self._faults = 0  # something gets done
+        self._left = left
+        for run in now.values():
+            if run.state == "CANCELLED":
+                self._cancelled += 1
+                _log(f"Worker {run.name!r} was cancelled, and is not replaced.", logging.WARNING)
+            elif run.state in ("FAILED", "CRASHED"):
+                self._faults += 1
+                if self._faults > FAULTS:
+                    raise InputError(
+                        f"workers: {self._faults} in a row ended without a trial done, the last because: "
+                        f"{run.message or run.state}. Remedy: mend that, then run the plan again; what is done is kept"
+                    )
+                pause = PAUSE * (self._faults - 1 + (run.state == "FAILED"))
+                self._resume = time.monotonic() + pause
+                when = f"in {pause:g} s" if pause else "now"
+                _log(
+                    f"Worker {run.name!r} {run.state.lower()} ({run.message}); it is replaced {when}.", logging.WARNING
+                )
+
+    def _trouble(self, place: Place, free: int, most: int) -> str:
+        """Why nobody works on what could be worked on; empty where all is well."""
+        begun = any(not run.waits for run in self.runs.values())
+        if not free or begun:
+            return ""
+        if place.stopped:
+            return (
+                f"{free} trials wait: the pool {place.pool} or its deployment is paused. Remedy: resume it in Prefect"
+            )
+        if self._cancelled and not most:
+            return (
+                f"{free} trials wait: all workers were cancelled. Remedy: `dept work` on any machine that reaches the "
+                f"ledger, or `prefect deployment run {worker_runs.DEPLOYMENT}`; or cancel this run"
+            )
+        if place.limit == 0:
+            return f"{free} trials wait: the pool {place.pool} has the limit 0. Remedy: raise it in Prefect"
+        if not place.live:
+            return (
+                f"{free} trials wait: the pool {place.pool} has no live worker. Remedy: `dept up`, or `prefect worker "
+                f"start --pool {place.pool}` on a machine with the device"
+            )
+        return ""
+
+    def _say(self, trouble: str) -> None:
+        """Once for each trouble, and once when it is over."""
+        if trouble.partition(" ")[2] == self._said.partition(" ")[2]:  # the number of trials apart
+            return
+        _log(trouble or "Workers are at work again.", logging.WARNING if trouble else logging.INFO)
+        _artifact(trouble or "All is well: workers are at work.")
+        self._said = trouble
+
+
+def _log(line: str, level: int = logging.INFO) -> None:
+    """A line in the log of this flow run, which its page shows."""
+    from prefect import get_run_logger
+    from prefect.exceptions import MissingContextError
+
+    try:
+        logger: Any = get_run_logger()
+    except MissingContextError:
+        logger = logging.getLogger(__name__)
+    logger.log(level, line)
+
+
+def _artifact(text: str) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
+    with contextlib.suppress(Exception):  # the server is away, or this is no flow run: the log has the line
+        create_markdown_artifact(text, key="dept-workers", description="workers of this run")

@@ -1,0 +1,163 @@
+"""Flow runs of the worker's deployment, as a controller keeps them going. By Prefect's own client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from infra.errors import InputError
+from infra.prefect_api import client
+from infra.secrets import masked
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+DEPLOYMENT = "dept-work/worker"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs of the deployment wait.
+
+    Attributes:
+        pool: its work pool. limit: flow runs at a time there, None where there is no bound. live: workers of Prefect
+            that are online there.
+        stopped: the pool or the deployment is paused.
+    """
+
+    pool: str
+    limit: int | None
+    stopped: bool
+    live: int
+
+
+@dataclass(frozen=True)
+class WorkerRun:
+    """One flow run. `state`: Prefect's type of it, such as RUNNING; `message`: its reason, without credentials."""
+
+    name: str
+    state: str
+    message: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """It has not begun."""
+        return self.state in ("SCHEDULED", "PENDING")
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of it."""
+        return self.state in ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+def place(deployment: str = DEPLOYMENT) -> Place:
+    """The place of a deployment, as it is now.
+
+    Raises:
+        InputError: no such deployment, or one without a pool.
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect.client.schemas.objects import WorkerStatus
+    from prefect.exceptions import ObjectNotFound
+
+    with _told(), client() as asked:
+        try:
+            found = asked.read_deployment_by_name(deployment)
+            if found.work_pool_name is None:
+                raise InputError(
+                    f"deployment {deployment}: it has no work pool, so no worker takes its runs. Remedy: deploy again"
+                )
+            pool = asked.read_work_pool(found.work_pool_name)
+        except ObjectNotFound as error:
+            raise InputError(
+                f"deployment {deployment}: not on this Prefect server, so no worker can be started. Remedy: `dept up`, "
+                "or `prefect --no-prompt deploy --all --prefect-file infra/prefect.yaml`"
+            ) from error
+        online = [one for one in asked.read_workers_for_work_pool(pool.name) if one.status == WorkerStatus.ONLINE]
+    return Place(pool.name, pool.concurrency_limit, bool(pool.is_paused or found.paused), len(online))
+
+
+def start(name: str, parameters: Mapping[str, Any], key: str, deployment: str = DEPLOYMENT) -> str:
+    """Ask for a flow run, below the flow or task run that this process is in; returns its id at once.
+
+    Args:
+        key: two calls with one key make one flow run, so an answer that was lost does no harm.
+
+    Raises:
+        InputError: see `place`.
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect.deployments import run_deployment
+    from prefect.exceptions import ObjectNotFound
+
+    with _told():
+        try:
+            made = run_deployment(
+                deployment, parameters=dict(parameters), flow_run_name=name, timeout=0, idempotency_key=key
+            )
+        except ObjectNotFound as error:
+            raise InputError(f"deployment {deployment}: it was taken away. Remedy: `dept up`") from error
+    return str(cast("FlowRun", made).id)  # a coroutine is only what an async caller gets
+
+
+def look(ids: Iterable[str]) -> dict[str, WorkerRun]:
+    """The state of flow runs by id; one that was deleted counts as cancelled.
+
+    Raises:
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    found = dict.fromkeys(wanted, WorkerRun("deleted", "CANCELLED"))
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(one) for one in wanted]))
+    with _told(), client() as asked:
+        for run in asked.read_flow_runs(flow_run_filter=only, limit=len(wanted)):
+            state = run.state.type.value if run.state else "SCHEDULED"
+            found[str(run.id)] = WorkerRun(run.name, state, masked((run.state.message if run.state else "") or ""))
+    return found
+
+
+def withdraw(ids: Iterable[str], message: str) -> None:
+    """Cancel flow runs that have not begun; one that has, or has ended, is left alone.
+
+    Raises:
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect.client.schemas.objects import State, StateType
+
+    waiting = [one for one, run in look(ids).items() if run.state == "SCHEDULED"]
+    with _told(), client() as asked:
+        for one in waiting:
+            asked.set_flow_run_state(UUID(one), State(type=StateType.CANCELLED, message=message))
+
+
+def own_pool() -> str | None:
+    """The work pool of the deployment that this flow run came from; None where it came from none, or one without.
+
+    Raises:
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect import runtime
+
+    found = runtime.deployment.id
+    if not found:
+        return None
+    with _told(), client() as asked:
+        return asked.read_deployment(UUID(str(found))).work_pool_name
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Errors of Prefect's client as ConnectionError, without credentials."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise ConnectionError(masked(error).splitlines()[0] if str(error) else type(error).__name__) from None

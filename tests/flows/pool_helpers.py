@@ -1,0 +1,94 @@
+"""A Prefect server's pools with live workers of their own, for tests that run plans through deployments."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from infra.prefect_api import client, ensure_pools
+
+ROOT = Path(__file__).resolve().parents[2]
+FLOWS = {  # name and entrypoint, by deployment and pool; as infra/prefect.yaml has them (tests/infra/test_setup.py)
+    ("fewshot", "control"): ("dept-transfer", "flows/transfer.py:dept_transfer"),
+    ("nightly", "control"): ("dept-retrain", "flows/retrain.py:dept_retrain"),
+    ("worker", "gpu"): ("dept-work", "flows/work.py:dept_work"),
+}
+_SERVE = """
+import asyncio
+from prefect.workers.process import ProcessWorker
+
+async def one(name):
+    await ProcessWorker(work_pool_name=name, name=f"test-{name}").start()
+
+async def serve():
+    await asyncio.gather(one("control"), one("gpu"))
+
+asyncio.run(serve())
+"""
+
+
+def deploy(api, limit=None):
+    """Pools and deployments; `limit`: of the pool gpu. Returns ids of deployments by name."""
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    ensure_pools(api)
+    made = {}
+    with client(api) as asked:
+        asked.update_work_pool("gpu", WorkPoolUpdate(concurrency_limit=limit))
+        for (name, pool), (flow, entrypoint) in FLOWS.items():
+            made[name] = asked.create_deployment(
+                asked.create_flow_from_name(flow),
+                name,
+                work_pool_name=pool,
+                entrypoint=entrypoint,
+                path=str(ROOT),
+                tags=["dept"],
+                enforce_parameter_schema=False,
+            )
+    return made
+
+
+@contextlib.contextmanager
+def served(api, log, **more):
+    """Workers of Prefect for both pools, in one process, while the block runs."""
+    env = {
+        **os.environ,
+        "PREFECT_API_URL": api,
+        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [more.pop("LEAD", ""), str(ROOT)])),
+        **more,
+    }
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finished(api, run_id, seconds=240):
+    """The state in which a flow run ends."""
+    deadline = time.monotonic() + seconds
+    with client(api) as asked:
+        while True:
+            state = asked.read_flow_run(run_id).state
+            if state is not None and state.is_final():
+                return state
+            assert time.monotonic() < deadline, state
+            time.sleep(0.5)
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
