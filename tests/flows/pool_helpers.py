@@ -37,7 +37,14 @@ def deploy(api, limit=None):
     ensure_pools(api)
     made = {}
     with client(api) as asked:
-        asked.update_work_pool("gpu", WorkPoolUpdate(concurrency_limit=limit))
+        asked.update_work_pool("gpu", WorkPoolUpdate(concurrency_limit=limit, is_paused=False))
+        for pool in ("control", "gpu"):  # an earlier test's, which were killed, still seem to live
+            for worker in asked.read_workers_for_work_pool(pool):
+                asked.request(
+                    "DELETE",
+                    "/work_pools/{work_pool_name}/workers/{name}",
+                    path_params={"work_pool_name": pool, "name": worker.name},
+                )
         for (name, pool), (flow, entrypoint) in FLOWS.items():
             made[name] = asked.create_deployment(
                 asked.create_flow_from_name(flow),
