@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from flows.execution.heal import LostError
 from flows.execution.open import open_plan
 from flows.execution.progress import say
 from flows.execution.settle import work_here
+from flows.execution.stopping import RunEndedError, Stopping, ended
+from flows.pages import ends, shown_in, watched
 from flows.planning.plan import Plan, WorkerCount
 from infra.errors import InputError
 from infra.hidden import hidden_credentials
@@ -36,78 +39,138 @@ def dept_work(run_id: str | None = None, backbone: str | None = None, workers: W
     """Claim trials, train, test, store and record them, until nothing is left to claim.
 
     Args:
-        run_id: only trials of this run; empty: of every run that is under way.
+        run_id: only trials of this run, while it is under way; empty: of every run that is.
         backbone: only runs of this backbone, as their plans name it; empty: of any.
         workers: how many are to work beside each other, this one counted; each takes its share.
     """
-    with hidden_credentials():
-        return run(run_id, backbone, workers)
+    with ends(), hidden_credentials():
+        stopping = Stopping()
+        with watched(stopping):
+            if run_id is not None and _row(Ledger.open(), run_id).status != "running":
+                say(f"Run {run_id[:12]} is over: there is nothing to do.")
+                return 0
+            return run(run_id, backbone, workers, stopping=stopping)
 
 
-def run(run_id: str | None = None, backbone: str | None = None, workers: int = 1, once: bool = False) -> int:
+def run(
+    run_id: str | None = None,
+    backbone: str | None = None,
+    workers: int = 1,
+    once: bool = False,
+    stopping: Stopping | None = None,
+) -> int:
     """Be a worker in this process until there is nothing left to claim; returns how many groups of trials it did.
 
     It keeps its backbone, takes the runs of that backbone first, and lingers for $DEPT_LINGER_SECONDS while a run is
     under way: to start anew costs more. A run that cannot be worked for here is said and left to others.
 
     Args:
-        run_id, backbone, workers: see `dept_work`.
+        run_id: only trials of this run, whatever became of it; backbone, workers: see `dept_work`.
         once: do not linger.
 
     Raises:
         InputError: no such run; a backbone or a store that is not in reach, for the run that was named or for all.
+        RunEndedError: the run that was named was ended meanwhile. StoppedError: see `Stopping`.
     """
-    ledger, contexts, groups = Ledger.open(), dict[str, RunContext](), 0
-    left_out: dict[str, InputError] = {}
-    held, ends = "", 0.0  # the backbone that is loaded; when lingering ends (monotonic)
+    worker = _Worker(run_id, backbone, workers, stopping or Stopping())
+    groups, last = 0, None
     try:
         while True:
-            did, known = 0, _open_runs(ledger, run_id, backbone)
-            for wanted in contexts.keys() - known.keys():
-                _drop(contexts, wanted)
-            for wanted in sorted(known, key=lambda one: known[one] != held):  # oldest first otherwise
-                if wanted in left_out or not ledger.free(wanted):
-                    continue
-                try:
-                    did += _work_for(ledger, wanted, contexts, workers)
-                except InputError as error:
-                    if run_id is not None:
-                        raise
-                    left_out[wanted] = error
-                    say(f"Run {wanted[:12]} is left to others: {error}")
-                    _drop(contexts, wanted)
-                if did:
-                    held = known[wanted]
-                    break  # other runs of this backbone come next
-            groups += did
-            if did:
-                ends = 0.0
+            worker.stopping.check()
+            if did := worker.round():
+                groups, last = groups + did, None
                 continue
-            if left_out and not contexts:
-                raise next(iter(left_out.values()))
-            ends = ends or time.monotonic() + (0 if once else settings().linger_seconds)
-            if time.monotonic() >= ends or not _more_may_come(ledger, run_id, backbone):
+            last = last or time.monotonic() + (0 if once else settings().linger_seconds)
+            if time.monotonic() >= last or not worker.more_may_come():
                 return groups
             time.sleep(POLL_SECONDS)
     finally:
-        for wanted in list(contexts):
-            _drop(contexts, wanted)
+        worker.close()
 
 
-def _work_for(ledger: Ledger, run_id: str, contexts: dict[str, RunContext], workers: int) -> int:
-    if run_id not in contexts:
-        contexts[run_id] = join(ledger, run_id)
-        contexts[run_id].workers = workers
-    try:
-        return work_here(contexts[run_id])
-    except LostError as error:
-        say(f"{error}. Its trial is made again.")  # by whoever claims it next
+class _Worker:
+    """What a worker holds between its groups of trials."""
+
+    def __init__(self, run_id: str | None, backbone: str | None, workers: int, stopping: Stopping) -> None:
+        self.run_id, self.backbone, self.workers, self.stopping = run_id, backbone, workers, stopping
+        self.ledger = Ledger.open()
+        self.contexts: dict[str, RunContext] = {}
+        self.left_out: dict[str, InputError] = {}
+        self.held = ""  # the backbone that is loaded
+
+    def round(self) -> int:
+        """Work for one run, of the loaded backbone where there is one; returns the groups done, 0 where there is none.
+
+        Raises:
+            InputError: see `run`.
+        """
+        known = self._known()
+        for gone in self.contexts.keys() - known.keys():
+            self._drop(gone)
+        for run_id in sorted(known, key=lambda one: known[one] != self.held):  # oldest first otherwise
+            if run_id in self.left_out or not self.ledger.free(run_id):
+                continue
+            try:
+                did = self._work_for(run_id)
+            except InputError as error:
+                if self.run_id is not None:
+                    raise
+                self.left_out[run_id] = error
+                say(f"Run {run_id[:12]} is left to others: {error}")
+                self._drop(run_id)
+                continue
+            except RunEndedError as error:
+                if self.run_id is not None:
+                    raise
+                say(f"{error}.")
+                continue
+            if did:
+                self.held = known[run_id]
+                return did
+        if self.left_out and not self.contexts:
+            raise next(iter(self.left_out.values()))
         return 0
 
+    def more_may_come(self) -> bool:
+        """Whether a controller may still add trials."""
+        return bool(self._known()) if self.run_id is None else _under_way(_row(self.ledger, self.run_id))
 
-def _drop(contexts: dict[str, RunContext], run_id: str) -> None:
-    if context := contexts.pop(run_id, None):
-        context.close()
+    def close(self) -> None:
+        """Let go of all."""
+        for run_id in list(self.contexts):
+            self._drop(run_id)
+
+    def _known(self) -> dict[str, str]:
+        """Runs to work for with their backbones, oldest first. Those whose controller was killed here are ended."""
+        if self.run_id is not None:
+            return {self.run_id: _backbone(_row(self.ledger, self.run_id))}
+        found = {}
+        for row in reversed(self.ledger.runs(status="running")):
+            if is_gone(row.owner or ""):
+                self.ledger.end_run(row.run_id, "killed")
+                say(f"Run {row.run_id[:12]} ({row.name}): its controller is gone. Remedy: run the same plan again.")
+            elif self.backbone in (None, _backbone(row)):
+                found[row.run_id] = _backbone(row)
+        return found
+
+    def _work_for(self, run_id: str) -> int:
+        if run_id not in self.contexts:
+            context = self.contexts[run_id] = join(self.ledger, run_id)
+            context.workers, context.stopping = self.workers, self.stopping
+            shown_in(context)
+        asked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if _row(self.ledger, run_id).status == "running":  # an orphaned one that was named is worked for all the same
+            asked = self.stopping.asking(ended(self.ledger, run_id))
+        try:
+            with asked:
+                return work_here(self.contexts[run_id])
+        except LostError as error:
+            say(f"{error}. Its trial is made again.")  # by whoever claims it next
+            return 0
+
+    def _drop(self, run_id: str) -> None:
+        if context := self.contexts.pop(run_id, None):
+            context.close()
 
 
 def join(ledger: Ledger, run_id: str) -> RunContext:
@@ -131,28 +194,10 @@ def _row(ledger: Ledger, run_id: str) -> RunRow:
     return row
 
 
-def _open_runs(ledger: Ledger, run_id: str | None, backbone: str | None = None) -> dict[str, str]:
-    """Runs to work for with their backbones, oldest first. Those whose controller was killed here are ended."""
-    if run_id is not None:
-        return {run_id: _backbone(_row(ledger, run_id))}
-    found = {}
-    for row in reversed(ledger.runs(status="running")):
-        if is_gone(row.owner or ""):
-            ledger.end_run(row.run_id, "killed")
-            say(f"Run {row.run_id[:12]} ({row.name}): its controller is gone. Remedy: run the same plan again.")
-        elif backbone in (None, _backbone(row)):
-            found[row.run_id] = _backbone(row)
-    return found
+def _under_way(row: RunRow) -> bool:
+    return row.status == "running" and not is_gone(row.owner or "")
 
 
 def _backbone(row: RunRow) -> str:
     """As the order of a run names it."""
     return str(row.plan.get("backbone", USUAL))
-
-
-def _more_may_come(ledger: Ledger, run_id: str | None, backbone: str | None) -> bool:
-    """Whether a controller may still add trials."""
-    if run_id is None:
-        return bool(_open_runs(ledger, None, backbone))
-    row = ledger.run(run_id)
-    return row is not None and row.status == "running" and not is_gone(row.owner or "")
