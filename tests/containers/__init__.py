@@ -1,0 +1,1 @@
+"""Containers, played for real: not collected by pytest."""
