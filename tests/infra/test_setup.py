@@ -1,6 +1,5 @@
 """What set-up promises: pinned locks that fit pyproject.toml, make targets, deployments that match the plans."""
 
-import os
 import re
 import subprocess
 import tomllib
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -153,16 +153,19 @@ def test_the_crash_automation_sees_our_deployments():
 
 def test_container_files_call_what_there_is():
     """Commands of ours exist, settings are known, and every database that is named is made."""
-    from importlib.util import find_spec
-
     from infra.settings import Settings, name_of
 
     texts = {
         file: (ROOT / "infra" / file).read_text() for file in ("compose.yaml", "k8s/base.yaml", "k8s/workers.yaml")
     }
-    called = {file: set(re.findall(r"python -m ([\w.]+)", text)) for file, text in texts.items()}
-    assert called["compose.yaml"] == called["k8s/workers.yaml"] == {"infra.set_up"}
-    assert all(find_spec(module) for modules in called.values() for module in modules)
+    assert not re.findall(r"python -m (?!venv)", "".join(texts.values()))
+    assert "dept deploy " in texts["compose.yaml"]
+    from flows.cli.main import app
+
+    words = re.search(r"command: \[(dept, deploy, .*)\]", texts["k8s/workers.yaml"])[1].replace("'", "").split(", ")
+    done = CliRunner().invoke(app, [*words[1:], "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "dept-transfer:cuda" in done.output
     known = {name_of(field) for field in Settings.model_fields}
     for text in texts.values():
         assert set(re.findall(r"\bDEPT_[A-Z_]+", text)) <= known
@@ -178,24 +181,6 @@ def test_container_files_call_what_there_is():
         assert {"DEPT_LEDGER_URL", "DEPT_STORE", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"} <= set(environment)
     shared = [set(compose["services"][name]["volumes"]) for name in ("control", "gpu")]
     assert shared[0] & shared[1] == {"store:/store", "cache:/cache"}  # nothing else of another's disk
-
-
-def test_set_up_knows_its_arguments():
-    import json
-    import sys
-
-    done = subprocess.run([sys.executable, "-m", "infra.set_up", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
-    env = os.environ | {"PREFECT_API_URL": "http://me:s3cr3t@127.0.0.1:1/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
-    failed = subprocess.run([sys.executable, "-m", "infra.set_up"], cwd=ROOT, capture_output=True, text=True, env=env)
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("error: ")
-    assert "s3cr3t" not in failed.stderr
-    worker = (ROOT / "infra" / "k8s" / "workers.yaml").read_text()
-    (line,) = re.findall(r"python -m infra\.set_up (.*)", worker)
-    words = line.split()
-    assert all(option in done.stdout for option in words[::2])
-    assert json.loads((ROOT / words[3]).read_text())["job_configuration"]
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "k8s/base.yaml", "k8s/workers.yaml", "k8s/work-pool.json"])
