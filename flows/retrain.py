@@ -24,6 +24,7 @@ from flows.execution.heal import LostError
 from flows.execution.judge import judge, told
 from flows.execution.progress import say
 from flows.execution.settle import Workers, work_here
+from flows.mlflow_page import close_parent
 from flows.pages import SHORT_SECONDS, ends, run_name, step, tagged
 from flows.planning.plan import WorkerCount
 from flows.planning.retraining import Retraining, Stale, reasons
@@ -114,7 +115,7 @@ def control(
             "left_out": float(len(found.left_out)),
             "promoted": float(sum(row["decision"] == "promoted" for row in decided)),
         }
-        context.tracker.close_flow_run(context.parent_run, "FINISHED", totals, [])
+        close_parent(context, "retrain", [], totals, decided)
     return {
         "run_id": context.parent_run,
         "fresh": found.fresh,

@@ -27,6 +27,7 @@ from flows.execution.own_tasks import remember
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.execution.stopping import StoppedError
+from flows.mlflow_page import close_parent, open_parent
 from flows.pages import SHORT_SECONDS, ends, run_name, shown_in, step, tagged, watched
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
@@ -169,9 +170,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
         totals |= {} if gain is None else {"gain_points": gain}
-        context.tracker.close_flow_run(
-            context.parent_run, "FINISHED", totals, [page, *sorted(page.parent.glob("*.png"))]
-        )
+        close_parent(context, plan.name, [*done.outcomes, *done.members, *done.tried], totals, champions, page)
     return {
         "report": str(page),
         "run_id": context.parent_run,
@@ -224,18 +223,16 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
 
 def _open_run(context: RunContext, name: str, kind: RunKind) -> None:
     """Begin a run; or go on with it, where its flow run was suspended or crashed and another process made it before."""
-    order, about = context.order.model_dump(mode="json"), {"backbone": context.backbone_name}
+    order = context.order.model_dump(mode="json")
     run_id = flow_run.own_id()
     known = context.ledger.run(run_id) if run_id else None
     if run_id and known is not None and known.kind == kind:
         context.run_id, before = run_id, known.mlflow_run_id or ""
-        context.parent_run = context.tracker.reopen_flow_run(before) or context.tracker.open_flow_run(
-            name, order, about
-        )
+        context.parent_run = context.tracker.reopen_flow_run(before) or open_parent(context, name)
         context.ledger.resume_run(run_id, context.parent_run)
         say(f"Run {run_id[:12]} goes on: what it had finished is kept.")
         return
-    context.parent_run = context.tracker.open_flow_run(name, order, about)
+    context.parent_run = open_parent(context, name)
     context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run, run_id=run_id)
 
 

@@ -12,7 +12,7 @@ from infra.secrets import masked, masked_address
 from infra.settings import PREFIX, Settings, name_of, plain, read
 
 # Set by the product for its own processes and benchmarks, or by Kubernetes for a service called dept-...
-_NO_SETTING = re.compile(r"DEPT_(SERVICE|BENCH_\w+|\w+_SERVICE_(HOST|PORT)(_\w+)?|\w+_PORT_\d+_(TCP|UDP)\w*)")
+_NO_SETTING = re.compile(r"DEPT_(SERVICE|COMMIT|BENCH_\w+|\w+_SERVICE_(HOST|PORT)(_\w+)?|\w+_PORT_\d+_(TCP|UDP)\w*)")
 
 
 @dataclass(frozen=True)

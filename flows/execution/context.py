@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -12,10 +13,11 @@ from dept.config import Dtype
 from dept.trial import TrialSpec
 from flows.execution.stopping import Stopping
 from flows.planning.trials import Inputs
+from infra.errors import InputError
 from infra.settings import settings
 from registry.ledger import Ledger
 from registry.store import Store
-from registry.tracking import Tracker
+from registry.tracking import Begun, Tracker
 from tasks.spec import Task
 from tasks.splits import Splits
 
@@ -49,6 +51,7 @@ class RunContext:
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
         workers: how many are to work beside each other, this process counted.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
+        begun: what is known of the training of trials that this process has not closed, by fingerprint and attempt.
         stopping: whether the work is to end. shown: does a named part of it, such as a stack, as a task run of Prefect.
     """
 
@@ -69,6 +72,7 @@ class RunContext:
     parent_run: str = ""
     workers: int = 1
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
+    begun: dict[tuple[str, int], Begun] = field(default_factory=dict, repr=False)  # shared by copies
     stopping: Stopping = field(default_factory=Stopping, repr=False)
     shown: Callable[[str, Callable[[], None]], None] = field(default=unseen, repr=False)
     _running: dict[str, Running] = field(default_factory=dict, repr=False)  # by number type; shared by copies
@@ -90,6 +94,14 @@ class RunContext:
         """Let the ranks end, where there are any; `clean`: nothing went wrong."""
         while self._running:
             self._running.popitem()[1].close(clean)
+        with contextlib.suppress(InputError):
+            while self.begun:
+                self.discard(self.begun.popitem()[1])
+
+    def discard(self, begun: Begun | None) -> None:
+        """Delete the MLflow run of a trial that was begun for nothing, where there is one."""
+        if begun is not None and begun.run_id is not None:
+            self.tracker.discard(begun.run_id)
 
     def hurry(self) -> None:
         """The process is about to end: a store that is away is hardly waited for any more."""

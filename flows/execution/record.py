@@ -97,6 +97,7 @@ def keep(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome,
     held = context.ledger.trained(claim, outcome, provenance(context))
     if not held:
         lease.closed(claim.fingerprint)
+        context.discard(context.begun.pop(key_of(claim), None))
     return held
 
 
@@ -120,6 +121,9 @@ def _close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialO
     logs, whole = [], []
     held = lease.held([claim for claim, _ in done])
     lost = len(done) - len(held)
+    for claim, _ in done:
+        if claim.fingerprint not in held:
+            context.discard(context.begun.pop(key_of(claim), None))
     done = [(claim, outcome) for claim, outcome in done if claim.fingerprint in held]
     for claim, outcome in done:
         folder = None
@@ -132,7 +136,8 @@ def _close(context: RunContext, lease: Lease, done: Sequence[tuple[Claim, TrialO
                 continue
         whole.append((claim, outcome))
         if outcome.spec.kind in ("train", "search", "ensemble"):
-            logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context)))
+            begun = context.begun.pop(key_of(claim), None)
+            logs.append(TrialLog(outcome, claim.attempt, folder, provenance(context), begun=begun))
     runs = context.tracker.log_trials(context.parent_run, logs, on_wait=lease.progress) if logs else {}
     ended = context.ledger.finish_many([(claim, runs.get(claim.fingerprint, ""), outcome) for claim, outcome in whole])
     for claim, _ in whole:
@@ -152,9 +157,17 @@ def _unwrite(context: RunContext, claim: Claim, mlflow_run: str) -> None:
 
 
 def fail(context: RunContext, lease: Lease, claim: Claim, reason: str) -> None:
-    """Say for good why a trial has no result."""
+    """Say for good why a trial has no result; its MLflow run, where it was begun, says so too."""
+    begun = context.begun.pop(key_of(claim), None)
+    if begun is not None and begun.run_id is not None:
+        context.tracker.fail(begun.run_id, reason)
     context.ledger.fail(claim, reason)
     lease.closed(claim.fingerprint)
+
+
+def key_of(claim: Claim) -> tuple[str, int]:
+    """By what its training is known in `RunContext.begun`."""
+    return claim.fingerprint, claim.attempt
 
 
 def provenance(context: RunContext) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
-from dept.engine.state import Result, State, Trial
+from dept.engine.state import Point, Result, State, Trial
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError
 from flows.execution.context import RunContext
@@ -17,7 +17,7 @@ from flows.execution.distilling import Teacher, taught_rows, teacher_of
 from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
 from flows.execution.progress import bar
-from flows.execution.record import close, fail, keep, manifest, outcome_of
+from flows.execution.record import close, fail, keep, key_of, manifest, outcome_of, provenance
 from flows.execution.rows import TaskExample, examples_of, neutral_rows, rows_of
 from flows.execution.starts import sources_of, start_of
 from infra.errors import InputError, written
@@ -55,6 +55,8 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
 
     def record(result: Result) -> None:
         mine = prepared[result.key]
+        if (begun := live.hand_over(result.key)) is not None:
+            context.begun[key_of(mine.claim)] = begun
         shown.shrink(max(0.0, _expected(mine.trial) - _spent(mine.trial, result.state)))
         done = _record(context, lease, mine, result)
         trained.extend([done] if done else [])
@@ -64,14 +66,27 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
         shown.advance(tokens)
         lease.progress()
 
+    def pointed(point: Point) -> None:
+        live.point(*point)
+        if point.curve == "loss":
+            shown.note(loss=point.value)
+
     def restored(key: str, state: State) -> None:
+        live.restored(key, vars(state), state.seconds)
         shown.restore(_spent(prepared[key].trial, state))
 
     trials = [mine.trial for mine in prepared.values()]
     folder = home() / "checkpoints"
     options = EngineOptions(checkpoint_folder=folder, checkpoint_seconds=CHECKPOINT_SECONDS)
-    with bar(_title(claims), sum(map(_expected, trials)), "tokens") as shown, written(folder):
-        context.backbone.train(trials, options, on_result=record, on_tokens=told, on_restored=restored)
+    train = {p.trial.key: (p.claim.spec, p.claim.attempt) for p in prepared.values() if p.claim.spec.kind == "train"}
+    live = context.tracker.live(context.parent_run, train, provenance(context))
+    try:
+        with bar(_title(claims), sum(map(_expected, trials)), "tokens") as shown, written(folder):
+            context.backbone.train(
+                trials, options, on_result=record, on_tokens=told, on_restored=restored, on_point=pointed
+            )
+    finally:
+        live.close()
     return trained
 
 

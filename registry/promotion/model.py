@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -183,8 +184,14 @@ def _packed() -> str:
     with zipfile.ZipFile(folder / CODE, "w", zipfile.ZIP_DEFLATED) as packed:
         for room in _ROOMS:
             for file in sorted((_ROOT / room).rglob("*.py")):
-                packed.write(file, file.relative_to(_ROOT))
+                entry = zipfile.ZipInfo(str(file.relative_to(_ROOT)))  # of no time, so that equal code is an equal file
+                packed.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
     return str(folder / CODE)
+
+
+def code_sha256() -> str:
+    """Of the code that a model is stored with now."""
+    return hashlib.sha256(Path(_packed()).read_bytes()).hexdigest()
 
 
 class _quietly:  # noqa: N801

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dept.trial import TrialOutcome, TrialSpec
 from registry.ledger.schema import DecisionRow
+from registry.tracking.notes import reached, recipe_lines
 from tasks.spec import Task
 
 DECISION = "**Decision:**"
@@ -31,29 +32,8 @@ def data_lines(task: Task) -> list[str]:
 
 def of_version(outcome: TrialOutcome) -> str:
     """The page of a version: how the adapter was made and what it reached, percent."""
-    spec = outcome.spec
-    shots = "all training rows" if spec.shots is None else f"{spec.shots} shots"
-    source = f" from **{spec.source_task}**" if spec.source_task else ""
-    metric = str(outcome.extra.get("metric", "score"))
-    reached = [
-        f"{name} {found.get('score', found.get('accuracy', float('nan'))):.1f}"
-        for name, found in (("validation", outcome.validation), ("test", outcome.test))
-        if found
-    ]
-    lines = [
-        f"- Task: {spec.task}, {shots}, seed {spec.seed}",
-        f"- Method: {spec.method}; start: {spec.variant}{source}",
-        f"- Recipe: {spec.training.steps} steps, rates {rates_of(spec)}, m={spec.adapter.m}, r={spec.adapter.r}",
-        f"- Reached ({metric}): {', '.join(reached) or 'not measured'}",
-        f"- Trial: `{spec.fingerprint[:12]}`",
-    ]
-    return "\n".join(lines)
-
-
-def rates_of(spec: TrialSpec) -> str:
-    """The peak rates: of P, and of A and B where they have one of their own."""
-    rates = [spec.training.lr_prompt] + ([spec.training.lr_low_rank] if spec.adapter.r else [])
-    return " / ".join(f"{rate:g}" for rate in rates)
+    trial = f"- Trial: `{outcome.spec.fingerprint[:12]}`"
+    return "\n".join([*recipe_lines(outcome.spec), f"- Reached: {reached(outcome)}", trial])
 
 
 def with_decision(description: str, row: DecisionRow) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Container, Mapping
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -12,11 +11,19 @@ from dept.trial import TrialOutcome, TrialSpec
 from infra.errors import InputError
 from registry.ledger.schema import DecisionRow
 from registry.promotion import pages
-from registry.promotion.model import Logged, fields_of, is_whole, log_backbone_model, log_model, logged_models
+from registry.promotion.model import (
+    Logged,
+    code_sha256,
+    fields_of,
+    is_whole,
+    log_backbone_model,
+    log_model,
+    logged_models,
+)
 from registry.promotion.names import CHAMPION, all_tasks_name
 from registry.promotion.rows import Stores
 from registry.tracking import Tracker, TrialLog
-from registry.tracking.trial_run import trial_params
+from registry.tracking.trial_run import reached_metrics, trial_params
 from tasks.catalogue import catalogue
 
 MODEL_ID = "model_id"  # tag of a version: its LoggedModel, which MLflow's own databases do not keep
@@ -143,14 +150,14 @@ def register_all_tasks(stores: Stores, spec: TrialSpec, run_id: str) -> ModelVer
     wanted = set(fields_of(mine.template)) if mine is not None else set()
     known = by_alias(tracker, name, CHAMPION)
     has = set(known.tags.get("fields", "").split(",")) if known is not None else set()
-    if known is not None and wanted <= has and known.tags.get("made_by") == _made_by() and _whole(tracker, known):
+    if known is not None and wanted <= has and known.tags.get("code") == code_sha256()[:12] and _whole(tracker, known):
         return known
     text = pages.of_all_tasks(spec.backbone, spec.backbone_id)
     _open_model(tracker, name, text, {"all_tasks_of": spec.backbone_id})
     shipped = {field for task in (*catalogue().values(), *stores.tasks.values()) for field in fields_of(task.template)}
     fields = sorted((has | wanted | shipped) - {"", "task"}, key=lambda field: (field != "text", field))
     served = {"backbone": spec.backbone, "backbone_id": spec.backbone_id}
-    tags = {**served, "fields": ",".join(fields), "made_by": _made_by(), "kind": "all-tasks"}
+    tags = {**served, "fields": ",".join(fields), "code": code_sha256()[:12], "kind": "all-tasks"}
     run_id = stores.parent_run or run_id
     logged = log_backbone_model(tracker, run_id, Logged(name, tags), served, fields, spec.task)
     made: ModelVersion = tracker.ask(
@@ -184,14 +191,8 @@ def _drop_half_made(tracker: Tracker, fingerprint: str) -> None:
 def _logged(name: str, outcome: TrialOutcome) -> Logged:
     spec = outcome.spec
     params = {param.key: param.value for param in trial_params(spec)}
-    metrics = {f"validation/{key}": value for key, value in outcome.validation.items()}
-    metrics |= {f"test/{key}": value for key, value in outcome.test.items()}
     tags = {key: value for key, value in _tags(outcome).items() if value}
-    return Logged(name, tags, params, metrics, max(0, outcome.best_step))
-
-
-def _made_by() -> str:
-    return importlib.metadata.version("dept-transfer")
+    return Logged(name, tags, params, reached_metrics(outcome))
 
 
 def move(tracker: Tracker, version: ModelVersion, alias: str) -> None:

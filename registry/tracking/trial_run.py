@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +14,36 @@ from mlflow.entities import Metric, Param
 from dept.trial import TrialOutcome, TrialSpec
 from infra.identity import process_id
 from infra.secrets import masked
+from registry.tracking.datasets import of_trial, tags_of
+from registry.tracking.notes import NOTE, of_this_program, rates_of
+from registry.tracking.notes import of_trial as note_of_trial
 
 LONGEST = 500  # characters of a parameter that are shown
-# One request takes 1,000 metrics; the ledger and report.json hold each curve in full.
+# One request takes 1,000 metrics; the ledger and report.json hold each curve in full. Name in outcomes -> metric.
+LOSS, VALIDATION_LOSS, VALIDATION_SCORE = "curve/train_loss", "curve/validation_loss", "curve/validation_score"
 CURVES = (
-    ("loss_curve", "train/loss", 500),
-    ("validation_curve", "validation/curve", 200),
-    ("validation_loss_curve", "validation/loss_curve", 200),
+    ("loss_curve", LOSS, 500),
+    ("validation_curve", VALIDATION_SCORE, 200),
+    ("validation_loss_curve", VALIDATION_LOSS, 200),
 )
-COSTS = (
-    *("seconds", "tokens", "tokens_per_second", "peak_memory_mib", "trainable", "cut_rows", "padding"),
-    "steps_done",
-)
+COSTS = ("seconds", "tokens_per_second", "peak_memory_mib")
+TOLD_COSTS = ("tokens", "trainable", "cut_rows", "padding", "steps_done", "best_step")  # as tags: nobody sorts by them
+Moments = Mapping[int, int]  # step -> ms since the epoch
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A trial's run that was begun while it trained.
+
+    Attributes:
+        run_id: None where it trained too short for that. start: ms since the epoch.
+        moments: metric -> when steps of its curve were reached. sent: metric -> the last step that the run has.
+    """
+
+    start: int
+    run_id: str | None = None
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    sent: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class TrialLog:
         provenance: device, engine, torch, commit, ...; tags `provenance.NAME`.
         tags: further tags.
         ended: when the trial ended, seconds since the epoch; None: now.
+        begun: what is known of its training as it went.
     """
 
     outcome: TrialOutcome
@@ -45,27 +65,37 @@ class TrialLog:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, Any] = field(default_factory=dict)
     ended: float | None = None
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True)
 class Times:
-    """When a trial began and ended, ms since the epoch."""
+    """When a trial began and ended, and when steps were reached, ms since the epoch."""
 
     start: int
     end: int
+    moments: Mapping[str, Moments] = field(default_factory=dict)
 
     @classmethod
     def of(cls, item: TrialLog, start: int | None = None) -> Times:
-        """From its end, or from the start that a run of it has, and the seconds of training."""
-        length = int(item.outcome.seconds * 1000)
-        if start is not None:
-            return cls(start, start + length)
+        """As they were; where nobody looked on, from its end, or the start that a run of it has, and its seconds."""
         end = now() if item.ended is None else int(item.ended * 1000)
-        return cls(end - length, end)
+        if item.begun is not None:
+            return cls(item.begun.start, max(end, item.begun.start), item.begun.moments)
+        length = int(item.outcome.seconds * 1000)
+        return cls(end - length, end) if start is None else cls(start, start + length)
 
-    def at(self, step: int, steps: int) -> int:
-        """When a step of `steps` was done, all taken as equally long."""
-        return self.start + round((self.end - self.start) * min(step / steps, 1.0)) if steps else self.end
+    def at(self, curve: str, step: int, steps: int) -> int:
+        """When a step of a curve was reached: between moments that are known all steps are taken as equally long."""
+        known = self.moments.get(curve)
+        if known and step in known:
+            return known[step]
+        places = sorted(known or ())
+        after = bisect.bisect(places, step)
+        first, then = (places[after - 1], known[places[after - 1]]) if known and after else (0, self.start)
+        last, until = (places[after], known[places[after]]) if known and after < len(places) else (steps, self.end)
+        share = min((step - first) / (last - first), 1.0) if last > first else 1.0
+        return then + round((until - then) * share)
 
 
 def now() -> int:
@@ -75,20 +105,16 @@ def now() -> int:
 
 def trial_params(spec: TrialSpec) -> list[Param]:
     """What runs are compared by; all else stands in the tags, the adapter's file and the ledger."""
-    rates = spec.training
     return params(
         {
             "task": spec.task,
             "k": "all" if spec.shots is None else spec.shots,
             "seed": spec.seed,
             "method": spec.method,
-            "start": spec.init,
+            "start": spec.variant,
             "source": spec.source_task,
-            "lr_prompt": rates.lr_prompt,
-            "lr_low_rank": rates.lr_low_rank,
-            "steps": rates.steps,
-            "m": spec.adapter.m,
-            "r": spec.adapter.r,
+            "rates": rates_of(spec),
+            "steps": spec.training.steps,
         }
     )
 
@@ -98,42 +124,76 @@ def trial_tags(item: TrialLog, parent_run_id: str | None) -> dict[str, str]:
     outcome = item.outcome
     spec = outcome.spec
     tags: dict[str, Any] = {
+        **begun_tags(spec, item.attempt, parent_run_id, item.provenance),
+        "adapter_key": outcome.adapter_key,
+        "adapter_sha256": outcome.adapter_sha256,
+        **{f"cost.{name}": f"{getattr(outcome, name):g}" for name in TOLD_COSTS},
+        **tags_of(of_trial(outcome, item.folder)),
+        NOTE: note_of_trial(outcome, outcome.adapter_key),
+        **item.tags,
+    }
+    return cleaned(tags)
+
+
+def begun_tags(
+    spec: TrialSpec, attempt: int, parent_run_id: str | None, provenance: Mapping[str, Any]
+) -> dict[str, str]:
+    """What a run is found by, and how its numbers come about: known before it is trained."""
+    tags: dict[str, Any] = {
         "kind": "trial",
         "fingerprint": spec.fingerprint,
-        "attempt": item.attempt,
+        "attempt": attempt,
         "role": spec.role,
         "task": spec.task,
+        "shape": f"m={spec.adapter.m} r={spec.adapter.r} s={spec.adapter.s}",
         "backbone": spec.backbone,
         "backbone_id": spec.backbone_id,
         "data_hash": spec.data_hash,
-        "adapter_key": outcome.adapter_key,
-        "adapter_sha256": outcome.adapter_sha256,
         "source_sha256": spec.source_sha256,
         "teacher_sha256": spec.teacher_sha256,
         "owner": process_id(),
         "mlflow.parentRunId": parent_run_id,
         **of_this_program(),
-        **{f"provenance.{name}": value for name, value in item.provenance.items()},
-        **item.tags,
+        **{f"provenance.{name}": value for name, value in provenance.items()},
     }
+    return cleaned(tags)
+
+
+def cleaned(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as text, without credentials; empty ones are left out."""
     return {key: masked(value) for key, value in tags.items() if value not in (None, "")}
 
 
-def trial_metrics(outcome: TrialOutcome, times: Times) -> list[Metric]:
-    """Curves at their own times and steps, then the numbers of the kept step and the costs; below 1,000 in all."""
+def trial_metrics(outcome: TrialOutcome, times: Times, sent: Mapping[str, int] | None = None) -> list[Metric]:
+    """Curves at their own times and steps, then the numbers of the kept step and the costs; below 1,000 in all.
+
+    A curve of one point is none: its number stands among the others. Those stand at step 0, where MLflow's page draws
+    bars of all runs side by side; at another it draws a line of one dot.
+
+    Args:
+        sent: metric -> the last step of its curve that the run has already.
+    """
     steps, kept = outcome.steps_done, outcome.best_step
     points = [
-        Metric(key, float(value), times.at(step, steps), step)
+        Metric(key, float(value), times.at(key, step, steps), step)
         for name, key, most in CURVES
         for step, value in thinned(getattr(outcome, name), most, kept)
+        if len(getattr(outcome, name)) > 1 and step > (sent or {}).get(key, -1)
     ]
     return [
         *points,
-        *numbers({f"validation/{name}": value for name, value in outcome.validation.items()}, times.end, kept),
-        *numbers({f"test/{name}": value for name, value in outcome.test.items()}, times.end, kept),
-        *numbers({"best_step": kept}, times.end, kept),
-        *numbers({f"cost/{name}": getattr(outcome, name) for name in COSTS}, times.end, steps),
+        *numbers(reached_metrics(outcome), times.end),
+        *numbers({f"cost/{name}": getattr(outcome, name) for name in COSTS}, times.end),
     ]
+
+
+def reached_metrics(outcome: TrialOutcome) -> dict[str, float]:
+    """`validation/*` and `test/*` of the kept step; `score` alone where it is no other metric under a second name."""
+    found: dict[str, float] = {}
+    for part, values in (("validation", outcome.validation), ("test", outcome.test)):
+        twice = outcome.extra.get("metric") in values or ("accuracy" in values and "metric" not in outcome.extra)
+        found |= {f"{part}/{name}": value for name, value in values.items() if not (twice and name == "score")}
+    return found
 
 
 def thinned(curve: Sequence[tuple[int, float]], most: int, kept: int = -1) -> list[tuple[int, float]]:
@@ -152,8 +212,3 @@ def numbers(values: Mapping[str, float], at: int, step: int = 0) -> list[Metric]
 def params(values: Mapping[str, Any]) -> list[Param]:
     """Values as parameters, without credentials; None is left out."""
     return [Param(key, masked(value)[:LONGEST]) for key, value in values.items() if value is not None]
-
-
-def of_this_program() -> dict[str, str]:
-    """What MLflow's page shows as the source of a run."""
-    return {"mlflow.source.name": "dept-transfer", "mlflow.source.type": "LOCAL"}

@@ -138,3 +138,18 @@ def local():
 def world():
     """A task with rows, finished trials and answers of adapters, without a backbone."""
     return new_world()
+
+
+@pytest.fixture
+def requests_sent(monkeypatch):
+    """Method and path of each request that this process sends, by any thread."""
+    import requests
+
+    sent, send = [], requests.Session.send
+
+    def counted(session, request, **options):
+        sent.append((request.method, request.path_url.partition("?")[0]))
+        return send(session, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", counted)
+    return sent

@@ -1,6 +1,7 @@
 """What tests of MLflow share: finished trials, a client and a proxy that lose answers."""
 
 import contextlib
+import json
 import socket
 import threading
 
@@ -15,7 +16,8 @@ def trial(folder, spec=None, **changes):
     place = folder / spec.fingerprint
     place.mkdir(parents=True, exist_ok=True)
     (place / "adapter.safetensors").write_bytes(b"numbers of " + spec.fingerprint.encode())
-    (place / "adapter.json").write_text("{}", encoding="utf-8")
+    drawn = {"shots": ["r1", "r2"], "validation": ["r3"]}
+    (place / "adapter.json").write_text(json.dumps({"metadata": {"drawn": drawn}}), encoding="utf-8")
     fields = {
         "adapter_key": f"adapters/{spec.fingerprint}/1",
         "adapter_sha256": "a" * 64,
