@@ -5,6 +5,7 @@ Trials that an earlier run has trained stand below that run: this page links to 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,10 +68,12 @@ def close_parent(
     with tempfile.TemporaryDirectory(prefix="dept-order-") as folder:
         plan = Path(folder) / "plan.yaml"
         plan.write_text(yaml.safe_dump(order, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        tables = {TABLE: _table(context, outcomes[:MOST_ROWS], runs)} if outcomes else {}
-        context.tracker.close_flow_run(
-            context.parent_run, "FINISHED", totals, [plan, *(file for file in files if file.is_file())], note, tables
-        )
+        if outcomes:
+            files.append(Path(folder) / TABLE)
+            files[-1].write_text(json.dumps(_table(context, outcomes[:MOST_ROWS], runs)), encoding="utf-8")
+        kept = [plan, *(file for file in files if file.is_file())]
+        tables = [TABLE] if outcomes else []
+        context.tracker.close_flow_run(context.parent_run, "FINISHED", totals, kept, note, tables)
 
 
 def _runs(context: RunContext) -> dict[str, str]:
@@ -146,4 +149,4 @@ def _table(context: RunContext, outcomes: Sequence[TrialOutcome], runs: Mapping[
                 "fingerprint": spec.fingerprint,
             }
         )
-    return {name: [line[name] for line in lines] for name in lines[0]}
+    return {"columns": list(lines[0]), "data": [list(line.values()) for line in lines]}

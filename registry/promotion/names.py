@@ -14,7 +14,7 @@ def model_name(backbone: str, backbone_id: str, task: str) -> str:
     """`<task>-dept-<backbone>-<weights>`: the last part of a path or hub id, and 8 digits of the weights' sha256.
 
     The task comes first, since pages cut names. The same weights in a folder of another name are found by their tags,
-    whatever the model is called; before 0.3 it was `dept-<backbone>-<weights>-<task>`.
+    whatever the model is called.
     """
     return f"{task}-dept-{_short(backbone)}-{backbone_id[:ID_DIGITS]}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,27 +89,26 @@ class Tracker(Client):
         metrics: Mapping[str, float],
         artifacts: Sequence[Path],
         note: str = "",
-        tables: Mapping[str, Mapping[str, list[Any]]] | None = None,
+        tables: Sequence[str] = (),
     ) -> None:
         """End a parent run with its totals and files.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             note: its description from now on, Markdown; "" leaves what stands there.
-            tables: file (`.json`) -> columns; MLflow's page shows them side by side with those of other runs.
+            tables: names of artifacts (`.json`, columns and data) that MLflow's page shows beside those of other runs.
         """
         end = now()
         self.system.end(run_id)
         self.log(run_id, metrics=numbers(metrics, end))
-        if note:
-            self.set_tags(run_id, {NOTE: note})
+        shown = json.dumps([{"path": name, "type": "table"} for name in tables]) if tables else ""
+        if told := cleaned({NOTE: note, "mlflow.loggedArtifacts": shown}):
+            self.set_tags(run_id, told)
         for path in artifacts:
             if path.is_dir():
                 self.ask("log_artifacts", run_id, str(path), path.name)
             else:
                 self.ask("log_artifact", run_id, str(path))
-        for name, columns in (tables or {}).items():
-            self.ask("log_table", run_id, dict(columns), name)
         self.ask("set_terminated", run_id, status=status, end_time=end)
 
     def log_trials(

@@ -1,5 +1,7 @@
 """The whole flow on a tiny random backbone: ledger, MLflow, registry, report, second run, both engines."""
 
+import json
+
 import mlflow
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from mlflow import MlflowClient
 from dept.adapters.adapter import Adapter
 from dept.backbones.shared import shared_backbone
 from flows import transfer
+from flows.execution.open import open_plan
 from registry.ledger import Ledger
 from registry.promotion.choose import candidates
 from registry.promotion.lookup import champion
@@ -23,6 +26,23 @@ def load(path):
     from flows.planning.plan_file import load_plan
 
     return load_plan(path)
+
+
+def assert_complete(tracker, run_id, trials):
+    """The page of a flow run says all there is, whoever has trained its trials."""
+    run = tracker.client.get_run(run_id)
+    names = {item.path for item in tracker.client.list_artifacts(run_id)}
+    assert {"report.html", "accuracy.png", "loss.png", "plan.yaml", "report.json", "trials.json"} <= names
+    note = run.data.tags["mlflow.note.content"]
+    assert all(f"runs/{trial}?workflowType=machine_learning" in note for trial in trials)
+    assert "| film | 4 |" in note
+    assert "Champions:" in note
+    assert (run.data.params["targets"], run.data.params["shots"]) == ("film, plot", "4")
+    table = json.loads(tracker.download(f"{run.info.artifact_uri}/trials.json").read_text())
+    assert len(table["data"]) == len(trials)
+    assert table["columns"][:5] == ["task", "k", "seed", "start", "source"]
+    assert {one.dataset.name for one in run.inputs.dataset_inputs} == {"food", "service", "film", "plot"}
+    assert {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} >= {"training", "validation", "test"}
 
 
 def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
@@ -47,12 +67,13 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
     assert {"test/accuracy", "test/macro_f1", "validation/accuracy", "cost/seconds", "cost/peak_memory_mib"} <= (
         transferred.data.metrics.keys()
     )
-    curve = tracker.client.get_metric_history(transferred.info.run_id, "train/loss")
+    curve = tracker.client.get_metric_history(transferred.info.run_id, "curve/train_loss")
     assert [point.step for point in curve] == list(range(4))
-    kept = {item.path for item in tracker.client.list_artifacts(transferred.info.run_id, "adapter")}
-    assert {"adapter/adapter.json", "adapter/adapter.safetensors"} <= kept
-    names = {item.path for item in tracker.client.list_artifacts(done.run_id)}
-    assert {"report.html", "accuracy.png", "loss.png"} <= names
+    times = [point.timestamp for point in sorted(curve, key=lambda point: point.step)]
+    assert transferred.info.start_time <= times[0] < times[-1] <= transferred.info.end_time
+    rows_of = open_plan(plan).splits[transferred.data.params["task"]].train
+    assert set(transferred.data.tags["rows.training"].split(",")) < {row.id for row in rows_of}
+    assert_complete(tracker, done.run_id, {run.info.run_id for run in children})
     page = done.report.read_text(encoding="utf-8")
     assert "film" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -73,6 +94,7 @@ def test_the_whole_way_and_a_second_run(prefect_url, make_plan, monkeypatch):
 
     again = transfer.run(plan)
     assert (again.trained, again.reused) == (0, TRIALS)
+    assert_complete(tracker, again.run_id, {run.info.run_id for run in children})  # though it trained nothing
     assert len(Ledger.open().find()) == len(every)
     versions = MlflowClient(tracker.uri).search_model_versions(f"name = '{names['film']}'")
     assert len(versions) == 1

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from tests.registry.promotion_helpers import World, mood_splits
 from tests.registry.registry_helpers import TASK, finish, folder_of, make_spec, trained_outcome
 from tests.registry.tracking_helpers import log_trial
 
+ROOT = Path(__file__).parents[2]
 START_SECONDS = 240  # on a machine that does other work
 
 
@@ -52,20 +54,32 @@ def _task(name, template):
     return Task.build(name, body, "test")
 
 
+def readme_command(model, uri, port, *options):
+    """The command that the README shows, for another model, registry and port; "" where it shows none."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^    (PATH=.*?mlflow models serve[^\n]*)$", text, re.M | re.S)[1].replace("\\\n", " ")
+    for old, new in (
+        ("$PWD/.venv/bin", str(Path(sys.executable).parent)),
+        ("sqlite:///$PWD/.dept/mlflow.db", uri),
+        ("-p 5001", " ".join(("-p", str(port), *options))),
+    ):
+        assert old in shown, shown
+        shown = shown.replace(old, new)
+    return re.sub(r"models:/\S+@", f"models:/{model}@", shown)
+
+
 @contextlib.contextmanager
 def served(model, uri, timeout=60, **environment):
-    """`mlflow models serve` of a model, with nothing of this environment on PATH but what the command puts there."""
+    """The README's `mlflow models serve`, from a shell with nothing of this environment on its PATH."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    scripts = Path(sys.executable).parent
-    kept = {key: value for key, value in os.environ.items() if key not in ("PATH", "PYTHONPATH", "VIRTUAL_ENV")}
-    env = kept | {"MLFLOW_TRACKING_URI": uri, "PATH": f"{scripts}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment}
-    command = [str(scripts / "mlflow"), "models", "serve", "-m", f"models:/{model}@champion", "--env-manager", "local"]
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env = kept | {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment}
     log = home() / "serve.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "-p", str(port), "-t", str(timeout)],
+            ["bash", "-c", readme_command(model, uri, port, "-t", str(timeout))],
             stdout=out,
             stderr=out,
             env=env,

@@ -7,6 +7,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+from dept.backbones.describe import describe
 from infra.settings import home
 from registry.promotion import versions
 from registry.promotion.names import all_tasks_name
@@ -15,7 +16,7 @@ from registry.serving.gate import TIMEOUT, Gate, RefusedError
 from registry.serving.served import cost_of
 from registry.tracking import Tracker
 from tests.registry.registry_helpers import new_store, save_tiny_backbone
-from tests.registry.serving_helpers import ask, made, make_champion, served
+from tests.registry.serving_helpers import ROOT, ask, made, make_champion, served
 
 PAIR = "say: {premise} x {hypothesis} mood:"
 
@@ -135,6 +136,11 @@ def test_stored_models_have_signature_example_and_output(all_tasks):
         assert version.tags["model_id"] in [
             o.model_id for o in tracker.client.get_run(version.run_id).outputs.model_outputs
         ]
+
+
+def test_the_model_that_the_readme_serves_is_the_embedded_backbone_s():
+    info = describe("smollm2-135m")
+    assert f"models:/{all_tasks_name('smollm2-135m', info.backbone_id)}@champion" in (ROOT / "README.md").read_text()
 
 
 def test_the_gate_lets_python_wait_and_refuses_a_server(monkeypatch):

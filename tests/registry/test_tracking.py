@@ -81,7 +81,7 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
     assert run.data.metrics["validation/accuracy"] == 75.0
     assert math.isnan(run.data.metrics["validation/loss"])
     assert run.data.metrics["cost/peak_memory_mib"] == 512.0
-    assert {"cost/seconds", "cost/tokens_per_second", "cost/trainable"} <= run.data.metrics.keys()
+    assert {"cost/seconds", "cost/tokens_per_second"} <= run.data.metrics.keys()
     points = tracker.client.get_metric_history(run_id, "curve/train_loss")
     assert sorted((point.step, point.value) for point in points) == curve
     assert {point.step: point.timestamp for point in points}[30] == 970_000  # half of the steps, half of the time
