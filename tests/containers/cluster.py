@@ -40,8 +40,7 @@ def bucket():
 
 
 def main():
-    os.environ.setdefault("COMPOSE_FILE", "infra/compose.yaml")
-    os.environ.setdefault("POSTGRES_PASSWORD", "secret1")
+    stack.prepare()
     subprocess.run(["podman", "tag", "dept-transfer", "dept-transfer:cuda"], check=True)
     moto = subprocess.Popen([os.environ.get("MOTO", "moto_server"), "-p", "5555"], stderr=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -119,9 +119,16 @@ def check():
     return len(rows), len(found), len(workers)
 
 
-def main():
+def prepare():
+    """A project of its own, so that a stack that somebody works with is left alone; nothing of an earlier test."""
     os.environ.setdefault("COMPOSE_FILE", "infra/compose.yaml")
     os.environ.setdefault("POSTGRES_PASSWORD", secrets.token_hex(8))
+    os.environ["COMPOSE_PROJECT_NAME"] = "dept-compose-test"
+    compose("down", "--volumes", quiet=True)
+
+
+def main():
+    prepare()
     began = time.monotonic()
     if os.environ.get("BUILD") != "no":
         compose("build")
