@@ -63,16 +63,6 @@ def mlflow_command(port: int) -> tuple[list[str], str]:
     return [*command, "--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri()], f"http://{HOST}:{port}"
 
 
-def mlflow_page(url: str) -> str:
-    """The page of our experiment that shows training runs; MLflow opens in a view of traces, which is empty for us."""
-    file = f"{(home() / 'mlflow.db').as_uri()}?mode=ro"
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(file, uri=True)) as connection:
-        query = "select experiment_id from experiments where name = 'dept-transfer' and lifecycle_stage = 'active'"
-        for (number,) in connection.execute(query):
-            return f"{url}/#/experiments/{number}/runs?workflowType=machine_learning"
-    return f"{url}/#/experiments"
-
-
 def environment(**more: str) -> dict[str, str]:
     """Ours, without the Prefect profile and server that the user may have chosen for other work."""
     chosen = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_PORT"}

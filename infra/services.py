@@ -17,9 +17,10 @@ from pathlib import Path
 import httpx
 
 from infra import deployments, prefect_api
-from infra.commands import HOST, environment, mlflow_command, mlflow_page, need_free, port_of, prefect_command
+from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command
 from infra.crash_automation import HEARTBEAT, ensure_crash_automation
 from infra.errors import InputError
+from infra.mlflow_page import page_of_home
 from infra.processes import Record, leader, spawn, stop, tail
 from infra.service_records import Say, ServiceRecords, forget_toml, locked, path, write_toml
 from infra.settings import home
@@ -277,7 +278,7 @@ def _states(known: ServiceRecords) -> list[ServiceState]:
 
 def _tell(states: list[ServiceState], file: Path, root: Path, say: Say) -> None:
     for state in states:
-        where = mlflow_page(state.url) if state.url and state.name == MLFLOW else state.url
+        where = page_of_home(state.url) if state.url and state.name == MLFLOW else state.url
         say(f"{state.name:<10} {where or f'pool {POOLS[state.name]}'}   log: {state.log}")
     prefect = Path(sys.executable).with_name("prefect")
     shown = prefect.relative_to(root) if prefect.is_relative_to(root) else prefect

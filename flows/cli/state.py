@@ -68,12 +68,12 @@ def lines(now: dict[str, Any]) -> list[str]:
 def pages() -> dict[str, str]:
     """Pages of our services that answer, by name."""
     from infra import services
-    from infra.commands import mlflow_page
+    from infra.mlflow_page import page_of_home
 
     up = {state.name: state.url for state in services.status() if state.answers and state.url}
     shown = {}
     if "mlflow" in up:
-        shown["MLflow"] = mlflow_page(up["mlflow"])
+        shown["MLflow"] = page_of_home(up["mlflow"])
     if "prefect" in up:
         shown["Prefect"] = f"{up['prefect']}/runs"
     return shown

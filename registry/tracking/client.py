@@ -16,6 +16,7 @@ from infra.settings import home, settings
 from registry.tracking.notes import EXPERIMENT, NOTE
 from registry.tracking.opening import is_server, open_store, without_credentials
 from registry.tracking.patience import Patience
+from registry.tracking.views import saved_views
 
 OPENING_SECONDS = 5.0  # a dead address is named soon; one that has answered is waited for
 _BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request
@@ -117,7 +118,7 @@ class Client:
         if found is None:
             place = None if self.is_server else (home() / "artifacts").as_uri()
             try:
-                tags = {NOTE: EXPERIMENT}
+                tags = {NOTE: EXPERIMENT, **saved_views()}
                 return str(self.ask("create_experiment", self.experiment, artifact_location=place, tags=tags))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -128,4 +129,7 @@ class Client:
             self.ask("restore_experiment", found.experiment_id)
         if NOTE not in found.tags:  # of an older version; what a person wrote stays
             self.ask("set_experiment_tag", found.experiment_id, NOTE, EXPERIMENT)
+        for name, value in saved_views().items():
+            if name not in found.tags:
+                self.ask("set_experiment_tag", found.experiment_id, name, value)
         return str(found.experiment_id)

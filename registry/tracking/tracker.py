@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from dept.trial import TrialSpec
 from infra.identity import is_gone, process_id
+from infra.mlflow_page import run_page, runs_page
 from registry.tracking.client import Client
 from registry.tracking.datasets import Rows
 from registry.tracking.live import Live
@@ -23,7 +24,6 @@ from registry.tracking.trial_run import TrialLog, cleaned, now, numbers, params
 from registry.tracking.trials import TrialRuns
 
 MOST_DATASETS = 50  # in one request; their row ids go with them
-MACHINE_LEARNING = "workflowType=machine_learning"  # MLflow's page opens with traces of language models otherwise
 
 
 class Tracker(Client):
@@ -155,5 +155,4 @@ class Tracker(Client):
 
     def place(self, run_id: str | None = None) -> str:
         """The same page, for links between pages of one server."""
-        runs = f"#/experiments/{self.experiment_id}/runs"
-        return f"{runs if run_id is None else f'{runs}/{run_id}'}?{MACHINE_LEARNING}"
+        return runs_page(self.experiment_id) if run_id is None else run_page(self.experiment_id, run_id)

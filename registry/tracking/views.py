@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-TRAINING = "workflowType=machine_learning"  # MLflow's page opens with traces of language models otherwise
-KEY = "targets"
-LINK = f"{TRAINING}&viewStateShareKey={KEY}"
-_TAG = f"mlflow.sharedViewState.{KEY}"
+from infra.mlflow_page import VIEW
+
+_TAG = f"mlflow.sharedViewState.{VIEW}"
 _COLUMNS = (
     *("params.`task`", "params.`k`", "params.`seed`", "params.`method`", "params.`start`", "params.`source`"),
     *("metrics.`test/score`", "metrics.`validation/score`", "metrics.`cost/seconds`"),

@@ -11,6 +11,7 @@ import pytest
 from flows.cli.next_steps import next_steps, runs_page
 from flows.cli.state import pages
 from flows.reporting.html import write_report
+from infra.mlflow_page import runs_page as runs_page_of
 from infra.services import ServiceState
 from infra.settings import home
 from tests.flows.test_cli import DEMO, dept, refused, result_of, trial
@@ -107,7 +108,7 @@ def test_the_page_of_a_run_is_linked_where_a_server_keeps_it(monkeypatch):
         database.execute("create table experiments (experiment_id integer, name text, lifecycle_stage text)")
         database.execute("insert into experiments values (7, 'dept-transfer', 'active')")
         database.commit()
-    assert pages() == {"MLflow": "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"}
+    assert pages() == {"MLflow": f"http://127.0.0.1:5000/{runs_page_of(7)}"}
 
 
 def test_tune_says_what_it_found(monkeypatch):

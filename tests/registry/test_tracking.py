@@ -12,6 +12,7 @@ import pytest
 from infra.commit import source_commit
 from infra.errors import InputError
 from infra.identity import process_id
+from infra.mlflow_page import runs_page
 from infra.settings import home
 from registry.tracking import Rows, Tracker, TrialLog
 from registry.tracking.names import run_name, short_task
@@ -276,7 +277,10 @@ def test_only_mlflows_own_file_commits_without_waiting(local, tmp_path):
 def test_links_land_on_runs_and_hold_no_password(local):
     local.uri, local.is_server = "http://host:5000/", True
     assert local.link("abc") == "http://host:5000/#/experiments/1/runs/abc?workflowType=machine_learning"
-    assert local.link() == "http://host:5000/#/experiments/1/runs?workflowType=machine_learning"
+    assert local.link() == f"http://host:5000/{runs_page(local.experiment_id)}"
+    assert "workflowType=machine_learning" in local.link()
+    (view,) = [name for name in local.client.get_experiment(local.experiment_id).tags if "sharedViewState" in name]
+    assert local.link().endswith(f"viewStateShareKey={view.rpartition('.')[2]}")
 
 
 def test_no_password_reaches_mlflow_or_a_message(local, tmp_path, monkeypatch):
