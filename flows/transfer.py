@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow, flow, runtime
-from prefect.artifacts import create_markdown_artifact
 
 from dept.backbones.describe import told_dtype
 from dept.trial import LINEAR, STACKED, TrialOutcome, TrialSpec
+from flows import artifacts, lineage
 from flows.execution.context import RunContext
 from flows.execution.fan_out import workers_for
 from flows.execution.heal import LostError, say_lost_runs
@@ -39,7 +39,7 @@ from flows.planning.roots import check_paths
 from flows.planning.searches import as_searched, joined_targets, searched_targets, searches
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import search_specs, source_specs, target_specs
-from flows.reporting.html import markdown, write_report
+from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
 from flows.reporting.summary import headline, summary_rows
 from infra import flow_run
@@ -166,6 +166,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
                 if not left:
                     raise InputError(f"{error}. Adapters are lost again and again; check the store's disk") from error
         say_lost_runs(context, done.trained)
+        lineage.materialise(context, plan.name, done.outcomes, champions)
         page = step("write-report", lambda: report(context, plan, done, champions, started), timeout=SHORT_SECONDS)
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
@@ -241,6 +242,7 @@ def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
     """Begin a run in the ledger and in MLflow; end both, however the block ends."""
     _open_run(context, name, kind)
     shown_in(context)
+    artifacts.link_to_mlflow(context, name)
     try:
         with watched(context.stopping):
             yield
@@ -292,5 +294,5 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
     folder = home() / "reports" / safe_name(run_id, "run id")
     with written(folder):
         page = write_report(folder, title, plan.model_dump(mode="json"), outcomes, about)
-    create_markdown_artifact(markdown(title, outcomes), key="dept-transfer", description=str(page))
+    artifacts.results(plan.name, outcomes, page)
     return page

@@ -27,12 +27,12 @@ class ProgressPage:
         what: the part, for people. told: the percentage done, and a line about it, as they are now.
     """
 
-    def __init__(self, what: str, told: Callable[[], tuple[float, str]], every: float = EVERY) -> None:
+    def __init__(self, what: str, told: Callable[[], tuple[float, str]]) -> None:
         from prefect import get_run_logger
         from prefect.context import FlowRunContext, TaskRunContext
         from prefect.settings import PREFECT_API_URL
 
-        self.what, self.told, self.every = what, told, every
+        self.what, self.told = what, told
         flow, part = FlowRunContext.get(), TaskRunContext.get()
         self._ids: dict[str, Any] = {
             "flow_run_id": flow.flow_run.id if flow and flow.flow_run else None,
@@ -58,7 +58,7 @@ class ProgressPage:
                 self._send(percent, line)
 
     def _tell(self) -> None:
-        while not self._over.wait(self.every):
+        while not self._over.wait(EVERY):
             percent, line = self.told()
             self._log.info("%s: %.0f%%, %s", self.what, percent, line)
             self._send(percent, line)

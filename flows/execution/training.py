@@ -50,11 +50,13 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
     known: Heads = {}
     prepared = {p.trial.key: p for claim in claims if (p := _prepare(context, lease, claim, known)) is not None}
     trained: list[Tested] = []
+    losses: dict[str, float] = {}  # of those in the stack, as they are now
     if not prepared:
         return trained
 
     def record(result: Result) -> None:
         mine = prepared[result.key]
+        losses.pop(result.key, None)
         if (begun := live.hand_over(result.key)) is not None:
             context.begun[key_of(mine.claim)] = begun
         shown.shrink(max(0.0, _expected(mine.trial) - _spent(mine.trial, result.state)))
@@ -69,7 +71,8 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
     def pointed(point: Point) -> None:
         live.point(*point)
         if point.curve == "loss":
-            shown.note(loss=point.value)
+            losses[point.key] = point.value
+            shown.note(loss=sum(losses.values()) / len(losses))
 
     def restored(key: str, state: State) -> None:
         live.restored(key, vars(state), state.seconds)

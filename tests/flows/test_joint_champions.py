@@ -175,7 +175,6 @@ def test_an_untrained_prompt_that_auto_chose_is_renewed_too(stages, monkeypatch)
 def test_a_report_tells_what_it_cost_and_by_which_rows_it_was_chosen(stages, monkeypatch):
     context, done = stages()
     joint_of(done)
-    monkeypatch.setattr(transfer, "create_markdown_artifact", lambda *_, **__: None)
     page = transfer.report(context, context.order, done, [], "2026-11-26T08:00:00+00:00")
     kept = {one["adapter_sha256"]: one for one in json.loads((page.parent / "report.json").read_text())["outcomes"]}
     for member in done.members:

@@ -110,7 +110,7 @@ def test_prefect_knows_the_run_and_its_table(prefect_url, make_plan):
     assert [run.state_name for run in mine] == ["Completed"]
     from prefect.artifacts import Artifact
 
-    artifact = Artifact.get("dept-transfer")
+    artifact = Artifact.get("report-tiny")
     assert name in artifact.data
     assert done.run_id in artifact.description
 

@@ -1,0 +1,168 @@
+"""Prefect's pages of a run: names, progress while it trains, tables, plots, what came of what; and after a crash."""
+
+import json
+import time
+import uuid
+
+import pytest
+from prefect import flow
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, StateType
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+from flows import lineage, transfer
+from flows.after_crash import dept_after_crash
+from flows.execution import progress
+from flows.planning.plan_file import load_plan
+from infra import crashed, progress_page
+from infra.prefect_api import client
+from registry.ledger import Ledger
+
+
+def until(asked, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (found := asked()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
+    return found
+
+
+def parts_of(asked, run):
+    return asked.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+
+
+def artifacts_of(asked, run):
+    body = {"artifacts": {"flow_run_id": {"any_": [str(run)]}}}
+    return {one["key"]: one for one in asked.request("POST", "/artifacts/filter", json=body).json()}
+
+
+def test_a_run_on_its_page(prefect_url, make_plan):
+    plan = make_plan(name="on-its-page", seeds=[0], targets=["film"], sources=["food"], strategies=["source:food"])
+    done = transfer.run(load_plan(plan))
+    (row,) = Ledger.open().runs()
+    assert row.mlflow_run_id == done.run_id
+    with client(prefect_url) as asked:
+        run = asked.read_flow_run(uuid.UUID(row.run_id))  # one id in both
+        assert run.name == f"on-its-page {row.run_id[:12]}"
+
+        def ended():
+            found = parts_of(asked, run.id)
+            return found if len(found) > 8 and all(one.state and one.state.is_final() for one in found) else None
+
+        parts = until(ended)
+        names = {part.name for part in parts}
+        assert {"on-its-page: sources (1 trials)", "on-its-page: 1 source: food"} <= names
+        assert {"on-its-page: targets (2 trials)", "on-its-page: 2 targets: film"} <= names
+        assert "food, source" in names
+        assert any(name.startswith("film, k=4, ") for name in names), names
+        assert all({"dept", "on-its-page"} <= set(part.tags) for part in parts)
+        assert {part.state.type for part in parts} == {StateType.COMPLETED}
+        told = artifacts_of(asked, run.id)
+        events = asked.request(
+            "POST", "/events/filter", json={"filter": {"event": {"prefix": ["prefect.asset."]}}}
+        ).json()
+    assert "| film |" in told["report-on-its-page"]["data"]
+    assert json.loads(told["scores-on-its-page"]["data"])[0]["target"] == "film"
+    assert told["plot-on-its-page"]["data"].startswith("data:image/png;base64,")
+    assert "```mermaid" in told["lineage-on-its-page"]["data"]
+    source, target = "dept://tiny-llama/adapters/food/source", "dept://tiny-llama/adapters/film/k4/"
+    (made,) = [one for one in events["events"] if one["resource"]["prefect.resource.id"].startswith(target)]
+    assert made["event"] == "prefect.asset.materialization.succeeded"
+    assert source in {one["prefect.resource.id"] for one in made["related"]}
+    assert "sha256" in made["payload"]["seed 0"]
+
+
+def test_progress_is_told_while_it_lasts_and_a_server_that_is_away_holds_up_nobody(prefect_url, monkeypatch):
+    monkeypatch.setattr(progress_page, "EVERY", 0.3)
+    seen = []
+
+    @flow(name="dept-progress")
+    def training():
+        from infra.flow_run import own_id
+
+        seen.append(uuid.UUID(own_id()))
+        with progress.bar("Training 2 targets", 100.0, "tokens") as shown, client(prefect_url) as asked:
+            shown.restore(20)
+            for _ in range(4):
+                shown.advance(10)
+                shown.note(loss=0.5)
+                time.sleep(0.3)
+            mine = until(lambda: artifacts_of(asked, seen[0]))
+            seen.append(mine["progress-training-2-targets"])
+            monkeypatch.setattr(progress_page, "client", away)
+            began = time.monotonic()
+            for _ in range(10):
+                shown.advance(1)
+                time.sleep(0.1)
+            seen.append(time.monotonic() - began)
+            monkeypatch.setattr(progress_page, "client", client)
+            shown.advance(30)
+
+    def away(*_, **__):
+        raise ConnectionError("away")
+
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
+        training()
+        APILogHandler().flush()
+    run, middle, took = seen
+    assert middle["type"] == "progress"
+    assert 20 <= middle["data"] <= 60
+    assert "tokens/s, loss 0.5, about" in middle["description"]
+    assert took < 2
+    with client(prefect_url) as asked:
+        assert artifacts_of(asked, run)["progress-training-2-targets"]["data"] == 100
+        body = {"logs": {"flow_run_id": {"any_": [str(run)]}}}
+        until(lambda: "Training 2 targets" in asked.request("POST", "/logs/filter", json=body).text)
+
+
+def test_seeds_of_one_variant_are_one_asset_and_odd_names_are_no_hindrance():
+    picture = lineage.picture([lineage.Node("dept://b/adapters/x/source", 'x "quoted"', ["dept://tasks/x"])])
+    assert picture.count("-->") == 1
+    assert lineage.nodes("b", []) == []
+
+
+@pytest.fixture
+def crash(prefect_url):
+    """A flow run of a deployment that crashed in the middle of a part."""
+
+    def make(asked, **parameters):
+        asked.request("GET", "/health")
+        deployment = asked.create_deployment(
+            asked.create_flow_from_name("dept-crashed"), uuid.uuid4().hex, tags=["dept"]
+        )
+        run = asked.create_flow_run_from_deployment(deployment, parameters=parameters)
+        asked.set_flow_run_state(run.id, State(type=StateType.RUNNING), force=True)
+        from prefect import task
+
+        part = asked.create_task_run(task(lambda: None, name="part"), run.id, "0", state=State(type=StateType.RUNNING))
+        asked.set_flow_run_state(run.id, State(type=StateType.CRASHED), force=True)
+        return run.id, part.id
+
+    return make
+
+
+def test_no_part_stays_running_behind_a_crash_and_one_that_asked_for_it_starts_again(prefect_url, crash):
+    with client(prefect_url) as asked:
+        left, part = crash(asked)
+        wanted, other = crash(asked, restart=True)
+        alive = asked.create_flow_run(flow(name="dept-alive")(lambda: None), state=State(type=StateType.RUNNING))
+        from prefect import task
+
+        going = asked.create_task_run(task(lambda: None, name="x"), alive.id, "0", state=State(type=StateType.RUNNING))
+        said = dept_after_crash(left)
+        assert "2 task runs of crashed flow runs were ended" in said
+        assert "`restart` is off" in said
+        assert {asked.read_task_run(one).state.type for one in (part, other)} == {StateType.CRASHED}
+        assert asked.read_task_run(going.id).state.is_running()
+        assert asked.read_flow_run(left).state.is_crashed()
+        assert "started again in 10 s" in crashed.restart(wanted.hex)
+        state = asked.read_flow_run(wanted).state
+        assert state.is_scheduled()
+        assert state.name == "AwaitingRetry"
+        assert "nothing to do" in crashed.restart(wanted.hex)  # asked twice
+        for _ in range(3):
+            asked.set_flow_run_state(wanted, State(type=StateType.RUNNING), force=True)
+        asked.set_flow_run_state(wanted, State(type=StateType.RUNNING), force=True)
+        asked.set_flow_run_state(wanted, State(type=StateType.CRASHED), force=True)
+        assert "left to a person" in crashed.restart(wanted.hex)
