@@ -16,7 +16,7 @@ export PREFECT_PORT MLFLOW_PORT
 SUITE_OF_TESTS := $(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test compose-test coverage lint format bench study up down status clean
+.PHONY: help setup setup-dev demo test compose-test coverage lint format bench soak study up down status clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -52,6 +52,9 @@ bench: $(VENV)/.dev ## measure speed against the alternatives (tests/bench); tak
 
 compose-test: ## build the image, start infra/compose.yaml, run a small plan on it; COMPOSE="docker compose" (10 minutes)
 	@$(PYTHON) tests/containers/compose.py
+
+soak: $(VENV)/.dev ## 4 workers, 200 trials, 20 kills, 5 stops, each server restarted once: each trial finished once (minutes)
+	@$(BIN)/python -m tests.soak
 
 study: $(VENV)/.dev ## run the study into flows/studies (hours on 2 cores; a second call goes on where the first stopped)
 	@$(BIN)/dept run few-shot-suite --results flows/studies

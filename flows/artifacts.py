@@ -59,7 +59,8 @@ def results(name: str, outcomes: Sequence[TrialOutcome], page: Path) -> None:
         return
     rows = summary_rows(outcomes)
     with never_in_the_way():
-        create_markdown_artifact(markdown(f"dept-transfer: {name}", outcomes), key("report", name), str(page))
+        text = markdown(f"dept-transfer: {name}", outcomes)
+        create_markdown_artifact(text, key("report", name), f"{name}: what transfer was worth")
         if rows:
             create_table_artifact([_line(row) for row in rows[:MOST_ROWS]], key("scores", name), "Test scores, percent")
     for plot in sorted(page.parent.glob("*.png"))[:1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from infra import flow_run
 from infra.errors import may_pass
 
 T = TypeVar("T")
+_LOG = logging.getLogger("flows.pages")
 RETRIES, BACKOFF = 2, exponential_backoff(10)  # seconds: 10, 20; where a store was away
 SHORT_SECONDS = 3_600  # for a part that waits for nobody's training
 
@@ -66,6 +68,8 @@ def step(
 ) -> T:
     """Run a part of a flow as a Prefect task, so that its page shows it. What it gives stays in this process.
 
+    A Prefect that is away neither keeps a part from being done nor takes away what it gave.
+
     Args:
         title: name of the task run; None: the part's.
         kinds: tags. timeout: seconds; for parts that wait for no training.
@@ -74,8 +78,10 @@ def step(
     """
     kept: list[T] = []
     stopped: list[Exception] = []
+    begun: list[bool] = []
 
     def part() -> State | None:
+        begun.append(True)
         try:
             kept.append(body())
         except (StoppedError, RunEndedError) as error:
@@ -93,11 +99,17 @@ def step(
         retry_condition_fn=_may_pass,
         timeout_seconds=timeout,
     )(part)
-    with contextlib.suppress(CancelledRun):
+    try:
         made()
+    except CancelledRun:
+        pass
+    except Exception as error:
+        if begun and not kept:
+            raise  # its own
+        _LOG.warning("Prefect's page lacks %s: %s", title or name, error)
     if stopped:
         raise stopped[0]
-    return kept[-1]
+    return kept[-1] if kept else body()
 
 
 def shown_in(context: RunContext) -> None:

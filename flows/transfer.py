@@ -168,6 +168,7 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         say_lost_runs(context, done.trained)
         lineage.materialise(context, plan.name, done.outcomes, champions)
         page = step("write-report", lambda: report(context, plan, done, champions, started), timeout=SHORT_SECONDS)
+        artifacts.results(plan.name, [*done.outcomes, *done.members, *done.tried], page)
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
         totals |= {} if gain is None else {"gain_points": gain}
@@ -192,6 +193,8 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     done, inputs = Done(), context.inputs
 
     def settled(name: str, stage: str, specs: list[Any]) -> Settled:
+        if not specs:
+            return Settled()  # no task run for what is empty
         title = f"{plan.name}: {stage} ({len(specs)} trials)"
         return done.note(step(name, lambda: settle(context, stage, specs, workers), title=title, kinds=["stage"]))
 
@@ -293,6 +296,4 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
     outcomes = [*done.outcomes, *done.members, *done.tried]
     folder = home() / "reports" / safe_name(run_id, "run id")
     with written(folder):
-        page = write_report(folder, title, plan.model_dump(mode="json"), outcomes, about)
-    artifacts.results(plan.name, outcomes, page)
-    return page
+        return write_report(folder, title, plan.model_dump(mode="json"), outcomes, about)

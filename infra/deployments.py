@@ -48,9 +48,10 @@ def rendered(file: Path, kind: Kind = "process", image: str = IMAGE, env: Mappin
     if kind != "process":
         body["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": IMAGE_FOLDER}}]
         for block in _blocks(body):
-            given = {"image": image, **({"env": dict(env)} if env else {})}
-            block["work_pool"] = dict(block["work_pool"])
-            block["work_pool"]["job_variables"] = {**block["work_pool"].get("job_variables", {}), **given}
+            pool = dict(block["work_pool"])
+            usual = pool.get("job_variables", {})
+            pool["job_variables"] = {**usual, "image": image, "env": {**usual.get("env", {}), **(env or {})}}
+            block["work_pool"] = pool
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -18,7 +18,7 @@ import httpx
 
 from infra import deployments, prefect_api
 from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command
-from infra.crash_automation import HEARTBEAT, ensure_crash_automation
+from infra.crash_automation import HEARTBEAT
 from infra.errors import InputError
 from infra.mlflow_page import page_of_home
 from infra.processes import Record, leader, spawn, stop, tail
@@ -178,11 +178,8 @@ def _start(
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY=str(HEARTBEAT),
     )
     try:
-        prefect_api.ensure_pools(api)
-        ensure_crash_automation(api)
         say(f"deploying {file.name}")
-        with prefect_api.kept_by_hand(api, deployments.names(file)):
-            fault = deployments.deploy(file, root, env, timeout)
+        fault = deployments.put(api, file, root, env, timeout=timeout)
     except ConnectionError as error:
         record = known.records[PREFECT]
         raise ServiceError(

@@ -20,8 +20,11 @@ AFTER_CRASH_SECONDS = 300.0  # within which a crashed run that is to be started 
 _PAGE = 200  # log lines at once
 
 
-def submitted(api: str, deployment: str, parameters: Mapping[str, Any], tags: Sequence[str]) -> str:
+def submitted(api: str, deployment: str, name: str, parameters: Mapping[str, Any], tags: Sequence[str]) -> str:
     """Ask for a run of a deployment; returns its id at once.
+
+    Args:
+        name: of the flow run until it begins and names itself.
 
     Raises:
         InputError: no such deployment, or parameters that it refuses.
@@ -36,7 +39,7 @@ def submitted(api: str, deployment: str, parameters: Mapping[str, Any], tags: Se
             raise InputError(f"deployment {deployment}: not on {api}. Remedy: `dept deploy`") from error
         try:
             run = asked.create_flow_run_from_deployment(
-                found.id, parameters=dict(parameters), tags=[*found.tags, *tags]
+                found.id, name=name, parameters=dict(parameters), tags=[*found.tags, *tags]
             )
         except PrefectHTTPStatusError as error:
             raise InputError(

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
@@ -48,11 +50,40 @@ class PostgresServer:
         self.handle.ensure_postgres_running()
 
 
-class MlflowServer:
-    """An MLflow server over the SQLite file mlflow.db of a folder; it keeps its port."""
+class DebianPostgres:
+    """Debian's PostgreSQL 15, with what Prefect's server needs of it; below a folder that others may enter."""
+
+    BIN = Path("/usr/lib/postgresql/15/bin")
 
     def __init__(self, folder):
-        self.folder = folder
+        self.data = folder / "postgres"
+        self.data.mkdir()
+        shutil.chown(self.data, "postgres")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._as_postgres("initdb", "--auth=trust", "--encoding=UTF8", "-D", str(self.data))
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.data} -c fsync=off -c max_connections=300"
+        self._as_postgres("pg_ctl", "-D", str(self.data), "-l", str(self.data / "log"), "-w", "-o", options, "start")
+
+    def url(self, name, driver="postgresql+psycopg"):
+        """A new database."""
+        self._as_postgres("createdb", "-h", "127.0.0.1", "-p", str(self.port), name)
+        return f"{driver}://postgres@127.0.0.1:{self.port}/{name}"
+
+    def stop(self):
+        self._as_postgres("pg_ctl", "-D", str(self.data), "-m", "immediate", "stop")
+
+    def _as_postgres(self, program, *arguments):
+        command = ["runuser", "-u", "postgres", "--", str(self.BIN / program), *arguments]
+        subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+
+class MlflowServer:
+    """An MLflow server over a database, by default the SQLite file mlflow.db of a folder; it keeps its port."""
+
+    def __init__(self, folder, store=None):
+        self.folder, self.store = folder, store or f"sqlite:///{folder / 'mlflow.db'}"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -61,7 +92,7 @@ class MlflowServer:
     def start(self):
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
+            *("--backend-store-uri", self.store),
             *("--artifacts-destination", str(self.folder / "files")),
         ]
         self.process = subprocess.Popen(

@@ -48,7 +48,7 @@ def submit(
     parameters = {"plan": sent.model_dump(mode="json"), "restart": restart}
     parameters |= {} if workers is None else {"workers": workers}
     try:
-        run = submitted(api, DEPLOYMENT, parameters, [loaded.name])
+        run = submitted(api, DEPLOYMENT, loaded.name, parameters, [loaded.name])
         tell(f"Prefect: {page(api, run)}")
         typer.echo(f"Submitted {loaded.name}: {run}")
         state = follow(api, run, typer.echo, restart) if watch else "COMPLETED"

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOWS = {  # name and entrypoint, by deployment and pool; as infra/prefect.yaml has them (tests/infra/test_setup.py)
     ("fewshot", "control"): ("dept-transfer", "flows/transfer.py:dept_transfer"),
     ("nightly", "control"): ("dept-retrain", "flows/retrain.py:dept_retrain"),
+    ("tidy", "control"): ("dept-after-crash", "flows/after_crash.py:dept_after_crash"),
     ("worker", "gpu"): ("dept-work", "flows/work.py:dept_work"),
 }
 _SERVE = """
@@ -54,6 +55,7 @@ def deploy(api, limit=None):
                 path=str(ROOT),
                 tags=["dept"],
                 enforce_parameter_schema=False,
+                job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}},
             )
     return made
 

@@ -147,6 +147,30 @@ def test_a_flow_ends_as_it_was_asked_to(prefect_url, how):
             time.sleep(0.2)
 
 
+def test_a_prefect_that_is_away_keeps_no_part_from_being_done(prefect_url, monkeypatch):
+    done = []
+
+    def task(**_):
+        def away(part):
+            def call():
+                if when == "after":
+                    part()
+                raise ConnectionError("away")
+
+            return call
+
+        return away
+
+    monkeypatch.setattr(pages, "task", task)
+    when = "before"
+    assert pages.step("part", lambda: done.append(when) or 1) == 1
+    when = "after"
+    assert pages.step("part", lambda: done.append(when) or 2) == 2
+    assert done == ["before", "after"]
+    with pytest.raises(ZeroDivisionError):
+        pages.step("part", lambda: 1 / 0)
+
+
 def parts(asked, run):
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 

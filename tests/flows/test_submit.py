@@ -46,6 +46,7 @@ def test_a_plan_is_sent_with_its_rows_and_another_machine_reads_them(deployed, m
     (run,) = runs(asked, deployment)
     assert str(run.id) in done.stdout
     assert f"/runs/flow-run/{run.id}" in done.stderr
+    assert run.name == "tiny"  # until it begins
     assert set(run.tags) == {"dept", "tiny"}
     assert run.parameters["workers"] == 2
     assert run.parameters["restart"] is True

@@ -104,15 +104,15 @@ def test_prefect_knows_the_run_and_its_table(prefect_url, make_plan):
     from prefect.client.orchestration import get_client
 
     name = "seen-by-prefect"  # other tests' runs are on the same server
-    done = transfer.run(load(make_plan(name=name, seeds=[0], strategies=["scratch"], sources=[])))
+    transfer.run(load(make_plan(name=name, seeds=[0], strategies=["scratch"], sources=[])))
     with get_client(sync_client=True) as client:
         mine = [run for run in client.read_flow_runs(limit=200) if run.parameters.get("plan", {}).get("name") == name]
     assert [run.state_name for run in mine] == ["Completed"]
     from prefect.artifacts import Artifact
 
-    artifact = Artifact.get("report-tiny")
+    artifact = Artifact.get("report-seen-by-prefect")
     assert name in artifact.data
-    assert done.run_id in artifact.description
+    assert artifact.description == f"{name}: what transfer was worth"
 
 
 def test_a_failed_trial_is_told_and_the_rest_goes_on(prefect_url, make_plan, capsys):

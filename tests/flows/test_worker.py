@@ -231,8 +231,8 @@ def test_a_plan_of_another_name_goes_on_from_the_checkpoint(begin, tmp_path, mon
     shown = training.bar
 
     @contextlib.contextmanager
-    def bar(what, total):
-        with shown(what, total) as made:
+    def bar(*what):
+        with shown(*what) as made:
             advance = made.advance
             made.advance = lambda amount: (advanced.append(amount), advance(amount))
             yield made

@@ -19,7 +19,15 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from infra.crash_automation import AUTOMATION, HEARTBEAT, SILENCE, definition, ensure_crash_automation
+from infra.crash_automation import (
+    AFTER,
+    AUTOMATION,
+    HEARTBEAT,
+    SILENCE,
+    definition,
+    ensure_after_crash,
+    ensure_crash_automation,
+)
 from infra.hidden import hidden_credentials
 from infra.prefect_api import answers, client, crash_runs, ensure_pools, kept_by_hand, worker_answers
 from infra.prefect_state import pools
@@ -177,6 +185,34 @@ def test_silent_runs_of_ours_crash_and_no_others(api):
     assert left[done.id].is_completed()
     assert left[suspended.id].name == "Suspended"
     assert [left[run.id].type for run in (theirs, tagged, untagged)] == [StateType.RUNNING] * 3
+
+
+def test_after_a_crash_our_flow_is_run_for_runs_of_ours_alone(api):
+    ensure_after_crash(api)  # without its deployment there is nothing to run
+    with client(api) as asked:
+        assert asked.read_automations_by_name(AFTER) == []
+        tidy = asked.create_deployment(asked.create_flow_from_name("dept-after-crash"), "tidy", tags=["dept"])
+        for _ in range(2):
+            ensure_after_crash(api)
+        (made,) = asked.read_automations_by_name(AFTER)
+        assert made.enabled
+        time.sleep(1)  # the server reads its automations anew
+        ours = run_of(asked, "dept-work", "crashes", ["dept"])
+        done = run_of(asked, "dept-work", "late", ["dept"])
+        theirs = run_of(asked, "their-flow", "crashes", ["dept"])
+        asked.set_flow_run_state(done.id, State(type=StateType.COMPLETED))
+        late = State(type=StateType.CRASHED, message="its process was killed while it exited")
+        assert asked.set_flow_run_state(done.id, late).status.value == "ABORT"  # as Prefect's worker proposes it
+        assert asked.read_flow_run(done.id).state.is_completed()
+        for run in (theirs, ours):
+            asked.set_flow_run_state(run.id, State(type=StateType.CRASHED))
+        deadline = time.monotonic() + 30
+        while not (asks := [run for run in asked.read_flow_runs() if run.deployment_id == tidy]):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        time.sleep(1)
+        asks = [run for run in asked.read_flow_runs() if run.deployment_id == tidy]
+    assert [run.parameters for run in asks] == [{"flow_run_id": str(ours.id)}]
 
 
 def test_the_automation_waits_longer_than_three_beats_and_is_replaced_only_when_it_changed(api):

@@ -120,14 +120,17 @@ def test_ci_runs_linters_then_tests():
 
 
 def test_deployments_name_flows_that_exist_and_controllers_never_wait_in_the_pool_of_their_workers():
+    from infra.crash_automation import TIDIES
     from infra.worker_runs import DEPLOYMENT
 
     deployments = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
     assert {item["entrypoint"]: item["work_pool"]["name"] for item in deployments} == {
         "flows/transfer.py:dept_transfer": "control",
         "flows/retrain.py:dept_retrain": "control",
+        "flows/after_crash.py:dept_after_crash": "control",
         "flows/work.py:dept_work": "gpu",
     }
+    assert {f"dept-after-crash/{one['name']}" for one in deployments if "after" in one["entrypoint"]} == {TIDIES}
     assert f"dept-work/{deployments[-1]['name']}" == DEPLOYMENT
     assert "pull" not in yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
 
