@@ -26,54 +26,47 @@ from registry.tracking import Tracker
 from tests.flows.pool_helpers import ROOT, deploy, served, wait_for
 from tests.servers import DebianPostgres, MlflowServer
 
-LEASE, STOPPED = 10.0, 14.0  # seconds: a process that is stopped for so long has lost its trials
+LEASE = 10.0  # seconds
 
 
-class Soak:
-    """One run of a plan in pools, under fire.
+class Fire:
+    """What happens to processes that hold trials of the ledger, and to servers; and what must be true afterwards.
 
     Args:
-        api: of the Prefect server. folder: for logs. servers: each restarted once, in mid-run.
+        kills, stops: how many. servers: each restarted once. All in an order of chance.
     """
 
-    def __init__(self, api, plan, folder, *, workers, kills, stops, servers=(), seed=0, **environment):
-        self.api, self.plan, self.folder, self.workers = api, plan, folder, workers
+    def __init__(self, *, kills, stops, servers=(), seed=0, lease=LEASE):
         self.kills, self.stops, self.servers = kills, stops, list(servers)
-        self.draw, self.environment = random.Random(seed), environment
-        self.log = folder / "served.log"
+        self.draw, self.stopped = random.Random(seed), lease * 1.4  # seconds: who is stopped so long loses its trials
         self.figures = Counter()
-
-    def run(self):
-        """Begin, disturb, wait, check; returns the figures."""
-        began = time.monotonic()
-        ids = deploy(self.api, limit=self.workers)
-        lease = {"DEPT_LEASE_SECONDS": f"{LEASE:g}", **self.environment}
-        with served(self.api, self.log, **lease), client(self.api) as asked:
-            parameters = {"plan": self.plan.model_dump(mode="json"), "workers": self.workers}
-            run = asked.create_flow_run_from_deployment(ids["fewshot"], parameters=parameters).id
-            wait_for(self.owners, 240)
-            self.disturb()
-            state = self.ended(run)
-            assert state == "COMPLETED", f"{state}\n{self.log.read_text()[-5000:]}"
-        self.figures["seconds"] = round(time.monotonic() - began)
-        self.check()
-        return dict(self.figures)
 
     def owners(self):
         """Processes that hold trials."""
         named = {row.owner for row, good in Ledger.open().held() if good and row.owner}
         return sorted(pid for pid in (int(name.rsplit(":", 2)[1]) for name in named) if psutil.pid_exists(pid))
 
-    def disturb(self):
-        """Everything that is to happen, in an order of chance; at most two kills in a row without a trial done."""
+    def done(self):
+        return Ledger.open().counts().get("finished", 0)
+
+    def left(self):
+        counts = Ledger.open().counts()
+        return sum(counts.get(status, 0) for status in ("pending", "running", "trained"))
+
+    def rage(self, pause=2.0):
+        """At most two kills in a row without a trial done: a controller gives up on workers that get nothing done."""
         what = ["kill"] * self.kills + ["stop"] * self.stops + ["restart"] * len(self.servers)
         self.draw.shuffle(what)
         since, done = 0, self.done()
         for kind in what:
             if self.done() > done:
                 since, done = 0, self.done()
-            wait_for(lambda s=since, d=done: (s < 2 or self.done() > d) and (self.owners() or self.left() == 0), 300)
-            time.sleep(self.draw.uniform(0.2, 2.0))
+
+            def ready(since=since, done=done):
+                return (since < 2 or self.done() > done) and (self.owners() or self.left() == 0)
+
+            wait_for(ready, 600)
+            time.sleep(self.draw.uniform(0.1, pause))
             if self.left() == 0:
                 break
             if kind == "restart":
@@ -81,7 +74,7 @@ class Soak:
             elif pids := self.owners():
                 since += kind == "kill"
                 self.hit(kind, self.draw.choice(pids))
-        print(json.dumps({"done when the last shot fell": self.done(), "left": self.left()}), flush=True)
+        self.figures["left when the last shot fell"] = self.left()
 
     def hit(self, kind, pid):
         with contextlib.suppress(ProcessLookupError):
@@ -89,7 +82,7 @@ class Soak:
                 os.kill(pid, signal.SIGKILL)
             else:
                 os.kill(pid, signal.SIGSTOP)
-                time.sleep(STOPPED)
+                time.sleep(self.stopped)
                 os.kill(pid, signal.SIGCONT)
             self.figures[kind] += 1
 
@@ -99,25 +92,8 @@ class Soak:
         server.start()
         self.figures[f"restart of {type(server).__name__}"] += 1
 
-    def done(self):
-        return Ledger.open().counts().get("finished", 0)
-
-    def left(self):
-        counts = Ledger.open().counts()
-        return sum(counts.get(status, 0) for status in ("pending", "running", "trained"))
-
-    def ended(self, run, seconds=900):
-        deadline = time.monotonic() + seconds
-        while True:
-            with contextlib.suppress(ConnectionError), client(self.api) as asked:
-                state = asked.read_flow_run(run).state
-                if state.is_final():
-                    return state.type.value
-            assert time.monotonic() < deadline, f"{state}\n{self.log.read_text()[-5000:]}"
-            time.sleep(1)
-
     def check(self):
-        """Each trial finished once, no second MLflow run or version, none lost."""
+        """Each trial finished once, no second MLflow run or model version, none lost; returns the figures."""
         ledger, tracker = Ledger.open(), Tracker()
         rows = ledger.find()
         assert {row.status for row in rows} == {"finished"}, Counter(row.status for row in rows)
@@ -128,18 +104,37 @@ class Soak:
             runs, token = [*runs, *page], page.token
             if not token:
                 break
-        found = Counter(run.data.tags["fingerprint"] for run in runs)
-        assert found == Counter(wanted.keys()), (found - Counter(wanted.keys()), Counter(wanted.keys()) - found)
+        found, once = Counter(run.data.tags["fingerprint"] for run in runs), Counter(wanted.keys())
+        assert found == once, (found - once, once - found)
         assert {run.info.run_id for run in runs} == set(wanted.values())
         assert {run.info.status for run in runs} == {"FINISHED"}
-        (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.kind = 'flow'")
-        assert parent.info.status == "FINISHED"
         moved = Counter(row.model for row in ledger.decisions() if row.decision in ("first", "promoted"))
-        versions = Counter(v.name for v in tracker.client.search_model_versions() if v.name in moved)
+        versions = Counter(one.name for one in tracker.client.search_model_versions() if one.name in moved)
         assert versions == moved, (versions, moved)
-        attempts = Counter(row.attempt for row in rows)
         self.figures |= Counter(trials=len(rows), mlflow_runs=len(runs), model_versions=sum(versions.values()))
-        self.figures["attempts"] = dict(sorted(attempts.items()))
+        return {**self.figures, "attempts": dict(sorted(Counter(row.attempt for row in rows).items()))}
+
+
+def carried_out(api, plan, folder, fire, workers, **environment):
+    """A plan, carried out by pools of a Prefect server under fire; returns the figures."""
+    began, log = time.monotonic(), folder / "served.log"
+    ids = deploy(api, limit=workers)
+    with served(api, log, DEPT_LEASE_SECONDS=f"{LEASE:g}", **environment), client(api) as asked:
+        parameters = {"plan": plan.model_dump(mode="json"), "workers": workers}
+        run = asked.create_flow_run_from_deployment(ids["fewshot"], parameters=parameters).id
+        wait_for(lambda: fire.done() and fire.owners(), 900)  # the source is there; now many trials are under way
+        fire.rage()
+        deadline = time.monotonic() + 1800
+        while not (state := _state(api, run)).is_final():
+            assert time.monotonic() < deadline, f"{state}\n{log.read_text()[-5000:]}"
+            time.sleep(1)
+        assert state.is_completed(), f"{state}\n{log.read_text()[-5000:]}"
+    return {**fire.check(), "seconds": round(time.monotonic() - began)}
+
+
+def _state(api, run):
+    with client(api) as asked:
+        return asked.read_flow_run(run).state
 
 
 class PrefectServer:
@@ -235,10 +230,11 @@ def main():
         prefect.start()
         os.environ["PREFECT_API_URL"] = prefect.api
         plan = plan_of(folder, save_backbone(folder / "tiny-llama", "llama"), given["trials"])
-        options = {name: given[name] for name in ("workers", "kills", "stops", "seed")}
-        soak = Soak(prefect.api, plan, folder, servers=[mlflow, prefect], **options)
-        figures = soak.run()
+        options = {name: given[name] for name in ("kills", "stops", "seed")}
+        fire = Fire(servers=[mlflow, prefect], **options)
+        figures = carried_out(prefect.api, plan, folder, fire, given["workers"])
     print(json.dumps(figures))
+    assert (figures["kill"], figures["stop"]) == (given["kills"], given["stops"]), "it was over too soon: more trials"
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -7,6 +7,8 @@ import random
 import pytest
 import yaml
 
+from tests.registry.conftest import postgres  # noqa: F401
+
 GOOD, BAD = ("good", "great", "happy", "quick"), ("bad", "awful", "sad", "slow")
 
 

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,10 +15,14 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
+from flows.planning.trials import target_specs
 from registry.ledger import Ledger
 from registry.tracking import Tracker
+from tests.flows.test_worker import wait_for, worker
+from tests.soak import Fire
 
 KILLS = 10
+SMALL_GROUPS = "from flows.execution import work; work.GROUP = 2"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -111,6 +116,41 @@ def test_kill_at_random_moments(prefect_url, make_plan, tmp_path, monkeypatch):
             check_whole(home, reference, monkeypatch)
             break
     print(json.dumps({"kills": kills, "homes": homes, "moments": moments, "whole": round(whole, 1)}))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_small_soak(postgres, begin, tmp_path, monkeypatch):
+    """`make soak` in small: workers that die and hang, on PostgreSQL; each trial is finished once, with one run."""
+    monkeypatch.setenv("DEPT_LEDGER_URL", postgres.url())
+    seeds, steps = list(range(6)), {"steps": 30, "batch_size": 4, "eval_every": 10}
+    context, plan = begin(seeds=seeds, sources=[], strategies=["scratch"], scratch_training=steps)
+    specs = target_specs(plan, context.inputs, {})
+    context.ledger.add(specs, context.run_id, "targets")
+    fire, log, over = Fire(kills=3, stops=1, lease=2.0), tmp_path / "log", threading.Event()
+
+    def keep_going():
+        alive = []
+        while not over.is_set():
+            alive = [one for one in alive if one.poll() is None]
+            alive += [worker(context, log, SMALL_GROUPS) for _ in range(2 - len(alive))]
+            over.wait(0.2)
+        for one in alive:
+            one.kill()
+            one.wait()
+
+    keeper = threading.Thread(target=keep_going)
+    keeper.start()
+    try:
+        fire.rage(pause=1.0)
+        wait_for(lambda: fire.left() == 0, 400)
+    finally:
+        over.set()
+        keeper.join()
+    figures = fire.check()
+    assert figures["trials"] == len(specs)
+    assert figures["kill"] == 3, log.read_text()[-3000:]
+    assert max(figures["attempts"]) > 1  # some were taken over
 
 
 @pytest.mark.timeout(300)

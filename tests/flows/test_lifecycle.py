@@ -38,7 +38,7 @@ def statuses():
     return {row.status for row in Ledger.open().find()}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_suspend_resume_kill_restart_cancel(prefect_url, make_plan, tmp_path, tiny_folders):
     plan = load_plan(make_plan(name="life", sources=["food"], targets=["film"], seeds=[0], source_training=LONG))
     ids, log = deploy(prefect_url, limit=1), tmp_path / "served.log"
@@ -49,7 +49,7 @@ def test_suspend_resume_kill_restart_cancel(prefect_url, make_plan, tmp_path, ti
         run = asked.create_flow_run_from_deployment(ids["fewshot"], parameters=parameters).id
 
         def trains():
-            wait_for(lambda: pids())
+            wait_for(lambda: pids(), 400)
             (worker,) = pids()
             return worker
 
@@ -81,7 +81,7 @@ def test_suspend_resume_kill_restart_cancel(prefect_url, make_plan, tmp_path, ti
         asked.create_flow_run_from_deployment(
             ids["tidy"], parameters={"flow_run_id": str(run)}
         )  # as the automation does
-        wait_for(lambda: controller() != killed, 240)
+        wait_for(lambda: controller() != killed, 400)
         assert asked.read_flow_run(run).run_count == 3
         assert not gone(worker), "its worker went on meanwhile"
 
