@@ -87,7 +87,8 @@ def after_crash(deployment: str) -> dict[str, Any]:
                 "type": "run-deployment",
                 "source": "selected",
                 "deployment_id": deployment,
-                "parameters": {"flow_run_id": "{{ flow_run.id }}"},
+                # Said to be text: a value alone would be made JSON, which an UUID cannot be.
+                "parameters": {"flow_run_id": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"}},
             }
         ],
     }

@@ -206,7 +206,7 @@ def test_after_a_crash_our_flow_is_run_for_runs_of_ours_alone(api):
         assert asked.read_flow_run(done.id).state.is_completed()
         for run in (theirs, ours):
             asked.set_flow_run_state(run.id, State(type=StateType.CRASHED))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not (asks := [run for run in asked.read_flow_runs() if run.deployment_id == tidy]):
             assert time.monotonic() < deadline
             time.sleep(0.5)
