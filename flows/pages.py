@@ -10,16 +10,20 @@ from typing import Any, TypeVar
 from prefect import runtime, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CancelledRun
+from prefect.exceptions import Abort, CancelledRun, Pause
 from prefect.states import Cancelled, Cancelling
 from prefect.tasks import exponential_backoff
 
 from flows.execution.context import RunContext
+from flows.execution.heal import LostError
+from flows.execution.lease import LeaseLostError
 from flows.execution.stopping import Asked, RunEndedError, StoppedError, Stopping
 from infra import flow_run
-from infra.errors import may_pass
+from infra.errors import InputError, may_pass
 
 T = TypeVar("T")
+# Told to whoever runs the part, which goes on or ends as it should: their pages show no traceback.
+NO_FAILURES = (StoppedError, RunEndedError, LeaseLostError, LostError)
 _LOG = logging.getLogger("flows.pages")
 RETRIES, BACKOFF = 2, exponential_backoff(10)  # seconds: 10, 20; where a store was away
 SHORT_SECONDS = 3_600  # for a part that waits for nobody's training
@@ -57,6 +61,22 @@ def ends() -> contextlib.AbstractContextManager[None]:
     return flow_run.ends_as(_state_behind)
 
 
+@contextlib.contextmanager
+def ended_in_prefect() -> Iterator[None]:
+    """For who calls a flow from a terminal: somebody has ended the run on its page.
+
+    Raises:
+        InputError: in place of Prefect's signal.
+    """
+    try:
+        yield
+    except (Abort, Pause) as signal:
+        what = str(signal) or "it was suspended"
+        raise InputError(
+            f"stopped in Prefect: {what}. Remedy: the same command goes on from what is finished"
+        ) from None
+
+
 def step(
     name: str,
     body: Callable[[], T],
@@ -84,7 +104,7 @@ def step(
         begun.append(True)
         try:
             kept.append(body())
-        except (StoppedError, RunEndedError) as error:
+        except NO_FAILURES as error:
             stopped.append(error)
             return Cancelled(message=str(error))
         return None

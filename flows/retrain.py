@@ -25,7 +25,7 @@ from flows.execution.judge import judge, told
 from flows.execution.progress import say
 from flows.execution.settle import Workers, work_here
 from flows.mlflow_page import close_parent
-from flows.pages import SHORT_SECONDS, ends, run_name, step, tagged
+from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, step, tagged
 from flows.planning.plan import WorkerCount
 from flows.planning.retraining import Retraining, Stale, reasons
 from flows.planning.roots import check_paths
@@ -89,7 +89,7 @@ def run(order: Retraining | None = None) -> dict[str, Any]:
     """
     order = order or Retraining()
     opened = open_retraining(order)  # a slip in the order should not wait for a server
-    with prefect_api(), errors_told_by_caller():
+    with prefect_api(), errors_told_by_caller(), ended_in_prefect():
         return make_flow(opened)(order)
 
 

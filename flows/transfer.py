@@ -28,7 +28,7 @@ from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.execution.stopping import StoppedError
 from flows.mlflow_page import close_parent, open_parent
-from flows.pages import SHORT_SECONDS, ends, run_name, shown_in, step, tagged, watched
+from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, shown_in, step, tagged, watched
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
 from flows.planning.left_out import label, left_out
@@ -138,7 +138,7 @@ def run(plan: Plan) -> RunSummary:
         InputError: something that the user can mend.
     """
     opened = open_plan(plan)  # a slip in the plan should not wait for a server
-    with prefect_api(), errors_told_by_caller():
+    with prefect_api(), errors_told_by_caller(), ended_in_prefect():
         done = make_flow(opened)(plan)
     return RunSummary(**{**done, "report": Path(done["report"])})
 

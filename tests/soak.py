@@ -26,7 +26,22 @@ from registry.tracking import Tracker
 from tests.flows.pool_helpers import ROOT, deploy, served, wait_for
 from tests.servers import DebianPostgres, MlflowServer
 
-LEASE = 10.0  # seconds
+LEASE, GROUP = 10.0, 8  # seconds; trials claimed at once: many claims, so that shots fall into all that a worker does
+SMALL_GROUPS = f"""
+import importlib.util, sys
+
+class Finder:  # what Python starts with must not import the product
+    def find_spec(self, name, path=None, target=None):
+        if name != "flows.execution.work":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (run(module), setattr(module, "GROUP", {GROUP}))
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
 
 
 class Fire:
@@ -119,7 +134,12 @@ def carried_out(api, plan, folder, fire, workers, **environment):
     """A plan, carried out by pools of a Prefect server under fire; returns the figures."""
     began, log = time.monotonic(), folder / "served.log"
     ids = deploy(api, limit=workers)
-    with served(api, log, DEPT_LEASE_SECONDS=f"{LEASE:g}", **environment), client(api) as asked:
+    (folder / "lead").mkdir()
+    (folder / "lead" / "sitecustomize.py").write_text(SMALL_GROUPS, encoding="utf-8")
+    with (
+        served(api, log, DEPT_LEASE_SECONDS=f"{LEASE:g}", LEAD=str(folder / "lead"), **environment),
+        client(api) as asked,
+    ):
         parameters = {"plan": plan.model_dump(mode="json"), "workers": workers}
         run = asked.create_flow_run_from_deployment(ids["fewshot"], parameters=parameters).id
         wait_for(lambda: fire.done() and fire.owners(), 900)  # the source is there; now many trials are under way

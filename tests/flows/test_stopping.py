@@ -138,6 +138,8 @@ def test_a_flow_ends_as_it_was_asked_to(prefect_url, how):
 
     with pytest.raises(Pause if how == "suspended" else Abort):
         ends()
+    with pytest.raises(InputError, match=r"stopped in Prefect: .*the same command goes on"), pages.ended_in_prefect():
+        raise Abort("flow run is cancelling")
     wanted = "PAUSED" if how == "suspended" else "CANCELLED"
     with client(prefect_url) as asked:
         assert asked.read_flow_run(seen[0]).state.type.value == wanted
