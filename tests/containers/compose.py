@@ -32,13 +32,13 @@ PLAN = {  # the demo, cut small
     "strategies": ["scratch", "best-source"],
     "methods": ["dept"],
     "beside": [],
-    "test_rows": 8,
+    "test_rows": 4,
     "prompt_text": "Classify the sentiment: negative or positive.",
     "adapter": {"m": 4, "r": 2, "s": 32, "alpha": 4.0},
-    "source_training": {"steps": 4, "batch_size": 4, "lr_prompt": 1e-2, "lr_low_rank": 1e-3},
-    "transfer_training": {"steps": 4, "batch_size": 4, "lr_prompt": 1e-3, "lr_low_rank": 1e-4, "eval_every": 2},
-    "scratch_training": {"steps": 4, "batch_size": 4, "lr_prompt": 3e-2, "lr_low_rank": 1e-4, "eval_every": 2},
-    "source_validation_rows": 8,
+    "source_training": {"steps": 2, "batch_size": 2, "lr_prompt": 1e-2, "lr_low_rank": 1e-3},
+    "transfer_training": {"steps": 2, "batch_size": 2, "lr_prompt": 1e-3, "lr_low_rank": 1e-4, "eval_every": 2},
+    "scratch_training": {"steps": 2, "batch_size": 2, "lr_prompt": 3e-2, "lr_low_rank": 1e-4, "eval_every": 2},
+    "source_validation_rows": 4,
     "probe_steps": 0,
 }
 
@@ -94,7 +94,7 @@ def run_plan():
 
 
 def trials():
-    return json.loads(compose("exec", "-T", "control", "dept", "trials", "--json", quiet=True))
+    return json.loads(compose("exec", "-T", "control", "dept", "trials", "--json", quiet=True))["trials"]
 
 
 def check():

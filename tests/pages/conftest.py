@@ -107,8 +107,7 @@ def site(chromium, tmp_path_factory, tiny_folders):
         env = {**os.environ, **stores, "PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
         dept = [sys.executable, "-m", "flows.cli"]
         subprocess.run([*dept, "deploy"], env=env, cwd=root, check=True)
-        beat = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-        stack.enter_context(served(api, root / "served.log", **stores, **beat))
+        stack.enter_context(served(api, root / "served.log", **stores))
         done = subprocess.run([*dept, "submit", "plan.yaml", "--watch"], env=env, cwd=root, check=False)
         assert done.returncode == 0, (root / "served.log").read_text()[-4000:]
         yield Site(prefect, mlflow.uri, home)
