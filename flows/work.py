@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,13 +18,15 @@ from flows.execution.progress import say
 from flows.execution.settle import work_here
 from flows.execution.stopping import RunEndedError, Stopping, ended
 from flows.pages import ends, shown_in, watched
-from flows.planning.plan import Plan, WorkerCount
+from flows.planning.plan import Plan
 from infra.errors import InputError
+from infra.flow_run import own_id, present_name
 from infra.hidden import hidden_credentials
-from infra.identity import is_gone
+from infra.identity import is_gone, process_id
 from infra.settings import settings
 from registry.ledger import Ledger
 from registry.ledger.schema import RunRow
+from registry.ledger.workers import PRESENT_SECONDS
 
 POLL_SECONDS = 0.5
 USUAL = Plan.model_fields["backbone"].default
@@ -35,13 +38,12 @@ OPENERS: Mapping[str, Opener] = {  # by kind of run
 
 
 @flow(name="dept-work")
-def dept_work(run_id: str | None = None, backbone: str | None = None, workers: WorkerCount = 1) -> int:
+def dept_work(run_id: str | None = None, backbone: str | None = None) -> int:
     """Claim trials, train, test, store and record them, until nothing is left to claim.
 
     Args:
         run_id: only trials of this run, while it is under way; empty: of every run that is.
         backbone: only runs of this backbone, as their plans name it; empty: of any.
-        workers: how many are to work beside each other, this one counted; each takes its share.
     """
     with ends(), hidden_credentials():
         stopping = Stopping()
@@ -49,13 +51,12 @@ def dept_work(run_id: str | None = None, backbone: str | None = None, workers: W
             if run_id is not None and _row(Ledger.open(), run_id).status != "running":
                 say(f"Run {run_id[:12]} is over: there is nothing to do.")
                 return 0
-            return run(run_id, backbone, workers, stopping=stopping)
+            return run(run_id, backbone, stopping=stopping)
 
 
 def run(
     run_id: str | None = None,
     backbone: str | None = None,
-    workers: int = 1,
     once: bool = False,
     stopping: Stopping | None = None,
 ) -> int:
@@ -65,14 +66,14 @@ def run(
     under way: to start anew costs more. A run that cannot be worked for here is said and left to others.
 
     Args:
-        run_id: only trials of this run, whatever became of it; backbone, workers: see `dept_work`.
+        run_id: only trials of this run, whatever became of it; backbone: see `dept_work`.
         once: do not linger.
 
     Raises:
         InputError: no such run; a backbone or a store that is not in reach, for the run that was named or for all.
         RunEndedError: the run that was named was ended meanwhile. StoppedError: see `Stopping`.
     """
-    worker = _Worker(run_id, backbone, workers, stopping or Stopping())
+    worker = _Worker(run_id, backbone, stopping or Stopping())
     groups, last = 0, None
     try:
         while True:
@@ -91,9 +92,11 @@ def run(
 class _Worker:
     """What a worker holds between its groups of trials."""
 
-    def __init__(self, run_id: str | None, backbone: str | None, workers: int, stopping: Stopping) -> None:
-        self.run_id, self.backbone, self.workers, self.stopping = run_id, backbone, workers, stopping
+    def __init__(self, run_id: str | None, backbone: str | None, stopping: Stopping) -> None:
+        self.run_id, self.backbone, self.stopping = run_id, backbone, stopping
         self.ledger = Ledger.open()
+        run = own_id()
+        self.name, self._attended = present_name(run) if run else process_id(), -math.inf
         self.contexts: dict[str, RunContext] = {}
         self.left_out: dict[str, InputError] = {}
         self.held = ""  # the backbone that is loaded
@@ -104,6 +107,7 @@ class _Worker:
         Raises:
             InputError: see `run`.
         """
+        self._attend()
         known = self._known()
         for gone in self.contexts.keys() - known.keys():
             self._drop(gone)
@@ -139,6 +143,14 @@ class _Worker:
         """Let go of all."""
         for run_id in list(self.contexts):
             self._drop(run_id)
+        with contextlib.suppress(InputError):  # the first error is the one to tell; it is forgotten by itself
+            self.ledger.depart(self.name)
+
+    def _attend(self) -> None:
+        """Say now and then that this worker is there; while it holds trials that is known from them."""
+        if time.monotonic() - self._attended >= PRESENT_SECONDS / 6:
+            self.ledger.attend(self.name, process_id(), self.run_id)
+            self._attended = time.monotonic()
 
     def _known(self) -> dict[str, str]:
         """Runs to work for with their backbones, oldest first. Those whose controller was killed here are ended."""
@@ -156,7 +168,7 @@ class _Worker:
     def _work_for(self, run_id: str) -> int:
         if run_id not in self.contexts:
             context = self.contexts[run_id] = join(self.ledger, run_id)
-            context.workers, context.stopping = self.workers, self.stopping
+            context.stopping = self.stopping
             shown_in(context)
         asked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if _row(self.ledger, run_id).status == "running":  # an orphaned one that was named is worked for all the same

@@ -27,6 +27,11 @@ def own_id() -> str | None:
     return None if found is None or found.flow_run is None else found.flow_run.id.hex
 
 
+def present_name(run: str) -> str:
+    """By which the worker of a flow run is known in the ledger, before its process has begun and after."""
+    return f"flow-run:{UUID(run).hex}"
+
+
 def end_asked(run: str) -> Callable[[], State | None]:
     """A question: has this process been told to end its flow run? The answer is the state that says so, or None.
 

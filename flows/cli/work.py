@@ -14,10 +14,13 @@ def work(
     run: Annotated[
         str | None, typer.Option(help="Only trials of this run: its name, its id, or how that begins.")
     ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only runs of this backbone, as their plans name it.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="End as soon as nothing can be claimed; do not linger.")] = False,
 ) -> None:
     """Work on the trials that runs have left in the ledger, until none is left to claim.
 
-    Any machine that reaches ledger, store and MLflow may do so, any number of them at once.
+    Any machine that reaches ledger, store and MLflow may do so, any number of them at once; each takes its share. While
+    a run is under way it lingers for DEPT_LINGER_SECONDS, since the next stage may come.
 
     Example: DEPT_LEDGER_URL=postgresql+psycopg://host/dept DEPT_STORE=s3://bucket/dept dept work
     """
@@ -32,7 +35,7 @@ def work(
         return
     run_id = None if run is None else run_id_of(ledger, run)
     with run_log("work", {"run": run_id}) as log:
-        groups = flow.run(run_id)
+        groups = flow.run(run_id, backbone, once)
     done = f"Done: {groups:,} group{'' if groups == 1 else 's'} of trials." if groups else "Nothing to do now."
     others = sum(good for _, good in ledger.held())
     show(f"{done} Others are at work on {others:,} trials." if others else done)

@@ -49,7 +49,6 @@ class RunContext:
         room: tokens that it can read at once; None: no end.
         tasks, splits: by name.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
-        workers: how many are to work beside each other, this process counted.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
         begun: what is known of the training of trials that this process has not closed, by fingerprint and attempt.
         stopping: whether the work is to end. shown: does a named part of it, such as a stack, as a task run of Prefect.
@@ -70,7 +69,6 @@ class RunContext:
     room: int | None = None
     run_id: str = ""
     parent_run: str = ""
-    workers: int = 1
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
     begun: dict[tuple[str, int], Begun] = field(default_factory=dict, repr=False)  # shared by copies
     stopping: Stopping = field(default_factory=Stopping, repr=False)

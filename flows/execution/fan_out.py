@@ -16,6 +16,7 @@ from flows.execution.context import RunContext
 from flows.execution.settle import Workers, work_here
 from infra import worker_runs
 from infra.errors import InputError
+from infra.flow_run import present_name
 from infra.worker_runs import Place, WorkerRun
 
 LOOK_SECONDS = 2.0  # between two looks at the flow runs
@@ -107,7 +108,7 @@ class FanOut:
         missing = min(most - len(self.runs), free - idle)
         if time.monotonic() >= self._resume:
             for _ in range(missing):
-                self._start(context, most)
+                self._start(context)
         self._say(self._trouble(place, free, most))
 
     def _most(self, place: Place) -> int:
@@ -116,11 +117,11 @@ class FanOut:
         most = usual if self.wanted is None else self.wanted
         return max(0, min(most, most if place.limit is None else place.limit) - self._cancelled)
 
-    def _start(self, context: RunContext, most: int) -> None:
+    def _start(self, context: RunContext) -> None:
         name = f"{getattr(context.order, 'name', 'retrain')} worker {self._number + 1}"
-        wanted = {"run_id": context.run_id, "workers": most}
-        found = worker_runs.start(name, wanted, f"{self._key}-{self._number}")
+        found = worker_runs.start(name, {"run_id": context.run_id}, f"{self._key}-{self._number}")
         self._number += 1
+        context.ledger.attend(present_name(found), run_id=context.run_id)  # it comes: its share is left to it
         self.runs[found] = WorkerRun(name, "SCHEDULED")
         _log(f"Started flow run {name!r} of {worker_runs.DEPLOYMENT}.")
 
@@ -130,7 +131,9 @@ class FanOut:
         if self._left is None or left < self._left:
             self._faults = 0  # something gets done
         self._left = left
-        for run in now.values():
+        for one, run in now.items():
+            if run.ended:
+                context.ledger.depart(present_name(one))
             if run.state == "CANCELLED":
                 self._cancelled += 1
                 _log(f"Worker {run.name!r} was cancelled, and is not replaced.", logging.WARNING)

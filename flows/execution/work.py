@@ -30,7 +30,8 @@ from infra.errors import InputError
 from infra.identity import process_id
 from infra.settings import home
 from registry.ledger import Claim
-from registry.ledger.rows import group_of
+from registry.ledger.rows import backbone_of, group_of
+from registry.ledger.workers import Lot
 
 GROUP = 64  # trials claimed at once, as many as a stack takes
 MOST_WAITING = 10_000  # that a statement can name
@@ -46,16 +47,9 @@ def work(context: RunContext) -> int:
         LostError: an adapter that trials start from is damaged; its own trial is pending again.
         InputError: a full disk, or a store that does not answer; nothing that was trained is lost.
     """
-    groups, prefer = 0, None
-    while claims := context.ledger.claim(
-        process_id(),
-        GROUP,
-        run_id=context.run_id,
-        lease_seconds=context.lease_seconds,
-        prefer=prefer,
-        without=_waiting(context),
-    ):
-        prefer = group_of(claims[0].spec)
+    groups, loaded = 0, ""
+    while claims := _claimed(context, loaded):
+        loaded = group_of(claims[0].spec)
         lease = Lease(context.ledger, claims, context.lease_seconds, context.stopping)
         try:
             ready = _ready(context, claims)
@@ -76,6 +70,34 @@ def work(context: RunContext) -> int:
     if groups:
         tidy(home() / "checkpoints", lambda key: _is_open(context, key))
     return groups
+
+
+def _claimed(context: RunContext, loaded: str) -> list[Claim]:
+    """This worker's share of what is free: what fits the loaded backbone first, so many that all workers end together.
+
+    Of what is done one by one it is little: who holds much of that has trials to spare while others have none.
+    """
+    without = _waiting(context)
+    lots = context.ledger.lots(context.run_id, without)
+    if not lots:
+        return []
+    lot = min(lots, key=lambda one: (one.group != loaded, backbone_of(one.group) != backbone_of(loaded)))
+    return context.ledger.claim(
+        process_id(),
+        share(lot, len(context.ledger.workers(context.run_id) | {process_id()})),
+        run_id=context.run_id,
+        lease_seconds=context.lease_seconds,
+        prefer=lot.group,
+        without=without,
+    )
+
+
+def share(lot: Lot, workers: int) -> int:
+    """Trials that one of so many workers claims."""
+    pace = lot.group.rpartition(":")[2]
+    if pace == "search" or (pace == "single" and workers > 1):
+        return 1
+    return min(GROUP, -(-lot.open // workers))
 
 
 def _is_open(context: RunContext, fingerprint: str) -> bool:

@@ -78,9 +78,9 @@ class Claims(Connected):
         """
         seconds = lease_seconds or settings().lease_seconds
         while True:
-            rows = self._claim_rows(owner, limit, _within(run_id, stage, without), seconds, prefer)
+            rows = self._claim_rows(owner, limit, within(run_id, stage, without), seconds, prefer)
             if not rows and prefer is not None:
-                rows, prefer = self._claim_rows(owner, limit, _within(run_id, stage, without), seconds, None), None
+                rows, prefer = self._claim_rows(owner, limit, within(run_id, stage, without), seconds, None), None
             claims = [claim for row in rows if (claim := self._as_claim(row)) is not None]
             if claims or not rows:
                 return claims
@@ -103,7 +103,7 @@ class Claims(Connected):
 
     def free(self, run_id: str) -> int:
         """How many trials of a run a worker could claim now."""
-        query = select(func.count()).where(or_(TrialRow.status == "pending", self._lapsed()), _within(run_id, None))
+        query = select(func.count()).where(or_(TrialRow.status == "pending", self._lapsed()), within(run_id, None))
         return self._read(lambda session: int(session.scalar(query) or 0))
 
     def _lapsed(self) -> ColumnElement[bool]:
@@ -164,7 +164,7 @@ class Claims(Connected):
             self._write(release)
 
 
-def _within(run_id: str | None, stage: str | None, without: Collection[str] = ()) -> ColumnElement[bool]:
+def within(run_id: str | None, stage: str | None, without: Collection[str] = ()) -> ColumnElement[bool]:
     """Rows of a layout that this code reads, and of a run and a stage where one is named; without those named."""
     layout = is_readable()
     for part in chunks(without):  # one statement all the same: SQLite bounds the length of a list, not of a query

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Self
 
 from infra.settings import home, settings
-from registry.ledger.claims import Claims
 from registry.ledger.database import open_engine
 from registry.ledger.decisions import Decisions
 from registry.ledger.locks import Locks
 from registry.ledger.own_tasks import OwnTasks
 from registry.ledger.queries import Queries
 from registry.ledger.runs import Runs
+from registry.ledger.workers import Workers
 from registry.ledger.writes import Writes
 
 
-class Ledger(Claims, Writes, Queries, Runs, OwnTasks, Decisions, Locks):
+class Ledger(Workers, Writes, Queries, Runs, OwnTasks, Decisions, Locks):
     """Trials, runs, own tasks, decisions and locks in one database. Safe from many threads, processes and machines.
 
     A trial goes pending -> running -> trained (its adapter is durable) -> finished (its MLflow run is closed), or

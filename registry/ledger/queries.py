@@ -42,16 +42,6 @@ class Queries(Connected):
         )
         return self._read(lambda session: [(row, bool(good)) for row, good in session.execute(query)])
 
-    def holders(self, run_id: str) -> set[str]:
-        """Who works on trials of a run, by `infra.identity.process_id`; those whose lease has ended left out."""
-        query = (
-            select(TrialRow.owner)
-            .where(TrialRow.status.in_(HELD), TrialRow.owner.is_not(None), TrialRow.lease_until > now())
-            .where(_member(run_id, None))
-            .distinct()
-        )
-        return self._read(lambda session: {str(owner) for owner in session.scalars(query)})
-
     def by_sha256(self, sha256: str) -> TrialRow | None:
         """The row of the trial that left the adapter of this sha256 (of several the first); None where none did."""
         query = (

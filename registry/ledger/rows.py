@@ -36,8 +36,17 @@ def spec_columns(spec: TrialSpec) -> dict[str, Any]:
 
 
 def group_of(spec: TrialSpec) -> str:
-    """Trials of one group can be worked on with one backbone in memory: weights, number type, stacked or one by one."""
-    return f"{spec.backbone_id}:{spec.dtype or '-'}:{'stack' if spec.method in STACKED else 'single'}"
+    """Trials of one group can be worked on with one backbone in memory, and are shared out alike.
+
+    The backbone (`backbone_of`: weights and number type), then stack: many at once; search, single: one by one.
+    """
+    pace = "search" if spec.kind == "search" else "stack" if spec.method in STACKED else "single"
+    return f"{spec.backbone_id}:{spec.dtype or '-'}:{pace}"
+
+
+def backbone_of(group: str) -> str:
+    """What trials of a group need in memory; several groups may need the same."""
+    return group.rpartition(":")[0]
 
 
 def outcome_columns(outcome: TrialOutcome) -> dict[str, Any]:

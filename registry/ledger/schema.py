@@ -57,7 +57,7 @@ class TrialRow(Base):
     """One trial, by its fingerprint.
 
     Attributes:
-        group_key: trials of one group can share a backbone: its id, number type, and stacked or one by one.
+        group_key: see `registry.ledger.rows.group_of`.
         schema_version: layout of `spec`; rows of a newer one, and of 0.1.0 (0), are never claimed.
         position: place among the trials that were added with it.
         owner: `infra.identity.process_id` of who works on it, null where nobody does. lease_until: when its hold ends.
@@ -225,6 +225,17 @@ class DecisionRow(Base):
     looks: Mapped[int | None] = mapped_column(BigInteger)
     run_id: Mapped[str | None] = mapped_column(String(64))
     by: Mapped[str | None] = mapped_column(String(128))
+
+
+class WorkerRow(Base):
+    """A worker that is there, or about to come; `owner` is its process, once that has begun. It counts `until` then."""
+
+    __tablename__ = "dept_workers"
+
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(512))
+    run_id: Mapped[str | None] = mapped_column(String(32))
+    until: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class LockRow(Base):

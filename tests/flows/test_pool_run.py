@@ -32,8 +32,7 @@ def test_a_plan_is_carried_out_by_workers_of_another_pool(prefect_url, make_plan
         state = finished(prefect_url, run.id)
         assert state.is_completed(), log.read_text()[-4000:]
         runs = [one for one in asked.read_flow_runs() if one.deployment_id == ids["worker"]]
-        # It stayed for the next stages, and none was started anew.
-        assert [one.parameters["workers"] for one in runs] == [1]
+        assert len(runs) == 1  # it stayed for the next stages, and none was started anew
         assert finished(prefect_url, runs[0].id, 60).is_completed()
         (task,) = [one for one in asked.read_task_runs() if one.id == runs[0].parent_task_run_id]
         assert task.flow_run_id == run.id  # a subflow, which the page of the controller shows
