@@ -15,10 +15,11 @@ from flows.execution.context import RunContext
 from flows.execution.heal import LostError
 from flows.execution.open import open_plan
 from flows.execution.progress import say
-from flows.execution.settle import work_here
+from flows.execution.settle import hold_device, work_here
 from flows.execution.stopping import RunEndedError, Stopping, ended
 from flows.pages import ends, shown_in, watched
 from flows.planning.plan import Plan
+from infra import devices
 from infra.errors import InputError
 from infra.flow_run import own_id, present_name
 from infra.hidden import hidden_credentials
@@ -62,18 +63,19 @@ def run(
 ) -> int:
     """Be a worker in this process until there is nothing left to claim; returns how many groups of trials it did.
 
-    It keeps its backbone, takes the runs of that backbone first, and lingers for $DEPT_LINGER_SECONDS while a run is
-    under way: to start anew costs more. A run that cannot be worked for here is said and left to others.
+    It holds a device of its own (`infra.devices`), keeps its backbone, takes the runs of that backbone first, and
+    lingers for $DEPT_LINGER_SECONDS while a run is under way: to start anew costs more. A run that cannot be worked for
+    here is said and left to others.
 
     Args:
         run_id: only trials of this run, whatever became of it; backbone: see `dept_work`.
-        once: do not linger.
+        once: neither linger nor wait for a device.
 
     Raises:
         InputError: no such run; a backbone or a store that is not in reach, for the run that was named or for all.
         RunEndedError: the run that was named was ended meanwhile. StoppedError: see `Stopping`.
     """
-    worker = _Worker(run_id, backbone, stopping or Stopping())
+    worker = _Worker(run_id, backbone, stopping or Stopping(), wait=not once)
     groups, last = 0, None
     try:
         while True:
@@ -92,8 +94,8 @@ def run(
 class _Worker:
     """What a worker holds between its groups of trials."""
 
-    def __init__(self, run_id: str | None, backbone: str | None, stopping: Stopping) -> None:
-        self.run_id, self.backbone, self.stopping = run_id, backbone, stopping
+    def __init__(self, run_id: str | None, backbone: str | None, stopping: Stopping, wait: bool = True) -> None:
+        self.run_id, self.backbone, self.stopping, self.wait = run_id, backbone, stopping, wait
         self.ledger = Ledger.open()
         run = own_id()
         self.name, self._attended = present_name(run) if run else process_id(), -math.inf
@@ -143,6 +145,7 @@ class _Worker:
         """Let go of all."""
         for run_id in list(self.contexts):
             self._drop(run_id)
+        devices.release()
         with contextlib.suppress(InputError):  # the first error is the one to tell; it is forgotten by itself
             self.ledger.depart(self.name)
 
@@ -170,6 +173,7 @@ class _Worker:
             context = self.contexts[run_id] = join(self.ledger, run_id)
             context.stopping = self.stopping
             shown_in(context)
+        hold_device(self.contexts[run_id], wait=self.wait)
         asked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if _row(self.ledger, run_id).status == "running":  # an orphaned one that was named is worked for all the same
             asked = self.stopping.asking(ended(self.ledger, run_id))

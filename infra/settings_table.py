@@ -9,8 +9,10 @@ from typing import Any
 
 from infra.nearest import near
 from infra.secrets import masked, masked_address
-from infra.settings import PREFIX, Settings, name_of, plain, read
+from infra.setting_fields import PREFIX, Settings
+from infra.settings import name_of, plain, read
 
+_MADE = {"cache": "the user's cache", "locks": "dept-locks, in the folder for temporary files"}
 # Set by the product for its own processes and benchmarks, or by Kubernetes for a service called dept-...
 _NO_SETTING = re.compile(r"DEPT_(SERVICE|COMMIT|BENCH_\w+|\w+_SERVICE_(HOST|PORT)(_\w+)?|\w+_PORT_\d+_(TCP|UDP)\w*)")
 
@@ -68,7 +70,7 @@ def markdown() -> str:
 
 def _default(field: str) -> str:
     about = Settings.model_fields[field]
-    return "the user's cache" if about.default_factory else shown(about.default)
+    return _MADE[field] if about.default_factory else shown(about.default)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ torch.set_num_threads(1)  # tiny models: a second thread costs more than it brin
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DEPT_LOCKS", str(tmp_path / "locks"))  # another test's worker is in nobody's way
     monkeypatch.setenv("DEPT_LINGER_SECONDS", "0")  # a worker ends when nothing is left
     for name in ("MLFLOW_TRACKING_URI", "DEPT_LEDGER_URL", "DEPT_STORE"):
         monkeypatch.delenv(name, raising=False)

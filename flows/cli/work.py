@@ -15,12 +15,20 @@ def work(
         str | None, typer.Option(help="Only trials of this run: its name, its id, or how that begins.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Only runs of this backbone, as their plans name it.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="End as soon as nothing can be claimed; do not linger.")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="End as soon as nothing can be claimed, or no device is free."),
+    ] = False,
+    all_devices: Annotated[
+        bool, typer.Option("--all-devices", help="As many workers as this machine has devices, each with its own.")
+    ] = False,
 ) -> None:
     """Work on the trials that runs have left in the ledger, until none is left to claim.
 
     Any machine that reaches ledger, store and MLflow may do so, any number of them at once; each takes its share. While
     a run is under way it lingers for DEPT_LINGER_SECONDS, since the next stage may come.
+
+    Each worker holds a device of its own: a GPU, or one of DEPT_CPU_SLOTS.
 
     Example: DEPT_LEDGER_URL=postgresql+psycopg://host/dept DEPT_STORE=s3://bucket/dept dept work
     """
@@ -34,6 +42,9 @@ def work(
         show("Nothing to do: no run has begun yet (`dept run demo`).")
         return
     run_id = None if run is None else run_id_of(ledger, run)
+    if all_devices:
+        _one_each(run_id, backbone, once)
+        return
     with run_log("work", {"run": run_id}) as log:
         groups = flow.run(run_id, backbone, once)
     done = f"Done: {groups:,} group{'' if groups == 1 else 's'} of trials." if groups else "Nothing to do now."
@@ -41,6 +52,30 @@ def work(
     show(f"{done} Others are at work on {others:,} trials." if others else done)
     if log.is_file():
         tell(f"Log: {log}")
+
+
+def _one_each(run_id: str | None, backbone: str | None, once: bool) -> None:
+    """A process for each device, until all have ended; a signal ends them all. Exit code: the first that failed."""
+    import subprocess
+    import sys
+
+    from infra.devices import every
+
+    command = [sys.executable, "-m", "flows.cli", "work", *(["--once"] if once else [])]
+    for name, value in (("--run", run_id), ("--backbone", backbone)):
+        command += [name, value] if value else []
+    cuda, names = every()
+    tell(f"{len(names)} workers, one for each {'CUDA device' if cuda else 'CPU slot'}.")
+    workers = [subprocess.Popen(command) for _ in names]
+    try:
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+    if failed := next(filter(None, codes), 0):
+        raise typer.Exit(abs(failed))
 
 
 def tune(

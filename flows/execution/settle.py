@@ -14,6 +14,7 @@ from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import look
 from flows.execution.progress import say
+from infra import devices
 
 POLL_SECONDS = 1.0
 SHORT = 8  # digits of a fingerprint that tell trials of one label apart
@@ -55,10 +56,37 @@ class Settled:
 
 
 def work_here(context: RunContext) -> int:
-    """Be a worker oneself, in this process: how `dept run` works on one machine."""
+    """Be a worker oneself, in this process: how `dept run` works on one machine, with a device of its own.
+
+    Raises:
+        InputError: see `flows.execution.work.work` and `infra.devices.hold`.
+    """
+    hold_device(context, cuda_only=True)  # two runs on one processor are slow; on one GPU they do not fit
     from flows.execution.work import work  # torch: a controller with workers elsewhere needs none
 
     return work(context)
+
+
+def hold_device(context: RunContext, *, cuda_only: bool = False, wait: bool = True) -> None:
+    """Let this process hold the device that the run asks for, or the devices of its ranks; waits until they are free.
+
+    Args:
+        cuda_only: where the machine has none, or the run asks for none, nothing is held.
+        wait: False: refuse at once where none is free.
+
+    Raises:
+        InputError: see `infra.devices.hold`.
+    """
+    kind, _, number = (context.device or "").partition(":")
+    cpu = kind in ("cpu", "mps")
+    if cpu and cuda_only:
+        return
+    only, ranks = number if devices.mine() is None else "", max(1, context.engine.ranks)
+    held = devices.hold(
+        ranks, only=only, cpu=cpu, cuda_only=cuda_only, wait=wait, check=context.stopping.check, say=say
+    )
+    if held is not None and held.cuda and number:
+        context.device = kind  # of what it holds there is one, and it is called cuda:0
 
 
 def settle(context: RunContext, stage: str, specs: Sequence[TrialSpec], workers: Workers = work_here) -> Settled:
