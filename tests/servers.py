@@ -79,6 +79,45 @@ class DebianPostgres:
         subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL)
 
 
+class S3Server:
+    """moto's S3 server; `bucket()` is a new one as an URL, `environment` what clients need to find it."""
+
+    def __init__(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "dept",
+            "AWS_SECRET_ACCESS_KEY": "dept",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def start(self):
+        command = [sys.executable, "-m", "moto.server", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/", timeout=2)
+                return
+            except OSError:
+                assert self.process.poll() is None, "moto's server ended"
+                assert time.monotonic() < deadline, f"moto's server did not answer within {START_SECONDS} s"
+                time.sleep(0.1)
+
+    def bucket(self):
+        name = f"dept-test-{os.getpid()}-{next(_count)}"
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.environment['AWS_ENDPOINT_URL']}/{name}", method="PUT"), timeout=30
+        )
+        return f"s3://{name}/dept"
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
 class MlflowServer:
     """An MLflow server over a database, by default the SQLite file mlflow.db of a folder; it keeps its port."""
 

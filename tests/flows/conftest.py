@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import random
 
 import pytest
@@ -18,6 +19,9 @@ def prefect_url():
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
+    # As `dept up` has it: small batches keep write transactions short, or flow runs stall on the SQLite database.
+    for name in ("READ_BATCH_SIZE", "BATCH_SIZE"):
+        os.environ.setdefault(f"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_{name}", "100")
     with prefect_test_harness(server_startup_timeout=240):
         yield PREFECT_API_URL.value()
 

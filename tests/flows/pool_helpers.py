@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 from infra.prefect_api import client, ensure_pools
 
@@ -18,20 +19,32 @@ FLOWS = {  # name and entrypoint, by deployment and pool; as infra/prefect.yaml 
     ("worker", "gpu"): ("dept-work", "flows/work.py:dept_work"),
 }
 _SERVE = """
-import asyncio
+import asyncio, socket, sys
 from prefect.workers.process import ProcessWorker
 
 async def one(name):
-    await ProcessWorker(work_pool_name=name, name=f"test-{name}").start()
+    await ProcessWorker(work_pool_name=name, name=f"{socket.gethostname()}-{name}").start()
 
 async def serve():
-    await asyncio.gather(one("control"), one("gpu"))
+    await asyncio.gather(*map(one, sys.argv[1:]))
 
 asyncio.run(serve())
 """
+# A host of its own: another name, and what the others have on their disks is not there.
+_HOST = 'hostname "$1"; shift; while [ "$1" != -- ]; do mount -t tmpfs none "$1"; shift; done; shift; exec "$@"'
 
 
-def deploy(api, limit=None):
+def hosts_can_be_played():
+    """Whether this process may give others a host name and mounts of their own."""
+    command = ["unshare", "--uts", "--mount", "sh", "-c", _HOST, "sh", "played", "--", "hostname"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False
+    return done.stdout.strip() == "played"
+
+
+def deploy(api, limit=None, **entrypoints):
     """Pools and deployments; `limit`: of the pool gpu. Returns ids of deployments by name."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
@@ -51,7 +64,7 @@ def deploy(api, limit=None):
                 asked.create_flow_from_name(flow),
                 name,
                 work_pool_name=pool,
-                entrypoint=entrypoint,
+                entrypoint=entrypoints.get(name, entrypoint),
                 path=str(ROOT),
                 tags=["dept"],
                 enforce_parameter_schema=False,
@@ -61,26 +74,37 @@ def deploy(api, limit=None):
 
 
 @contextlib.contextmanager
-def served(api, log, **more):
-    """Workers of Prefect for both pools, in one process, while the block runs."""
+def served(api, log, pools=("control", "gpu"), host=None, hidden=(), lead=None, **more):
+    """Workers of Prefect for pools, in one process, while the block runs.
+
+    Args:
+        host: a host name of their own, where folders in `hidden` are empty; None: this host.
+        lead: a folder that comes first on the path of modules.
+    """
     env = {
         **os.environ,
         "PREFECT_API_URL": api,
         "PREFECT_WORKER_QUERY_SECONDS": "0.5",
         "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [more.pop("LEAD", ""), str(ROOT)])),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, [lead, ROOT]))),
         **more,
     }
+    command = [sys.executable, "-c", _SERVE, *pools]
+    if host is not None:
+        command = ["unshare", "--uts", "--mount", "sh", "-c", _HOST, "sh", host, *map(str, hidden), "--", *command]
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE], cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True)
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            flows = psutil.Process(process.pid).children(recursive=True)  # in sessions of their own
+            process.kill()
+            for one in flows:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
         process.wait()
 
 

@@ -24,7 +24,7 @@ def test_a_plan_is_carried_out_by_workers_of_another_pool(prefect_url, make_plan
     (tmp_path / "sitecustomize.py").write_text(NOTE.format(folder=str(notes)))
     roots = f"{tmp_path}:{tiny_folders['llama'].parent}"
     with (
-        served(prefect_url, log, DEPT_PLAN_ROOTS=roots, DEPT_LINGER_SECONDS="20", LEAD=str(tmp_path)),
+        served(prefect_url, log, DEPT_PLAN_ROOTS=roots, DEPT_LINGER_SECONDS="20", lead=tmp_path),
         client(prefect_url) as asked,
     ):
         parameters = {"plan": plan.model_dump(mode="json"), "workers": 1}

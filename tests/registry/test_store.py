@@ -17,9 +17,14 @@ from registry.store import SUMS, LostFileError, Store, digest_of
 KEY = f"adapters/{'a' * 64}/1-0123abcd"
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
-def store(request, tmp_path):
-    """A folder by its path, the same as an URL, and a store that is no disk."""
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
+def store(request, tmp_path, monkeypatch):
+    """A folder by its path, the same as an URL, a store that is no disk, and a bucket of a real server."""
+    if request.param == "s3":
+        server = request.getfixturevalue("s3")
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        return Store.open(server.bucket())
     name = uuid.uuid4().hex
     url = {
         "folder": str(tmp_path / "store"),
