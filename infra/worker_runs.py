@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -80,7 +80,9 @@ def place(deployment: str = DEPLOYMENT) -> Place:
     return Place(pool.name, pool.concurrency_limit, bool(pool.is_paused or found.paused), len(online))
 
 
-def start(name: str, parameters: Mapping[str, Any], key: str, deployment: str = DEPLOYMENT) -> str:
+def start(
+    name: str, parameters: Mapping[str, Any], key: str, tags: Sequence[str] = (), deployment: str = DEPLOYMENT
+) -> str:
     """Ask for a flow run, below the flow or task run that this process is in; returns its id at once.
 
     Args:
@@ -96,7 +98,12 @@ def start(name: str, parameters: Mapping[str, Any], key: str, deployment: str = 
     with _told():
         try:
             made = run_deployment(
-                deployment, parameters=dict(parameters), flow_run_name=name, timeout=0, idempotency_key=key
+                deployment,
+                parameters=dict(parameters),
+                flow_run_name=name,
+                timeout=0,
+                idempotency_key=key,
+                tags=list(tags),
             )
         except ObjectNotFound as error:
             raise InputError(f"deployment {deployment}: it was taken away. Remedy: `dept up`") from error

@@ -118,8 +118,9 @@ class FanOut:
         return max(0, min(most, most if place.limit is None else place.limit) - self._cancelled)
 
     def _start(self, context: RunContext) -> None:
-        name = f"{getattr(context.order, 'name', 'retrain')} worker {self._number + 1}"
-        found = worker_runs.start(name, {"run_id": context.run_id}, f"{self._key}-{self._number}")
+        plan = getattr(context.order, "name", "retrain")
+        name, key = f"{plan} worker {self._number + 1}", f"{self._key}-{self._number}"
+        found = worker_runs.start(name, {"run_id": context.run_id}, key, tags=["dept", plan])
         self._number += 1
         context.ledger.attend(present_name(found), run_id=context.run_id)  # it comes: its share is left to it
         self.runs[found] = WorkerRun(name, "SCHEDULED")

@@ -48,6 +48,12 @@ def pool(prefect_url, monkeypatch):
 def test_up_to_so_many_workers_and_none_without_work(pool):
     crew = pool.crew(4)
     assert crew(pool.context) == 0
+    with client(pool.api) as asked:
+        made = [asked.read_flow_run(run) for run in crew.runs]
+    assert {(run.name, tuple(sorted(run.tags))) for run in made} == {
+        (f"mine worker {number}", ("dept", "mine")) for number in (1, 2)
+    }
+    assert len(pool.ledger.workers(pool.context.run_id)) == 2  # their share is left to them
     assert len(crew.runs) == 2  # the pool takes no more at a time
     crew(pool.context)
     assert len(crew.runs) == 2
