@@ -108,7 +108,7 @@ def served(api, log, pools=("control", "gpu"), host=None, hidden=(), lead=None, 
         process.wait()
 
 
-def finished(api, run_id, seconds=240):
+def finished(api, run_id, seconds=500):
     """The state in which a flow run ends."""
     deadline = time.monotonic() + seconds
     with client(api) as asked:

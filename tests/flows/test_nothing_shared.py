@@ -16,7 +16,7 @@ from tests.servers import MlflowServer
 HOSTS = ("dept-one", "dept-two")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_three_hosts_that_share_no_folder_finish_one_plan(
     prefect_url, postgres, s3, make_plan, tmp_path, tmp_path_factory, tiny_folders, monkeypatch
 ):

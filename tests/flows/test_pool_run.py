@@ -13,7 +13,7 @@ atexit.register(lambda: Path({folder!r}, str(os.getpid())).write_text("torch" if
 """
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_plan_is_carried_out_by_workers_of_another_pool(prefect_url, make_plan, tmp_path, tiny_folders):
     from flows.planning.plan_file import load_plan
 
