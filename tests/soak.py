@@ -137,7 +137,7 @@ def carried_out(api, plan, folder, fire, workers, **environment):
     (folder / "lead").mkdir()
     (folder / "lead" / "sitecustomize.py").write_text(SMALL_GROUPS, encoding="utf-8")
     with (
-        served(api, log, DEPT_LEASE_SECONDS=f"{LEASE:g}", LEAD=str(folder / "lead"), **environment),
+        served(api, log, DEPT_LEASE_SECONDS=f"{LEASE:g}", lead=folder / "lead", **environment),
         client(api) as asked,
     ):
         parameters = {"plan": plan.model_dump(mode="json"), "workers": workers}

@@ -8,8 +8,6 @@ import random
 import pytest
 import yaml
 
-from tests.registry.conftest import postgres  # noqa: F401
-
 GOOD, BAD = ("good", "great", "happy", "quick"), ("bad", "awful", "sad", "slow")
 
 

@@ -88,6 +88,8 @@ def served(api, log, pools=("control", "gpu"), host=None, hidden=(), lead=None, 
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "OMP_NUM_THREADS": "1",
+        "DEPT_CPU_SLOTS": "8",
+        "DEPT_CPU_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, [lead, ROOT]))),
         **more,
     }
