@@ -16,6 +16,7 @@ import yaml
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.reporting.html import NUMBERS, markdown
+from infra.mlflow_page import model_page
 from registry.tracking import Rows
 from registry.tracking.notes import order_lines, rates_of
 
@@ -113,7 +114,7 @@ def _note(
 
 def _model(row: Mapping[str, Any]) -> str:
     model = row.get("model")
-    return f"[{model}](#/models/{model})" if model else str(row.get("task", ""))
+    return f"[{model}]({model_page(str(model))})" if model else str(row.get("task", ""))
 
 
 def _linked(context: RunContext, outcome: TrialOutcome, runs: Mapping[str, str]) -> str:

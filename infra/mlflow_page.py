@@ -21,6 +21,11 @@ def runs_page(experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{_TRAINING}&viewStateShareKey={VIEW}"
 
 
+def model_page(name: str) -> str:
+    """Of a registered model, after the address of the server."""
+    return f"#/models/{name}?{_TRAINING}"
+
+
 def page_of_home(url: str) -> str:
     """Of the runs in the MLflow database of this home, which a server at `url` shows."""
     file = f"{(home() / 'mlflow.db').as_uri()}?mode=ro"
@@ -28,4 +33,4 @@ def page_of_home(url: str) -> str:
         query = "select experiment_id from experiments where name = 'dept-transfer' and lifecycle_stage = 'active'"
         for (number,) in connection.execute(query):
             return f"{url}/{runs_page(number)}"
-    return f"{url}/#/experiments"
+    return f"{url}/#/experiments?{_TRAINING}"

@@ -36,6 +36,11 @@ def of_version(outcome: TrialOutcome) -> str:
     return "\n".join([*recipe_lines(outcome.spec), f"- Reached: {reached(outcome)}", trial])
 
 
+def of_champion(spec: TrialSpec, task: Task | None) -> str:
+    """The page of a task's registered model that has a champion."""
+    return "\n".join([of_model(spec, task), "", "**Champion:**", "", *recipe_lines(spec)])
+
+
 def with_decision(description: str, row: DecisionRow) -> str:
     """A description with what was decided last."""
     kept = description.partition(f"\n\n{DECISION}")[0]

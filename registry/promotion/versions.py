@@ -219,7 +219,7 @@ def tell(tracker: Tracker, version: ModelVersion, row: DecisionRow) -> None:
 
 def tell_of_champion(stores: Stores, row: DecisionRow, spec: TrialSpec) -> None:
     """Write who answers since when into the page of the registered model."""
-    text = pages.with_decision(pages.of_model(spec, stores.tasks.get(spec.task)), row)
+    text = pages.with_decision(pages.of_champion(spec, stores.tasks.get(spec.task)), row)
     stores.tracker.ask("update_registered_model", row.model, text)
 
 

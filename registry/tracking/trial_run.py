@@ -188,12 +188,9 @@ def trial_metrics(outcome: TrialOutcome, times: Times, sent: Mapping[str, int] |
 
 
 def reached_metrics(outcome: TrialOutcome) -> dict[str, float]:
-    """`validation/*` and `test/*` of the kept step; `score` alone where it is no other metric under a second name."""
-    found: dict[str, float] = {}
-    for part, values in (("validation", outcome.validation), ("test", outcome.test)):
-        twice = outcome.extra.get("metric") in values or ("accuracy" in values and "metric" not in outcome.extra)
-        found |= {f"{part}/{name}": value for name, value in values.items() if not (twice and name == "score")}
-    return found
+    """`validation/*` and `test/*` of the kept step; `score` is the task's own metric, so that tasks share a column."""
+    found = {f"validation/{name}": value for name, value in outcome.validation.items()}
+    return found | {f"test/{name}": value for name, value in outcome.test.items()}
 
 
 def thinned(curve: Sequence[tuple[int, float]], most: int, kept: int = -1) -> list[tuple[int, float]]:

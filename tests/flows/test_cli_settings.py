@@ -102,7 +102,8 @@ def test_the_page_of_a_run_is_linked_where_a_server_keeps_it(monkeypatch):
         "infra.services.status",
         lambda: [ServiceState("mlflow", True, True, 1, "http://127.0.0.1:5000", Path("x"))],
     )
-    assert pages() == {"MLflow": "http://127.0.0.1:5000/#/experiments"}  # no experiment yet
+    none_yet = "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+    assert pages() == {"MLflow": none_yet}
     home().mkdir(parents=True)
     with contextlib.closing(sqlite3.connect(home() / "mlflow.db")) as database:
         database.execute("create table experiments (experiment_id integer, name text, lifecycle_stage text)")

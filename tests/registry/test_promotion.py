@@ -48,6 +48,7 @@ def test_the_first_becomes_champion(world):
     assert (model.tags["license"], model.tags["backbone_id"]) == ("CC0-1.0", ID)
     for told in ("Mood of a sentence.", "Licence: CC0-1.0", "Data: ", "weights `bbbbbbbb`", "**Decision:** first on"):
         assert told in model.description
+    assert "start: scratch" in model.description
     assert model.aliases == {"champion": 1}
 
 
