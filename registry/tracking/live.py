@@ -151,10 +151,12 @@ class Live:
             if trial is None or not trial.waiting:
                 return
             points, trial.waiting = trial.waiting[:_BATCH], trial.waiting[_BATCH:]
+        fresh = trial.run_id is None
         try:
-            if trial.run_id is None and not self._begin(key, trial):
+            if fresh and not self._begin(key, trial):
                 return
-            self.client.log_batch(str(trial.run_id), metrics=points)
+            values = trial_params(trial.spec) if fresh else ()
+            self.client.log_batch(str(trial.run_id), metrics=points, params=values)
         except Exception:
             with self._lock:
                 trial.waiting = points + trial.waiting
@@ -175,5 +177,4 @@ class Live:
         if not still:
             self.client.delete_run(run_id)
             return False
-        self.client.log_batch(run_id, params=trial_params(spec))
         return True
