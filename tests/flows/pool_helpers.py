@@ -23,10 +23,11 @@ import asyncio, socket, sys
 from prefect.workers.process import ProcessWorker
 
 async def one(name):
-    await ProcessWorker(work_pool_name=name, name=f"{socket.gethostname()}-{name}").start()
+    await ProcessWorker(work_pool_name=name, name=f"{socket.gethostname()}-{name}", limit=limit).start()
 
+limit = int(sys.argv[1]) or None
 async def serve():
-    await asyncio.gather(*map(one, sys.argv[1:]))
+    await asyncio.gather(*map(one, sys.argv[2:]))
 
 asyncio.run(serve())
 """
@@ -74,12 +75,12 @@ def deploy(api, limit=None, **entrypoints):
 
 
 @contextlib.contextmanager
-def served(api, log, pools=("control", "gpu"), host=None, hidden=(), lead=None, **more):
+def served(api, log, pools=("control", "gpu"), host=None, hidden=(), lead=None, limit=0, **more):
     """Workers of Prefect for pools, in one process, while the block runs.
 
     Args:
         host: a host name of their own, where folders in `hidden` are empty; None: this host.
-        lead: a folder that comes first on the path of modules.
+        lead: a folder that comes first on the path of modules. limit: flow runs of a pool at a time; 0: no bound.
     """
     env = {
         **os.environ,
@@ -93,7 +94,7 @@ def served(api, log, pools=("control", "gpu"), host=None, hidden=(), lead=None, 
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, [lead, ROOT]))),
         **more,
     }
-    command = [sys.executable, "-c", _SERVE, *pools]
+    command = [sys.executable, "-c", _SERVE, str(limit), *pools]
     if host is not None:
         command = ["unshare", "--uts", "--mount", "sh", "-c", _HOST, "sh", host, *map(str, hidden), "--", *command]
     with log.open("ab") as out:

@@ -41,7 +41,7 @@ def test_three_hosts_that_share_no_folder_finish_one_plan(
         others = [folder for other, folder in places.items() if other != name]
         hidden = [*others, *([tmp_path] if pool == "gpu" else [])]
         own = {"DEPT_HOME": str(places[name] / "home"), "DEPT_LOCKS": str(places[name] / "locks")}
-        return served(prefect_url, logs[name], [pool], name, hidden, **shared, **own, **more)
+        return served(prefect_url, logs[name], [pool], name, hidden, limit=1, **shared, **own, **more)
 
     roots = os.pathsep.join(map(str, (tmp_path, tiny_folders["llama"].parent)))
     try:
