@@ -14,7 +14,7 @@ from infra.mlflow_page import VIEW
 _TAG = f"mlflow.sharedViewState.{VIEW}"
 _COLUMNS = (
     *("params.`task`", "params.`k`", "params.`seed`", "params.`method`", "params.`start`", "params.`source`"),
-    *("metrics.`test/score`", "metrics.`validation/score`", "metrics.`cost/seconds`"),
+    *("metrics.`test/accuracy`", "metrics.`test/score`", "metrics.`validation/loss`"),  # score: of other metrics alone
 )
 _STATE: dict[str, Any] = {
     "searchFilter": "tags.role = 'target'",  # with a filter, the rows of trials do not hide below their flow run's

@@ -32,7 +32,7 @@ def test_the_table_opens_with_scores(browser, site, experiment):
     said = browser.read(
         f"{site.mlflow}/{runs_page(experiment)}", "film/4/0/scratch", name="mlflow-experiment", wait=2
     ).splitlines()
-    assert {"test/score", "validation/score", "k", "method"} <= set(said)
+    assert {"test/accuracy", "validation/loss", "k", "method"} <= set(said)
     assert {"plot/4/1/scratch", "film/4/0/tfidf"} <= set(said)  # rows of trials, not folded below their flow run
     assert "Model training" in said
 

@@ -47,8 +47,8 @@ def test_artifacts(browser, site):
 def test_the_form_explains_a_plan(browser, site, runs):
     page = f"{site.prefect}/deployments/deployment/{runs['dept-transfer'].deployment_id}/run"
     said = browser.read(page, "Backbone", name="prefect-form", wait=2)
-    for words in ("frozen model: catalogue name, hub id or local folder", "smollm2-135m", "Shots"):
-        assert words in said
+    assert "frozen model: catalogue name, hub id or local folder" in said
+    assert "short name of the plan" in said
 
 
 def test_pools_and_deployments(browser, site):
