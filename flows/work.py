@@ -73,7 +73,8 @@ def run(
 
     Raises:
         InputError: no such run; a backbone or a store that is not in reach, for the run that was named or for all.
-        RunEndedError: the run that was named was ended meanwhile. StoppedError: see `Stopping`.
+        RunEndedError: the run that was named was ended meanwhile, and `stopping` is a flow run's. StoppedError: see
+            `Stopping`.
     """
     worker = _Worker(run_id, backbone, stopping or Stopping(), wait=not once)
     groups, last = 0, None
@@ -87,6 +88,11 @@ def run(
             if time.monotonic() >= last or not worker.more_may_come():
                 return groups
             time.sleep(POLL_SECONDS)
+    except RunEndedError as error:
+        if stopping is not None:
+            raise  # its flow run ends as cancelled
+        say(f"{error}. Nothing of it is worked on any more.")
+        return groups
     finally:
         worker.close()
 
@@ -178,7 +184,7 @@ class _Worker:
         if _row(self.ledger, run_id).status == "running":  # an orphaned one that was named is worked for all the same
             asked = self.stopping.asking(ended(self.ledger, run_id))
         try:
-            with asked:
+            with asked, self.stopping.watching():
                 return work_here(self.contexts[run_id])
         except LostError as error:
             say(f"{error}. Its trial is made again.")  # by whoever claims it next

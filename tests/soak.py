@@ -80,26 +80,33 @@ class Fire:
             def ready(since=since, done=done):
                 return (since < 2 or self.done() > done) and (self.owners() or self.left() == 0)
 
-            wait_for(ready, 600)
-            time.sleep(self.draw.uniform(0.1, pause))
-            if self.left() == 0:
-                break
-            if kind == "restart":
-                self.restart(self.servers.pop())
-            elif pids := self.owners():
-                since += kind == "kill"
-                self.hit(kind, self.draw.choice(pids))
+            while True:
+                wait_for(ready, 600)
+                time.sleep(self.draw.uniform(0.1, pause))
+                if self.left() == 0:
+                    break
+                if kind == "restart":
+                    self.restart(self.servers.pop())
+                    break
+                pids = self.owners()
+                if pids and self.hit(kind, self.draw.choice(pids)):
+                    since += kind == "kill"
+                    break
         self.figures["left when the last shot fell"] = self.left()
 
     def hit(self, kind, pid):
-        with contextlib.suppress(ProcessLookupError):
+        """Whether there was something to hit."""
+        try:
             if kind == "kill":
                 os.kill(pid, signal.SIGKILL)
             else:
                 os.kill(pid, signal.SIGSTOP)
                 time.sleep(self.stopped)
                 os.kill(pid, signal.SIGCONT)
-            self.figures[kind] += 1
+        except ProcessLookupError:
+            return False
+        self.figures[kind] += 1
+        return True
 
     def restart(self, server):
         server.stop()

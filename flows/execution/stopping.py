@@ -33,7 +33,7 @@ class Stopping:
         self.seconds = seconds
         self._asked: list[Asked] = []
         self._found: dict[Asked, Exception] = {}
-        self._over = threading.Event()
+        self._over, self._watched = threading.Event(), False
 
     def check(self) -> None:
         """Go on, or not.
@@ -58,13 +58,18 @@ class Stopping:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Look every few seconds, in a thread, while the block runs."""
+        """Look every few seconds, in a thread, while the block runs; within such a block nothing more is done."""
+        if self._watched:
+            yield
+            return
+        self._watched = True
         self._over.clear()
         thread = threading.Thread(target=self._look, name="dept-stopping", daemon=True)
         thread.start()
         try:
             yield
         finally:
+            self._watched = False
             self._over.set()
             thread.join(timeout=1.0)  # it may wait for a server that is away
 

@@ -19,7 +19,8 @@ from tests.flows.test_worker import ROOT, held, runs_of, stop_between_writes, wa
 LONG = {"steps": 100_000, "batch_size": 4, "eval_every": 50_000}
 
 
-def test_a_worker_that_is_told_to_end_gives_its_trials_back(begin, tmp_path):
+@pytest.mark.parametrize("how", ["SIGTERM", "its run is ended"])
+def test_a_worker_that_is_told_to_end_gives_its_trials_back(begin, tmp_path, how):
     context, plan = begin(source_training=LONG)
     context.ledger.add(source_specs(plan, context.inputs), context.run_id, "sources")
     log = tmp_path / "log"
@@ -33,12 +34,18 @@ def test_a_worker_that_is_told_to_end_gives_its_trials_back(begin, tmp_path):
         )
     try:
         wait_for(lambda: {row.status for row in context.ledger.find()} == {"running"})
-        worker.terminate()
-        assert worker.wait(timeout=60) == 143, log.read_text()
+        if how == "SIGTERM":
+            worker.terminate()
+        else:
+            context.ledger.end_run(context.run_id, "killed")
+        assert worker.wait(timeout=60) == (143 if how == "SIGTERM" else 0), log.read_text()
     finally:
         worker.kill()
         worker.wait()
-    assert "Stopped by SIGTERM. What was finished is kept" in log.read_text()
+    said = (
+        "Stopped by SIGTERM. What was finished is kept" if how == "SIGTERM" else "is killed: its controller has ended"
+    )
+    assert said in log.read_text()
     assert "Traceback" not in log.read_text()
     assert {(row.status, row.owner) for row in context.ledger.find()} == {("pending", None)}
 

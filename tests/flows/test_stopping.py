@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from prefect import flow
@@ -171,6 +172,30 @@ def test_a_prefect_that_is_away_keeps_no_part_from_being_done(prefect_url, monke
     assert done == ["before", "after"]
     with pytest.raises(ZeroDivisionError):
         pages.step("part", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(("error", "tries"), [(ConnectionError("away"), 3), (InputError("a slip"), 1)])
+def test_a_run_that_nobody_watches_tries_a_part_again_where_a_store_was_away(prefect_url, monkeypatch, error, tries):
+    monkeypatch.setattr(pages, "BACKOFF", 0)
+    tried = []
+
+    def body():
+        tried.append(1)
+        if len(tried) < 3:
+            raise error
+        return "done"
+
+    @flow(name="dept-again")
+    def again():
+        monkeypatch.setattr(pages, "runtime", SimpleNamespace(deployment=SimpleNamespace(id="of a pool")))
+        return pages.step("part", body)
+
+    if tries == 3:
+        assert again() == "done"
+    else:
+        with pytest.raises(InputError):
+            again()
+    assert len(tried) == tries
 
 
 def parts(asked, run):
