@@ -46,12 +46,18 @@ def run_name() -> str:
 
 
 @contextlib.contextmanager
-def watched(stopping: Stopping) -> Iterator[None]:
-    """Look while the block runs whether this process is to end its flow run; without one nobody is asked."""
+def watched(stopping: Stopping, controller: str | None = None) -> Iterator[None]:
+    """Look while the block runs whether this process is to end its flow run; without one nobody is asked.
+
+    Args:
+        controller: flow run for which it works: where a person stops that one, this ends, too, without waiting for it.
+    """
     run = flow_run.own_id()
     with contextlib.ExitStack() as stack:
         if run is not None:
             stack.enter_context(stopping.asking(_told(run)))
+        if run is not None and controller is not None:
+            stack.enter_context(stopping.asking(_stopped(controller)))
         stack.enter_context(stopping.watching())
         yield
 
@@ -157,6 +163,16 @@ def _told(run: str) -> Asked:
     def ask() -> Exception | None:
         state = asked()
         return None if state is None else EndAskedError(state)
+
+    return ask
+
+
+def _stopped(controller: str) -> Asked:
+    asked = flow_run.stopped(controller)
+
+    def ask() -> Exception | None:
+        state = asked()
+        return None if state is None else RunEndedError(f"run {controller[:12]} is {(state.name or '').lower()}")
 
     return ask
 

@@ -48,7 +48,7 @@ def dept_work(run_id: str | None = None, backbone: str | None = None) -> int:
     """
     with ends(), hidden_credentials():
         stopping = Stopping()
-        with watched(stopping):
+        with watched(stopping, run_id):
             if run_id is not None and _row(Ledger.open(), run_id).status != "running":
                 say(f"Run {run_id[:12]} is over: there is nothing to do.")
                 return 0

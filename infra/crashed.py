@@ -9,7 +9,7 @@ from uuid import UUID
 from infra.prefect_api import client
 
 RESTARTS = 3  # of one flow run: what crashes again and again needs a person
-PAUSES = (10.0, 60.0, 300.0)  # seconds before each
+PAUSES = (20.0, 60.0, 300.0)  # seconds before each: Prefect's worker may report one crash twice, seconds apart
 _PAGE = 200  # what Prefect gives at once
 
 

@@ -66,6 +66,31 @@ def end_asked(run: str) -> Callable[[], State | None]:
     return ask
 
 
+def stopped(run: str) -> Callable[[], State | None]:
+    """A question: has a person cancelled or suspended this flow run, of another process? None also where there is none.
+
+    Raises:
+        ConnectionError: (the question) the server does not answer.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        wanted, api = UUID(run), _api()
+    except ValueError:  # an id that somebody typed
+        return lambda: None
+
+    def ask() -> State | None:
+        try:
+            with client(api, ASK_SECONDS, retries=0) as asked:
+                state = asked.read_flow_run(wanted).state
+        except ObjectNotFound:
+            return None
+        over = state is not None and (state.is_cancelling() or state.is_cancelled() or state.name == "Suspended")
+        return state if over else None
+
+    return ask
+
+
 @contextlib.contextmanager
 def ends_as(state_of: Callable[[BaseException], State | None]) -> Iterator[None]:
     """For the body of a flow: an error that came of a state ends the flow run as that state wants it.

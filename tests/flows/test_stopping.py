@@ -105,12 +105,18 @@ def test_a_flow_run_is_asked_by_its_state(prefect_url):
         assert set_to(StateType.RUNNING) is None
         assert set_to(StateType.PAUSED, name="Suspended").name == "Suspended"
         assert set_to(StateType.PAUSED, name="Paused") is None  # its process is to wait, not to end
+        others = flow_run.stopped(run.id.hex)  # as its workers ask
         for kind in (StateType.CANCELLING, StateType.CANCELLED, StateType.CRASHED, StateType.SCHEDULED):
             assert set_to(kind).type == kind
+            # workers of a controller that crashed, and is to start again, go on
+            assert (others() is not None) == (kind in (StateType.CANCELLING, StateType.CANCELLED))
+        assert set_to(StateType.PAUSED, name="Suspended")
+        assert others().name == "Suspended"
         second = set_to(StateType.RUNNING)
         assert second is not None, "another process makes the next attempt"
         asked.delete_flow_run(run.id)
         assert "deleted" in question().message
+        assert others() is None
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
         question = flow_run.end_asked(run.id.hex)
     with pytest.raises(ConnectionError):
