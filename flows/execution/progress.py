@@ -96,13 +96,15 @@ class _Counted:
     def line(self) -> str:
         """Speed, numbers, time left."""
         seconds = time.monotonic() - self.started
-        parts = (
-            [f"{self.done:,.0f} {self.unit}, {self.done / max(seconds, 1e-9):,.0f} {self.unit}/s"] if self.unit else []
-        )
+        rate = (self.done - self.before) / max(seconds, 1e-9)  # what a process before this one did tells nothing
+        parts = [f"{self.done:,.0f} {self.unit}, {rate:,.0f} {self.unit}/s"] if self.unit else []
         parts += [f"{name} {value:.3g}" for name, value in self.numbers.items()]
-        left = seconds * (1 - self.share) / max(self.share, 1e-9)
-        parts.append(f"about {left:.0f} s left" if self.share < 1 else f"{seconds:.0f} s")
-        return ", ".join(parts)
+        if self.share == 1:
+            parts.append(f"{seconds:.0f} s")
+        elif self.done > self.before:
+            left = (self.total - self.done) * seconds / (self.done - self.before)
+            parts.append(f"about {left:.0f} s left")
+        return ", ".join(parts) or "begins"
 
 
 class _Shown(_Counted):

@@ -81,7 +81,7 @@ OPENING = (
     *("run demo", "run demo --dry-run", "transfer-matrix demo", "trials", "trials show abcd", "trials retry --all"),
     *("report", "report x", "champions", "rollback sms-spam", "promote sms-spam --version 1", "retrain", "work"),
     *("predict --task sms-spam hello", "tasks", "tasks sms-spam", "tasks forget x", "status", "up", "down", "doctor"),
-    *("settings", "tune --dry-run", "plan", "bench-peft --results x"),
+    *("settings", "tune --dry-run", "plan", "bench-peft --results x", "submit demo", "deploy"),
 )
 
 
