@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import re
 import shutil
 import string
 import tempfile
@@ -146,7 +147,7 @@ def _log(
     made: LoggedModel = tracker.ask(
         "create_logged_model",
         tracker.experiment_id,
-        name=about.name,
+        name=re.sub(r"""[/:.%"']""", "-", about.name),  # such as llama-3.2: MLflow refuses these here
         source_run_id=run_id,
         tags={**about.tags, "request": request},
         params=dict(about.params),

@@ -101,7 +101,7 @@ def test_status_tells_running_from_orphaned(ledger, monkeypatch):
     (run,) = body["runs"]
     assert (run["run_id"], run["name"], run["trials"]) == (run_id, "mine", {"trained": 1, "failed": 1})
     shown = dept("status").stdout
-    for words in ("prefect  not running", "none in reach", f"orphaned: {third.fingerprint[:12]}", "mine, running"):
+    for words in ("prefect    not running", "none in reach", f"orphaned: {third.fingerprint[:12]}", "mine, running"):
         assert words in shown
 
 

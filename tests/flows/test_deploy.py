@@ -59,6 +59,7 @@ def test_what_cannot_be_used_is_refused(words, said, tmp_path, monkeypatch):
 @pytest.mark.timeout(300)
 def test_twice_is_as_once_from_any_folder(prefect_url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", prefect_url)
     assert (done := deploy()).exit_code == 0, done.output
     with client(prefect_url) as asked:
         first = found(asked)

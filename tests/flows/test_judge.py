@@ -9,6 +9,7 @@ from dept.trial import TrialOutcome
 from flows import retrain
 from flows.execution.challengers import renewed
 from flows.execution.judge import judge
+from flows.execution.stopping import Stopping
 from flows.planning.retraining import Retraining, Stale
 from infra.identity import process_id
 from infra.settings import home
@@ -21,6 +22,7 @@ class Run(World):
     """What `flows.execution.context.RunContext` has beside."""
 
     backbone_name, backbone_id, dtype = "tiny", ID, "float32"
+    stopping = Stopping()
 
 
 @pytest.fixture
