@@ -15,7 +15,7 @@ from typing import Any
 
 from dept.config import AdapterConfig, Answers, Objective, TrainConfig
 from dept.trial import Candidate, Init, Start
-from flows.planning.plan import RateKey
+from flows.planning.defaults import RateKey
 from flows.planning.search_plan import SearchPlan
 
 Range = tuple[float, float]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from dept.config import AdapterConfig, TrainConfig
 from infra.explain import Form
 
+P = TypeVar("P", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Shots = Annotated[
     Annotated[int, Field(ge=1, le=10_000), Tag("k")] | Annotated[Literal["all"], Tag("all")],
@@ -41,6 +42,19 @@ class Recipe:
     transfer_training: TrainConfig
     prompt_text: str
 
+    def of_group(self, group: Group) -> Recipe:
+        """With what a group says otherwise.
+
+        Raises:
+            ValueError: a group names an unknown key or a value out of bounds.
+        """
+        return Recipe(
+            _changed(self.adapter, group.adapter),
+            _changed(self.scratch_training, group.scratch_training),
+            _changed(self.transfer_training, group.transfer_training),
+            group.prompt_text or self.prompt_text,
+        )
+
 
 class Group(BaseModel):
     """What differs for some targets. Keys that are not named are those of the plan."""
@@ -51,7 +65,6 @@ class Group(BaseModel):
     adapter: dict[str, Any] = Field(default_factory=dict, description="m, r, s, alpha, layout, answers ... that differ")
     scratch_training: dict[str, Any] = Field(default_factory=dict, description="keys of scratch_training that differ")
     transfer_training: dict[str, Any] = Field(default_factory=dict, description="keys of transfer_training that differ")
-
     prompt_text: PromptText | None = Field(None, description="text whose token embeddings start the soft prompt")
 
     @field_validator("adapter", "scratch_training", "transfer_training")
@@ -60,3 +73,7 @@ class Group(BaseModel):
         """So that a fault is told with its place; `Plan` checks them together with the plan's own."""
         (AdapterConfig if info.field_name == "adapter" else TrainConfig).model_validate(value)
         return value
+
+
+def _changed(part: P, keys: dict[str, Any]) -> P:
+    return type(part).model_validate(part.model_dump() | keys)

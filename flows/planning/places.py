@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from dept.config import TrainConfig
 from dept.trial import Method
+from flows.planning.defaults import BASELINE_RATES, RateKey
 from flows.planning.groups import Strategy
-from flows.planning.plan import BASELINE_RATES, Plan, RateKey
+from flows.planning.plan import Plan
 from tasks.spec import Task
 
 

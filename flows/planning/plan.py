@@ -6,13 +6,14 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dept.config import AdapterConfig, TestPart, TrainConfig
 from dept.trial import Method
 from flows.planning.answering import AskedCalibration, Distil, Members, MembersOf, wrong_ensemble
+from flows.planning.defaults import PROMPT_TEXT, SCRATCH_TRAINING, SOURCE_TRAINING, TRANSFER_TRAINING, RateKey, RateList
 from flows.planning.groups import Group, Name, PromptText, Recipe, Seed, Shots, Strategy
 from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
@@ -23,18 +24,8 @@ from tasks.spec import Task
 
 Dtype = Literal["float32", "bfloat16"]
 Validation = Literal["shots", "full"]
-P = TypeVar("P", bound=BaseModel)
 PlanMethod = Literal["auto", Method]
 Linear = Literal["probe", "tfidf"]
-RateKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full"]
-# Peak rates of baselines where a plan names none: DePT's would be far too high for them. LoRA's is ten times that of
-# full fine-tuning (https://thinkingmachines.ai/blog/lora/), whatever its rank.
-BASELINE_RATES: dict[RateKey, float] = {"lora": 1e-3, "lora-r8": 1e-3, "full": 1e-4}
-RateList = Annotated[list[Annotated[float, Field(gt=0)]], Field(max_length=100)]
-# Until the loss of validation is flat: most trials end long before their last step (flows/studies/README.md, recipe).
-SCRATCH_TRAINING = TrainConfig(steps=48, lr_prompt=3e-2, lr_low_rank=1e-4, eval_every=4, patience=16)
-TRANSFER_TRAINING = TrainConfig(steps=48, lr_prompt=1e-3, lr_low_rank=1e-4, eval_every=4, patience=16)
-PROMPT_TEXT = "Read the text and name the label that fits it best."
 WorkerCount = Annotated[int, Field(ge=1, le=1000)]  # workers at a time
 MOST = 10_000  # tasks of a plan
 MOST_TRIALS = 1_000_000
@@ -145,10 +136,7 @@ class Plan(BaseModel):
         PROMPT_TEXT, description="text whose token embeddings start the soft prompt of scratch trials"
     )
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="shape of every adapter of this plan")
-    source_training: TrainConfig = Field(
-        default_factory=lambda: TrainConfig(steps=120, lr_prompt=1e-2, lr_low_rank=1e-3),
-        description="how source adapters are trained",
-    )
+    source_training: TrainConfig = Field(SOURCE_TRAINING, description="how source adapters are trained")
     scratch_training: TrainConfig = Field(
         SCRATCH_TRAINING,
         description="how target adapters that start from scratch are trained",
@@ -201,7 +189,7 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
-        for field in ("sources", "targets", "shots", "seeds", "strategies", "methods"):
+        for field in ("sources", "targets", "shots", "seeds", "strategies", "methods", "beside"):
             twice = _duplicates(getattr(self, field))
             if twice:
                 raise ValueError(f"{field}: {twice[0]} is listed twice; list it once")
@@ -238,7 +226,7 @@ class Plan(BaseModel):
 
     def _trials(self) -> int:
         """Trials of targets, of searches of rates and recipes, and of starts that are tried, at most."""
-        ways = len(self.methods) + ("dept" in self.methods) * (len(self.strategies) - 1)
+        ways = len({*self.methods, *self.beside}) + ("dept" in self.methods) * (len(self.strategies) - 1)
         ways += 3 * ("auto" in self.methods)  # its searches
         ways *= 1 + (self.search is not None)  # a search for each
         ways += len(self.sources) if set(self.strategies) & {"best-source", "similar", "prompt-only"} else 0
@@ -266,12 +254,7 @@ class Plan(BaseModel):
         recipe = Recipe(self.adapter, self.scratch_training, self.transfer_training, self.prompt_text)
         for group in self.groups:
             if target in group.targets:
-                recipe = Recipe(
-                    _changed(self.adapter, group.adapter),
-                    _changed(self.scratch_training, group.scratch_training),
-                    _changed(self.transfer_training, group.transfer_training),
-                    group.prompt_text or self.prompt_text,
-                )
+                recipe = recipe.of_group(group)
         return recipe
 
     @property
@@ -316,7 +299,3 @@ class Plan(BaseModel):
 
 def _duplicates(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _changed(part: P, keys: dict[str, Any]) -> P:
-    return type(part).model_validate(part.model_dump() | keys)

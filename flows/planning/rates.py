@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from dept.trial import TrialOutcome, TrialSpec, goodness
+from flows.planning.defaults import RateKey
 from flows.planning.places import Rate
-from flows.planning.plan import RateKey
 
 
 def best_rates(

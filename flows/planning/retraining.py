@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dept.config import TrainConfig
 from dept.trial import TrialSpec
-from flows.planning.plan import TRANSFER_TRAINING, Dtype, WorkerCount
+from flows.planning.defaults import TRANSFER_TRAINING
+from flows.planning.plan import Dtype, WorkerCount
 from tasks.spec import Task
 
 

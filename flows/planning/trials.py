@@ -9,6 +9,7 @@ from typing import Any
 
 from dept.config import AdapterConfig, Dtype, TestPart, TrainConfig
 from dept.trial import LINEAR, MULTITASK, Init, Method, Start, TrialSpec
+from flows.planning.defaults import RateKey
 from flows.planning.places import (
     Draw,
     Origin,
@@ -25,7 +26,7 @@ from flows.planning.places import (
     shown_beside,
     transferring,
 )
-from flows.planning.plan import Plan, RateKey
+from flows.planning.plan import Plan
 from infra.errors import InputError
 from tasks.spec import Task
 from tasks.splits import Splits
