@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,10 @@ from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.reporting.html import markdown
 from flows.reporting.summary import Row, summary_rows
-from infra.flow_run import own_id
+from infra.flow_run import never_in_the_way, own_id
 from infra.names import slug
 
 MOST_ROWS, MOST_BYTES = 200, 400_000  # of a table; of a plot, which Prefect keeps in its database
-_LOG = logging.getLogger("flows.artifacts")
-
-
-@contextmanager
-def never_in_the_way() -> Iterator[None]:
-    """A page that could not be written is said in the log; the run goes on."""
-    try:
-        yield
-    except Exception as error:
-        _LOG.warning("Prefect took no artifact: %s", error)
 
 
 def key(what: str, name: str) -> str:
@@ -45,7 +33,7 @@ def link_to_mlflow(context: RunContext, name: str) -> None:
     """The run in MLflow, where a server shows it."""
     link = context.tracker.link(context.parent_run)
     if link and own_id() is not None:
-        with never_in_the_way():
+        with never_in_the_way("the link to MLflow"):
             create_link_artifact(link, "The run in MLflow", key("mlflow", name), f"MLflow run of {name}")
 
 
@@ -58,13 +46,13 @@ def results(name: str, outcomes: Sequence[TrialOutcome], page: Path) -> None:
     if own_id() is None:
         return
     rows = summary_rows(outcomes)
-    with never_in_the_way():
+    with never_in_the_way("the table"):
         text = markdown(f"dept-transfer: {name}", outcomes)
         create_markdown_artifact(text, key("report", name), f"{name}: what transfer was worth")
         if rows:
             create_table_artifact([_line(row) for row in rows[:MOST_ROWS]], key("scores", name), "Test scores, percent")
     for plot in sorted(page.parent.glob("*.png"))[:1]:
-        with never_in_the_way():
+        with never_in_the_way("the plot"):
             _plot(name, plot, create_image_artifact)
 
 

@@ -14,10 +14,10 @@ from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 
 from dept.trial import TrialOutcome
-from flows.artifacts import key, never_in_the_way
+from flows.artifacts import key
 from flows.execution.context import RunContext
 from flows.reporting.shots import k_of
-from infra.flow_run import own_id
+from infra.flow_run import never_in_the_way, own_id, title
 from infra.names import slug
 
 MOST = 60  # assets of a run: a task run each
@@ -68,7 +68,7 @@ def materialise(context: RunContext, name: str, outcomes: Sequence[TrialOutcome]
         return
     found = nodes(context.backbone_name.rpartition("/")[2], outcomes, champions)
     link = context.tracker.link(context.parent_run)
-    with never_in_the_way():
+    with never_in_the_way("what came of what"):
         for node in found[-MOST:]:
             _one(node, link)
         if found:
@@ -92,5 +92,5 @@ def _one(node: Node, link: str | None) -> None:
         asset.add_metadata(node.about)
 
     before = [Asset(key=place) for place in node.of]
-    options: dict[str, Any] = {"task_run_name": node.name.replace("{", "(").replace("}", ")"), "asset_deps": before}
+    options: dict[str, Any] = {"task_run_name": title(node.name), "asset_deps": before}
     materialize(asset, by="dept-transfer", name="asset", cache_policy=NO_CACHE, **options)(made)()

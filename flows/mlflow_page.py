@@ -16,9 +16,10 @@ import yaml
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.reporting.html import NUMBERS, markdown
+from flows.reporting.shots import k_of
 from infra.mlflow_page import model_page
 from registry.tracking import Rows
-from registry.tracking.notes import order_lines, rates_of
+from registry.tracking.notes import order_lines, rates_of, score_of
 
 TABLE = "trials.json"
 LONGEST = 7_000  # characters of a note; MLflow takes 8,000
@@ -123,8 +124,7 @@ def _linked(context: RunContext, outcome: TrialOutcome, runs: Mapping[str, str])
 
 
 def _score(outcome: TrialOutcome) -> str:
-    found = outcome.test or outcome.validation
-    value = found.get("score", found.get("accuracy"))
+    value = score_of(outcome.test or outcome.validation)
     which = "test" if outcome.test else "validation"
     return f"{which} {value:.1f}" if value is not None else "not measured"
 
@@ -137,14 +137,14 @@ def _table(context: RunContext, outcomes: Sequence[TrialOutcome], runs: Mapping[
         lines.append(
             {
                 "task": spec.task,
-                "k": "all" if spec.shots is None else spec.shots,
+                "k": k_of(spec.shots),
                 "seed": spec.seed,
                 "start": spec.variant,
                 "source": spec.source_task or "",
                 "method": spec.method,
                 "rates": rates_of(spec),
-                "validation": outcome.validation.get("score", outcome.validation.get("accuracy")),
-                "test": outcome.test.get("score", outcome.test.get("accuracy")),
+                "validation": score_of(outcome.validation),
+                "test": score_of(outcome.test),
                 "seconds": round(outcome.seconds, 2),
                 "run": context.tracker.place(run) if run else "",
                 "fingerprint": spec.fingerprint,

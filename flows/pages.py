@@ -117,7 +117,7 @@ def step(
 
     made: Any = task(
         name=name,
-        task_run_name=(title or name).replace("{", "(").replace("}", ")"),
+        task_run_name=flow_run.title(title or name),
         tags={"dept", *kinds},
         cache_policy=NO_CACHE,
         retries=RETRIES if again and runtime.deployment.id else 0,
@@ -129,7 +129,7 @@ def step(
         made()
     except CancelledRun:
         pass
-    except Exception as error:
+    except Exception as error:  # the part's own, or Prefect's: whichever of its faults, what was done stands
         if begun and not kept:
             raise  # its own
         _LOG.warning("Prefect's page lacks %s: %s", title or name, error)

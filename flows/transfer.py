@@ -96,6 +96,11 @@ class Done:
         kept = {o.spec.fingerprint for o in (*self.outcomes, *self.members) if o.spec.kind == "train"}
         return kept - self.trained - self.others
 
+    @property
+    def everything(self) -> list[TrialOutcome]:
+        """Of targets, what answers with others for them, and searches."""
+        return [*self.outcomes, *self.members, *self.tried]
+
     def note(self, settled: Settled) -> Settled:
         """Count a stage."""
         made = {o.spec.fingerprint for o in settled.outcomes if o.spec.kind == "train"}
@@ -168,11 +173,11 @@ def control(context: RunContext, plan: Plan, workers: Workers = work_here) -> di
         say_lost_runs(context, done.trained)
         lineage.materialise(context, plan.name, done.outcomes, champions)
         page = step("write-report", lambda: report(context, plan, done, champions, started), timeout=SHORT_SECONDS)
-        artifacts.results(plan.name, [*done.outcomes, *done.members, *done.tried], page)
+        artifacts.results(plan.name, done.everything, page)
         totals = {"trained": float(len(done.trained)), "failed": float(len(done.failed))}
         gain = headline(summary_rows(done.outcomes)).gain
         totals |= {} if gain is None else {"gain_points": gain}
-        close_parent(context, plan.name, [*done.outcomes, *done.members, *done.tried], totals, champions, page)
+        close_parent(context, plan.name, done.everything, totals, champions, page)
     return {
         "report": str(page),
         "run_id": context.parent_run,
@@ -293,7 +298,6 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
         "others": sorted(done.others),
     }
     title = f"dept-transfer: {plan.name}"
-    outcomes = [*done.outcomes, *done.members, *done.tried]
     folder = home() / "reports" / safe_name(run_id, "run id")
     with written(folder):
-        return write_report(folder, title, plan.model_dump(mode="json"), outcomes, about)
+        return write_report(folder, title, plan.model_dump(mode="json"), done.everything, about)

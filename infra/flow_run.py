@@ -7,6 +7,7 @@ another one has replaced, or that an automation took for dead, it does not hear 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from infra.prefect_api import client
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+_LOG = logging.getLogger(__name__)
 ASK_SECONDS = 10.0  # a server that takes longer to answer is asked again later
 
 
@@ -25,6 +27,20 @@ def own_id() -> str | None:
 
     found = FlowRunContext.get()
     return None if found is None or found.flow_run is None else found.flow_run.id.hex
+
+
+def title(text: str) -> str:
+    """A name for a task run: Prefect takes what stands in braces for parameters."""
+    return text.replace("{", "(").replace("}", ")")
+
+
+@contextlib.contextmanager
+def never_in_the_way(what: str) -> Iterator[None]:
+    """What a page only shows is never worth a run: a fault is said in the log, and the run goes on."""
+    try:
+        yield
+    except Exception as error:  # of Prefect, its client, its database or the network: the work does not hang on them
+        _LOG.warning("Prefect's page lacks %s: %s", what, error)
 
 
 def present_name(run: str) -> str:

@@ -75,10 +75,3 @@ class ProgressPage:
                 self._made = asked.create_artifact(new).id
             else:
                 asked.update_artifact(self._made, ArtifactUpdate(data=body, description=text))
-
-
-def in_flow_run() -> bool:
-    """Whether this code is part of a flow run, so that there is a page."""
-    from prefect.context import FlowRunContext
-
-    return FlowRunContext.get() is not None

@@ -88,16 +88,15 @@ def _logs(
 ) -> datetime | None:
     """Tell the lines that are new; those of one moment are known by their ids."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
+    from prefect.client.schemas.sorting import LogSort
 
     only = LogFilter(
         flow_run_id=LogFilterFlowRunId(any_=[UUID(run)]),
         timestamp=None if after is None else LogFilterTimestamp(after_=after),
     )
-    body = {"logs": only.model_dump(mode="json", exclude_none=True), "sort": "TIMESTAMP_ASC", "limit": _PAGE}
-    for line in asked.request("POST", "/logs/filter", json=body).json():
-        key = UUID(line["id"])
-        if key not in seen:
-            seen.add(key)
-            say(f"  {line['message']}")
-        after = datetime.fromisoformat(line["timestamp"])
+    for line in asked.read_logs(only, limit=_PAGE, sort=LogSort.TIMESTAMP_ASC):
+        if line.id not in seen:
+            seen.add(line.id)
+            say(f"  {line.message}")
+        after = line.timestamp
     return after

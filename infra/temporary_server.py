@@ -118,6 +118,17 @@ def lasting_api() -> str | None:
     return configured if configured and answers(configured) else _of_up()
 
 
+def needed_api() -> str:
+    """The same, where a command can do nothing without one.
+
+    Raises:
+        InputError: none answers.
+    """
+    if (api := lasting_api()) is None:
+        raise InputError("no Prefect server is in reach. Remedy: `dept up`, or set PREFECT_API_URL")
+    return api
+
+
 def _of_up() -> str | None:
     """API of the running server of `dept up` in this home."""
     record = ServiceRecords.read().records.get("prefect")

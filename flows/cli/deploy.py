@@ -39,6 +39,7 @@ def deploy(
     from infra import deployments
     from infra.pool_templates import templates
     from infra.prefect_api import LIMITS
+    from infra.temporary_server import needed_api
 
     found = _kind(kind)
     if found == "kubernetes" and template is None:
@@ -54,7 +55,7 @@ def deploy(
         if pools is not None:
             document(pools)
         return
-    api = _server()
+    api = needed_api()
     environment = {**os.environ, "PREFECT_API_URL": api}
     try:
         fault = deployments.put(api, file, ROOT, environment, kind=found, image=image, env=given, templates=pools)
@@ -84,12 +85,3 @@ def _variables(given: list[str]) -> dict[str, str]:
             raise InputError(f"--env {one}: expected NAME=VALUE, such as MLFLOW_TRACKING_URI=http://mlflow:5000")
         found[name] = value
     return found
-
-
-def _server() -> str:
-    from infra.temporary_server import lasting_api
-
-    api = lasting_api()
-    if api is None:
-        raise InputError("no Prefect server is in reach. Remedy: `dept up`, or set PREFECT_API_URL")
-    return api

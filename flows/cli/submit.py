@@ -40,11 +40,9 @@ def submit(
     check_paths(sent)  # of what is left: a backbone that is a folder
 
     from infra.submitted import follow, page, submitted
-    from infra.temporary_server import lasting_api
+    from infra.temporary_server import needed_api
 
-    api = lasting_api()
-    if api is None:
-        raise InputError("no Prefect server is in reach. Remedy: `dept up`, or set PREFECT_API_URL")
+    api = needed_api()
     parameters = {"plan": sent.model_dump(mode="json"), "restart": restart}
     parameters |= {} if workers is None else {"workers": workers}
     try:

@@ -16,7 +16,7 @@ from flows.execution.context import RunContext
 from flows.execution.settle import Workers, work_here
 from infra import worker_runs
 from infra.errors import InputError
-from infra.flow_run import present_name
+from infra.flow_run import never_in_the_way, present_name
 from infra.worker_runs import Place, WorkerRun
 
 LOOK_SECONDS = 2.0  # between two looks at the flow runs
@@ -114,8 +114,9 @@ class FanOut:
     def _most(self, place: Place) -> int:
         """Workers at a time, as plan, pool and people want it now."""
         usual = 1 if place.limit is None else place.limit
-        most = usual if self.wanted is None else self.wanted
-        return max(0, min(most, most if place.limit is None else place.limit) - self._cancelled)
+        asked = usual if self.wanted is None else self.wanted
+        most = asked if place.limit is None else min(asked, place.limit)
+        return max(0, most - self._cancelled)
 
     def _start(self, context: RunContext) -> None:
         plan = getattr(context.order, "name", "retrain")
@@ -199,5 +200,5 @@ def _log(line: str, level: int = logging.INFO) -> None:
 def _artifact(text: str) -> None:
     from prefect.artifacts import create_markdown_artifact
 
-    with contextlib.suppress(Exception):  # the server is away, or this is no flow run: the log has the line
+    with never_in_the_way("the workers"):
         create_markdown_artifact(text, key="dept-workers", description="workers of this run")

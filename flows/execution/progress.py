@@ -21,7 +21,8 @@ from rich.progress import (
 )
 
 from dept.trial import TrialSpec
-from infra.progress_page import ProgressPage, in_flow_run
+from infra.flow_run import own_id
+from infra.progress_page import ProgressPage
 from registry.ledger import Claim
 
 LOG_SECONDS = 15.0
@@ -170,6 +171,6 @@ def bar(what: str, total: float, unit: str = "") -> Iterator[Bar]:
 
 
 def _on_page(what: str, counted: _Counted) -> AbstractContextManager[None]:
-    if not in_flow_run():
+    if own_id() is None:
         return nullcontext()
     return ProgressPage(what, lambda: (100 * counted.share, counted.line())).kept()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 from flows.planning.plan import Plan
 from flows.reporting.html import NUMBERS, load_outcomes
 from flows.reporting.study_table import write_study
+from infra.commit import source_commit
 
 
 def write_results(folder: Path, plan: Plan, report: Path) -> tuple[Path, Path]:
@@ -19,25 +19,13 @@ def write_results(folder: Path, plan: Plan, report: Path) -> tuple[Path, Path]:
     """
     outcomes = load_outcomes(report.parent)
     context = json.loads((report.parent / NUMBERS).read_text(encoding="utf-8"))["context"]
-    facts = {"commit": commit(), "rates": context.get("rates"), "left_out_of_sources": context.get("leaked")}
+    facts = {
+        "commit": source_commit() or None,
+        "rates": context.get("rates"),
+        "left_out_of_sources": context.get("leaked"),
+    }
     if searches := context.get("searches"):
         counted = ("candidates", "steps", "tokens", "seconds")
         facts["search_cost"] = {name: round(sum(line[name] for line in searches)) for name in counted}
         facts["searches"] = searches
     return write_study(folder, plan, outcomes, facts)
-
-
-def commit() -> str | None:
-    """The commit of the code at work, with + where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

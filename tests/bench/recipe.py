@@ -26,7 +26,7 @@ from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, EngineOptions, TrainConfig
 from dept.engine.evaluate import score_rows, summarise
 from dept.engine.train import Loop, Trial, train
-from flows.reporting.results import commit
+from infra.commit import source_commit
 from infra.files import write_text
 from tasks.catalogue import get_task
 from tasks.draws import few_shot, subset
@@ -253,7 +253,7 @@ def main() -> None:
                 continue
             began = time.monotonic()
             held |= curves(backbone, *trials_of(backbone, task, phase, seed, wanted), steps)
-            body |= {"commit": commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+            body |= {"commit": source_commit(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
             write_text(file, json.dumps(body, separators=(",", ":"), sort_keys=True))
             print(phase, task, seed, len(wanted), f"{time.monotonic() - began:.0f} s", flush=True)
 
