@@ -10,7 +10,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-_OWN = Path(__file__).parent / "code" / "dept_transfer.zip"  # the code that this model was stored with
+# The code that the model was stored with; before it is on the path nothing of ours is there to import.
+_OWN = Path(__file__).parent / "code" / "dept_transfer.zip"
 
 
 class DeptModel(PythonModel):

@@ -7,6 +7,7 @@ environment can serve it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -19,10 +20,9 @@ import tempfile
 import uuid
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
@@ -35,9 +35,9 @@ from mlflow.types.schema import Map
 from infra.errors import InputError
 from registry.store import SUMS
 from registry.tracking import Tracker
+from registry.tracking.datasets import MANIFESTS
 
 ADAPTER_PATH = "artifacts/adapter"  # inside the model
-MANIFESTS = ("adapter.json", "ensemble.json", "baseline.json")  # of one adapter, several, or a linear baseline
 TASK, ERROR = "task", "error"  # columns of the served models
 CODE = "dept_transfer.zip"  # inside the model, in `code`
 _ROOT = Path(__file__).parents[2]
@@ -195,20 +195,18 @@ def code_sha256() -> str:
     return hashlib.sha256(Path(_packed()).read_bytes()).hexdigest()
 
 
-class _quietly:  # noqa: N801
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
     """MLflow asks for type hints, which our inputs do not fit."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("mlflow")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: Any) -> None:
-        self._warnings.__exit__(*error)
-        self._logger.setLevel(self._level)
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def logged_models(tracker: Tracker, tag: str, value: str) -> list[LoggedModel]:

@@ -92,7 +92,11 @@ def by_number(tracker: Tracker, name: str, version: str) -> ModelVersion | None:
 
 def by_fingerprint(tracker: Tracker, name: str, fingerprint: str) -> ModelVersion | None:
     """The version of an adapter; None where there is none."""
-    found = tracker.ask("search_model_versions", f"name = '{name}' and tags.fingerprint = '{fingerprint}'")
+    return _by_tag(tracker, name, "fingerprint", fingerprint)
+
+
+def _by_tag(tracker: Tracker, name: str, tag: str, value: str) -> ModelVersion | None:
+    found = tracker.ask("search_model_versions", f"name = '{name}' and tags.{tag} = '{value}'")
     return next(iter(found), None)
 
 
@@ -168,6 +172,7 @@ def register_all_tasks(stores: Stores, spec: TrialSpec, run_id: str) -> ModelVer
         description=text,
         tags={**tags, MODEL_ID: logged.model_id},
         model_id=logged.model_id,
+        found=lambda: _by_tag(tracker, name, MODEL_ID, logged.model_id),
     )
     move(tracker, made, CHAMPION)
     return made

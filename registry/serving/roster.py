@@ -77,7 +77,7 @@ class Roster:
     def _look_safely(self) -> None:
         try:
             self._look()
-        except Exception as error:
+        except Exception as error:  # a thread's own would be lost; those who are known go on answering
             _log.warning("champions are not looked for anew: %s", first_line(error))
 
     def _look(self) -> None:
@@ -95,7 +95,7 @@ class Roster:
             try:
                 found[task] = self._load(model.name, str(number))
                 _log.info("task %s: %s, version %s answers", task, model.name, number)
-            except Exception as error:
+            except Exception as error:  # whatever is wrong with one champion, the others answer
                 failed[task] = f"the champion of task {task} cannot be loaded: {first_line(error)}"
                 _log.warning("%s", failed[task])
                 if known is not None:

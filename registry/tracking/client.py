@@ -19,7 +19,7 @@ from registry.tracking.patience import Patience
 from registry.tracking.views import saved_views
 
 OPENING_SECONDS = 5.0  # a dead address is named soon; one that has answered is waited for
-_BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request
+BATCH = 900  # MLflow takes at most 1,000 metrics and 100 parameters in one request
 
 
 class Client:
@@ -105,8 +105,8 @@ class Client:
     ) -> None:
         """Parameters, tags and metrics, together as long as one request takes them."""
         more = [RunTag(key, value) for key, value in (tags or {}).items()]
-        for start in range(0, max(len(metrics), 1), _BATCH):
-            few, head = metrics[start : start + _BATCH], start == 0
+        for start in range(0, max(len(metrics), 1), BATCH):
+            few, head = metrics[start : start + BATCH], start == 0
             told, named = (values[:100], more) if head else ((), ())
             if few or told or named:
                 self.ask("log_batch", run_id, metrics=few, params=told, tags=named, on_wait=on_wait)

@@ -17,7 +17,7 @@ DIGITS = 16  # of a digest, before the use; MLflow takes 36 in all
 MOST_IDS = 2000  # of rows that are named; of more there stands the digest alone
 LONGEST_TAG = 4000
 _SOURCE = 60_000  # characters; MLflow takes 65,535
-_MANIFESTS = ("adapter.json", "ensemble.json", "baseline.json")
+MANIFESTS = ("adapter.json", "ensemble.json", "baseline.json")  # of one adapter, several, or a linear baseline
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def tags_of(rows: Sequence[Rows]) -> dict[str, str]:
 
 
 def _drawn(folder: Path | None) -> dict[str, list[str]]:
-    for name in _MANIFESTS if folder is not None else ():
+    for name in MANIFESTS if folder is not None else ():
         try:
             body = json.loads((Path(str(folder)) / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):

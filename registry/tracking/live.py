@@ -17,7 +17,7 @@ from typing import Any
 from mlflow.entities import Metric
 
 from dept.trial import TrialSpec
-from infra.errors import InputError
+from registry.tracking.client import BATCH
 from registry.tracking.patience import first_line
 from registry.tracking.system import SystemMetrics
 from registry.tracking.trial_run import (
@@ -38,7 +38,6 @@ EVERY = 10.0  # seconds between two rounds
 MOST = 500  # points of a loss curve
 METRICS = {"loss": LOSS, "validation_loss": VALIDATION_LOSS, "validation_score": VALIDATION_SCORE}
 Curve = Sequence[tuple[int, float]]
-_BATCH = 900
 _log = logging.getLogger(__name__)
 
 
@@ -118,7 +117,7 @@ class Live:
         self._closed.set()
         with self._lock:
             left, self._trials = [trial for trial in self._trials.values() if trial.run_id], {}
-        with contextlib.suppress(InputError, Exception):
+        with contextlib.suppress(Exception):  # MLflow is away: the next attempt deletes what is left
             for trial in left:
                 self.runs.tracker.ask("delete_run", trial.run_id)
 
@@ -150,7 +149,7 @@ class Live:
             trial = self._trials.get(key)
             if trial is None or not trial.waiting:
                 return
-            points, trial.waiting = trial.waiting[:_BATCH], trial.waiting[_BATCH:]
+            points, trial.waiting = trial.waiting[:BATCH], trial.waiting[BATCH:]
         fresh = trial.run_id is None
         try:
             if fresh and not self._begin(key, trial):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dept.trial import DISTILLED, TOGETHER, TrialSpec
 
 TASK_WIDTH = 9  # characters of a task's short name
-SHORT = {"prompt-tuning": "tuning-of-P", "untrained": "untrained"}
 
 
 def run_name(spec: TrialSpec) -> str:
@@ -35,8 +34,7 @@ def _variant(spec: TrialSpec) -> str:
     for long, short in ((TOGETHER, "e:"), (DISTILLED, "d:")):
         if name.startswith(long):
             name = short + name.removeprefix(long)
-    for long, short in SHORT.items():
-        name = name.replace(long, short)
+    name = name.replace("prompt-tuning", "tuning-of-P")  # else it begins as prompt-only does
     if name.startswith("source:"):
         name = f"<{name.removeprefix('source:')}"
     elif spec.source_task is not None and spec.init != "source":

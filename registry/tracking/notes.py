@@ -48,13 +48,18 @@ def recipe_lines(spec: TrialSpec) -> list[str]:
     ]
 
 
+def score_of(found: Mapping[str, float]) -> float | None:
+    """The score among the numbers of a split, percent; older outcomes know accuracy alone."""
+    return found.get("score", found.get("accuracy"))
+
+
 def reached(outcome: TrialOutcome) -> str:
     """Validation and test score, percent."""
     metric = str(outcome.extra.get("metric", "score"))
     parts = [
-        f"{name} {metric} {found.get('score', found.get('accuracy', float('nan'))):.1f}"
+        f"{name} {metric} {score:.1f}"
         for name, found in (("validation", outcome.validation), ("test", outcome.test))
-        if found
+        if (score := score_of(found)) is not None
     ]
     return ", ".join(parts) or "not measured"
 

@@ -52,7 +52,7 @@ class TrialLog:
 
     Attributes:
         attempt: which attempt of the ledger made the outcome; fingerprint and attempt name the run.
-        folder: the adapter's files, uploaded as artifact `adapter`; None: nothing is uploaded.
+        folder: the adapter's files, whose manifest names the rows it drew; they stay in the store. None: none.
         provenance: device, engine, torch, commit, ...; tags `provenance.NAME`.
         tags: further tags.
         ended: when the trial ended, seconds since the epoch; None: now.

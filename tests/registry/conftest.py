@@ -11,7 +11,7 @@ from infra.settings import home
 from registry.ledger import Ledger
 from registry.tracking import Tracker
 from tests.registry.promotion_helpers import new_world
-from tests.registry.registry_helpers import new_store
+from tests.registry.registry_helpers import new_store, save_tiny_backbone
 from tests.servers import MlflowServer
 
 DATABASES = ["sqlite", "postgresql"]
@@ -127,3 +127,17 @@ def requests_sent(monkeypatch):
 
     monkeypatch.setattr(requests.Session, "send", counted)
     return sent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny backbone."""
+    return save_tiny_backbone(tmp_path_factory.mktemp("backbones") / "tiny")
+
+
+@pytest.fixture
+def mlflow_home(tmp_path, monkeypatch):
+    """A home with an MLflow store of its own, whatever the environment says."""
+    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    new_store(home())

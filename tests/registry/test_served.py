@@ -11,29 +11,16 @@ import pandas as pd
 import pytest
 
 from dept.backbones.describe import describe
-from infra.settings import home
 from registry.promotion import versions
 from registry.promotion.names import all_tasks_name
 from registry.serving import load_champion
 from registry.serving.gate import TIMEOUT, Gate, RefusedError
 from registry.serving.served import cost_of
 from registry.tracking import Tracker
-from tests.registry.registry_helpers import new_store, save_tiny_backbone
 from tests.registry.serving_helpers import ROOT, ask, made, make_champion, served
 
+pytestmark = pytest.mark.usefixtures("mlflow_home")
 PAIR = "say: {premise} x {hypothesis} mood:"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_backbone(tmp_path_factory.mktemp("backbones") / "tiny")
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    new_store(home())
 
 
 @pytest.fixture

@@ -11,57 +11,25 @@ import torch
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.backbone import Backbone
-from dept.backbones.shared import shared_backbone
 from infra.errors import InputError
 from infra.settings import home
-from registry.ledger import Ledger
 from registry.promotion import versions
-from registry.promotion.champion import decide, match
 from registry.promotion.model import CODE, answer_columns, requirements
+from registry.promotion.names import all_tasks_name
 from registry.serving import Predictor, load_adapter, load_champion
 from registry.serving.gate import RefusedError
-from registry.store import Store
 from registry.tracking import Tracker
-from tests.registry.promotion_helpers import World, mood_splits
-from tests.registry.registry_helpers import finish, folder_of, make_spec, new_store, save_tiny_backbone, trained_outcome
-from tests.registry.tracking_helpers import log_trial
+from tests.registry.registry_helpers import folder_of, save_tiny_backbone
+from tests.registry.serving_helpers import made, make_champion
+from tests.registry.tracking_helpers import Lossy, log_trial
 
+pytestmark = pytest.mark.usefixtures("mlflow_home")
 TEXTS = ["a nice film", "the dull  book", "nice"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_backbone(tmp_path_factory.mktemp("backbones") / "tiny")
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEPT_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    new_store(home())
 
 
 @pytest.fixture
 def outcome(folder):
     return made(folder)
-
-
-def made(folder, **metadata):
-    """A trained adapter of the task `mood` on a backbone."""
-    backbone = shared_backbone(str(folder))
-    spec = make_spec(
-        task="mood", backbone=str(folder), backbone_id=backbone.weights_id, adapter={"m": 4, "r": 2, "s": 64}
-    )
-    about = {"backbone_id": backbone.weights_id, **metadata}
-    return trained_outcome(home() / "made", spec, d=16, metadata=about)
-
-
-def make_champion(outcome):
-    """Let an adapter be the champion of its task."""
-    world = World(Ledger.open(), Store.open(), Tracker(), splits={"mood": mood_splits(60)})
-    run_id = log_trial(world.tracker, outcome, folder_of(outcome))
-    finish(world.ledger, outcome, run_id)
-    return world, decide(world, match(world, outcome, ()), {}).model
 
 
 @pytest.fixture
@@ -206,6 +174,17 @@ def test_columns_of_labels_never_clash():
     assert answer_columns(("error", "up")) == {"error": "error_", "up": "up"}
     assert answer_columns(("label", "label_")) == {"label": "label__", "label_": "label_"}
     assert len(set(answer_columns(("label", "label_", "label__")).values()) | {"label"}) == 4
+
+
+def test_a_lost_answer_makes_no_second_version_of_the_model_of_all_tasks(promoted, outcome, monkeypatch):
+    world, _ = promoted
+    spec = outcome.spec
+    monkeypatch.setattr(versions, "code_sha256", lambda: "f" * 64)  # other code, so a new version
+    world.tracker.client = Lossy(world.tracker.client, "create_model_version")
+    made = versions.register_all_tasks(world, spec, world.ledger.get(spec.fingerprint).mlflow_run_id)
+    name = all_tasks_name(spec.backbone, spec.backbone_id)
+    assert {found.version for found in world.tracker.client.search_model_versions(f"name = '{name}'")} == {1, 2}
+    assert made.version == 2
 
 
 def test_altered_or_strange_adapters_are_refused(promoted, outcome, folder):
