@@ -18,6 +18,18 @@ START_SECONDS = 90
 _count = itertools.count()
 
 
+def _await(url, process, what):
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2)
+            return
+        except OSError:
+            assert process.poll() is None, f"{what} ended"
+            assert time.monotonic() < deadline, f"{what} did not answer within {START_SECONDS} s"
+            time.sleep(0.1)
+
+
 class PostgresServer:
     """A PostgreSQL for a test session; `url()` is a database that was made for one test."""
 
@@ -96,15 +108,7 @@ class S3Server:
     def start(self):
         command = [sys.executable, "-m", "moto.server", "--port", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/", timeout=2)
-                return
-            except OSError:
-                assert self.process.poll() is None, "moto's server ended"
-                assert time.monotonic() < deadline, f"moto's server did not answer within {START_SECONDS} s"
-                time.sleep(0.1)
+        _await(f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/", self.process, "moto's server")
 
     def bucket(self):
         name = f"dept-test-{os.getpid()}-{next(_count)}"
@@ -141,15 +145,7 @@ class MlflowServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2)
-                return
-            except OSError:
-                assert self.process.poll() is None, "the MLflow server ended"
-                assert time.monotonic() < deadline, f"the MLflow server did not answer within {START_SECONDS} s"
-                time.sleep(0.2)
+        _await(f"{self.uri}/health", self.process, "the MLflow server")
 
     def stop(self):
         """As a crash would: at once."""
