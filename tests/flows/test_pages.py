@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, StateType
 
+from dept.trial import TrialOutcome
 from flows import lineage, transfer
 from flows.after_crash import dept_after_crash
 from flows.execution import progress
@@ -17,6 +18,7 @@ from flows.planning.plan_file import load_plan
 from infra import crashed, progress_page
 from infra.prefect_api import client
 from registry.ledger import Ledger
+from tests.registry.ledger_helpers import make_spec
 
 
 def until(asked, seconds=30):
@@ -119,10 +121,14 @@ def test_progress_is_told_while_it_lasts_and_a_server_that_is_away_holds_up_nobo
     assert len(logged) > 2
 
 
-def test_seeds_of_one_variant_are_one_asset_and_odd_names_are_no_hindrance():
-    picture = lineage.picture([lineage.Node("dept://b/adapters/x/source", 'x "quoted"', ["dept://tasks/x"])])
-    assert picture.count("-->") == 1
-    assert lineage.nodes("b", []) == []
+def test_seeds_of_one_variant_are_one_asset():
+    made = [
+        TrialOutcome(make_spec(seed=seed), f"adapters/{seed}", f"{seed}" * 64, 4, 10, {"score": 50.0})
+        for seed in range(2)
+    ]
+    (node,) = lineage.nodes("b", made)
+    assert {seed: about["sha256"] for seed, about in node.about.items()} == {"seed 0": "0" * 64, "seed 1": "1" * 64}
+    assert lineage.picture([node]).count("-->") == 1
 
 
 @pytest.fixture
