@@ -102,7 +102,7 @@ def until(condition, folder, running, pause=0.2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("database", "workers", "least"), [("postgresql", 4, 3.2), ("sqlite", 2, 1.6)])
+@pytest.mark.parametrize(("database", "workers", "least"), [("postgresql", 4, 3.2), ("sqlite", 4, 2.0)])
 def test_more_workers_finish_sooner(
     database, workers, least, request, tmp_path, tiny_folders, monkeypatch, record_property
 ):

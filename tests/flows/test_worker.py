@@ -118,12 +118,14 @@ def test_a_loop_that_hangs_loses_its_trials(begin, tmp_path):
     other = worker(context, log, hang)
     try:
         wait_for(lambda: any(row.status == "running" for row in context.ledger.find()))
-        assert len(settle(context, "sources", specs).outcomes) == 2
+        done = settle(context, "sources", specs)
+        assert done.trained == {spec.fingerprint for spec in specs}  # by this process, all of them
         assert other.poll() is None  # it lives, and held them
     finally:
         other.kill()
         other.wait()
-    assert {row.attempt for row in context.ledger.find()} == {2}
+    # On a slow machine the other one may lose its lease, take a trial a second time, and hang only then.
+    assert all(row.attempt >= 2 for row in context.ledger.find())
 
 
 def test_only_progress_renews(begin):
