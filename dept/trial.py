@@ -252,8 +252,8 @@ class TrialOutcome:
         loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
             each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
         extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; LoRA: `rank`; kind mixture:
-            `weights`; kind evaluate: `rows`, the outcome of each row; kind search: `search`, see
-            `dept.engine.halving.Found.told`.
+            `weights`; kind ensemble: `members_alone`, the test score of each member by itself; kind evaluate: `rows`,
+            the outcome of each row; kind search: `search`, see `dept.engine.halving.Found.told`.
     """
 
     spec: TrialSpec

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from infra.errors import InputError
 from tasks.formatting import Example
-from tasks.order import digest, sample, shuffled
+from tasks.order import digest, divided, sample, shuffled
 from tasks.splits import Splits
 
+LOOKED_AT = 100  # rows of each validation split that this project's defaults were tuned on (CONTRIBUTING.md)
 KEPT = 8  # orders of a task's rows that are kept: draws of several k ask for the same
 
 
@@ -98,13 +99,24 @@ def rows_to_test(splits: Splits, n: int, reserve: bool) -> tuple[Example, ...]:
     """The n rows that trials are tested on (all, if there are no more; none for 0), the same for every draw.
 
     Args:
-        reserve: of the rows of validation and judging, which no few-shot trial learns from, in place of the test split.
+        reserve: of `reserve_of` the task, in place of the test split; first those that judge champions.
 
     Raises:
         InputError: no rows.
     """
-    pool = (*splits.validation, *splits.judge) if reserve else splits.test
-    return subset(pool, n, 0) if n else ()
+    if not reserve or not n:
+        return subset(splits.test, n, 0) if n else ()
+    first, others = splits.judge, reserve_of(splits)[len(splits.judge) :]
+    if n <= len(first):
+        return subset(first, n, 0)
+    return (*first, *subset(others, n - len(first), 0)) if others else subset(first, n, 0)
+
+
+def reserve_of(splits: Splits) -> tuple[Example, ...]:
+    """Rows that nothing has learned from or was chosen by: those that judge champions, then those of the validation
+    split beyond the sample that the defaults of this project were tuned on.
+    """
+    return (*splits.judge, *divided(splits.validation, LOOKED_AT)[1])
 
 
 def _pools(splits: Splits, seed: int, strata: int) -> list[list[Example]]:

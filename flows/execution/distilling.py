@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Ensemble, members_of
+from dept.adapters.ensemble import Ensemble, mean_answers, members_of
 from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row
 from dept.engine.distil import taught
@@ -69,5 +69,5 @@ def taught_rows(
 ) -> list[Row]:
     """A trial's rows with the answers of its teacher, from one mixed pass of all members."""
     own = [example for _, example in examples]
-    _, answers = answered(context, members_of(teacher.answering), spec.task, own, progress)
-    return taught(rows, answers)
+    _, parts = answered(context, members_of(teacher.answering), spec.task, own, progress)
+    return taught(rows, mean_answers(parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dept.adapters.adapter import CONTINUES, Adapter
@@ -28,12 +28,13 @@ class Measured:
 
     Attributes:
         metrics: percent, loss in nats. answers: of each row, the class index (INVALID where a score is not finite) or
-            the text. cut: rows whose text was cut.
+            the text. cut: rows whose text was cut. alone: metrics of each of several members by itself.
     """
 
     metrics: dict[str, float]
     answers: list[int] | list[str]
     cut: int
+    alone: list[dict[str, float]] = field(default_factory=list)
 
 
 def measured(
@@ -59,8 +60,10 @@ def measured(
         return of_scores(task, examples, asked, answering.score(given))
     members = members_of(answering)
     if task.scored:
-        rows, scores = answered(context, members, name, examples, progress)
-        return of_scores(task, examples, rows, scores)
+        rows, parts = answered(context, members, name, examples, progress)
+        found = of_scores(task, examples, rows, mean_answers(parts))
+        alone = [of_scores(task, examples, rows, part).metrics for part in parts] if len(parts) > 1 else []
+        return replace(found, alone=alone)
     if len(members) > 1:
         raise InputError(f"task {name}: its answers are written, which several adapters cannot do together")
     (adapter,) = members
@@ -80,8 +83,8 @@ def answered(
     name: str,
     examples: Sequence[Example],
     progress: Callable[[int], None] | None = None,
-) -> tuple[list[Row], list[list[float]]]:
-    """Rows of the first member, and what all answer together; members of one shape answer in one mixed batch."""
+) -> tuple[list[Row], list[list[list[float]]]]:
+    """Rows of the first member, and the scores of each; members of one shape answer in one mixed batch."""
     rows = [rows_of(context, of_task(name, examples), one.config, bool(one.metadata.get(CONTINUES))) for one in members]
     parts: dict[int, list[list[float]]] = {}
     for shape in dict.fromkeys(map(shape_of, members)):
@@ -89,7 +92,7 @@ def answered(
         items = [(at, row) for at, place in enumerate(alike) for row in rows[place]]
         found = context.backbone.score([members[place] for place in alike], items, progress=progress)
         parts |= {place: found[at * len(examples) : (at + 1) * len(examples)] for at, place in enumerate(alike)}
-    return rows[0], mean_answers([parts[place] for place in range(len(members))])
+    return rows[0], [parts[place] for place in range(len(members))]
 
 
 def of_scores(

@@ -46,6 +46,8 @@ def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim
             reached = measured(context, adapter, outcome.spec.task, rows, lease.progress)
             outcome.test = reached.metrics
             outcome.cut_rows += reached.cut
+            if reached.alone:
+                outcome.extra["members_alone"] = [one["score"] for one in reached.alone]
             close(context, lease, [(claim, outcome)])
             shown.advance(len(rows))
 

@@ -152,8 +152,8 @@ class Plan(BaseModel):
     test_rows: int = Field(200, ge=1, le=1_000_000, description="test rows per trial at most")
     test_split: TestPart = Field(
         "test",
-        description="rows that targets are tested on. reserve: those of the validation and judging splits, which few-"
-        "shot trials do not touch: fresh rows for a study where the test split has been looked at",
+        description="rows that targets are tested on. reserve: those that judge champions, and of the validation split "
+        "those that no default was tuned on: fresh rows for a study where the test split has been looked at",
     )
     calibration: AskedCalibration = "choose"
     ensemble: Members = 0

@@ -28,6 +28,7 @@ from flows.planning.places import (
 )
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from tasks.draws import reserve_of
 from tasks.spec import Task
 from tasks.splits import Splits
 
@@ -225,10 +226,13 @@ def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[st
         "data_hash": inputs.splits[name].data_hash,
         "prompt_text": plan.recipe(name).prompt_text,
         "calibration": plan.calibration if calibrated else "none",
-        "test_rows": min(plan.test_rows, _testable(inputs.splits[name], part)),  # more than there are is all
+        "test_rows": min(plan.test_rows, _testable(name, inputs.splits[name], part)),  # more than there are is all
         "tested_on": part,
     }
 
 
-def _testable(splits: Splits, part: TestPart) -> int:
-    return len(splits.test) if part == "test" else len(splits.validation) + len(splits.judge)
+def _testable(name: str, splits: Splits, part: TestPart) -> int:
+    rows = splits.test if part == "test" else reserve_of(splits)
+    if not rows:
+        raise InputError(f"test_split: reserve: task {name} has no rows in reserve. Remedy: test_split: test")
+    return len(rows)

@@ -68,16 +68,22 @@ def honesty(rows: Sequence[Row]) -> list[Honesty]:
 
 
 def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
-    """Ensembles whose members are all among the outcomes, in their order."""
+    """Ensembles that were tested, in their order; in ledgers from before members were tested with them only those whose
+    members were tested as trials of their own.
+    """
     single = [o for o in outcomes if o.spec.kind == "train" and not o.spec.teacher_sha256]
-    by_sha = {o.adapter_sha256: o for o in single if o.test and o.adapter_sha256}
+    by_sha = {o.adapter_sha256: o for o in single if o.adapter_sha256}
     learned = {o.spec.teacher_sha256: score_of(o.test) for o in outcomes if o.spec.teacher_sha256 and o.test}
     found = []
     for outcome in outcomes:
+        if outcome.spec.kind != "ensemble" or not outcome.test:
+            continue
         members = [by_sha[sha256] for sha256 in outcome.spec.sources if sha256 in by_sha]
-        if outcome.spec.kind == "ensemble" and outcome.test and len(members) == len(outcome.spec.sources):
-            scores = [score_of(member.test) for member in members]
-            spec, seeds = outcome.spec, tuple(sorted({member.spec.seed for member in members}))
+        tested = [score_of(member.test) for member in members if member.test]
+        scores = outcome.extra.get("members_alone") or tested
+        if len(scores) == len(outcome.spec.sources):
+            spec = outcome.spec
+            seeds = tuple(sorted({member.spec.seed for member in members} or {spec.seed}))
             mean, best = statistics.fmean(scores), max(scores)
             variant = spec.variant.removeprefix(TOGETHER)
             alone, own = learned.get(outcome.adapter_sha256), score_of(outcome.test)

@@ -1,6 +1,7 @@
 """Several adapters answer as one: planned, tested, kept, served, judged and reported."""
 
 import json
+from dataclasses import replace
 
 import mlflow
 import pandas as pd
@@ -79,6 +80,10 @@ def test_a_whole_plan_with_three_that_answer_together(begin, monkeypatch, tmp_pa
     (line,) = together(done.outcomes)
     assert line.mean_member == pytest.approx(sum(singles[seed].test["score"] for seed in (0, 1, 2)) / 3)
     assert line.score == ensemble.test["score"]
+    alone = [singles[seed].test["score"] for seed in (0, 1, 2)]
+    assert ensemble.extra["members_alone"] == pytest.approx(alone)
+    untested = [replace(o, test={}) if o is not ensemble else o for o in done.outcomes]  # as the members of auto's
+    assert together(untested)[0].mean_member == pytest.approx(sum(alone) / 3)
     assert f"Answering together was worth {line.gain:+.1f} points" in page
     assert "Honest probabilities" in page
 
