@@ -39,9 +39,10 @@ from flows.planning.roots import check_paths
 from flows.planning.searches import as_searched, joined_targets, searched_targets, searches
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import search_specs, source_specs, target_specs
+from flows.reporting.headline import headline
 from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
-from flows.reporting.summary import headline, summary_rows
+from flows.reporting.summary import summary_rows
 from infra import flow_run
 from infra.errors import InputError, written
 from infra.hidden import hidden_credentials

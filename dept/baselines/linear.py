@@ -152,8 +152,16 @@ def fit(inputs: Inputs, gold: Sequence[int], labels: int, c: float, standardise:
 
     Args:
         gold: class of each row. labels: number of classes.
-        standardise: each feature less its mean, by its spread over these rows; one that is constant says nothing.
+        standardise: each feature less its mean, by its spread over these rows; one that is constant says nothing. Where
+            all are, as for rows of one text, a class is as likely as it is frequent.
+
+    Raises:
+        InputError: a feature is not finite.
     """
+    if not np.isfinite(inputs.data if sparse.issparse(inputs) else np.asarray(inputs)).all():
+        raise InputError(
+            "features are not finite: the backbone's number type is too narrow, or its weights are damaged"
+        )
     seen = sorted(set(gold))
     x, mean, spread = _standard(inputs) if standardise else (inputs, *_plain(inputs.shape[1]))
     weight, bias = np.zeros((labels, x.shape[1])), np.zeros(labels)
@@ -181,6 +189,8 @@ def _regression(x: Any, gold: Sequence[int], c: float) -> tuple[Any, Any]:
 
     # The weights lie in the span of the rows, so they are found there: as many numbers as rows, not as features.
     given, basis = _within_span(x) if x.shape[1] > x.shape[0] and x.shape[0] <= MOST_ROWS else (x, None)
+    if not given.shape[1]:  # all rows are the same
+        return np.zeros((len(set(gold)), x.shape[1])), np.log([gold.count(label) for label in sorted(set(gold))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # many classes for few rows: as few shots have it
         found = LogisticRegression(C=c, max_iter=10_000, tol=1e-8).fit(given, gold)

@@ -58,7 +58,8 @@ def show_table(outcomes: list[TrialOutcome]) -> None:
 def numbers(outcomes: list[TrialOutcome]) -> dict[str, Any]:
     """The table as plain data: one line for each target, k and variant. Scores are percent, gains are points."""
     from flows.reporting.answers import ece_of
-    from flows.reporting.summary import headline, summary_rows
+    from flows.reporting.headline import headline
+    from flows.reporting.summary import summary_rows
 
     rows = summary_rows(outcomes)
     answer = headline(rows)

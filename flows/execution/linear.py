@@ -48,7 +48,11 @@ def linear_trial(context: RunContext, lease: Lease, claim: Claim) -> None:
         inputs_of(context, spec.method, part, rows, lease.progress)
         for part, rows in zip(parts, (shots, checks, tests), strict=True)
     )
-    model = _fitted(spec, given, shots, checked, checks)
+    try:
+        model = _fitted(spec, given, shots, checked, checks)
+    except InputError as error:  # features that are not finite
+        fail(context, lease, claim, str(error))
+        return
     state = State(best_step=0, best=model.validation, seconds=time.monotonic() - began, readout=model.chosen.told)
     state.tokens = state.padded = sum(len(row.source) for row in (*shots, *checks))
     outcome = outcome_of(context, spec, (*shots, *checks), state)
@@ -60,7 +64,7 @@ def linear_trial(context: RunContext, lease: Lease, claim: Claim) -> None:
     if tested:
         found = of_scores(context.tasks[spec.task], tested, tests, model.score(asked))
         outcome.test, outcome.cut_rows = found.metrics, outcome.cut_rows + found.cut
-    if tested and not spec.refit:
+    if tested and not spec.refit and spec.validation_rows is None:  # a whole split is no part of the draw
         both = _fitted(spec, np.concatenate([given, checked]), [*shots, *checks], checked, checks, model.chosen)
         again = of_scores(context.tasks[spec.task], tested, tests, both.score(asked))
         outcome.extra["refit"] = again.metrics  # of the same choice, fitted on shots and validation rows together

@@ -76,22 +76,37 @@ def joined_targets(
 ) -> list[TrialSpec]:
     """For each draw of which `auto` chose several adapters together the trial in which they answer as one.
 
+    A draw is not left without an answer: where one member alone is left, it answers by itself; where none is, or the
+    trial of a single choice has failed, the next best of what was searched does.
+
     Args:
-        trained: sha256 of the adapters of the members, by the fingerprints of their trials. One that has failed is left
-            out; a draw of which fewer than two are there has no such trial.
+        trained: sha256 of adapters by the fingerprints of their trials; of a trial that has failed there is none.
     """
     made = []
-    for best in best_of_all(plan, found, outcomes).values():
+    for draw, best in best_of_all(plan, found, outcomes).items():
         spec, outcome = found[best], outcomes[found[best].fingerprint]
-        if len(members_of(outcome)) == 1:
+        numbers = members_of(outcome)
+        alone = [target_of(plan, inputs, spec, outcome, number).model_copy(update={"init": AUTO}) for number in numbers]
+        if len(numbers) == 1:
+            made += [] if alone[0].fingerprint in trained else _next_best(plan, inputs, draw, found, outcomes)
             continue
         members = _members(plan, inputs, spec, outcome)
-        left = [(one, sha) for one in members if (sha := trained.get(one.fingerprint, ""))]
+        left = [place for place, one in enumerate(members) if trained.get(one.fingerprint)]
         if len(left) > 1:
             about = {"method": "dept", "init": AUTO, "searched": spec.fingerprint}
             tested = {"role": "target", "test_rows": _tested(plan, inputs, spec.task)}
-            made.append(together([one for one, _ in left], [sha for _, sha in left], **about, **tested))
+            shas = [trained[members[place].fingerprint] for place in left]
+            made.append(together([members[place] for place in left], shas, **about, **tested))
+        else:
+            made += [alone[place] for place in left] or _next_best(plan, inputs, draw, found, outcomes)
     return made
+
+
+def _next_best(plan: Plan, inputs: Inputs, draw: Draw, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
+    """The trial of the second of all that `auto` chooses among; none where there is no second."""
+    ranked = _ranked(draw, found, outcomes)[1:2]
+    made = [target_of(plan, inputs, found[place], outcomes[found[place].fingerprint]) for place in ranked]
+    return [one.model_copy(update={"init": AUTO}) for one in made]
 
 
 def as_searched(outcomes: Iterable[TrialOutcome], searched: Outcomes) -> list[TrialOutcome]:
@@ -120,10 +135,15 @@ def best_of_all(plan: Plan, found: Searches, outcomes: Outcomes) -> dict[Draw, P
     """What `auto` chose for each draw: the lowest mean loss over the folds, of equals the first of `competing`."""
     chosen: dict[Draw, Place] = {}
     for draw in draws(plan) if AUTO in plan.methods else ():
-        there = [place for place in competing(draw, found) if found[place].fingerprint in outcomes]
-        if there:
-            chosen[draw] = max(there, key=lambda place: goodness(outcomes[found[place].fingerprint].validation))
+        if ranked := _ranked(draw, found, outcomes):
+            chosen[draw] = ranked[0]
     return chosen
+
+
+def _ranked(draw: Draw, found: Searches, outcomes: Outcomes) -> list[Place]:
+    """What `auto` chooses among, the best first."""
+    there = [place for place in competing(draw, found) if found[place].fingerprint in outcomes]
+    return sorted(there, key=lambda place: goodness(outcomes[found[place].fingerprint].validation), reverse=True)
 
 
 def competing(draw: Draw, found: Searches) -> list[Place]:

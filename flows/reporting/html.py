@@ -11,6 +11,7 @@ from typing import Any
 
 from dept.trial import TrialOutcome
 from flows.reporting.answers import honesty, together, worth
+from flows.reporting.headline import headline
 from flows.reporting.made_on import machine, versions
 from flows.reporting.numbers import NUMBERS, load_outcomes, load_report, write_numbers
 from flows.reporting.protocol import protocol
@@ -18,7 +19,6 @@ from flows.reporting.published import compare
 from flows.reporting.shots import k_of
 from flows.reporting.summary import (
     Row,
-    headline,
     joins,
     measure_name,
     score_of,

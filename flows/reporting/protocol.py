@@ -57,14 +57,18 @@ def _lora(targets: Iterable[TrialOutcome]) -> list[str]:
 
 def _linear(targets: Iterable[TrialOutcome]) -> list[str]:
     """What probe and TF-IDF reach where their choice is fitted on all rows of a draw."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[tuple[int, str], dict[str, list[float]]] = {}
     for outcome in targets:
-        if outcome.spec.method in LINEAR and "refit" in outcome.extra and outcome.spec.shots is not None:
-            by_task = found.setdefault(outcome.spec.method, {})
-            by_task.setdefault(outcome.spec.task, []).append(outcome.extra["refit"]["score"])
-    means = ", ".join(
-        f"{method} {statistics.fmean(map(statistics.fmean, found[method].values())):.1f}"
-        for method in reversed(LINEAR)
-        if method in found
-    )
-    return [f"Fitted on shots and validation rows together: {means} on the mean."] if means else []
+        spec = outcome.spec
+        if spec.method in LINEAR and "refit" in outcome.extra and spec.shots is not None:
+            by_task = found.setdefault((spec.shots, spec.method), {})
+            by_task.setdefault(spec.task, []).append(outcome.extra["refit"]["score"])
+    said = []
+    for k in sorted({k for k, _ in found}):
+        means = ", ".join(
+            f"{method} {statistics.fmean(map(statistics.fmean, found[k, method].values())):.1f}"
+            for method in reversed(LINEAR)
+            if (k, method) in found
+        )
+        said.append(f"Fitted on shots and validation rows together, k = {k}: {means} on the mean.")
+    return said

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from dept.trial import TrialOutcome
 from flows.planning.plan import Plan
 from flows.reporting.answers import Honesty, Together, ece_of, honesty, together
+from flows.reporting.headline import headline
 from flows.reporting.palette import LIGHT, Theme
 from flows.reporting.plot import LEGEND_COLUMNS, png
 from flows.reporting.shots import in_order, k_of
-from flows.reporting.summary import Row, headline, joins, means, measure_name, shown, summary_rows
+from flows.reporting.summary import Row, joins, means, measure_name, shown, summary_rows
 from infra.errors import InputError
 from infra.files import write_bytes, write_text
 

@@ -1,4 +1,4 @@
-"""What a run found: test scores over seeds, per target, k and variant, and what transfer was worth."""
+"""What a run found: test scores over seeds, per target, k and variant. Pure numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from dept.trial import TrialOutcome, goodness
 from flows.reporting.shots import in_order, k_of
-from flows.reporting.variants import AUTO, SINGLE, TRANSFER, rank
-from flows.reporting.words import count, seeds_told, shots_told, spread
+from flows.reporting.variants import TRANSFER, has_draws, is_strategy, rank
+from flows.reporting.words import spread
 
 
 def score_of(measured: Mapping[str, float]) -> float:
@@ -136,6 +136,22 @@ class Row:
         base, mine = (dict(zip(self.cells[v].seeds, self.cells[v].scores, strict=True)) for v in (over, variant))
         return tuple(mine[seed] - base[seed] for seed in base if seed in mine)
 
+    def even(self, variants: Iterable[str]) -> dict[str, float]:
+        """Mean scores of variants over the seeds that all of them have; empty where they share none.
+
+        What has no draw of its own (untrained), or stands for several (an ensemble), counts as it is.
+        """
+        cells = {variant: self.cells[variant] for variant in variants}
+        drawn = [set(cell.seeds) for variant, cell in cells.items() if has_draws(variant)]
+        seeds = set.intersection(*drawn) if drawn else set()
+        if drawn and not seeds:
+            return {}
+        kept = {v: seeds if has_draws(v) else set(cell.seeds) for v, cell in cells.items()}
+        return {
+            v: statistics.fmean(score for seed, score in zip(c.seeds, c.scores, strict=True) if seed in kept[v])
+            for v, c in cells.items()
+        }
+
     @property
     def gains(self) -> tuple[float, ...]:
         """Points of transfer over scratch, one per seed that both have."""
@@ -145,15 +161,6 @@ class Row:
     def gain(self) -> float | None:
         """Mean of `gains`; None where no seed has both."""
         return statistics.fmean(self.gains) if self.gains else None
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The answer of the run: one sentence, what stands behind it, and the mean gain in points."""
-
-    text: str
-    detail: str
-    gain: float | None
 
 
 def summary_rows(outcomes: Sequence[TrialOutcome]) -> list[Row]:
@@ -193,71 +200,28 @@ def distinct(outcomes: Iterable[TrialOutcome]) -> list[TrialOutcome]:
 def shown(rows: Iterable[Row]) -> list[str]:
     """The variants to show, in order; where there is one strategy only, `transfer` stands for it."""
     found = {variant for row in rows for variant in row.cells}
-    strategies = {v for row in rows for cell in row.cells.values() for v in cell.variants if _is_strategy(v)}
+    strategies = {v for row in rows for cell in row.cells.values() for v in cell.variants if is_strategy(v)}
     return sorted(found - strategies if len(strategies) == 1 else found, key=rank)
 
 
 def means(rows: Sequence[Row]) -> dict[int | None, tuple[int, dict[str, float]]]:
-    """Per k: number of targets, and each shown variant's mean over them, which all variants of that k share."""
+    """Per k: number of targets, and each shown variant's mean over them: targets that all variants of that k have, and
+    of each the seeds that all have, so that a failed trial makes no other draw count.
+    """
     result = {}
     variants = shown(rows)
     for k in in_order(row.shots for row in rows):
         here = [row for row in rows if row.shots == k]
         present = [variant for variant in variants if any(variant in row.cells for row in here)]
-        shared = [row for row in here if row.cells.keys() >= set(present)]
+        shared = [even for row in here if row.cells.keys() >= set(present) and (even := row.even(present))]
         if shared:
-            result[k] = len(shared), {v: statistics.fmean(row.cells[v].mean for row in shared) for v in present}
+            result[k] = len(shared), {v: statistics.fmean(even[v] for even in shared) for v in present}
     return result
 
 
 def measure_name(rows: Iterable[Row]) -> str:
     """`accuracy` where that is the score of every target, else `score`."""
     return "accuracy" if all(row.metric == "accuracy" for row in rows) else "score"
-
-
-def headline(rows: Sequence[Row]) -> Headline:
-    """What transfer was worth: mean over seeds, then over k, then over targets, each counting the same."""
-    beside = _against_prompt_tuning(rows)
-    paired = [row for row in rows if row.gains]
-    if not paired and (of_auto := [row for row in rows if AUTO in row.cells]):
-        return _of_auto(of_auto)
-    if not paired:
-        return Headline(
-            "No answer yet: no target has both a scratch and a transfer trial on the same shots.",
-            f"Put both into the plan's strategies to compare them.{beside}",
-            None,
-        )
-    by_target = _by_target(paired, TRANSFER, "scratch")
-    gain = statistics.fmean(by_target.values())
-    single = [value for row in paired for value in row.gains]
-    over = f"on average over {count(len(by_target), 'target')} ({shots_told(paired)}, {seeds_told(paired)})"
-    what = f"test {measure_name(paired)}"
-    if abs(gain) < 0.05:
-        text = f"Transfer made no difference to {what} {over}."
-    elif gain > 0:
-        text = f"Transfer was worth {gain:+.1f} points of {what} {over}."
-    else:
-        text = f"Transfer lost {-gain:.1f} points of {what} against scratch {over}."
-    ahead = sum(mean > 0 for mean in by_target.values())
-    detail = f"Ahead of scratch on {ahead} of {count(len(by_target), 'target')}."
-    if len(single) > 1:
-        detail += (
-            f" Trained on the same shots, a single pair of trials differs by {min(single):+.1f} "
-            f"to {max(single):+.1f} points."
-        )
-    if TRANSFER in (variants := shown(rows)) and any(_is_strategy(variant) for variant in variants):
-        detail += " Transfer is, for each seed, the strategy with the lowest validation loss."
-    return Headline(text, detail + beside, gain)
-
-
-def _of_auto(rows: Sequence[Row]) -> Headline:
-    """What `auto` reached, beside whatever else was tested on the same rows."""
-    shared = [variant for variant in shown(rows) if all(variant in row.cells for row in rows)]
-    mean = {variant: statistics.fmean(row.cells[variant].mean for row in rows) for variant in shared}
-    targets = count(len({row.target for row in rows}), "target")
-    text = f"auto reached {mean[AUTO]:.1f} % test {measure_name(rows)} on average over {targets} ({shots_told(rows)})."
-    beside = ", ".join(f"{variant} {value:.1f}" for variant, value in mean.items() if variant != AUTO)
-    return Headline(text, f"On the same rows: {beside}." if beside else "", None)
 
 
 def _choose(transferred: Sequence[TrialOutcome]) -> list[TrialOutcome]:
@@ -268,25 +232,3 @@ def _choose(transferred: Sequence[TrialOutcome]) -> list[TrialOutcome]:
         if seed not in best or goodness(outcome.validation) > goodness(best[seed].validation):
             best[seed] = outcome
     return list(best.values())
-
-
-def _is_strategy(variant: str) -> bool:
-    return variant in SINGLE or variant.startswith("source:")
-
-
-def _by_target(rows: Iterable[Row], variant: str, over: str) -> dict[str, float]:
-    """Points per target: mean over seeds, then over k."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if gains := row.gains_of(variant, over):
-            found.setdefault(row.target, []).append(statistics.fmean(gains))
-    return {target: statistics.fmean(values) for target, values in found.items()}
-
-
-def _against_prompt_tuning(rows: Sequence[Row]) -> str:
-    gains = _by_target(rows, "scratch", "prompt-tuning")
-    if not gains:
-        return ""
-    mean = statistics.fmean(gains.values())
-    said = f"{abs(mean):.1f} points {'ahead of' if mean > 0 else 'behind'}" if abs(mean) >= 0.05 else "level with"
-    return f" Both from scratch, DePT is {said} prompt-tuning on average over {count(len(gains), 'target')}."

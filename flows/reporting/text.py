@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from dept.trial import LINEAR, TrialOutcome
 from flows.reporting.answers import together, worth
+from flows.reporting.headline import headline
 from flows.reporting.protocol import protocol
 from flows.reporting.published import Comparison, compare
 from flows.reporting.shots import k_of
-from flows.reporting.summary import Row, headline, means, measure_name, shown, summary_rows
+from flows.reporting.summary import Row, means, measure_name, shown, summary_rows
 from flows.reporting.variants import STARTS, TRANSFER, rank
 
 if TYPE_CHECKING:

@@ -31,3 +31,13 @@ def rank(variant: str) -> tuple[int, str]:
     """Sort key of a variant: the untrained, scratch, strategies, baselines, several together; sources by name."""
     kind = next((kind for kind in ("source:", TOGETHER, DISTILLED) if variant.startswith(kind)), variant)
     return ORDER.index(kind) if kind in ORDER else len(ORDER), variant
+
+
+def is_strategy(variant: str) -> bool:
+    """Whether it is one way to start from what was learned on sources."""
+    return variant in SINGLE or variant.startswith("source:")
+
+
+def has_draws(variant: str) -> bool:
+    """Whether it is trained draw by draw: the untrained has no draw, several together may have several."""
+    return variant.partition(":")[0] not in ("untrained", "ensemble", "distilled")

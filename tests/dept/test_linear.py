@@ -80,6 +80,21 @@ def test_a_feature_that_never_changes_says_nothing():
     assert torch.isfinite(torch.tensor(log_probs(head, x + 1e3))).all()
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_rows_that_are_all_the_same_leave_the_frequency_of_classes(standardise):
+    """As when texts differ only where they are cut."""
+    same = torch.zeros(5, 2) if not standardise else torch.full((5, 9), 3.0)
+    found = log_probs(fit(same, [0, 1, 1, 1, 1], 2, 1.0, standardise), same[:1])
+    assert np.exp(found)[0].tolist() == pytest.approx([0.2, 0.8], abs=1e-4)
+
+
+def test_features_that_are_not_finite_are_told():
+    x, gold = drawn(8, 2)
+    x[3, 1] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        fit(x, gold, 2, 1.0)
+
+
 def test_what_is_chosen_has_the_lowest_loss_on_the_validation_rows():
     x, gold = drawn(12, 3)
     checks, right = drawn(9, 3, seed=1)

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from flows.reporting.headline import headline
 from flows.reporting.html import load_outcomes, load_report, markdown, terminal_table, write_report
-from flows.reporting.summary import headline, summary_rows
+from flows.reporting.summary import summary_rows
 from infra.errors import InputError
 from tests.flows.report_helpers import many, no_plots, outcome, two_targets  # noqa: F401
 

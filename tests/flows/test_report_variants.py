@@ -9,10 +9,11 @@ import pytest
 from dept.config import TrainConfig
 from flows.cli.report import numbers
 from flows.planning.plan import Plan
+from flows.reporting.headline import headline
 from flows.reporting.html import markdown, terminal_table, write_report
 from flows.reporting.matrix_figure import matrix_panels
 from flows.reporting.study_table import write_study
-from flows.reporting.summary import headline, means, shown, summary_rows
+from flows.reporting.summary import means, shown, summary_rows
 from tests.flows.report_helpers import no_plots, outcome, two_targets  # noqa: F401
 from tests.flows.test_report import Page
 
@@ -107,6 +108,17 @@ def test_means_are_over_targets_that_all_variants_share():
     assert found[4][1]["scratch"] == pytest.approx(62.0)
 
 
+def test_a_failed_trial_makes_no_other_draw_count():
+    """Where one variant lacks a seed, the means are over the seeds that all have."""
+    lone = [o for o in study() if not (o.spec.variant == "lora" and o.spec.shots == 4 and o.spec.seed == 1)]
+    found = means(summary_rows(lone))[4][1]
+    assert found["scratch"] == pytest.approx((61 + 71) / 2)  # order 1, seed 0 alone
+    assert found["lora"] == pytest.approx((66 + 76) / 2)
+    assert found["untrained"] == pytest.approx(50.5)
+    auto = [trial("auto", 60.0), trial("probe", 70.0), trial("probe", 20.0, seed=1)]
+    assert "probe 70.0" in headline(summary_rows(auto)).detail
+
+
 def test_headline_compares_with_prompt_tuning_by_seed():
     trials = [
         trial("scratch", 60.0),
@@ -163,7 +175,7 @@ def test_probe_and_tfidf_stand_beside_what_transfer_is_worth():
     assert line.split()[3:5] == ["62.0", "62.0"]
     told = " ".join(said.split())
     assert "Transfer started from amazon-polarity" in told
-    assert "Fitted on shots and validation rows together: tfidf 75.0, probe 75.0 on the mean." in told
+    assert "Fitted on shots and validation rows together, k = 16: tfidf 75.0, probe 75.0 on the mean." in told
     assert "| Untrained | Tfidf | Probe | Scratch |" in markdown("a", [*two_targets(), *simple])
 
 

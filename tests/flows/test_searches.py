@@ -157,12 +157,19 @@ def test_several_candidates_of_auto_may_answer_as_one(planned):
     assert joined.sources == ("sha0", "sha1")
     assert joined.searched == own.fingerprint
     assert joined.readout is None
-    assert joined_targets(plan, inputs, found, outcomes, {members[0].fingerprint: "sha0"}) == []  # one alone is left
+    (alone,) = joined_targets(plan, inputs, found, outcomes, {members[1].fingerprint: "sha1"})  # the other has failed
+    assert (alone.kind, alone.role, alone.variant, alone.test_rows) == ("train", "target", "auto", 10)
+    assert (alone.readout, alone.training.last) == (Readout(0.25), 5)
+    (other,) = joined_targets(plan, inputs, found, outcomes, {})  # both have: the next best answers
+    assert (other.method, other.variant, other.test_rows) == ("probe", "auto", 10)
     old = TrialOutcome(joined, "", "", 0, 0, {"loss": 9.0})  # as an earlier search of the same recipe had found
     other = replace(old, spec=joined.model_copy(update={"refit": False}))
     assert [one.validation for one in as_searched([old, other], outcomes)] == [best.validation, old.validation]
     best.extra["search"]["members"] = [2]
-    assert joined_targets(plan, inputs, found, outcomes, trained) == []
+    _, (single,) = _linear_first(searched_targets(plan, inputs, found, outcomes))
+    assert joined_targets(plan, inputs, found, outcomes, {single.fingerprint: "sha"}) == []
+    (other,) = joined_targets(plan, inputs, found, outcomes, trained)  # it has failed
+    assert (other.method, other.variant) == ("probe", "auto")
 
 
 def test_a_member_that_failed_leaves_the_others(planned):
