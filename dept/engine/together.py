@@ -69,7 +69,8 @@ def decide(
     ranked.sort(key=lambda one: one[:2])
     best = ranked[:1]
     for one in ranked[1:]:
-        if len(best) < most and all(one[3] != other[3] for other in best):  # a copy would add nothing
+        copy = any(one[3] == other[3] for other in best)  # it would add nothing
+        if len(best) < most and not copy and math.isfinite(one[0]):
             best.append(one)
     joint = [mean_answers([one[3] for one in best[:count]]) for count in range(1, len(best) + 1)]
     losses = [_losses(answers, gold) for answers in joint]

@@ -102,7 +102,7 @@ def check_heads(plan: Plan, tasks: Mapping[str, Task]) -> None:
     Raises:
         InputError: adapters of a target are to have a head, but its answers are written, or numbers.
     """
-    for name in plan.targets if "dept" in plan.methods else ():
+    for name in plan.targets if {"dept", "adept"} & set(plan.methods) else ():
         answers = plan.recipe(name).adapter.answers
         if answers != "words" and (not tasks[name].scored or tasks[name].grid):
             how = "asks for a number" if tasks[name].scored else "is answered by generation"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.planning.places import Place, places, rate_key
+from flows.planning.places import Place, draws, places, rate_key
 from flows.planning.plan import Plan
+from flows.planning.searches import AUTO, starts_of_auto
 from flows.planning.strategies import Starts
 
 
@@ -19,6 +20,10 @@ def left_out(plan: Plan, starts: Starts, without: dict[tuple[Any, str], str]) ->
         reason = reason or without.get((key, draw.target)) or without.get((key, ""))
         if reason:
             missing[place] = reason
+    for draw in draws(plan) if AUTO in plan.methods else ():
+        reasons = [starts.missing.get((draw, strategy)) for strategy in starts_of_auto(plan)]
+        if all(reasons):  # what auto comes to then is a baseline, which would look like its choice
+            missing[draw, "dept", AUTO] = f"dept was not searched: {reasons[0]}"
     return missing
 
 

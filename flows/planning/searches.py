@@ -41,7 +41,7 @@ def searches(
         if rate_key(method, strategy) is None and strategy != AUTO:
             found[draw, method, strategy] = _stepless(plan, inputs, (draw, method, strategy))
             continue
-        strategies = _starts(plan) if strategy == AUTO else [strategy]
+        strategies = starts_of_auto(plan) if strategy == AUTO else [strategy]
         ways = [_way(plan, draw, method, one, origins) for one in strategies if (draw, one) not in missing]
         if ways:
             found[draw, method, strategy] = _search(plan, inputs, (draw, method, strategy), ways)
@@ -198,7 +198,7 @@ def _wanted(plan: Plan, inputs: Inputs) -> list[Place]:
     return list(dict.fromkeys((*found, *beside)))
 
 
-def _starts(plan: Plan) -> list[str]:
+def starts_of_auto(plan: Plan) -> list[str]:
     """What auto starts from. Weights of a mixture are learned on the shots, which validate a fold."""
     return [one for one in plan.strategies if one != "mixture" or asked(plan).folds == 1] or list(plan.strategies)
 
@@ -263,7 +263,8 @@ def _stepless(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     start: Start = "text" if method == "calibrated" else "shots"
     only = Candidate(start=start, adapter=shape, training=TrainConfig(steps=0))
-    folds = 1 if fields["validation_rows"] else asked(plan).folds
+    alone = AUTO in plan.methods and starts_of_auto(plan) == ["mixture"]  # dept has one fold then, see `_search`
+    folds = 1 if fields["validation_rows"] or alone else asked(plan).folds
     return TrialSpec(
         kind="search",
         role="search",

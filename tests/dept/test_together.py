@@ -106,3 +106,11 @@ def test_a_head_that_answers_alone_stays_alone():
 def test_scores_that_are_not_finite_come_last():
     broken = Raw([[math.nan, math.nan] for _ in GOLD])
     assert decide({0: broken, 1: raw(0.6)}, GOLD, "none", {0: False, 1: False}, most=2).members[0] == 1
+
+
+def test_what_has_no_loss_joins_nobody():
+    """A start whose scores are not finite."""
+    lost = Raw([[math.nan, math.nan]] * len(GOLD))
+    found = decide({0: raw(0.9), 1: lost}, GOLD, "none", dict.fromkeys(range(2), False), most=4)
+    assert found.members == (0,)
+    assert found.loss == pytest.approx(-math.log(0.9))

@@ -182,7 +182,7 @@ def test_a_report_tells_what_it_cost_and_by_which_rows_it_was_chosen(stages, mon
     said = Page(page.read_text(encoding="utf-8")).text
     assert REFIT in said
     assert REFIT in markdown("x", done.outcomes + done.members)
-    assert "1 more trial searched for learning rates and starts" in said  # neither the members nor the joint trial
+    assert "1 more trial chose starts, rates and recipes" in said  # neither the members nor the joint trial
     for member in done.members:
         assert f"film k = 4, seed 0, auto, together: {member.spec.variant} {member.steps_done} " in said
     assert "film k = 4, seed 0, auto " not in said  # it trains nothing of its own

@@ -214,7 +214,7 @@ def test_search_trials_are_counted_and_nowhere_else(tmp_path):
     page = write_report(tmp_path, "x", {}, given)
     said = Page(page.read_text(encoding="utf-8")).text
     assert "sms-spam" not in page.read_text(encoding="utf-8")
-    assert "1 more trial searched for learning rates and starts, on validation rows alone (40 s)" in said
+    assert "1 more trial chose starts, rates and recipes, by shots and validation rows alone (40 s)" in said
 
 
 def test_page_of_a_study(tmp_path):

@@ -10,9 +10,11 @@ from dept.trial import LINEAR, Candidate, Search, TrialOutcome
 from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
 from flows.planning.leakage import guarded
+from flows.planning.left_out import label, left_out
 from flows.planning.places import Draw, Origin, places, to_start
 from flows.planning.plan_file import load_plan
 from flows.planning.searches import as_searched, best_of_all, joined_targets, searched_targets, searches
+from flows.planning.strategies import Starts
 from flows.planning.trials import Inputs
 from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
@@ -190,6 +192,11 @@ def test_shots_that_weigh_a_mixture_validate_nothing(planned):
     assert {one.init for one in own.search.candidates} == {"scratch"}
 
 
+def test_all_methods_of_auto_are_compared_on_the_same_rows(planned):
+    _, _, found = planned(strategies=["mixture"], methods=["auto"], targets=["film"])
+    assert {spec.search.folds for spec in found.values()} == {1}
+
+
 def _linear_first(specs):
     return [one.method for one in specs if one.method in LINEAR], [one for one in specs if one.method not in LINEAR]
 
@@ -235,6 +242,18 @@ def test_a_source_that_failed_leaves_the_other_starts(make_plan):
     found = searches(plan, inputs, {}, {(Draw("film", 4, 0), "best-source")})
     spec = found[Draw("film", 4, 0), "dept", "auto"]
     assert {one.init for one in spec.search.candidates} == {"scratch"}
+
+
+def test_auto_without_any_start_says_so(make_plan):
+    """It comes to the probe then, which would look like its choice."""
+    plan = load_plan(make_plan(seeds=[0], methods=["auto"], targets=["film"], strategies=["best-source"]))
+    draw = Draw("film", 4, 0)
+    found = left_out(plan, Starts({}, {(draw, "best-source"): "source food has failed"}), {})
+    assert {label(place): reason for place, reason in found.items()} == {
+        "film/k4/s0/auto": "dept was not searched: source food has failed"
+    }
+    plan = load_plan(make_plan(seeds=[0], methods=["auto"], targets=["film"], strategies=["scratch", "best-source"]))
+    assert left_out(plan, Starts({}, {(draw, "best-source"): "source food has failed"}), {}) == {}
 
 
 def test_shots_are_held_out_of_sources_where_they_validate(make_plan):

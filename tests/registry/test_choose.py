@@ -27,6 +27,13 @@ def test_variants_are_compared_on_the_mean_of_the_same_draws():
     assert chosen(*lucky, *steady) is steady[0]
 
 
+def test_who_has_its_loss_from_its_teacher_is_no_better():
+    teacher = made(0.5, method="dept", init="auto", kind="ensemble")
+    student = made(0.5, method="dept", init="auto", teacher_sha256="sha")
+    assert chosen(student, teacher) == chosen(teacher, student) == teacher
+    assert chosen(made(0.4, method="dept", init="auto", teacher_sha256="sha"), teacher) != teacher
+
+
 def test_scores_that_are_not_finite_come_last():
     broken, fine = made(math.nan, math.nan), made(0.7, seed=1)
     assert chosen(broken, fine) is fine
