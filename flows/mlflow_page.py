@@ -63,6 +63,7 @@ def close_parent(
         outcomes: every trial of the run, trained now or taken from the ledger.
         champions: what was decided, as reports have it. page: report.html, with its plots and numbers beside it.
     """
+    context.stopping.check()  # of a run that another process goes on with this one ends nothing
     runs = _runs(context)
     note = _note(context, name, outcomes, champions, runs)
     files = [] if page is None else [page, *sorted(page.parent.glob("*.png")), page.parent / NUMBERS]

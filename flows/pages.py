@@ -11,13 +11,13 @@ from prefect import runtime, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort, CancelledRun, Pause
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Running
 from prefect.tasks import exponential_backoff
 
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
 from flows.execution.lease import LeaseLostError
-from flows.execution.stopping import Asked, RunEndedError, StoppedError, Stopping
+from flows.execution.stopping import Asked, ReplacedError, RunEndedError, StoppedError, Stopping
 from infra import flow_run
 from infra.errors import InputError, may_pass
 
@@ -180,6 +180,8 @@ def _stopped(controller: str) -> Asked:
 def _state_behind(error: BaseException) -> State | None:
     if isinstance(error, EndAskedError):
         return error.state
+    if isinstance(error, ReplacedError):
+        return Running(message=str(error))  # by another process, and so this one says nothing of it
     return Cancelling(message=str(error)) if isinstance(error, RunEndedError) else None
 
 

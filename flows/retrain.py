@@ -16,6 +16,7 @@ from prefect.artifacts import create_table_artifact
 
 from dept.backbones.describe import told_dtype
 from dept.trial import TrialOutcome
+from flows.begun import begun
 from flows.execution.challengers import train_challengers
 from flows.execution.champions import open_retraining
 from flows.execution.context import RunContext
@@ -29,7 +30,6 @@ from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, step, t
 from flows.planning.plan import WorkerCount
 from flows.planning.retraining import Retraining, Stale, reasons
 from flows.planning.roots import check_paths
-from flows.transfer import begun
 from infra.errors import InputError
 from infra.hidden import hidden_credentials
 from infra.quiet import errors_told_by_caller

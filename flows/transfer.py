@@ -6,8 +6,6 @@ waits for the ledger and adds the next stage. It loads no backbone.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from prefect import Flow, flow, runtime
 from dept.backbones.describe import told_dtype
 from dept.trial import LINEAR, STACKED, TrialOutcome, TrialSpec
 from flows import artifacts, lineage
+from flows.begun import begun
 from flows.execution.context import RunContext
 from flows.execution.fan_out import workers_for
 from flows.execution.heal import LostError, say_lost_runs
@@ -26,9 +25,8 @@ from flows.execution.open import open_plan
 from flows.execution.own_tasks import remember
 from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
-from flows.execution.stopping import StoppedError
-from flows.mlflow_page import close_parent, open_parent
-from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, shown_in, step, tagged, watched
+from flows.mlflow_page import close_parent
+from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, step, tagged
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
 from flows.planning.left_out import label, left_out
@@ -43,14 +41,12 @@ from flows.reporting.headline import headline
 from flows.reporting.html import write_report
 from flows.reporting.searched import told_searches
 from flows.reporting.summary import summary_rows
-from infra import flow_run
 from infra.errors import InputError, written
 from infra.hidden import hidden_credentials
 from infra.names import safe_name
 from infra.quiet import errors_told_by_caller
 from infra.settings import home
 from infra.temporary_server import prefect_api
-from registry.ledger.runs import RunKind
 
 TRIES = 3  # of a run in which adapters are damaged under its hands
 
@@ -229,43 +225,6 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     done.outcomes = [*sources, *(o for o in reached if o.spec.role == "target"), *distilled.outcomes]
     done.tried = [*search.outcomes, *settled_searches.outcomes]
     return done
-
-
-def _open_run(context: RunContext, name: str, kind: RunKind) -> None:
-    """Begin a run; or go on with it, where its flow run was suspended or crashed and another process made it before."""
-    order = context.order.model_dump(mode="json")
-    run_id = flow_run.own_id()
-    known = context.ledger.run(run_id) if run_id else None
-    if run_id and known is not None and known.kind == kind:
-        context.run_id, before = run_id, known.mlflow_run_id or ""
-        context.parent_run = context.tracker.reopen_flow_run(before) or open_parent(context, name)
-        context.ledger.resume_run(run_id, context.parent_run)
-        say(f"Run {run_id[:12]} goes on: what it had finished is kept.")
-        return
-    context.parent_run = open_parent(context, name)
-    context.run_id = context.ledger.begin_run(name, order, kind, mlflow_run_id=context.parent_run, run_id=run_id)
-
-
-@contextlib.contextmanager
-def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
-    """Begin a run in the ledger and in MLflow; end both, however the block ends."""
-    _open_run(context, name, kind)
-    shown_in(context)
-    artifacts.link_to_mlflow(context, name)
-    try:
-        with watched(context.stopping):
-            yield
-    except BaseException as error:
-        failed = isinstance(error, Exception) and not isinstance(error, StoppedError)
-        context.hurry()
-        context.close(clean=False)
-        with contextlib.suppress(InputError):  # the first error is the one to show
-            context.ledger.end_run(context.run_id, "failed" if failed else "killed")
-        with contextlib.suppress(InputError):
-            context.tracker.close_flow_run(context.parent_run, "FAILED" if failed else "KILLED", {}, [])
-        raise
-    context.close()
-    context.ledger.end_run(context.run_id, "finished")
 
 
 def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows.execution.champions import join_retraining
 from flows.execution.context import RunContext
@@ -25,6 +27,7 @@ from infra.flow_run import own_id, present_name
 from infra.hidden import hidden_credentials
 from infra.identity import is_gone, process_id
 from infra.settings import settings
+from infra.worker_runs import DID_NOTHING
 from registry.ledger import Ledger
 from registry.ledger.schema import RunRow
 from registry.ledger.workers import PRESENT_SECONDS
@@ -39,7 +42,7 @@ OPENERS: Mapping[str, Opener] = {  # by kind of run
 
 
 @flow(name="dept-work")
-def dept_work(run_id: str | None = None, backbone: str | None = None) -> int:
+def dept_work(run_id: str | None = None, backbone: str | None = None) -> State[int]:
     """Claim trials, train, test, store and record them, until nothing is left to claim.
 
     Args:
@@ -51,8 +54,15 @@ def dept_work(run_id: str | None = None, backbone: str | None = None) -> int:
         with watched(stopping, run_id):
             if run_id is not None and _row(Ledger.open(), run_id).status != "running":
                 say(f"Run {run_id[:12]} is over: there is nothing to do.")
-                return 0
-            return run(run_id, backbone, stopping=stopping)
+                return _done(0)
+            return _done(run(run_id, backbone, stopping=stopping))
+
+
+def _done(groups: int) -> State[int]:
+    """As what its flow run completes: its controller reads there whether it was of use."""
+    return Completed(
+        message=f"did {groups} group{'s' if groups > 1 else ''} of trials" if groups else DID_NOTHING, data=groups
+    )
 
 
 def run(
@@ -168,8 +178,8 @@ class _Worker:
         found = {}
         for row in reversed(self.ledger.runs(status="running")):
             if is_gone(row.owner or ""):
-                self.ledger.end_run(row.run_id, "killed")
-                say(f"Run {row.run_id[:12]} ({row.name}): its controller is gone. Remedy: run the same plan again.")
+                if self.ledger.end_run(row.run_id, "killed", owner=row.owner):  # not where it was started again
+                    say(f"Run {row.run_id[:12]} ({row.name}): its controller is gone. Remedy: run the same plan again.")
             elif self.backbone in (None, _backbone(row)):
                 found[row.run_id] = _backbone(row)
         return found

@@ -91,6 +91,10 @@ class Settings(BaseSettings):
         repr=False,
         description="MLflow's server or database; default: SQLite in the home folder",
     )
+    mlflow_page: str | None = Field(
+        None,
+        description="address at which browsers reach MLflow's server, for links; default: MLFLOW_TRACKING_URI",
+    )
     mlflow_patience: float = Field(
         600.0, ge=0, le=86_400, description="seconds that a run waits for an MLflow that went away to come back"
     )
@@ -123,6 +127,13 @@ class Settings(BaseSettings):
     @classmethod
     def _divided(cls, value: Any) -> Any:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("mlflow_page")
+    @classmethod
+    def _a_page(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/@]+(/[^\s@]*)?", value):
+            raise ValueError("no address of a page; give one such as https://mlflow.example.org")
+        return value
 
     @field_validator("prefect_port", "mlflow_port", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 DEPLOYMENT = "dept-work/worker"
+DID_NOTHING = "did nothing: there was nothing that it could take"  # as what a worker's flow run completes
+_PAGE = 200  # flow runs that Prefect's server tells of at once
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class WorkerRun:
     def waits(self) -> bool:
         """It has not begun."""
         return self.state in ("SCHEDULED", "PENDING")
+
+    @property
+    def there(self) -> bool:
+        """It works, or is about to: a suspended one has no process until a person resumes it."""
+        return self.state != "PAUSED"
 
     @property
     def ended(self) -> bool:
@@ -122,23 +130,66 @@ def look(ids: Iterable[str]) -> dict[str, WorkerRun]:
     if not wanted:
         return {}
     found = dict.fromkeys(wanted, WorkerRun("deleted", "CANCELLED"))
-    only = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(one) for one in wanted]))
     with _told(), client() as asked:
-        for run in asked.read_flow_runs(flow_run_filter=only, limit=len(wanted)):
-            state = run.state.type.value if run.state else "SCHEDULED"
-            found[str(run.id)] = WorkerRun(run.name, state, masked((run.state.message if run.state else "") or ""))
+        for start in range(0, len(wanted), _PAGE):
+            part = [UUID(one) for one in wanted[start : start + _PAGE]]
+            only = FlowRunFilter(id=FlowRunFilterId(any_=part))
+            found |= {str(run.id): _seen(run) for run in asked.read_flow_runs(flow_run_filter=only, limit=_PAGE)}
     return found
 
 
-def withdraw(ids: Iterable[str], message: str) -> None:
-    """Cancel flow runs that have not begun; one that has, or has ended, is left alone.
+def unfinished(run_id: str, deployment: str = DEPLOYMENT) -> dict[str, WorkerRun]:
+    """Flow runs of the deployment that work for this run of the ledger, and have not ended, by id.
+
+    Raises:
+        InputError: see `place`.
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.exceptions import ObjectNotFound
+
+    still = [kind for kind in StateType if not WorkerRun("", kind.value).ended]
+    with _told(), client() as asked:
+        try:
+            of = asked.read_deployment_by_name(deployment).id
+        except ObjectNotFound as error:
+            raise InputError(f"deployment {deployment}: it was taken away. Remedy: `dept up`") from error
+        only = filters.FlowRunFilter(
+            deployment_id=filters.FlowRunFilterDeploymentId(any_=[of]),
+            state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=still)),
+        )
+        found: list[FlowRun] = []
+        for offset in itertools.count(0, _PAGE):
+            part = asked.read_flow_runs(flow_run_filter=only, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=offset)
+            found += part
+            if len(part) < _PAGE:
+                break
+    return {str(run.id): _seen(run) for run in found if run.parameters.get("run_id") == run_id}
+
+
+def crash(run: str, message: str) -> None:
+    """Propose that a flow run crashed; one that has ended stays as it is.
 
     Raises:
         ConnectionError: the server does not answer or refuses.
     """
     from prefect.client.schemas.objects import State, StateType
 
-    waiting = [one for one, run in look(ids).items() if run.state == "SCHEDULED"]
+    with _told(), client() as asked:
+        asked.set_flow_run_state(UUID(run), State(type=StateType.CRASHED, message=message))
+
+
+def withdraw(ids: Iterable[str], message: str) -> None:
+    """Cancel flow runs that have not begun, or were suspended; one at work, or that has ended, is left alone.
+
+    Raises:
+        ConnectionError: the server does not answer or refuses.
+    """
+    from prefect.client.schemas.objects import State, StateType
+
+    waiting = [one for one, run in look(ids).items() if run.state in ("SCHEDULED", "PAUSED")]
     with _told(), client() as asked:
         for one in waiting:
             asked.set_flow_run_state(UUID(one), State(type=StateType.CANCELLED, message=message))
@@ -157,6 +208,15 @@ def own_pool() -> str | None:
         return None
     with _told(), client() as asked:
         return asked.read_deployment(UUID(str(found))).work_pool_name
+
+
+def _seen(run: FlowRun) -> WorkerRun:
+    state = run.state
+    return (
+        WorkerRun(run.name, state.type.value, masked(state.message or ""))
+        if state
+        else WorkerRun(run.name, "SCHEDULED")
+    )
 
 
 @contextlib.contextmanager

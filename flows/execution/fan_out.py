@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from flows.execution.context import RunContext
@@ -17,11 +18,13 @@ from flows.execution.settle import Workers, work_here
 from infra import worker_runs
 from infra.errors import InputError
 from infra.flow_run import never_in_the_way, present_name
-from infra.worker_runs import Place, WorkerRun
+from infra.worker_runs import DID_NOTHING, Place, WorkerRun
 
 LOOK_SECONDS = 2.0  # between two looks at the flow runs
 FAULTS = 3  # ends of workers by an error or a crash, one after the other without a trial done, that are borne
 PAUSE = 10.0  # seconds before a worker that failed is replaced, and longer after each more
+LONGEST_PAUSE = 120.0  # before one that found nothing to do is replaced
+BEGIN_SECONDS = 600.0  # that a machine may take to begin a worker which it was given; then it counts as dead
 
 
 @contextlib.contextmanager
@@ -64,9 +67,11 @@ def workers_for(wanted: int | None) -> Iterator[Workers]:
 class FanOut:
     """Keeps up to so many flow runs of `dept-work` going for a run of the ledger; called again and again.
 
-    One that crashed is replaced; where they fail again and again, and nothing gets done, the controller ends with
-    their reason. One that a person cancelled is not replaced. Where the pool has no live worker of Prefect that is
-    said, in the log and by an artifact, and waited for.
+    Those that an earlier process of the same run has started go on. One that crashed is replaced, one that was taken
+    and never began as well; where they fail again and again, and nothing gets done, the controller ends with their
+    reason. One that a person cancelled is not replaced; another stands in for a suspended one. Where those that are
+    started find nothing that they can do, longer and longer pauses are made. Where the pool has no live worker of
+    Prefect that is said, in the log and by an artifact, and waited for.
 
     Args:
         wanted: at a time; None: the limit of the pool, or 1 where it has none.
@@ -77,7 +82,9 @@ class FanOut:
         self.runs: dict[str, WorkerRun] = {}  # those that have not ended, by id
         self._key, self._number = secrets.token_hex(8), 0
         self._looked = self._resume = 0.0  # monotonic
-        self._faults = self._cancelled = 0
+        self._faults = self._cancelled = self._idle = 0
+        self._adopted = False
+        self._taken: dict[str, float] = {}  # when a flow run was first seen pending, monotonic
         self._left: int | None = None
         self._said = ""
 
@@ -99,17 +106,39 @@ class FanOut:
         self.runs = {}
 
     def _look(self, context: RunContext) -> None:
-        self._note_ends(context, worker_runs.look(self.runs))
-        place = worker_runs.place()
+        self._adopt(context)
         free = context.ledger.free(context.run_id)
+        self._note_ends(context, self._begun_in_time(worker_runs.look(self.runs)), free)
+        place = worker_runs.place()
         most = self._most(place)
+        there = sum(run.there for run in self.runs.values())
         # Those that have not begun, and those that hold no trial, take first what is free.
-        idle = max(0, len(self.runs) - len(context.ledger.holders(context.run_id)))
-        missing = min(most - len(self.runs), free - idle)
+        idle = max(0, there - len(context.ledger.holders(context.run_id)))
+        missing = min(most - there, free - idle)
         if time.monotonic() >= self._resume:
             for _ in range(missing):
                 self._start(context)
         self._say(self._trouble(place, free, most))
+
+    def _adopt(self, context: RunContext) -> None:
+        """Know the workers of the process that was this run's controller before, which go on."""
+        if self._adopted:
+            return
+        self.runs |= worker_runs.unfinished(context.run_id)
+        self._adopted = True
+        if self.runs:
+            _log(f"{len(self.runs)} workers of this run are there from before.")
+
+    def _begun_in_time(self, now: dict[str, WorkerRun]) -> dict[str, WorkerRun]:
+        """The flow runs, with those crashed that a machine took and never began: Prefect hears no more of them."""
+        seen = {one: self._taken.get(one, time.monotonic()) for one, run in now.items() if run.state == "PENDING"}
+        self._taken = seen
+        for one, since in seen.items():
+            if time.monotonic() - since > BEGIN_SECONDS:
+                why = f"taken by a machine, and not begun within {BEGIN_SECONDS:g} s: it counts as dead"
+                worker_runs.crash(one, why)
+                now[one] = replace(now[one], state="CRASHED", message=why)
+        return now
 
     def _most(self, place: Place) -> int:
         """Workers at a time, as plan, pool and people want it now."""
@@ -127,7 +156,13 @@ class FanOut:
         self.runs[found] = WorkerRun(name, "SCHEDULED")
         _log(f"Started flow run {name!r} of {worker_runs.DEPLOYMENT}.")
 
-    def _note_ends(self, context: RunContext, now: dict[str, WorkerRun]) -> None:
+    def _note_ends(self, context: RunContext, now: dict[str, WorkerRun], free: int) -> None:
+        for one, run in now.items():
+            if not run.there and self.runs[one].there:
+                _log(
+                    f"Worker {run.name!r} was suspended: another may take its place until it is resumed.",
+                    logging.WARNING,
+                )
         self.runs = {one: run for one, run in now.items() if not run.ended}
         left = context.ledger.left(context.run_id)
         if self._left is None or left < self._left:
@@ -136,7 +171,17 @@ class FanOut:
         for one, run in now.items():
             if run.ended:
                 context.ledger.depart(present_name(one))
-            if run.state == "CANCELLED":
+            if run.state == "COMPLETED":
+                self._idle = self._idle + 1 if run.message == DID_NOTHING and free else 0
+                if self._idle > 1:
+                    pause = min(LONGEST_PAUSE, PAUSE * 2 ** (self._idle - 2))
+                    self._resume = time.monotonic() + pause
+                    _log(
+                        f"Worker {run.name!r} found nothing that it could do of {free} free trials; the next one comes "
+                        f"in {pause:g} s. Its log may say why.",
+                        logging.WARNING,
+                    )
+            elif run.state == "CANCELLED":
                 self._cancelled += 1
                 _log(f"Worker {run.name!r} was cancelled, and is not replaced.", logging.WARNING)
             elif run.state in ("FAILED", "CRASHED"):
@@ -155,7 +200,7 @@ class FanOut:
 
     def _trouble(self, place: Place, free: int, most: int) -> str:
         """Why nobody works on what could be worked on; empty where all is well."""
-        begun = any(not run.waits for run in self.runs.values())
+        begun = any(run.there and not run.waits for run in self.runs.values())
         if not free or begun:
             return ""
         if place.stopped:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from infra.errors import InputError
+from infra.identity import process_id
 from registry.ledger import Ledger
 
 LOOK_SECONDS = 2.0  # between two looks: 10 s after a click the last worker is to be gone
@@ -17,6 +18,10 @@ LOOK_SECONDS = 2.0  # between two looks: 10 s after a click the last worker is t
 
 class StoppedError(Exception):
     """This process is to end: its flow run was cancelled, suspended, or given to another process."""
+
+
+class ReplacedError(StoppedError):
+    """Another process is the controller of this run now: nothing of it is this one's to end."""
 
 
 class RunEndedError(Exception):
@@ -89,5 +94,18 @@ def ended(ledger: Ledger, run_id: str) -> Asked:
         if row is None or row.status == "running":
             return None
         return RunEndedError(f"run {run_id[:12]} ({row.name}) is {row.status}: its controller has ended")
+
+    return ask
+
+
+def replaced(ledger: Ledger, run_id: str) -> Asked:
+    """Ask a controller's question: is the run still under way, and still this process's?"""
+    mine, over = process_id(), ended(ledger, run_id)
+
+    def ask() -> Exception | None:
+        row = ledger.run(run_id)
+        if row is not None and row.owner != mine:
+            return ReplacedError(f"run {run_id[:12]} ({row.name}) has another controller now: {row.owner}")
+        return over()
 
     return ask

@@ -53,15 +53,22 @@ class Runs(Connected):
         self._write(begin)
         return run_id
 
-    def end_run(self, run_id: str, status: Literal["finished", "failed", "killed"] = "finished") -> None:
-        """Note how a run ended; trials that it asked for stay."""
-        query = (
-            update(RunRow)
-            .where(RunRow.run_id == run_id, RunRow.status == "running")
-            .values(status=status, ended_at=now())
-            .execution_options(synchronize_session=False)
-        )
-        self._write(lambda session: session.execute(query) and None)
+    def end_run(
+        self, run_id: str, status: Literal["finished", "failed", "killed"] = "finished", owner: str | None = None
+    ) -> bool:
+        """Note how a run ended; trials that it asked for stay. Returns whether it stands ended so.
+
+        Args:
+            owner: only while this process is its controller: another may have taken it over; None: whoever is.
+        """
+        mine = [RunRow.run_id == run_id, *([] if owner is None else [RunRow.owner == owner])]
+        query = update(RunRow).where(*mine, RunRow.status == "running").values(status=status, ended_at=now())
+
+        def end(session: Session) -> bool:
+            session.execute(query.execution_options(synchronize_session=False))
+            return session.scalar(select(RunRow.status).where(*mine)) == status
+
+        return self._write(end)
 
     def resume_run(self, run_id: str, mlflow_run_id: str) -> None:
         """Note that a run is under way again, with this process as its controller: resumed, or restarted by Prefect."""

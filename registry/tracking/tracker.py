@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from dept.trial import TrialSpec
 from infra.identity import is_gone, process_id
 from infra.mlflow_page import run_page, runs_page
+from infra.settings import settings
 from registry.tracking.client import Client
 from registry.tracking.datasets import Rows
 from registry.tracking.live import Live
@@ -150,8 +151,9 @@ class Tracker(Client):
         )
 
     def link(self, run_id: str | None = None) -> str | None:
-        """Page of a run, or of all runs, where a server shows them; without credentials."""
-        return f"{self.uri.rstrip('/')}/{self.place(run_id)}" if self.is_server else None
+        """Page of a run, or of all runs, where a server shows them, as browsers reach it; without credentials."""
+        at = settings().mlflow_page or (self.uri if self.is_server else "")
+        return f"{at.rstrip('/')}/{self.place(run_id)}" if at else None
 
     def place(self, run_id: str | None = None) -> str:
         """The same page, for links between pages of one server."""

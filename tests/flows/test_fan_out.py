@@ -1,18 +1,22 @@
 """Which workers a controller keeps going: against a real Prefect server, whose flow runs end as the test says."""
 
+import contextlib
 import logging
+import uuid
 from types import SimpleNamespace
 
 import pytest
 from prefect.client.schemas.actions import WorkPoolUpdate
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 
+from flows import work
 from flows.execution import fan_out
 from flows.execution.fan_out import FanOut, workers_for
 from flows.execution.settle import work_here
+from flows.work import dept_work
 from infra.errors import InputError
 from infra.prefect_api import client
-from infra.worker_runs import look
+from infra.worker_runs import DID_NOTHING, look
 from registry.ledger import Ledger
 from tests.flows.pool_helpers import deploy
 from tests.registry.ledger_helpers import make_spec
@@ -58,10 +62,12 @@ def test_up_to_so_many_workers_and_none_without_work(pool):
     crew(pool.context)
     assert len(crew.runs) == 2
     pool.ledger.claim(OTHER, 4, run_id=pool.context.run_id, lease_seconds=600)
+    crew.end()
     one = pool.crew()
     one(pool.context)
     assert len(one.runs) == 1  # for the one trial that is free
     pool.ledger.claim(OTHER, 1, run_id=pool.context.run_id, lease_seconds=600)
+    one.end()
     none = pool.crew()
     none(pool.context)
     assert not none.runs
@@ -76,6 +82,7 @@ def test_without_a_number_it_is_the_limit_of_the_pool_as_it_is_now(pool):
     crew(pool.context)
     assert len(crew.runs) == 3
     deploy(pool.api, limit=None)
+    crew.end()
     one = pool.crew()
     one(pool.context)
     assert len(one.runs) == 1
@@ -92,6 +99,73 @@ def test_a_crashed_worker_is_replaced_and_a_cancelled_one_is_not(pool):
     pool.end(second, "CANCELLED")
     crew(pool.context)
     assert len(crew.runs) == 1
+
+
+def test_one_that_was_taken_and_never_begun_is_crashed_and_replaced(pool, monkeypatch, caplog):
+    crew = pool.crew(1)
+    crew(pool.context)
+    (first,) = crew.runs
+    pool.end(first, "PENDING")
+    crew(pool.context)
+    assert list(crew.runs) == [first]  # it is given its time
+    monkeypatch.setattr(fan_out, "BEGIN_SECONDS", 0.0)
+    crew(pool.context)
+    assert len(crew.runs) == 1
+    assert first not in crew.runs
+    assert look([first])[first].state == "CRASHED"
+    assert "not begun within" in caplog.text
+
+
+def test_one_that_found_nothing_to_do_is_not_replaced_at_once(pool, monkeypatch, caplog):
+    monkeypatch.setattr(fan_out, "PAUSE", 100.0)
+    crew = pool.crew(1)
+    for message in (DID_NOTHING, "did 1 group of trials", DID_NOTHING, DID_NOTHING):
+        crew(pool.context)
+        pool.end(next(iter(crew.runs)), "COMPLETED", message)
+    for _ in range(2):
+        crew(pool.context)
+        assert not crew.runs
+    assert "found nothing that it could do of 5 free trials; the next one comes in 100 s" in caplog.text
+    pool.ledger.end_run(pool.context.run_id)
+    assert dept_work(pool.context.run_id, return_state=True).message == DID_NOTHING
+    assert work._done(2).message == "did 2 groups of trials"
+
+
+def test_a_controller_that_was_started_again_knows_the_workers_of_its_run(pool):
+    before = pool.crew(2)
+    before(pool.context)
+    first, second = before.runs
+    pool.end(first, "RUNNING")
+    after = pool.crew(2)
+    after(pool.context)
+    assert set(after.runs) == {first, second}
+    pool.end(first, "CANCELLED")
+
+
+def test_another_stands_in_for_a_suspended_one_which_is_taken_back_in_the_end(pool, caplog):
+    crew = pool.crew(2)
+    crew(pool.context)
+    first, _ = crew.runs
+    pool.end(first, "PAUSED")
+    for _ in range(2):
+        crew(pool.context)
+    assert len(crew.runs) == 3
+    assert caplog.text.count("was suspended") == 1
+    crew.end()
+    assert look([first])[first].state == "CANCELLED"
+
+
+def test_many_are_looked_at_in_parts(monkeypatch):
+    """Prefect's server refuses to tell of more than 200 at once."""
+
+    class Server:
+        def read_flow_runs(self, flow_run_filter, limit):
+            assert len(flow_run_filter.id.any_) <= limit <= 200
+            return [FlowRun(id=one, flow_id=one, name="there") for one in flow_run_filter.id.any_]
+
+    monkeypatch.setattr(fan_out.worker_runs, "client", lambda: contextlib.nullcontext(Server()))
+    found = look([str(uuid.uuid4()) for _ in range(450)])
+    assert (len(found), {run.name for run in found.values()}) == (450, {"there"})
 
 
 def test_workers_that_fail_again_and_again_end_the_run_with_their_reason(pool):

@@ -11,10 +11,10 @@ from prefect.exceptions import Abort, Pause
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Suspended
 
-from flows import pages
+from flows import pages, transfer
 from flows.execution import work as working
 from flows.execution.settle import settle
-from flows.execution.stopping import RunEndedError, StoppedError, Stopping, ended
+from flows.execution.stopping import ReplacedError, RunEndedError, StoppedError, Stopping, ended
 from flows.planning.trials import source_specs
 from infra import flow_run
 from infra.errors import InputError, may_pass
@@ -91,6 +91,24 @@ def test_a_controller_that_waits_hears_it_too(begin):
         pytest.raises(StoppedError, match="now"),
     ):
         settle(context, "sources", source_specs(plan, context.inputs), lambda _: 0)  # whose workers never come
+
+
+@pytest.mark.parametrize("how", ["hears of it", "fails first"])
+def test_a_controller_that_was_replaced_ends_nothing_of_its_successor(begin, how):
+    context, plan = begin()
+    context.stopping.seconds = 0.1
+    late = pytest.raises(ReplacedError if how == "hears of it" else ZeroDivisionError)
+    with late, transfer.begun(context, plan.name, "transfer"):  # a run of its own
+        with context.ledger.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "update dept_runs set owner = 'elsewhere:1:2:3:4' where run_id = ?", (context.run_id,)
+            )
+        if how == "fails first":
+            raise ZeroDivisionError
+        settle(context, "sources", source_specs(plan, context.inputs), lambda _: 0)
+    assert context.ledger.run(context.run_id).status == "running"
+    assert context.tracker.client.get_run(context.parent_run).info.status == "RUNNING"
+    assert pages._state_behind(ReplacedError("by another")).is_running()  # so its flow run is left as it is
 
 
 def test_a_flow_run_is_asked_by_its_state(prefect_url):

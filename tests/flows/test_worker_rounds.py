@@ -48,6 +48,8 @@ def test_a_run_whose_controller_was_killed_is_ended(begin, capsys):
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     with context.ledger.engine.begin() as connection:
         connection.exec_driver_sql("update dept_runs set owner = ? where run_id = ?", (dead, context.run_id))
+    assert not context.ledger.end_run(context.run_id, "killed", owner=process_id())  # as it was read before
+    assert context.ledger.run(context.run_id).status == "running"
     assert work.run() == 0
     assert context.ledger.run(context.run_id).status == "killed"
     assert "its controller is gone" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What set-up promises: pinned locks that fit pyproject.toml, make targets, deployments that match the plans."""
 
+import fnmatch
 import re
 import subprocess
 import tomllib
@@ -144,8 +145,6 @@ def test_the_deployed_plan_is_the_demo_plan():
 
 
 def test_the_crash_automation_sees_our_deployments():
-    import fnmatch
-
     from infra.crash_automation import FLOWS, TAG
 
     for deployment in yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]:
@@ -182,8 +181,20 @@ def test_container_files_call_what_there_is():
     for worker in ("control", "gpu"):
         environment = compose["services"][worker]["environment"]
         assert {"DEPT_LEDGER_URL", "DEPT_STORE", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"} <= set(environment)
+        assert environment["DEPT_MLFLOW_PAGE"].rpartition(":")[2] in str(compose["services"]["mlflow"]["ports"])
+    assert not [name for name, one in compose["services"].items() if "PASSWORD" in str(one.get("command"))]
+    gpu = compose["services"]["gpu"]  # several containers of it know each other's devices
+    assert f"locks:{gpu['environment']['DEPT_LOCKS']}" in gpu["volumes"]
     shared = [set(compose["services"][name]["volumes"]) for name in ("control", "gpu")]
     assert shared[0] & shared[1] == {"store:/store", "cache:/cache"}  # nothing else of another's disk
+
+
+@pytest.mark.parametrize("name", ["secrets.env", ".env", "infra/k8s/secrets.env", "mlflow.db"])
+def test_secrets_get_into_no_commit_and_no_image(name):
+    done = subprocess.run(["git", "check-ignore", "--no-index", name], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert any(fnmatch.fnmatchcase(f"/{name}", one.removeprefix("**")) for one in ignored)
 
 
 @pytest.mark.parametrize("file", ["compose.yaml", "k8s/base.yaml", "k8s/workers.yaml", "k8s/work-pool.json"])

@@ -33,13 +33,19 @@ def test_only_mlflows_own_file_commits_without_waiting(local, tmp_path):
             assert connection.execute(text("pragma synchronous")).scalar() == wanted
 
 
-def test_links_land_on_runs_and_hold_no_password(local):
+def test_links_land_on_runs_and_hold_no_password(local, monkeypatch):
     local.uri, local.is_server = "http://host:5000/", True
     assert local.link("abc") == "http://host:5000/#/experiments/1/runs/abc?workflowType=machine_learning"
     assert local.link() == f"http://host:5000/{runs_page(local.experiment_id)}"
     assert "workflowType=machine_learning" in local.link()
     (view,) = [name for name in local.client.get_experiment(local.experiment_id).tags if "sharedViewState" in name]
     assert local.link().endswith(f"viewStateShareKey={view.rpartition('.')[2]}")
+    monkeypatch.setenv("DEPT_MLFLOW_PAGE", "https://mlflow.example.org/pages/")  # where browsers know another address
+    assert local.link("abc").startswith("https://mlflow.example.org/pages/#/experiments/1/runs/abc?")
+    monkeypatch.setenv("DEPT_MLFLOW_PAGE", "https://me:s3cr3t@mlflow.example.org")
+    with pytest.raises(InputError, match=r"DEPT_MLFLOW_PAGE=.*no address of a page") as raised:
+        local.link("abc")
+    assert "s3cr3t" not in str(raised.value)
 
 
 def test_no_password_reaches_mlflow_or_a_message(local, tmp_path, monkeypatch):
