@@ -61,9 +61,8 @@ def measured(
     members = members_of(answering)
     if task.scored:
         rows, parts = answered(context, members, name, examples, progress)
-        found = of_scores(task, examples, rows, mean_answers(parts))
         alone = [of_scores(task, examples, rows, part).metrics for part in parts] if len(parts) > 1 else []
-        return replace(found, alone=alone)
+        return replace(of_scores(task, examples, rows, mean_answers(parts)), alone=alone)
     if len(members) > 1:
         raise InputError(f"task {name}: its answers are written, which several adapters cannot do together")
     (adapter,) = members

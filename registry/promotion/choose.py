@@ -62,13 +62,16 @@ def _best(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
     for outcome in largest:
         own = outcome.spec.variant.removeprefix(TOGETHER)
         (variants if own == outcome.spec.variant else together)[own].append(outcome)
-    # One that learned the answers of others may have their loss for want of rows of its own: then it is no better.
     best = min(
-        variants.values() or together.values(),
-        key=lambda part: (sum(map(_loss, part)) / len(part), part[0].spec.teacher_sha256 is not None),
+        variants.values() or together.values(), key=lambda part: (sum(map(_loss, part)) / len(part), _taught(part[0]))
     )
     best = together.get(best[0].spec.variant.removeprefix(TOGETHER), best)
-    return min(best, key=lambda outcome: (_loss(outcome), outcome.spec.seed, outcome.spec.fingerprint))
+    return min(best, key=lambda one: (_loss(one), _taught(one), one.spec.seed, one.spec.fingerprint))
+
+
+def _taught(outcome: TrialOutcome) -> bool:
+    """Whether it learned the answers of others: it may have their loss for want of rows of its own, and is no better."""
+    return outcome.spec.teacher_sha256 is not None
 
 
 def _size(outcome: TrialOutcome) -> float:

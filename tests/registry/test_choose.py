@@ -28,7 +28,7 @@ def test_variants_are_compared_on_the_mean_of_the_same_draws():
 
 
 def test_who_has_its_loss_from_its_teacher_is_no_better():
-    teacher = made(0.5, method="dept", init="auto", kind="ensemble")
+    teacher = made(0.5, method="dept", init="auto", kind="ensemble", searched="search")
     student = made(0.5, method="dept", init="auto", teacher_sha256="sha")
     assert chosen(student, teacher) == chosen(teacher, student) == teacher
     assert chosen(made(0.4, method="dept", init="auto", teacher_sha256="sha"), teacher) != teacher
