@@ -13,7 +13,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_PORT MLFLOW_PORT
 
-SUITE_OF_TESTS := $(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile --durations=30
+SUITE_OF_TESTS := $(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test compose-test coverage lint format bench soak study up down status clean
