@@ -70,7 +70,7 @@ def _best(outcomes: Sequence[TrialOutcome]) -> TrialOutcome:
 
 
 def _taught(outcome: TrialOutcome) -> bool:
-    """Whether it learned the answers of others; it may have their loss, for want of rows of its own, and is no better."""
+    """Whether it learned the answers of others: then it may have their loss, for want of rows, and is no better."""
     return outcome.spec.teacher_sha256 is not None
 
 
