@@ -16,13 +16,33 @@ def _name() -> str:
 
 @flow(name="dept-after-crash", flow_run_name=_name, retries=2, retry_delay_seconds=10)
 def dept_after_crash(flow_run_id: UUID) -> str:
-    """End the task runs that a crash left behind, and start the flow run again if it was asked to (`restart`).
+    """End what a crash left behind: its task runs, and its run in ledger and MLflow; or start it again (`restart`).
 
     Args:
         flow_run_id: of the run that crashed.
     """
     with hidden_credentials():
-        ended, said = end_task_runs(), restart(flow_run_id.hex)
-        told = f"{ended} task runs of crashed flow runs were ended; {said}."
+        ended, outlook = end_task_runs(), restart(flow_run_id.hex)
+        told = f"{ended} task runs of crashed flow runs were ended; {outlook.said}."
+        if outlook.over and _end_run(flow_run_id.hex):
+            told += " Its run was ended in the ledger and in MLflow; the same plan goes on from what is finished."
         get_run_logger().info(told)
         return told
+
+
+def _end_run(run_id: str) -> bool:
+    """End the run of a controller that is gone, which only its own host could see; False where it is none under way.
+
+    Raises:
+        InputError: a store that does not answer.
+    """
+    from registry.ledger import Ledger
+    from registry.tracking import Tracker
+
+    ledger = Ledger.open()
+    row = ledger.run(run_id)
+    if row is None or row.status != "running" or not ledger.end_run(run_id, "killed", owner=row.owner):
+        return False
+    if row.mlflow_run_id:
+        Tracker().close_flow_run(row.mlflow_run_id, "KILLED", {}, [])
+    return True

@@ -26,11 +26,13 @@ from infra.errors import InputError
 from infra.flow_run import own_id, present_name
 from infra.hidden import hidden_credentials
 from infra.identity import is_gone, process_id
+from infra.secrets import masked
 from infra.settings import settings
 from infra.worker_runs import DID_NOTHING
 from registry.ledger import Ledger
 from registry.ledger.schema import RunRow
 from registry.ledger.workers import PRESENT_SECONDS
+from registry.tracking.lost import knows
 
 POLL_SECONDS = 0.5
 USUAL = Plan.model_fields["backbone"].default
@@ -209,13 +211,19 @@ def join(ledger: Ledger, run_id: str) -> RunContext:
     """The context of a run that another process has begun.
 
     Raises:
-        InputError: no such run, of a kind that this version does not know, or as `open_plan`.
+        InputError: no such run, of a kind that this version does not know, whose MLflow is another one, or as
+            `open_plan`.
     """
     row = _row(ledger, run_id)
     if row.kind not in OPENERS:
         raise InputError(f"work: run {run_id[:12]} is of kind {row.kind!r}, which this version does not know")
     context = OPENERS[row.kind](row.plan)
     context.run_id, context.parent_run = run_id, row.mlflow_run_id or ""
+    if context.parent_run and not knows(context.tracker, context.parent_run):
+        raise InputError(
+            f"MLflow {masked(context.tracker.uri)}: it does not hold run {context.parent_run}, below which the trials "
+            f"of {row.name} are logged. Remedy: set MLFLOW_TRACKING_URI to the address that the run's controller uses"
+        )
     return context
 
 

@@ -8,7 +8,9 @@ import socket
 import sqlite3
 import sys
 
+from infra import devices
 from infra.errors import InputError
+from infra.prefect_api import GPU
 from infra.settings import exported, home, settings
 
 HOST = "127.0.0.1"
@@ -61,6 +63,12 @@ def mlflow_command(port: int) -> tuple[list[str], str]:
     command += ["--backend-store-uri", f"sqlite:///{database}"]
     # Clients write artifacts themselves: they share the disk, and files need not pass through the server.
     return [*command, "--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri()], f"http://{HOST}:{port}"
+
+
+def worker_command(pool: str, name: str) -> list[str]:
+    """Command line of Prefect's worker of a pool; of `gpu` it takes no more flow runs at once than devices."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process"]
+    return [*command, "--limit", str(max(1, len(devices.every()[1])))] if pool == GPU else command
 
 
 def environment(**more: str) -> dict[str, str]:

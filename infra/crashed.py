@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from infra.prefect_api import client
@@ -33,17 +33,24 @@ def end_task_runs(flows: str = "dept-") -> int:
         "flow_run_filter": filters.FlowRunFilter(state=crashed),
         "task_run_filter": filters.TaskRunFilter(state=left),
     }
-    done: set[UUID] = set()
+    done, ended = set[UUID](), 0
     with client() as asked:
         while fresh := [one for one in asked.read_task_runs(**wanted, limit=_PAGE) if one.id not in done]:
             for one in fresh:
                 state: State[Any] = State(type=StateType.CRASHED, message="the process of its flow run is gone")
-                asked.set_task_run_state(one.id, state, force=True)
-                done.add(one.id)
-    return len(done)
+                done.add(one.id)  # proposed, not forced: one that has ended meanwhile stays as it is
+                ended += asked.set_task_run_state(one.id, state).status.value == "ACCEPT"
+    return ended
 
 
-def restart(flow_run: str) -> str:
+class Outlook(NamedTuple):
+    """What becomes of a flow run that crashed, in words. `over`: no process goes on with it."""
+
+    said: str
+    over: bool
+
+
+def restart(flow_run: str) -> Outlook:
     """Start a crashed flow run again, if it was asked to (parameter `restart`), and not too often; says what was done.
 
     Raises:
@@ -56,13 +63,13 @@ def restart(flow_run: str) -> str:
         try:
             run = asked.read_flow_run(UUID(flow_run))
         except ObjectNotFound:
-            return "it was deleted"
+            return Outlook("it was deleted", over=True)
         if run.state is None or run.state.type != StateType.CRASHED:
-            return f"{run.name} is {run.state_name}: nothing to do"
+            return Outlook(f"{run.name} is {run.state_name}: nothing to do", over=False)
         if not run.parameters.get("restart"):
-            return f"{run.name} is not started again: its parameter `restart` is off"
+            return Outlook(f"{run.name} is not started again: its parameter `restart` is off", over=True)
         if run.run_count > RESTARTS:
-            return f"{run.name} crashed {run.run_count} times: it is left to a person"
+            return Outlook(f"{run.name} crashed {run.run_count} times: it is left to a person", over=True)
         pause = PAUSES[max(0, run.run_count - 1)]
         when = StateDetails(scheduled_time=datetime.now(UTC) + timedelta(seconds=pause))
         state: State[Any] = State(
@@ -72,4 +79,4 @@ def restart(flow_run: str) -> str:
             state_details=when,
         )
         asked.set_flow_run_state(run.id, state)
-    return f"{run.name} is started again in {pause:g} s"
+    return Outlook(f"{run.name} is started again in {pause:g} s", over=False)

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+from uuid import UUID
 
+from infra.errors import InputError
 from infra.secrets import masked
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 CONTROL, GPU = "control", "gpu"  # a controller waits for its workers, so it must not hold the place that they need
+_PAGE = 200  # flow runs that a server tells of at once
 LIMITS = {CONTROL: None, GPU: 1}  # flow runs at a time when the pool is made; a run takes the whole device
 
 
@@ -72,12 +75,22 @@ def ensure_pools(
         templates: the base job template of each pool (infra/pool_templates.py); None: Prefect's own.
 
     Raises:
+        InputError: one is there, and of another kind.
         ConnectionError: the server does not answer or refuses.
     """
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
     from prefect.exceptions import ObjectAlreadyExists
 
     with client(api) as asked:
+        named = WorkPoolFilter(name=WorkPoolFilterName(any_=list(LIMITS)))
+        for pool in asked.read_work_pools(work_pool_filter=named):
+            if pool.type != kind:
+                raise InputError(
+                    f"pool {pool.name}: it is there, of type {pool.type}, not {kind}, and a pool keeps its type. "
+                    f"Remedy: `dept deploy --type {pool.type}`; or delete it (`prefect work-pool delete {pool.name}`), "
+                    "then deploy again"
+                )
         for name, limit in LIMITS.items():
             given: dict[str, Any] = {} if templates is None else {"base_job_template": templates[name]}
             try:
@@ -117,7 +130,7 @@ def kept_by_hand(api: str | None, names: Sequence[str]) -> Iterator[None]:
 
 
 def crash_runs(api: str, message: str) -> list[str]:
-    """Say of every unfinished flow run of our pools that it crashed; returns their names.
+    """Say of every unfinished flow run of our pools that it crashed, or is cancelled by now; returns their names.
 
     For a worker that was stopped: Prefect would show its flow runs as running, and count them, until the next start.
 
@@ -134,14 +147,24 @@ def crash_runs(api: str, message: str) -> list[str]:
     from prefect.client.schemas.objects import State, StateType
 
     open_states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    only = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_states)))
+    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=list(LIMITS)))
+    seen, names = set[UUID](), list[str]()
     with client(api) as asked:
-        runs = asked.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_states))),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=list(LIMITS))),
-        )
-        for run in runs:
-            asked.set_flow_run_state(run.id, State(type=StateType.CRASHED, message=message), force=True)
-    return [run.name for run in runs]
+        while fresh := [
+            run
+            for run in asked.read_flow_runs(flow_run_filter=only, work_pool_filter=ours, limit=_PAGE)
+            if run.id not in seen
+        ]:
+            for run in fresh:
+                seen.add(run.id)
+                # Proposed, not forced: one that has completed meanwhile stays so. Who was being cancelled is cancelled.
+                cancelling = run.state is not None and run.state.is_cancelling()
+                kind = StateType.CANCELLED if cancelling else StateType.CRASHED
+                answer = asked.set_flow_run_state(run.id, State(type=kind, message=message))
+                if answer.status.value == "ACCEPT":
+                    names.append(run.name)
+    return names
 
 
 def worker_answers(api: str, name: str, since: float, pool: str = GPU) -> bool:

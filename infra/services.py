@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from infra import deployments, prefect_api
-from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command
+from infra.commands import HOST, environment, mlflow_command, need_free, port_of, prefect_command, worker_command
 from infra.crash_automation import HEARTBEAT
 from infra.errors import InputError
 from infra.mlflow_page import page_of_home
@@ -195,8 +195,7 @@ def _start(
             _stop(known.records[name])
         say(f"starting a worker on pool {pool}")
         names[name] = f"{pool}-{known.token}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", names[name]]
-        _launch(known, started, name, [*command, "--type", "process"], env, root, None)
+        _launch(known, started, name, worker_command(pool, names[name]), env, root, None)
     for name, worker in names.items():
 
         def answers(worker: str = worker, pool: str = POOLS[name]) -> bool:

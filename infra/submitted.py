@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 2.0
 AFTER_CRASH_SECONDS = 300.0  # within which a crashed run that is to be started again is scheduled
+AWAY_SECONDS = 300.0  # that a server may be away while a run is followed
+LAST_LINES_SECONDS = 2.0
 _PAGE = 200  # log lines at once
 
 
@@ -60,14 +62,32 @@ def follow(api: str, run: str, say: Callable[[str], None], restart: bool = False
         restart: a crash is not the end where the run is started again.
 
     Raises:
-        ConnectionError: the server was away for longer than a look.
+        ConnectionError: the server was away for longer than `AWAY_SECONDS`.
     """
+    from prefect.exceptions import ObjectNotFound
+
     told, seen, after = "", set[UUID](), None
     crashed: float | None = None
+    away: float | None = None
     while True:
-        with client(api) as asked:
-            found = asked.read_flow_run(UUID(run))
-            after = _logs(asked, run, after, seen, say)
+        try:
+            with client(api) as asked:
+                found = asked.read_flow_run(UUID(run))
+                if found.state is not None and found.state.is_final():
+                    time.sleep(LAST_LINES_SECONDS)  # which a process sends when its run has ended
+                after = _logs(asked, run, after, seen, say)
+        except ObjectNotFound:
+            say("The flow run was deleted.")
+            return "CANCELLED"
+        except ConnectionError as error:
+            if away is None:
+                away = time.monotonic()
+                say(f"Prefect does not answer ({error}). The run goes on; its server is asked again.")
+            if time.monotonic() - away > AWAY_SECONDS:
+                raise
+            time.sleep(LOOK_SECONDS)
+            continue
+        away = None
         state = found.state
         line = f"{state.name}{f': {state.message}' if state.message else ''}" if state else ""
         if line != told:
@@ -90,13 +110,18 @@ def _logs(
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
     from prefect.client.schemas.sorting import LogSort
 
-    only = LogFilter(
-        flow_run_id=LogFilterFlowRunId(any_=[UUID(run)]),
-        timestamp=None if after is None else LogFilterTimestamp(after_=after),
-    )
-    for line in asked.read_logs(only, limit=_PAGE, sort=LogSort.TIMESTAMP_ASC):
-        if line.id not in seen:
-            seen.add(line.id)
-            say(f"  {line.message}")
-        after = line.timestamp
-    return after
+    offset = 0  # among lines of one moment
+    while True:
+        only = LogFilter(
+            flow_run_id=LogFilterFlowRunId(any_=[UUID(run)]),
+            timestamp=None if after is None else LogFilterTimestamp(after_=after),
+        )
+        lines = asked.read_logs(only, limit=_PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC)
+        for line in lines:
+            if line.id not in seen:
+                seen.add(line.id)
+                say(f"  {line.message}")
+        if len(lines) < _PAGE:
+            return lines[-1].timestamp if lines else after
+        offset = offset + _PAGE if lines[-1].timestamp == after else 0
+        after = lines[-1].timestamp

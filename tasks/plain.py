@@ -24,6 +24,17 @@ def fold(text: str) -> str:
     return normalise(text).casefold()
 
 
+def unwritable(text: str) -> bool:
+    """Whether a text holds what no tokenizer takes: NUL, or half of a surrogate pair."""
+    if "\x00" in text:
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def shown(value: object) -> str:
     """A value of the data as an error may quote it: escaped, and at most 40 characters."""
     text = str(value)

@@ -30,7 +30,8 @@ def work(
 
     Each worker holds a device of its own: a GPU, or one of DEPT_CPU_SLOTS.
 
-    Example: DEPT_LEDGER_URL=postgresql+psycopg://host/dept DEPT_STORE=s3://bucket/dept dept work
+    Example: DEPT_LEDGER_URL=postgresql+psycopg://host/dept DEPT_STORE=s3://bucket/dept
+    MLFLOW_TRACKING_URI=http://host:5000 dept work
     """
     from flows import work as flow
     from flows.cli import stores

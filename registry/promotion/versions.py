@@ -149,17 +149,34 @@ def register_all_tasks(stores: Stores, spec: TrialSpec, run_id: str) -> ModelVer
     Raises:
         InputError: a store that does not answer.
     """
-    tracker, name = stores.tracker, all_tasks_name(spec.backbone, spec.backbone_id)
-    mine = stores.tasks.get(spec.task)
+    name, mine = all_tasks_name(spec.backbone, spec.backbone_id), stores.tasks.get(spec.task)
     wanted = set(fields_of(mine.template)) if mine is not None else set()
-    known = by_alias(tracker, name, CHAMPION)
-    has = set(known.tags.get("fields", "").split(",")) if known is not None else set()
-    if known is not None and wanted <= has and known.tags.get("code") == code_sha256()[:12] and _whole(tracker, known):
+    known = by_alias(stores.tracker, name, CHAMPION)
+    if known is not None and _answers_for(stores.tracker, known, wanted):
         return known
+    lock = f"all-tasks:{spec.backbone_id}"  # of two who make one at once each would leave out the other's fields
+    with stores.ledger.lock(lock) as held, stores.tracker.waiting(held.waits):
+        known = by_alias(stores.tracker, name, CHAMPION)
+        if known is not None and _answers_for(stores.tracker, known, wanted):
+            return known
+        return _all_tasks_anew(stores, spec, run_id, name, wanted | _fields(known))
+
+
+def _fields(version: ModelVersion | None) -> set[str]:
+    return set(version.tags.get("fields", "").split(",")) if version is not None else set()
+
+
+def _answers_for(tracker: Tracker, version: ModelVersion, fields: set[str]) -> bool:
+    same = fields <= _fields(version) and version.tags.get("code") == code_sha256()[:12]
+    return same and _whole(tracker, version)
+
+
+def _all_tasks_anew(stores: Stores, spec: TrialSpec, run_id: str, name: str, has: set[str]) -> ModelVersion:
+    tracker = stores.tracker
     text = pages.of_all_tasks(spec.backbone, spec.backbone_id)
     _open_model(tracker, name, text, {"all_tasks_of": spec.backbone_id})
     shipped = {field for task in (*catalogue().values(), *stores.tasks.values()) for field in fields_of(task.template)}
-    fields = sorted((has | wanted | shipped) - {"", "task"}, key=lambda field: (field != "text", field))
+    fields = sorted((has | shipped) - {"", "task"}, key=lambda field: (field != "text", field))
     served = {"backbone": spec.backbone, "backbone_id": spec.backbone_id}
     tags = {**served, "fields": ",".join(fields), "code": code_sha256()[:12], "kind": "all-tasks"}
     run_id = stores.parent_run or run_id

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from infra.errors import InputError
+from tasks.plain import unwritable
 
 SHOWN = 60  # characters of a value that a message quotes
 
@@ -46,7 +47,7 @@ def items_of(inputs: Any, fields: Sequence[str]) -> list[Any]:
         inputs = np.asarray(inputs, dtype=object).reshape(-1).tolist()
     if isinstance(inputs, Mapping):
         columns = all(isinstance(value, (list, tuple, np.ndarray, pd.Series)) for value in inputs.values())
-        inputs = pd.DataFrame(dict(inputs) if columns else [dict(inputs)])
+        inputs = pd.DataFrame(dict(inputs) if columns else [dict(inputs)], dtype=object)
     if isinstance(inputs, pd.DataFrame):
         inputs = inputs.to_dict(orient="records")
     if not isinstance(inputs, Sequence):
@@ -58,7 +59,7 @@ def row_of(item: Any, fields: Sequence[str]) -> dict[str, str]:
     """The fields of one row; the message of an error names no row.
 
     Raises:
-        InputError: a field is missing, or is no text.
+        InputError: a field is missing, is no text, or holds what no tokenizer takes.
     """
     if isinstance(item, str):
         if len(fields) != 1:
@@ -69,6 +70,8 @@ def row_of(item: Any, fields: Sequence[str]) -> dict[str, str]:
         if not isinstance(value, str):
             what = "missing" if _is_missing(value) else f"{repr(value)[:SHOWN]}, not text"
             raise InputError(f"{name} is {what}. Remedy: give texts, or {table_of(fields)}")
+        if unwritable(value):
+            raise InputError(f"{name} holds a NUL or half a surrogate pair. Remedy: remove it")
     return {name: str(value) for name, value in found.items()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dept.adapters.adapter import Adapter
+from dept.adapters.adapter import CONTINUES, Adapter
 from dept.adapters.ensemble import mean_answers, members_of
 from dept.backbones.backbone import Backbone
 from dept.backbones.files import short_name
@@ -95,6 +95,13 @@ class Predictor:
     def text_of(self, row: Mapping[str, str]) -> str:
         """A row as the template says it."""
         return self.template.format(**{name: normalise(row[name]) for name in self.fields})
+
+    def reads(self, row: Mapping[str, str]) -> bool:
+        """Whether the backbone sees anything of a row: its text may be without a token."""
+        if self.backbone is None:
+            return True
+        text, goes_on = self.text_of(row).rstrip(" \t"), bool(self.adapter.metadata.get(CONTINUES, False))
+        return bool(self.backbone.tokens.encode_texts([text], goes_on)[0])
 
     @property
     def room(self) -> int:

@@ -18,6 +18,7 @@ from registry.serving.predictor import Answer, Predictor, answer_rows
 from registry.serving.roster import Roster
 
 WARM_UP = 16  # rows that tell how fast this machine is
+UNREAD = "the text holds no token that the backbone knows. Remedy: give a text"
 _LONGEST = 4  # characters of a token, about
 _WRITTEN = 4.0  # what a written token costs, in tokens that are read
 
@@ -136,8 +137,14 @@ def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], 
     if found and not good:
         others = f" (and {len(found) - 1} rows more)" if len(found) > 1 else ""
         raise RefusedError(f"predict: row 0: {errors[0]}{others}")
-    with gate.passing(len(found), sum(cost_of(*one) for one in good.values())):
-        said = dict(zip(good, answer_rows(list(good.values())), strict=True))
+    try:
+        with gate.passing(len(found), sum(cost_of(*one) for one in good.values())):
+            said = dict(zip(good, answer_rows(list(good.values())), strict=True))
+    except InputError:  # found before the rows of its backbone are computed
+        unread = {place for place, (predictor, row) in good.items() if not predictor.reads(row)}
+        if not unread:
+            raise
+        return _answered(gate, [InputError(UNREAD) if place in unread else one for place, one in enumerate(found)])
     return [said.get(place) for place in range(len(found))], errors
 
 

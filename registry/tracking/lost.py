@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mlflow.exceptions import MlflowException
+
 from registry.ledger.claims import chunks
 from registry.tracking.tracker import Tracker
 
@@ -21,3 +23,18 @@ def lost_runs(tracker: Tracker, run_ids: Iterable[str]) -> set[str]:
         found = tracker.ask("search_runs", [tracker.experiment_id], filter_string=query, max_results=len(part))
         lost |= set(part) - {run.info.run_id for run in found}
     return lost
+
+
+def knows(tracker: Tracker, run_id: str) -> bool:
+    """Whether the tracker's store holds a run, deleted or not.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    try:
+        tracker.ask("get_run", run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True

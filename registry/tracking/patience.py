@@ -45,8 +45,15 @@ class Patience:
 
     @contextlib.contextmanager
     def waiting(self, on_wait: Callable[[], object]) -> Iterator[None]:
-        """Within it, `on_wait` is called before every request and each pause of it."""
-        before, self._on_wait = self._on_wait, on_wait
+        """Within it, `on_wait` is called before every request and each pause of it; so is that of a block around it."""
+        before = self._on_wait
+
+        def both() -> None:
+            if before is not None:
+                before()
+            on_wait()
+
+        self._on_wait = both
         try:
             yield
         finally:

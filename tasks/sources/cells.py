@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.errors import InputError
 from tasks.formatting import Record
-from tasks.plain import composed, listed, nearest, normalise, shown
+from tasks.plain import composed, listed, nearest, normalise, shown, unwritable
 from tasks.spec import Task
 
 Row = dict[str, Any]  # column -> value
@@ -247,14 +247,8 @@ def _labels(task: Task) -> str:
 
 
 def _check_letters(plain: str, where: str) -> None:
-    """What no tokenizer takes: NUL, and half of a surrogate pair."""
-    if "\x00" not in plain:
-        try:
-            plain.encode()
-            return
-        except UnicodeEncodeError:
-            pass
-    raise InputError(f"{where}: the text holds a NUL or half a surrogate pair; remove it")
+    if unwritable(plain):
+        raise InputError(f"{where}: the text holds a NUL or half a surrogate pair; remove it")
 
 
 def _sample(value: Any) -> str:

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from flows.cli.deploy import ROOT
 from flows.cli.main import app
 from infra.crash_automation import AFTER, AUTOMATION
-from infra.prefect_api import client
+from infra.errors import InputError
+from infra.prefect_api import client, ensure_pools
 
 
 def deploy(*words):
@@ -83,3 +84,9 @@ def test_twice_is_as_once_from_any_folder(prefect_url, tmp_path, monkeypatch):
 def found(asked):
     ours = ("fewshot", "nightly", "tidy", "worker")
     return {one.name: one for one in asked.read_deployments() if one.name in ours and one.work_pool_name}
+
+
+def test_a_pool_of_another_type_is_not_deployed_to(prefect_url):
+    ensure_pools(prefect_url)
+    with pytest.raises(InputError, match=r"pool \w+: .* type process, not kubernetes.*`dept deploy --type process`"):
+        ensure_pools(prefect_url, "kubernetes")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, StateType
 
@@ -18,6 +19,7 @@ from flows.planning.plan_file import load_plan
 from infra import crashed, progress_page
 from infra.prefect_api import client
 from registry.ledger import Ledger
+from registry.tracking import Tracker
 from tests.registry.ledger_helpers import make_spec
 
 
@@ -151,7 +153,7 @@ def crash(prefect_url):
     return make
 
 
-def test_no_part_stays_running_behind_a_crash_and_one_that_asked_for_it_starts_again(prefect_url, crash):
+def test_no_part_stays_running_behind_a_crash_and_one_that_asked_for_it_starts_again(prefect_url, crash, monkeypatch):
     with client(prefect_url) as asked:
         left, part = crash(asked)
         wanted, other = crash(asked, restart=True)
@@ -159,19 +161,37 @@ def test_no_part_stays_running_behind_a_crash_and_one_that_asked_for_it_starts_a
         from prefect import task
 
         going = asked.create_task_run(task(lambda: None, name="x"), alive.id, "0", state=State(type=StateType.RUNNING))
+        _, late = crash(asked)
+        ledger, tracker, mlflow = Ledger.open(), Tracker(), {}
+        for run in (left, wanted):  # of a controller on another host, of which nobody hears here
+            mlflow[run] = tracker.open_flow_run("gone", {}, {})
+            ledger.begin_run("gone", {}, run_id=run.hex, mlflow_run_id=mlflow[run])
+        read = SyncPrefectClient.read_task_runs
+
+        def ends(self, **wanted):  # just after it was seen running
+            found = read(self, **wanted)
+            if late in {one.id for one in found}:
+                self.set_task_run_state(late, State(type=StateType.COMPLETED), force=True)
+            return found
+
+        monkeypatch.setattr(SyncPrefectClient, "read_task_runs", ends)
         said = dept_after_crash(left)
         assert "2 task runs of crashed flow runs were ended" in said
         assert "`restart` is off" in said
         assert {asked.read_task_run(one).state.type for one in (part, other)} == {StateType.CRASHED}
         assert asked.read_task_run(going.id).state.is_running()
+        assert asked.read_task_run(late).state.is_completed()
         assert asked.read_flow_run(left).state.is_crashed()
-        assert "started again in 20 s" in crashed.restart(wanted.hex)
+        assert "started again in 20 s" in dept_after_crash(wanted)
+        assert [ledger.run(run.hex).status for run in (left, wanted)] == ["killed", "running"]
+        found = [tracker.client.get_run(mlflow[run]).info.status for run in (left, wanted)]
+        assert found == ["KILLED", "RUNNING"]
         state = asked.read_flow_run(wanted).state
         assert state.is_scheduled()
         assert state.name == "AwaitingRetry"
-        assert "nothing to do" in crashed.restart(wanted.hex)  # asked twice
+        assert "nothing to do" in crashed.restart(wanted.hex).said  # asked twice
         for _ in range(3):
             asked.set_flow_run_state(wanted, State(type=StateType.RUNNING), force=True)
         asked.set_flow_run_state(wanted, State(type=StateType.RUNNING), force=True)
         asked.set_flow_run_state(wanted, State(type=StateType.CRASHED), force=True)
-        assert "left to a person" in crashed.restart(wanted.hex)
+        assert "left to a person" in crashed.restart(wanted.hex).said

@@ -1,7 +1,11 @@
 """`dept submit`: a plan goes to the pools with its rows; what `dept run` refuses is not sent; its end is told."""
 
+import contextlib
 import threading
 import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from prefect.client.schemas.objects import State, StateType
@@ -110,3 +114,35 @@ def test_watch_ends_as_the_run_ends(deployed, make_plan, monkeypatch, last, code
     assert done.exit_code == code, done.output
     assert done.stdout.count("half of it") == 1
     assert f"is {last.value.capitalize()}: as it came" in done.stdout
+
+
+def test_watch_bears_a_server_that_is_away_and_tells_every_line(monkeypatch):
+    monkeypatch.setattr(submitted, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(submitted, "LAST_LINES_SECONDS", 0.0)
+    now, looks, told = datetime(2026, 11, 26, 10, tzinfo=UTC), [], []
+    lines = [
+        SimpleNamespace(id=uuid.uuid4(), message=f"line {n}", timestamp=now + timedelta(0, n // 450))
+        for n in range(500)
+    ]
+
+    class Server:
+        def read_flow_run(self, run):
+            looks.append(run)
+            if len(looks) in (2, 3):
+                raise ConnectionError("refused")
+            state = State(type=StateType.RUNNING if len(looks) == 1 else StateType.COMPLETED)
+            return SimpleNamespace(name="mine", state=state, run_count=1)
+
+        def read_logs(self, log_filter, limit, sort, offset=0):
+            after = log_filter.timestamp and log_filter.timestamp.after_
+            there = lines[: 7 if len(looks) == 1 else None]
+            return [line for line in there if not after or line.timestamp >= after][offset : offset + limit]
+
+    monkeypatch.setattr(submitted, "client", lambda api: contextlib.nullcontext(Server()))
+    assert submitted.follow("http://x/api", str(uuid.uuid4()), told.append) == "COMPLETED"
+    assert [line for line in told if line.startswith("  ")] == [f"  {line.message}" for line in lines]
+    assert sum("does not answer (refused)" in line for line in told) == 1
+    monkeypatch.setattr(submitted, "AWAY_SECONDS", -1.0)
+    looks[:] = [0]
+    with pytest.raises(ConnectionError):
+        submitted.follow("http://x/api", str(uuid.uuid4()), told.append)

@@ -42,6 +42,16 @@ def test_a_run_that_cannot_be_joined_hides_no_other(begin, capsys, monkeypatch, 
         work.run(broken)
 
 
+def test_a_worker_with_another_mlflow_is_refused(begin, monkeypatch, tmp_path):
+    """It would log into a store where nobody looks, below a run that is not there."""
+    context, _ = begin(strategies=["source:food"], sources=["food"])
+    work.join(context.ledger, context.run_id)
+    file = tmp_path / "other" / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    with pytest.raises(InputError, match=r"does not hold run \w+, .*Remedy: set MLFLOW_TRACKING_URI"):
+        work.join(context.ledger, context.run_id)
+
+
 def test_a_run_whose_controller_was_killed_is_ended(begin, capsys):
     context, _ = begin(strategies=["source:food"], sources=["food"])
     code = "import psutil; from infra.identity import process_id; print(process_id())"

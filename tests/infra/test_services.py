@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import StateType, WorkerStatus
 
 from infra import services
-from infra.commands import need_free
+from infra.commands import need_free, worker_command
 from infra.crash_automation import AUTOMATION, SILENCE
 from infra.errors import InputError
 from infra.prefect_api import client
@@ -158,6 +158,16 @@ def test_up_run_up_again_heal_and_down(project, capsys):
     assert not any(state.running for state in services.status())
     assert services.down() == []
     assert "nothing is running" in capsys.readouterr().out
+
+
+def test_the_worker_of_devices_takes_no_more_than_there_are(monkeypatch):
+    """A flow run that it took beyond that would wait for a device here, while another machine has one free."""
+    monkeypatch.setenv("DEPT_DEVICES", "0,1")
+    assert worker_command("gpu", "w")[-2:] == ["--limit", "2"]
+    assert "--limit" not in worker_command("control", "w")
+    monkeypatch.setenv("DEPT_DEVICES", "cpu")
+    monkeypatch.setenv("DEPT_CPU_SLOTS", "3")
+    assert worker_command("gpu", "w")[-2:] == ["--limit", "3"]
 
 
 def test_a_taken_port_is_named_before_anything_starts(project, monkeypatch):

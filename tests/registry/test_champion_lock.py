@@ -1,5 +1,6 @@
 """Two processes never decide about one champion at once."""
 
+import threading
 import time
 
 import pytest
@@ -13,8 +14,10 @@ from registry.ledger.schema import LockRow
 from registry.promotion import versions
 from registry.promotion.alone import ChampionChangedError
 from registry.promotion.champion import decide, match
-from registry.tracking import patience
-from tests.registry.promotion_helpers import ID, NAME, always, half
+from registry.tracking import Tracker, patience
+from tasks.spec import Task
+from tests.registry.promotion_helpers import ID, NAME, World, always, half
+from tests.registry.registry_helpers import make_spec
 
 
 def test_another_process_decided_meanwhile(world):
@@ -73,3 +76,28 @@ def test_who_loses_the_lock_decides_nothing_and_matches_again(world, monkeypatch
         connection.execute(delete(LockRow))
     assert [row.decision for row in world.ledger.decisions(NAME)] == ["first"]
     assert world.fight(of.candidate, half, always).decision == "promoted"
+
+
+def test_the_model_of_all_tasks_loses_no_field_where_two_make_it_at_once(world, monkeypatch):
+    make, threads = versions.log_backbone_model, []
+
+    def register(field):
+        body = {"description": "d", "license": "CC0-1.0", "template": f"{{{field}}} :"}
+        body |= {"verbalizer": {"pos": "good", "neg": "bad"}, "source": {"kind": "file", "path": "x.csv"}}
+        body["source"] |= {"columns": {field: field}}
+        mine = World(Ledger.open(), world.store, Tracker(), {field: Task.build(field, body, "test")})
+        run = mine.tracker.open_flow_run(field, {}, {})
+        return versions.register_all_tasks(mine, make_spec(task=field, backbone_id=ID), run)
+
+    def slow(*args):
+        if not threads:  # meanwhile another run decides about a task with another field
+            threads.append(threading.Thread(target=register, args=["headline"]))
+            threads[0].start()
+            threads[0].join(timeout=2.0)
+        return make(*args)
+
+    monkeypatch.setattr(versions, "log_backbone_model", slow)
+    made = register("abstract")
+    threads[0].join()
+    now = versions.by_alias(world.tracker, made.name, "champion")
+    assert {"abstract", "headline"} <= set(now.tags["fields"].split(","))

@@ -18,6 +18,7 @@ from registry.promotion.model import CODE, answer_columns, requirements
 from registry.promotion.names import all_tasks_name
 from registry.serving import Predictor, load_adapter, load_champion
 from registry.serving.gate import RefusedError
+from registry.serving.served import TaskModel
 from registry.tracking import Tracker
 from tests.registry.registry_helpers import folder_of, save_tiny_backbone
 from tests.registry.serving_helpers import made, make_champion
@@ -123,6 +124,19 @@ def test_no_input_gives_no_answer(outcome):
 def test_what_is_no_text_is_named(outcome, inputs):
     with pytest.raises(InputError, match="text"):
         Predictor(Adapter.load(folder_of(outcome))).predict(inputs)
+
+
+def test_a_text_that_no_tokenizer_takes_spoils_no_other_row(outcome):
+    adapter = Adapter.load(folder_of(outcome))
+    adapter.metadata["template"] = "{text}"
+    table = TaskModel(Predictor(adapter)).table(
+        {"text": ["a nice film", "half \ud800", " ", "a\x00b", "the dull book"]}
+    )
+    wanted = Predictor(adapter).predict(["a nice film", "the dull book"])
+    assert table["label"].tolist() == [wanted["label"][0], None, None, None, wanted["label"][1]]
+    for place, said in {1: "surrogate", 2: "no token", 3: "NUL"}.items():
+        assert said in table["error"][place]
+    assert table["error"].isna().tolist() == [True, False, False, False, True]
 
 
 def test_templates_of_several_fields_want_them_all(outcome):
