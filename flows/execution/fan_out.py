@@ -84,7 +84,8 @@ class FanOut:
         self._looked = self._resume = 0.0  # monotonic
         self._faults = self._cancelled = self._idle = 0
         self._adopted = False
-        self._taken: dict[str, float] = {}  # when a flow run was first seen pending, monotonic
+        self._taken: dict[str, float] = {}  # when a flow run was first seen pending, or running, monotonic
+        self._came: set[str] = set()  # flow runs whose process has been seen in the ledger
         self._left: int | None = None
         self._said = ""
 
@@ -108,7 +109,7 @@ class FanOut:
     def _look(self, context: RunContext) -> None:
         self._adopt(context)
         free = context.ledger.free(context.run_id)
-        self._note_ends(context, self._begun_in_time(worker_runs.look(self.runs)), free)
+        self._note_ends(context, self._begun_in_time(context, worker_runs.look(self.runs)), free)
         place = worker_runs.place()
         most = self._most(place)
         there = sum(run.there for run in self.runs.values())
@@ -125,15 +126,25 @@ class FanOut:
         if self._adopted:
             return
         self.runs |= worker_runs.unfinished(context.run_id)
+        self._came |= {one for one, run in self.runs.items() if run.state == "RUNNING"}
         self._adopted = True
         if self.runs:
             _log(f"{len(self.runs)} workers of this run are there from before.")
 
-    def _begun_in_time(self, now: dict[str, WorkerRun]) -> dict[str, WorkerRun]:
-        """The flow runs, with those crashed that a machine took and never began: Prefect hears no more of them."""
-        seen = {one: self._taken.get(one, time.monotonic()) for one, run in now.items() if run.state == "PENDING"}
-        self._taken = seen
-        for one, since in seen.items():
+    def _begun_in_time(self, context: RunContext, now: dict[str, WorkerRun]) -> dict[str, WorkerRun]:
+        """The flow runs, with those crashed that a machine took and never began: Prefect hears no more of them.
+
+        A running one whose process never came to the ledger counts as not begun: where Prefect's answer to its first
+        word was lost, its second is refused and the process ends without a word (`aborted by orchestrator`).
+        """
+        attending = context.ledger.attending(context.run_id)
+        self._came |= {one for one in now if present_name(one) in attending}
+        self._taken = {
+            one: self._taken.get(one, time.monotonic())
+            for one, run in now.items()
+            if run.state == "PENDING" or (run.state == "RUNNING" and one not in self._came)
+        }
+        for one, since in self._taken.items():
             if time.monotonic() - since > BEGIN_SECONDS:
                 why = f"taken by a machine, and not begun within {BEGIN_SECONDS:g} s: it counts as dead"
                 worker_runs.crash(one, why)

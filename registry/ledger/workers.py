@@ -54,6 +54,11 @@ class Workers(Claims):
         """Say that a worker has gone."""
         self._write(lambda session: session.execute(delete(WorkerRow).where(WorkerRow.name == name)) and None)
 
+    def attending(self, run_id: str) -> set[str]:
+        """Names of the workers of a run whose process has said that it is there."""
+        query = select(WorkerRow.name).where(WorkerRow.owner.is_not(None), WorkerRow.run_id == run_id)
+        return self._read(lambda session: set(session.scalars(query)))
+
     def workers(self, run_id: str) -> set[str]:
         """Who could work on trials of a run: who holds some, is there or is about to come; by owner, else by name."""
         query = select(WorkerRow.owner, WorkerRow.name).where(

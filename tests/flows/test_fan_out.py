@@ -15,6 +15,7 @@ from flows.execution.fan_out import FanOut, workers_for
 from flows.execution.settle import work_here
 from flows.work import dept_work
 from infra.errors import InputError
+from infra.flow_run import present_name
 from infra.prefect_api import client
 from infra.worker_runs import DID_NOTHING, look
 from registry.ledger import Ledger
@@ -101,11 +102,13 @@ def test_a_crashed_worker_is_replaced_and_a_cancelled_one_is_not(pool):
     assert len(crew.runs) == 1
 
 
-def test_one_that_was_taken_and_never_begun_is_crashed_and_replaced(pool, monkeypatch, caplog):
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_one_that_was_taken_and_never_begun_is_crashed_and_replaced(pool, monkeypatch, caplog, state):
+    """Its machine died in between; or it runs for Prefect, but its process never came to the ledger."""
     crew = pool.crew(1)
     crew(pool.context)
     (first,) = crew.runs
-    pool.end(first, "PENDING")
+    pool.end(first, state)
     crew(pool.context)
     assert list(crew.runs) == [first]  # it is given its time
     monkeypatch.setattr(fan_out, "BEGIN_SECONDS", 0.0)
@@ -114,6 +117,13 @@ def test_one_that_was_taken_and_never_begun_is_crashed_and_replaced(pool, monkey
     assert first not in crew.runs
     assert look([first])[first].state == "CRASHED"
     assert "not begun within" in caplog.text
+    (second,) = crew.runs
+    pool.end(second, "RUNNING")
+    pool.ledger.attend(present_name(second), "elsewhere:1:2:3:4", pool.context.run_id)
+    crew(pool.context)
+    pool.ledger.depart(present_name(second))  # as one that is long at a stack is forgotten
+    crew(pool.context)
+    assert list(crew.runs) == [second]
 
 
 def test_one_that_found_nothing_to_do_is_not_replaced_at_once(pool, monkeypatch, caplog):
