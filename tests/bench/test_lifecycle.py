@@ -81,10 +81,16 @@ def test_suspend_resume_kill_restart_cancel(prefect_url, make_plan, tmp_path, ti
         os.kill(controller(), signal.SIGKILL)
         killed = controller()
         wait_for(lambda: type_of(asked, run) == StateType.CRASHED, 170)
-        asked.create_flow_run_from_deployment(
-            ids["tidy"], parameters={"flow_run_id": str(run)}
-        )  # as the automation does
-        wait_for(lambda: controller() != killed, 400)
+        tidied = [-1000.0]
+
+        def goes_on():
+            """With a run of `tidy` after each crash, as the automation has it: Prefect may report one crash twice."""
+            if type_of(asked, run) == StateType.CRASHED and time.monotonic() - tidied[-1] > 40:
+                tidied.append(time.monotonic())
+                asked.create_flow_run_from_deployment(ids["tidy"], parameters={"flow_run_id": str(run)})
+            return controller() != killed
+
+        wait_for(goes_on, 400)
         assert asked.read_flow_run(run).run_count > 1
         assert not gone(worker), "its worker went on meanwhile"
 
