@@ -64,8 +64,8 @@ def test_demo_is_what_the_product_promises():
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("test_rows: 100", "test_rowz: 100", "test_rowz: unknown key; did you mean test_rows?"),
-        ("test_rows: 100", "test_rows: -200", "test_rows: must be a whole number from 1 to 1,000,000, got -200"),
+        ("test_rows: 60", "test_rowz: 60", "test_rowz: unknown key; did you mean test_rows?"),
+        ("test_rows: 60", "test_rows: -200", "test_rows: must be a whole number from 1 to 1,000,000, got -200"),
         ("shots: [16]", "shots: [16, -4]", "shots.1: must be a whole number from 1 to 10,000 or all, got -4"),
         ("shots: [16]", "shots: []", "shots: must be a list of 1 to 20"),
         ("shots: [16]", "shots: [16, 16]", "shots: 16 is listed twice"),
