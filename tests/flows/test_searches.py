@@ -1,12 +1,14 @@
 """Which searches a plan asks for, what they try, and the trials of what they found."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from dept.config import AdapterConfig, TrainConfig
 from dept.readout import Readout
 from dept.trial import LINEAR, Candidate, Search, TrialOutcome
+from flows.execution.open import check_heads
 from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
 from flows.planning.leakage import guarded
@@ -285,3 +287,13 @@ def test_steps_of_a_search_written_out():
     one = Candidate(adapter=AdapterConfig(), training=TrainConfig(steps=8, eval_every=2))
     search = Search(candidates=(one,) * 9, rungs=(2, 4), eta=3)
     assert (search.steps(), search.steps(anew=True)) == (28, 38)
+
+
+@pytest.mark.parametrize("method", ["dept", "adept"])
+@pytest.mark.parametrize(("scored", "grid", "said"), [(False, (), "generation"), (True, (1.0,), "a number")])
+def test_a_head_over_what_is_no_class_is_refused(method, scored, grid, said):
+    plan = SimpleNamespace(
+        targets=["task"], methods=[method], recipe=lambda _: SimpleNamespace(adapter=AdapterConfig(answers="both"))
+    )
+    with pytest.raises(InputError, match=said):
+        check_heads(plan, {"task": SimpleNamespace(scored=scored, grid=grid)})
