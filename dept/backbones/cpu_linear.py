@@ -94,7 +94,7 @@ def pack(model: Any, wanted: bool | None = None) -> bool:
 
 
 def _has_kernels() -> bool:
-    built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    built_in: bool = torch.backends.mkldnn.is_available()
     return built_in and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 

@@ -53,7 +53,7 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     options = {"dtype": dtype, "output_loading_info": True}
     try:
         config = AutoConfig.from_pretrained(source)

@@ -98,7 +98,7 @@ class Tokens(ABC):
         for special in (True, False):
             try:
                 made = self.tokenizer([text], add_special_tokens=special, verbose=False, return_offsets_mapping=True)
-            except (NotImplementedError, TypeError):
+            except (NotImplementedError, TypeError):  # a tokenizer without places, or one that takes no such wish
                 break
             found, places = list(made["input_ids"][0]), made["offset_mapping"][0]
             before = len(ids) - len(found)

@@ -248,7 +248,7 @@ def _backward(baseline: Baseline, rows: Sequence[Row], disturbance: Disturbance,
             words = log_probs(bare, batch, noise, in_vocabulary(batch, even))
             share = torch.tensor([weights[index] for pack in group for index in pack.indices], device=bare.device)
             part = (share * of_words(batch, words, even)).sum()
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.detach()
             tokens += batch.tokens
             padded += batch.ids.numel()

@@ -101,12 +101,12 @@ def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
     folder = folder_of(name_or_path)
     _import_classes(str(folder))
     config = engine_config(DTYPES[dtype])
-    held = HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]  # while it lives, transformers creates models inside deepspeed.zero.Init
+    held = HfDeepSpeedConfig(config)  # while it lives, transformers creates models inside deepspeed.zero.Init
     try:
         model = load_model(str(folder), DTYPES[dtype])
     finally:
         del held
-        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+        unset_hf_deepspeed_config()
     kind: type[Sharded] = ShardedEncoderDecoder if model.config.is_encoder_decoder else ShardedCausal
     backbone = kind(model.to(device), load_tokenizer(str(folder)), short_name(name_or_path), folder)
     backbone.attach(config)

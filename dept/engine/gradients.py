@@ -83,7 +83,7 @@ def accumulate(
             loss = torch.where(counted, loss, 0.0) + _among(batch, found.head, even)
         share = torch.tensor([weights[index] for pack in group for index in pack.indices], device=backbone.device)
         loss = weight * share * loss
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()
         losses.index_add_(0, batch.owner, loss.detach())
         tokens.index_add_(0, batch.adapter_id, weight * batch.real.sum(1))
         padded.index_add_(0, batch.adapter_id, torch.full_like(batch.adapter_id, batch.ids.shape[1]) * weight)

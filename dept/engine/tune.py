@@ -199,7 +199,7 @@ def seconds_of(backbone: Backbone, tokens: int) -> float:
     batch = collate([Pack(0, (row,), (i,)) for i, row in enumerate(rows)], backbone)
     began = time.perf_counter()
     prompts = forward.prefix(backbone, tensors)
-    (-forward.scores(backbone, batch, tensors, prompts).words.sum()).backward()  # type: ignore[no-untyped-call]
+    (-forward.scores(backbone, batch, tensors, prompts).words.sum()).backward()
     if backbone.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began

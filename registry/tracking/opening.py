@@ -95,7 +95,7 @@ def _make(file: Path) -> None:
     for left in file.parent.glob(f".{file.name}.new-*"):
         left.unlink()  # of a process that was killed here; the lock is ours
     with new_file(file) as temporary:
-        store = SqlAlchemyStore(f"sqlite:///{temporary}", str(file.parent / "artifacts"))  # type: ignore[no-untyped-call]
+        store = SqlAlchemyStore(f"sqlite:///{temporary}", str(file.parent / "artifacts"))
         store.engine.dispose()
 
 

@@ -36,8 +36,8 @@ class SystemMetrics:
         node = None if run_id in self.own else f"{socket.gethostname()}-{os.getpid()}"
         try:
             about = {"resume_logging": True, "node_id": node, "tracking_uri": self.uri}
-            monitor = SystemMetricsMonitor(run_id, SECONDS, SAMPLES, **about)  # type: ignore[no-untyped-call]
-            monitor.start()  # type: ignore[no-untyped-call]
+            monitor = SystemMetricsMonitor(run_id, SECONDS, SAMPLES, **about)
+            monitor.start()
         except Exception as error:  # what a machine cannot tell about itself is no reason to stop
             _log.warning("no system metrics: %s", error)
             monitor = None
