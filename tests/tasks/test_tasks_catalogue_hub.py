@@ -1,7 +1,7 @@
 """The paper's tasks on rows in the exact schema of the hub: source text, target text, splits and metric.
 
 hub_rows/<task>/<hub split>.jsonl holds rows written for these tests, with all columns of the hub and their types; cola,
-rte and wnli are real rows. What must come out of them stands in hub_cases.py.
+rte and wnli are real rows. What must come out of them stands in hub_cases.py and hub_questions.py.
 """
 
 import importlib.util
@@ -17,9 +17,11 @@ from tasks.draws import few_shot
 from tasks.load import load_splits
 from tasks.metrics import measure
 from tasks.spec import HubSource, PackageSource
-from tests.tasks.hub_cases import CASES, GLUE
+from tests.tasks.hub_cases import CLASSES, GLUE
+from tests.tasks.hub_questions import QUESTIONS
 
 ROWS = Path(__file__).parent / "hub_rows"
+CASES = CLASSES | QUESTIONS
 REAL = Path(__file__).parents[3] / "shared" / "data" / "glue"
 PAPER = {
     *("mnli", "qqp", "qnli", "sst2", "stsb", "mrpc", "rte", "cola"),
