@@ -40,6 +40,7 @@ CONSTANTS: dict[Method, dict[str, Any]] = {
 }
 TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
 DISTILLED = "distilled:"  # and that of one adapter which has learned to answer as they do
+AUTO = "auto"  # per draw the recipe of the lowest cross-validated loss, of all methods that were searched
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 6  # layout of a spec's JSON; older ones are migrated when they are read
 FINGERPRINT_VERSION = 5  # raise when the arithmetic changes, so that old results are not taken for new ones
@@ -277,11 +278,16 @@ class TrialOutcome:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def score_of(found: Mapping[str, float]) -> float | None:
+    """The score that ranks, percent; older outcomes know accuracy alone. None where nothing was measured."""
+    return found.get("score", found.get("accuracy"))
+
+
 def goodness(found: Mapping[str, float]) -> tuple[float, float]:
     """What a step, a source or a strategy is chosen by: the lower validation loss, of equals the better score.
 
     On the few rows of a draw the share of right answers has a handful of values; the loss tells more apart. One that is
     missing (ledgers of old versions) or not finite counts as the worst.
     """
-    loss = found.get("loss", math.inf)
-    return (-loss if math.isfinite(loss) else -math.inf), found.get("score", found.get("accuracy", -math.inf))
+    loss, score = found.get("loss", math.inf), score_of(found)
+    return (-loss if math.isfinite(loss) else -math.inf), -math.inf if score is None else score

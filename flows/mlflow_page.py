@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from dept.trial import TrialOutcome
+from dept.trial import TrialOutcome, score_of
 from flows.execution.context import RunContext
 from flows.reporting.html import NUMBERS, markdown
 from flows.reporting.shots import k_of
 from infra.mlflow_page import model_page
 from registry.tracking import Rows
-from registry.tracking.notes import order_lines, rates_of, score_of
+from registry.tracking.notes import order_lines, rates_of
 
 TABLE = "trials.json"
 LONGEST = 7_000  # characters of a note; MLflow takes 8,000

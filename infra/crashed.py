@@ -6,11 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from infra.prefect_api import client
+from infra.prefect_api import PAGE, client
 
 RESTARTS = 3  # of one flow run: what crashes again and again needs a person
 PAUSES = (20.0, 60.0, 300.0)  # seconds before each: Prefect's worker may report one crash twice, seconds apart
-_PAGE = 200  # what Prefect gives at once
 
 
 def end_task_runs(flows: str = "dept-") -> int:
@@ -35,7 +34,7 @@ def end_task_runs(flows: str = "dept-") -> int:
     }
     done, ended = set[UUID](), 0
     with client() as asked:
-        while fresh := [one for one in asked.read_task_runs(**wanted, limit=_PAGE) if one.id not in done]:
+        while fresh := [one for one in asked.read_task_runs(**wanted, limit=PAGE) if one.id not in done]:
             for one in fresh:
                 state: State[Any] = State(type=StateType.CRASHED, message="the process of its flow run is gone")
                 done.add(one.id)  # proposed, not forced: one that has ended meanwhile stays as it is

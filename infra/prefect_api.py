@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 CONTROL, GPU = "control", "gpu"  # a controller waits for its workers, so it must not hold the place that they need
-_PAGE = 200  # flow runs that a server tells of at once
+PAGE = 200  # flow runs, task runs or log lines that a server tells of at once
 LIMITS = {CONTROL: None, GPU: 1}  # flow runs at a time when the pool is made; a run takes the whole device
 
 
@@ -153,7 +153,7 @@ def crash_runs(api: str, message: str) -> list[str]:
     with client(api) as asked:
         while fresh := [
             run
-            for run in asked.read_flow_runs(flow_run_filter=only, work_pool_filter=ours, limit=_PAGE)
+            for run in asked.read_flow_runs(flow_run_filter=only, work_pool_filter=ours, limit=PAGE)
             if run.id not in seen
         ]:
             for run in fresh:

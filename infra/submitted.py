@@ -10,7 +10,7 @@ from uuid import UUID
 
 from infra.crashed import RESTARTS
 from infra.errors import InputError
-from infra.prefect_api import client
+from infra.prefect_api import PAGE, client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -19,7 +19,6 @@ LOOK_SECONDS = 2.0
 AFTER_CRASH_SECONDS = 300.0  # within which a crashed run that is to be started again is scheduled
 AWAY_SECONDS = 300.0  # that a server may be away while a run is followed
 LAST_LINES_SECONDS = 2.0
-_PAGE = 200  # log lines at once
 
 
 def submitted(api: str, deployment: str, name: str, parameters: Mapping[str, Any], tags: Sequence[str]) -> str:
@@ -116,12 +115,12 @@ def _logs(
             flow_run_id=LogFilterFlowRunId(any_=[UUID(run)]),
             timestamp=None if after is None else LogFilterTimestamp(after_=after),
         )
-        lines = asked.read_logs(only, limit=_PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC)
+        lines = asked.read_logs(only, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC)
         for line in lines:
             if line.id not in seen:
                 seen.add(line.id)
                 say(f"  {line.message}")
-        if len(lines) < _PAGE:
+        if len(lines) < PAGE:
             return lines[-1].timestamp if lines else after
-        offset = offset + _PAGE if lines[-1].timestamp == after else 0
+        offset = offset + PAGE if lines[-1].timestamp == after else 0
         after = lines[-1].timestamp

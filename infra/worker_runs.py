@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from infra.errors import InputError
-from infra.prefect_api import client
+from infra.prefect_api import PAGE, client
 from infra.secrets import masked
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 DEPLOYMENT = "dept-work/worker"
 DID_NOTHING = "did nothing: there was nothing that it could take"  # as what a worker's flow run completes
-_PAGE = 200  # flow runs that Prefect's server tells of at once
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,10 @@ def look(ids: Iterable[str]) -> dict[str, WorkerRun]:
         return {}
     found = dict.fromkeys(wanted, WorkerRun("deleted", "CANCELLED"))
     with _told(), client() as asked:
-        for start in range(0, len(wanted), _PAGE):
-            part = [UUID(one) for one in wanted[start : start + _PAGE]]
+        for start in range(0, len(wanted), PAGE):
+            part = [UUID(one) for one in wanted[start : start + PAGE]]
             only = FlowRunFilter(id=FlowRunFilterId(any_=part))
-            found |= {str(run.id): _seen(run) for run in asked.read_flow_runs(flow_run_filter=only, limit=_PAGE)}
+            found |= {str(run.id): _seen(run) for run in asked.read_flow_runs(flow_run_filter=only, limit=PAGE)}
     return found
 
 
@@ -161,10 +160,10 @@ def unfinished(run_id: str, deployment: str = DEPLOYMENT) -> dict[str, WorkerRun
             state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=still)),
         )
         found: list[FlowRun] = []
-        for offset in itertools.count(0, _PAGE):
-            part = asked.read_flow_runs(flow_run_filter=only, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=offset)
+        for offset in itertools.count(0, PAGE):
+            part = asked.read_flow_runs(flow_run_filter=only, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=offset)
             found += part
-            if len(part) < _PAGE:
+            if len(part) < PAGE:
                 break
     return {str(run.id): _seen(run) for run in found if run.parameters.get("run_id") == run_id}
 
@@ -211,12 +210,9 @@ def own_pool() -> str | None:
 
 
 def _seen(run: FlowRun) -> WorkerRun:
-    state = run.state
-    return (
-        WorkerRun(run.name, state.type.value, masked(state.message or ""))
-        if state
-        else WorkerRun(run.name, "SCHEDULED")
-    )
+    if run.state is None:
+        return WorkerRun(run.name, "SCHEDULED")
+    return WorkerRun(run.name, run.state.type.value, masked(run.state.message or ""))
 
 
 @contextlib.contextmanager

@@ -104,19 +104,25 @@ def rows_to_test(splits: Splits, n: int, reserve: bool) -> tuple[Example, ...]:
     Raises:
         InputError: no rows.
     """
-    if not reserve or not n:
-        return subset(splits.test, n, 0) if n else ()
-    first, others = splits.judge, reserve_of(splits)[len(splits.judge) :]
-    if n <= len(first):
-        return subset(first, n, 0)
-    return (*first, *subset(others, n - len(first), 0)) if others else subset(first, n, 0)
+    if not n:
+        return ()
+    if not reserve:
+        return subset(splits.test, n, 0)
+    judge, others = splits.judge, _not_looked_at(splits)
+    if n <= len(judge) or not others:
+        return subset(judge, n, 0)
+    return (*judge, *subset(others, n - len(judge), 0))
 
 
 def reserve_of(splits: Splits) -> tuple[Example, ...]:
     """Rows that nothing has learned from or was chosen by: those that judge champions, then those of the validation
     split beyond the sample that the defaults of this project were tuned on.
     """
-    return (*splits.judge, *divided(splits.validation, LOOKED_AT)[1])
+    return (*splits.judge, *_not_looked_at(splits))
+
+
+def _not_looked_at(splits: Splits) -> list[Example]:
+    return divided(splits.validation, LOOKED_AT)[1]
 
 
 def _pools(splits: Splits, seed: int, strata: int) -> list[list[Example]]:

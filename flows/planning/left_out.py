@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from dept.trial import AUTO
 from flows.planning.places import Place, draws, places, rate_key
 from flows.planning.plan import Plan
-from flows.planning.searches import AUTO, starts_of_auto
+from flows.planning.searches import starts_of_auto
 from flows.planning.strategies import Starts
 
 

@@ -6,13 +6,13 @@ plays a part. `auto` has a search of its own over all starts and answers of dept
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from dept.config import Answers, TrainConfig
 from dept.readout import Readout
-from dept.trial import LINEAR, Candidate, Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
+from dept.trial import AUTO, LINEAR, Candidate, Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
 from flows.planning.candidates import Way, candidates
 from flows.planning.ensembles import together
 from flows.planning.places import Draw, Origins, Place, draws, places, rate_key, shown_beside, tells_classes
@@ -20,7 +20,6 @@ from flows.planning.plan import Plan
 from flows.planning.search_plan import SearchPlan
 from flows.planning.trials import Inputs, common, drawn, training_of
 
-AUTO = "auto"
 OF_AUTO = SearchPlan(candidates=16)  # where the plan says nothing of a search
 ALL_ANSWERS: tuple[Answers, ...] = ("both", "words", "head")  # both first: a weight may make it one of the others
 Outcomes = Mapping[str, TrialOutcome]  # of searches, by fingerprint; failed ones are not there
@@ -76,8 +75,8 @@ def joined_targets(
 ) -> list[TrialSpec]:
     """For each draw of which `auto` chose several adapters together the trial in which they answer as one.
 
-    A draw is not left without an answer: where one member alone is left, it answers by itself; where none is, or the
-    trial of a single choice has failed, the next best of what was searched does.
+    Where one member alone is left, it answers by itself; where none is, or the trial of a single choice has failed,
+    there is a trial of the next best of what was searched.
 
     Args:
         trained: sha256 of adapters by the fingerprints of their trials; of a trial that has failed there is none.
@@ -233,7 +232,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         tried = (*tried, Candidate(adapter=shape.headless, training=untrained))
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
-    folds = 1 if fields["validation_rows"] or "mixture" in {way.init for way in ways} else how.folds
+    folds = _folds(plan, fields, {way.init for way in ways})
     return TrialSpec(
         kind="search",
         role="search",
@@ -254,6 +253,15 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
     )
 
 
+def _folds(plan: Plan, fields: Mapping[str, Any], starts: Collection[str]) -> int:
+    """Folds of a search: one where a whole split validates, or where the shots have weighed a mixture.
+
+    Args:
+        starts: of all that the search is compared with.
+    """
+    return 1 if fields["validation_rows"] or "mixture" in starts else asked(plan).folds
+
+
 def _stepless(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
     """What makes no steps, on the same folds: a linear baseline by its own grid of what it reads, and C (constants of
     the method); in-context and calibrated for the readout, and the loss, on rows held out.
@@ -263,8 +271,7 @@ def _stepless(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     start: Start = "text" if method == "calibrated" else "shots"
     only = Candidate(start=start, adapter=shape, training=TrainConfig(steps=0))
-    alone = AUTO in plan.methods and starts_of_auto(plan) == ["mixture"]  # dept has one fold then, see `_search`
-    folds = 1 if fields["validation_rows"] or alone else asked(plan).folds
+    folds = _folds(plan, fields, starts_of_auto(plan) if AUTO in plan.methods else ())
     return TrialSpec(
         kind="search",
         role="search",

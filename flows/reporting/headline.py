@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dept.trial import AUTO
 from flows.reporting.summary import Row, measure_name, shown
-from flows.reporting.variants import AUTO, TRANSFER, is_strategy
+from flows.reporting.variants import TRANSFER, is_strategy
 from flows.reporting.words import count, seeds_told, shots_told
 
 

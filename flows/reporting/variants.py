@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dept.trial import DISTILLED, TOGETHER
+from dept.trial import AUTO, DISTILLED, TOGETHER
 
 TRANSFER = "transfer"  # per seed the strategy with the lowest validation loss
-AUTO = "auto"  # per seed the recipe of the lowest cross-validated loss, of all methods that were searched
 STARTS = ("untrained", "scratch", TRANSFER)  # what a run with one strategy compares
 SINGLE = ("best-source", "similar", "mixture", "multitask", "prompt-only")
 SIMPLE = ("tfidf", "probe", "in-context")

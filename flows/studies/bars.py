@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _least(name: str, scores: Scores, k: int, targets: Collection[str], others: 
     measured = [bar for bar in found if bar.points is not None]
     if not measured:
         return Bar(name, k, None, "auto or what it is compared with is missing")
-    return min(measured, key=lambda bar: bar.points or 0.0)
+    return min(measured, key=attrgetter("points"))
 
 
 def _ahead(name: str, scores: Scores, k: int, targets: Collection[str], one: str, other: str, least: float) -> Bar:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import TrialOutcome, TrialSpec, score_of
 from infra.commit import source_commit
 from infra.errors import InputError
 
@@ -46,11 +46,6 @@ def recipe_lines(spec: TrialSpec) -> list[str]:
         f"- Recipe: {spec.training.steps} steps of {spec.training.batch_size}, rates {rates_of(spec)}, "
         f"m={spec.adapter.m}, r={spec.adapter.r}, s={spec.adapter.s}",
     ]
-
-
-def score_of(found: Mapping[str, float]) -> float | None:
-    """The score among the numbers of a split, percent; older outcomes know accuracy alone."""
-    return found.get("score", found.get("accuracy"))
 
 
 def reached(outcome: TrialOutcome) -> str:

@@ -237,7 +237,7 @@ def test_the_automation_waits_longer_than_three_beats_and_is_replaced_only_when_
 
 
 def test_runs_of_a_stopped_worker_are_crashed(api, monkeypatch):
-    monkeypatch.setattr(asking, "_PAGE", 1)
+    monkeypatch.setattr(asking, "PAGE", 1)
     ensure_pools(api)
     with client(api) as asked:
         flow = asked.create_flow_from_name("dept-stopped")
