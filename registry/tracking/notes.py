@@ -17,9 +17,9 @@ EXPERIMENT = (
     "of each trial that it trained: one task, k, seed and start. Trials that an earlier run trained stand below that "
     "one; the flow run's page links to them.\n\n"
     "Parameters: `task`, `k` (shots; all: the whole pool), `seed`, `method`, `start` (how the adapter begins), "
-    "`source` (task whose adapter it begins from), `rates` (of P / of A and B), `steps`. Metrics: `test/*` and "
-    "`validation/*` are of the kept step, scores in percent and losses in nats; `curve/*` are curves, `cost/*` "
-    "seconds, tokens and memory."
+    "`source` (task whose adapter it begins from), `lr_prompt` and `lr_low_rank` (peak rates of P, of A and B), "
+    "`steps`. Metrics: `test/*` and `validation/*` are of the kept step, scores in percent and losses in nats; "
+    "`curve/*` are curves, `cost/*` seconds, tokens and memory."
 )
 
 

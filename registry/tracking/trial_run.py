@@ -15,7 +15,7 @@ from dept.trial import TrialOutcome, TrialSpec
 from infra.identity import process_id
 from infra.secrets import masked
 from registry.tracking.datasets import of_trial, tags_of
-from registry.tracking.notes import NOTE, of_this_program, rates_of
+from registry.tracking.notes import NOTE, of_this_program
 from registry.tracking.notes import of_trial as note_of_trial
 
 LONGEST = 500  # characters of a parameter that are shown
@@ -113,7 +113,8 @@ def trial_params(spec: TrialSpec) -> list[Param]:
             "method": spec.method,
             "start": spec.variant,
             "source": spec.source_task,
-            "rates": rates_of(spec),
+            "lr_prompt": f"{spec.training.lr_prompt:g}",
+            "lr_low_rank": f"{spec.training.lr_low_rank:g}" if spec.adapter.r else None,
             "steps": spec.training.steps,
         }
     )

@@ -60,10 +60,11 @@ def test_a_trial_says_how_it_was_made(browser, site, experiment, runs):
 
 def test_trials_compare_by_what_they_differ_in(browser, site, experiment, runs):
     some = json.dumps([run for name, run in runs.items() if name.startswith("film/4/0")])
-    address = f'{site.mlflow}/#/compare-runs?runs={some}&experiments=["{experiment}"]'
+    address = f'{site.mlflow}/#/compare-runs?runs={some}&experiments=["{experiment}"]&workflowType=machine_learning'
     said = browser.read(address, "film/4/0/scratch", name="mlflow-compare", wait=3)
     assert "method" in said
-    assert "score" in said
+    assert "lr_prompt" in said
+    assert "accuracy" in said
 
 
 def test_a_model_says_task_data_licence_and_decision(browser, site):

@@ -59,7 +59,8 @@ def test_a_trial_is_written_in_full(tracker, tmp_path):
         "method": "dept",
         "start": "best-source",
         "source": "amazon-polarity",
-        "rates": "0.01 / 0.001",
+        "lr_prompt": "0.01",  # numbers, each of its own: the compare page draws them on axes
+        "lr_low_rank": "0.001",
         "steps": "60",
     }
     assert run.data.tags["shape"] == "m=10 r=4 s=96"
