@@ -49,7 +49,7 @@ def begun(context: RunContext, name: str, kind: RunKind) -> Iterator[None]:
         ours = not isinstance(error, ReplacedError)
         with contextlib.suppress(InputError):  # the first error is the one to show
             ours = context.ledger.end_run(context.run_id, "failed" if failed else "killed", own)
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(Exception):
             if ours:
                 context.tracker.close_flow_run(context.parent_run, "FAILED" if failed else "KILLED", {}, [])
         raise

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import gpus
 from infra.errors import InputError
 from infra.settings import settings
 
@@ -53,7 +54,7 @@ def every(cpu: bool = False) -> tuple[bool, list[str]]:
             asked = ",".join(map(str, range(len(list(Path("/dev").glob("nvidia[0-9]*"))))))
     if asked in (CPU, ""):
         return False, [str(slot) for slot in range(settings().cpu_slots)]
-    return True, list(dict.fromkeys(filter(None, (name.strip() for name in asked.split(",")))))
+    return True, gpus.listed(asked)
 
 
 def mine() -> Devices | None:
@@ -152,7 +153,8 @@ def _try(cuda: bool, names: Sequence[str], count: int) -> dict[str, int] | None:
 
 
 def _file(cuda: bool, name: str) -> Path:
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    known = gpus.card(name) if cuda else name  # by number or uuid: one card, one lock
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in known)
     return settings().locks / f"{'cuda' if cuda else 'cpu'}-{plain}.lock"
 
 
@@ -187,6 +189,7 @@ def _whose(cuda: bool, names: Sequence[str]) -> str:
 def _use(got: Devices) -> None:
     if got.cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(got.names)
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as `gpus` counts them
         return
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     threads, slots = settings().cpu_threads, settings().cpu_slots

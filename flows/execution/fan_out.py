@@ -21,7 +21,7 @@ from infra.flow_run import never_in_the_way, present_name
 from infra.worker_runs import DID_NOTHING, Place, WorkerRun
 
 LOOK_SECONDS = 2.0  # between two looks at the flow runs
-FAULTS = 3  # ends of workers by an error or a crash, one after the other without a trial done, that are borne
+FAULTS = 3  # times that workers end by an error or a crash, one after the other without a trial done, that are borne
 PAUSE = 10.0  # seconds before a worker that failed is replaced, and longer after each more
 LONGEST_PAUSE = 120.0  # before one that found nothing to do is replaced
 BEGIN_SECONDS = 600.0  # that a machine may take to begin a worker which it was given; then it counts as dead
@@ -68,10 +68,10 @@ class FanOut:
     """Keeps up to so many flow runs of `dept-work` going for a run of the ledger; called again and again.
 
     Those that an earlier process of the same run has started go on. One that crashed is replaced, one that was taken
-    and never began as well; where they fail again and again, and nothing gets done, the controller ends with their
-    reason. One that a person cancelled is not replaced; another stands in for a suspended one. Where those that are
-    started find nothing that they can do, longer and longer pauses are made. Where the pool has no live worker of
-    Prefect that is said, in the log and by an artifact, and waited for.
+    and never began as well; where those that replace them fail too, again and again, and nothing gets done, the
+    controller ends with their reason. One that a person cancelled is not replaced; another stands in for a suspended
+    one. Where those that are started find nothing that they can do, longer and longer pauses are made. Where the pool
+    has no live worker of Prefect that is said, in the log and by an artifact, and waited for.
 
     Args:
         wanted: at a time; None: the limit of the pool, or 1 where it has none.
@@ -86,6 +86,7 @@ class FanOut:
         self._adopted = False
         self._taken: dict[str, float] = {}  # when a flow run was first seen pending, or running, monotonic
         self._came: set[str] = set()  # flow runs whose process has been seen in the ledger
+        self._counted: set[str] = set()  # those that were there when a fault was last counted
         self._left: int | None = None
         self._said = ""
 
@@ -196,10 +197,12 @@ class FanOut:
                 self._cancelled += 1
                 _log(f"Worker {run.name!r} was cancelled, and is not replaced.", logging.WARNING)
             elif run.state in ("FAILED", "CRASHED"):
-                self._faults += 1
+                if one not in self._counted:  # a machine that dies takes several with it: that is one fault
+                    self._faults += 1
+                    self._counted = set(now)
                 if self._faults > FAULTS:
                     raise InputError(
-                        f"workers: {self._faults} in a row ended without a trial done, the last because: "
+                        f"workers: {self._faults} times in a row they ended without a trial done, the last because: "
                         f"{run.message or run.state}. Remedy: mend that, then run the plan again; what is done is kept"
                     )
                 pause = PAUSE * (self._faults - 1 + (run.state == "FAILED"))

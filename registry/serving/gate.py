@@ -56,10 +56,10 @@ class Gate:
 
     @contextlib.contextmanager
     def passing(self, rows: int, tokens: float) -> Iterator[None]:
-        """Hold the gate while a request of about so many tokens runs.
+        """Hold the gate while a request of so many rows runs, about so many tokens in all.
 
         Raises:
-            RefusedError: too many rows, more than can be answered in the time the server gives, or too busy.
+            RefusedError: more than can be answered in the time the server gives, or too busy.
         """
         with self._counting:
             if is_server():
@@ -75,10 +75,17 @@ class Gate:
             with self._counting:
                 self._ahead -= tokens
 
-    def _check(self, rows: int, tokens: float) -> None:
+    def check_rows(self, rows: int) -> None:
+        """Refuse more rows than a server takes, before anything is made of them.
+
+        Raises:
+            RefusedError: there are more.
+        """
         most = settings().serve_rows
-        if rows > most:
+        if is_server() and rows > most:
             raise RefusedError(f"predict: {rows} rows; this server takes {most} at once. Remedy: send them in parts")
+
+    def _check(self, rows: int, tokens: float) -> None:
         if self.speed is None:
             return
         given = SHARE * float(os.environ[TIMEOUT])

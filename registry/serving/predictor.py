@@ -98,10 +98,15 @@ class Predictor:
 
     def reads(self, row: Mapping[str, str]) -> bool:
         """Whether the backbone sees anything of a row: its text may be without a token."""
+        return self.backbone is None or bool(self.lengths([row])[0])
+
+    def lengths(self, rows: Sequence[Mapping[str, str]], most: int | None = None) -> list[int]:
+        """Tokens of rows as the template says them, uncut; of their first `most` characters. 0 without a backbone."""
         if self.backbone is None:
-            return True
-        text, goes_on = self.text_of(row).rstrip(" \t"), bool(self.adapter.metadata.get(CONTINUES, False))
-        return bool(self.backbone.tokens.encode_texts([text], goes_on)[0])
+            return [0] * len(rows)
+        texts = [self.text_of(row)[:most].rstrip(" \t") for row in rows]
+        goes_on = bool(self.adapter.metadata.get(CONTINUES, False))
+        return list(map(len, self.backbone.tokens.encode_texts(texts, goes_on)))
 
     @property
     def room(self) -> int:

@@ -19,7 +19,8 @@ from registry.serving.roster import Roster
 
 WARM_UP = 16  # rows that tell how fast this machine is
 UNREAD = "the text holds no token that the backbone knows. Remedy: give a text"
-_LONGEST = 4  # characters of a token, about
+_COUNTED = 256  # rows of a champion whose tokens are counted
+_CHARACTERS = 16_384  # of a text that are looked at for that
 _WRITTEN = 4.0  # what a written token costs, in tokens that are read
 
 Asked = tuple[Predictor, Mapping[str, str]]
@@ -137,8 +138,9 @@ def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], 
     if found and not good:
         others = f" (and {len(found) - 1} rows more)" if len(found) > 1 else ""
         raise RefusedError(f"predict: row 0: {errors[0]}{others}")
+    gate.check_rows(len(found))
     try:
-        with gate.passing(len(found), sum(cost_of(*one) for one in good.values())):
+        with gate.passing(len(found), cost_of(list(good.values()))):
             said = dict(zip(good, answer_rows(list(good.values())), strict=True))
     except InputError:  # found before the rows of its backbone are computed
         unread = {place for place, (predictor, row) in good.items() if not predictor.reads(row)}
@@ -148,16 +150,28 @@ def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], 
     return [said.get(place) for place in range(len(found))], errors
 
 
-def cost_of(predictor: Predictor, row: Mapping[str, str]) -> float:
-    """About how many tokens a row costs, without a tokenizer: what is cut of a long text costs nothing."""
+def cost_of(asked: Sequence[Asked]) -> float:
+    """About how many tokens rows cost: as their backbone's tokenizer has them, the template's own words with them.
+
+    What is cut of a long text costs nothing. Of many rows of one champion a part is counted, and stands for all.
+    """
+    total = 0.0
+    groups: dict[int, list[Asked]] = {}
+    for one in asked:
+        groups.setdefault(id(one[0]), []).append(one)
+    for rows in groups.values():
+        predictor, few = rows[0][0], rows[:: -(-len(rows) // _COUNTED)]
+        lengths = predictor.lengths([row for _, row in few], _CHARACTERS)
+        total += sum(_cost(predictor, length) for length in lengths) * len(rows) / len(few)
+    return total
+
+
+def _cost(predictor: Predictor, length: int) -> float:
     adapter = predictor.adapter
-    if isinstance(adapter, Regression) and not adapter.needs_backbone:
-        return 1.0
-    read = sum(map(len, row.values())) / _LONGEST
     if isinstance(adapter, Regression):
-        return min(read, adapter.shape.s) + 1
+        return float(min(length, adapter.shape.s) + 1) if adapter.needs_backbone else 1.0
     written = 0.0 if predictor.words else _WRITTEN * predictor.room
-    return sum(min(read, one.config.s) + len(predictor.words) + 1 + written for one in members_of(adapter))
+    return sum(min(length, one.config.s) + len(predictor.words) + 1 + written for one in members_of(adapter))
 
 
 def _warm_up(gate: Gate, predictors: Sequence[Predictor]) -> None:
@@ -166,7 +180,7 @@ def _warm_up(gate: Gate, predictors: Sequence[Predictor]) -> None:
         row = dict.fromkeys(predictor.fields, "an example of a text that is neither short nor long " * 2)
         asked = [(predictor, row)] * WARM_UP
         answer_rows(asked[:1])  # what is made once is not the speed
-        with gate.passing(0, sum(cost_of(*one) for one in asked)):
+        with gate.passing(len(asked), cost_of(asked)):
             answer_rows(asked)
         _log.info("about %.0f tokens a second", gate.speed)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from registry.tracking.trial_run import TrialLog, cleaned, now, numbers, params
 from registry.tracking.trials import TrialRuns
 
 MOST_DATASETS = 50  # in one request; their row ids go with them
+_log = logging.getLogger(__name__)
 
 
 class Tracker(Client):
@@ -92,7 +94,7 @@ class Tracker(Client):
         note: str = "",
         tables: Sequence[str] = (),
     ) -> None:
-        """End a parent run with its totals and files.
+        """End a parent run with its totals and files; one that a person has deleted stays as it is.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -101,16 +103,31 @@ class Tracker(Client):
         """
         end = now()
         self.system.end(run_id)
-        self.log(run_id, metrics=numbers(metrics, end))
         shown = json.dumps([{"path": name, "type": "table"} for name in tables]) if tables else ""
-        if told := cleaned({NOTE: note, "mlflow.loggedArtifacts": shown}):
-            self.set_tags(run_id, told)
-        for path in artifacts:
-            if path.is_dir():
-                self.ask("log_artifacts", run_id, str(path), path.name)
-            else:
-                self.ask("log_artifact", run_id, str(path))
-        self.ask("set_terminated", run_id, status=status, end_time=end)
+        with self._unless_deleted(run_id):
+            self.log(run_id, metrics=numbers(metrics, end))
+            if told := cleaned({NOTE: note, "mlflow.loggedArtifacts": shown}):
+                self.set_tags(run_id, told)
+            for path in artifacts:
+                if path.is_dir():
+                    self.ask("log_artifacts", run_id, str(path), path.name)
+                else:
+                    self.ask("log_artifact", run_id, str(path))
+            self.ask("set_terminated", run_id, status=status, end_time=end)
+
+    @contextlib.contextmanager
+    def _unless_deleted(self, run_id: str) -> Iterator[None]:
+        """Bear it where MLflow takes nothing for a run that a person has deleted: what is recorded elsewhere counts."""
+        try:
+            yield
+        except MlflowException:
+            try:
+                deleted = self.ask("get_run", run_id).info.lifecycle_stage == "deleted"
+            except MlflowException as error:
+                deleted = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            if not deleted:
+                raise
+            _log.warning("MLflow: somebody has deleted run %s; nothing more is written to it", run_id)
 
     def log_trials(
         self,
@@ -130,9 +147,10 @@ class Tracker(Client):
         return Live(self.trials, self.system, parent_run_id, trials, provenance)
 
     def fail(self, run_id: str, reason: str) -> None:
-        """End the run of a trial that has failed."""
-        self.set_tags(run_id, {NOTE: f"Failed: {reason}", "failure": reason})
-        self.ask("set_terminated", run_id, status="FAILED")
+        """End the run of a trial that has failed; one that a person has deleted stays as it is."""
+        with self._unless_deleted(run_id):
+            self.set_tags(run_id, {NOTE: f"Failed: {reason}", "failure": reason})
+            self.ask("set_terminated", run_id, status="FAILED")
 
     def discard(self, run_id: str) -> None:
         """Delete a run that was begun for nothing; one that is gone already is no error."""

@@ -190,9 +190,31 @@ def test_workers_that_fail_again_and_again_end_the_run_with_their_reason(pool):
         pool.end(next(iter(crew.runs)), "FAILED", "store http://me:s3cr3t@host is away")
     crew(pool.context)
     pool.end(next(iter(crew.runs)), "FAILED", "store http://me:s3cr3t@host is away")
-    with pytest.raises(InputError, match=r"4 in a row.*store .* is away.*Remedy") as raised:
+    with pytest.raises(InputError, match=r"4 times in a row.*store .* is away.*Remedy") as raised:
         crew(pool.context)
     assert "s3cr3t" not in str(raised.value)
+
+
+def test_a_machine_that_dies_with_many_workers_is_one_fault(pool):
+    deploy(pool.api, limit=5)
+    crew = pool.crew(5)
+    crew(pool.context)
+    first = list(crew.runs)
+    assert len(first) == 5
+    for lost in (first[:3], first[3:]):  # Prefect hears of some of them later
+        for run in lost:
+            pool.end(run, "CRASHED", "its machine is gone")
+        crew(pool.context)
+    assert len(crew.runs) == 5
+    assert not crew.runs.keys() & set(first)
+    for _ in range(2):  # those that take their places fail as well: two faults more
+        for run in list(crew.runs):
+            pool.end(run, "CRASHED", "its machine is gone")
+        crew(pool.context)
+    for run in list(crew.runs):
+        pool.end(run, "CRASHED", "its machine is gone")
+    with pytest.raises(InputError, match=r"4 times in a row.*machine is gone"):
+        crew(pool.context)
 
 
 def test_a_pool_without_a_live_worker_is_said_once_and_waited_for(pool, caplog, monkeypatch):

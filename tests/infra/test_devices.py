@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import devices
+from infra import devices, gpus
 from infra.devices import every, hold, release
 from infra.errors import InputError
 
@@ -28,7 +28,7 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def _lets_go(monkeypatch):
-    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "unset")  # so that what a test's lock sets is taken back
         monkeypatch.delenv(name)
     yield
@@ -102,6 +102,8 @@ def test_on_the_processor_slots_and_threads_are_settings(worker, monkeypatch):
         (None, "1, 3", (True, ["1", "3"])),
         ("0,1,0", "5", (True, ["0", "1"])),
         ("cpu", "0,1", (False, ["0"])),
+        ("00,0,1", None, (True, ["0", "1"])),
+        (None, "0,-1,1", (True, ["0"])),  # as CUDA reads it
     ],
 )
 def test_which_devices_there_are(monkeypatch, asked, visible, found):
@@ -117,6 +119,22 @@ def test_those_that_the_machine_shows(monkeypatch):
     monkeypatch.setattr(devices.Path, "glob", lambda *_: iter([Path("/dev/nvidia0"), Path("/dev/nvidia1")]))
     assert every() == (True, ["0", "1"])
     assert every(cpu=True) == (False, ["0"])
+
+
+def test_a_card_has_one_lock_however_it_is_named(monkeypatch, tmp_path):
+    for place, uuid in (("0000:01:00.0", "GPU-aa11-22"), ("0000:02:00.0", "GPU-bb33-44")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "information").write_text(f"Model: \t NVIDIA X\nGPU UUID: \t {uuid}\n")
+    monkeypatch.setattr(gpus, "_CARDS", tmp_path)
+    monkeypatch.setenv("DEPT_DEVICES", "1")
+    assert hold().names == ("1",)
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    for same in ("1", "GPU-bb33-44", "gpu-bb", "01"):
+        assert devices._try(True, [same], 1) is None
+    assert gpus.listed("GPU-aa,0,1") == ["GPU-aa", "1"]
+    for free in ("0", "GPU-aa"):
+        (file,) = devices._try(True, [free], 1).values()
+        os.close(file)
 
 
 def test_what_is_held_is_held_once_and_cannot_grow(monkeypatch):

@@ -15,7 +15,7 @@ from registry.promotion import versions
 from registry.promotion.names import all_tasks_name
 from registry.serving import load_champion
 from registry.serving.gate import TIMEOUT, Gate, RefusedError
-from registry.serving.served import cost_of
+from registry.serving.served import TaskModel, cost_of
 from registry.tracking import Tracker
 from tests.registry.serving_helpers import ROOT, ask, made, make_champion, served
 
@@ -229,6 +229,28 @@ def test_the_gate_lets_python_wait_and_refuses_a_server(monkeypatch):
     assert slow.value.get_http_status_code() == 400
 
 
-def test_a_long_text_costs_what_is_read_of_it(folder):
+def test_a_row_costs_what_is_read_of_it(folder):
     champion = make_champion(made(folder)) and load_champion("mood", str(folder))
-    assert cost_of(champion, {"text": "x" * 10**6}) == cost_of(champion, {"text": "x" * 256}) == 64 + 2 + 1
+
+    def cost(*texts):
+        return cost_of([(champion, {"text": text}) for text in texts])
+
+    assert cost("x " * 10**6) == cost("x " * 256) == 64 + 2 + 1
+    bare = cost("")  # the template's own words and the answer's
+    read = len(champion.backbone.tokens.encode_texts([champion.text_of({"text": ""})])[0])
+    assert bare == read + 2 + 1 > 3
+    for text in ("一部好电影，非常感人", "🙂🙃", "12 34"):  # far more tokens than a quarter of the characters
+        tokens = champion.backbone.tokens.encode_texts([champion.text_of({"text": text})])[0]
+        assert cost(text) == len(tokens) + 2 + 1
+    many = ["good film"] * 1000  # of which a part is counted
+    assert cost(*many) == pytest.approx(1000 * cost("good film"))
+
+
+def test_more_rows_than_a_server_takes_are_refused_before_they_are_read(monkeypatch, folder):
+    champion = make_champion(made(folder)) and load_champion("mood", str(folder))
+    served = TaskModel(champion)
+    monkeypatch.setenv(TIMEOUT, "60")
+    monkeypatch.setenv("DEPT_SERVE_ROWS", "3")
+    monkeypatch.setattr(champion.backbone.tokens, "encode_texts", None)
+    with pytest.raises(RefusedError, match="4 rows; this server takes 3"):
+        served.table(["a film"] * 4)

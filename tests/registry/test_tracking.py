@@ -220,6 +220,20 @@ def test_a_trial_healed_with_other_numbers_gets_a_run_of_its_own(local, tmp_path
     assert local.client.get_run(old).info.status == "FINISHED"
 
 
+def test_runs_that_a_person_deletes_stop_nobody(tracker, tmp_path, caplog):
+    parent = tracker.open_flow_run("flow", {}, {})
+    tracker.client.delete_run(parent)
+    (tmp_path / "plan.yaml").write_text("name: mine")
+    tracker.close_flow_run(parent, "FINISHED", {"trials": 1.0}, [tmp_path / "plan.yaml"], "done")
+    tracker.fail(parent, "no rows")
+    assert caplog.text.count("somebody has deleted run") == 2
+    assert tracker.client.get_run(parent).info.lifecycle_stage == "deleted"
+    tracker.close_flow_run("0" * 32, "FINISHED", {"trials": 1.0}, [])  # `mlflow gc` leaves nothing
+    other = tracker.open_flow_run("flow", {}, {})
+    with pytest.raises(Exception, match="status"):  # what is refused for another reason is told
+        tracker.close_flow_run(other, "BETTER", {}, [])
+
+
 def test_a_run_that_was_deleted_is_written_again_when_asked(local, tmp_path):
     outcome, folder = trial(tmp_path)
     first = log_trial(local, outcome, folder)
