@@ -9,7 +9,8 @@ from json.encoder import encode_basestring_ascii as quoted
 
 from tasks.catalogue import catalogue
 from tasks.formatting import Example
-from tasks.spec import DEFAULT_METRICS, Task
+from tasks.kinds import DEFAULT_METRICS
+from tasks.spec import Task
 
 
 def data_hash(task: Task, parts: Mapping[str, tuple[Example, ...]]) -> str:
@@ -18,9 +19,10 @@ def data_hash(task: Task, parts: Mapping[str, tuple[Example, ...]]) -> str:
     for name, rows in parts.items():
         for row in rows:
             group = f", {quoted(row.group)}" if row.group else ""
+            seen = f", {quoted(row.picture.sha256)}" if row.picture else ""
             said = quoted(words[row.label]) if plain else json.dumps([row.target, row.answers, row.value])[1:-1]
             # As json.dumps writes a list, many times faster.
-            line = f"[{quoted(name)}, {quoted(row.id)}, {quoted(row.text)}, {row.label}, {said}{group}]"
+            line = f"[{quoted(name)}, {quoted(row.id)}, {quoted(row.text)}, {row.label}, {said}{group}{seen}]"
             lines.append(line)
     lines += [json.dumps([key, value]) for key, value in _own(task).items()]
     # How answers are judged decides numbers too: what it adds to the rows, so that trials done stay done.
@@ -35,6 +37,7 @@ def _own(task: Task) -> dict[str, object]:
     """Keys that decide what is read of a text, where they are set. The `max_length` of a catalogue's task does not
     count as long as it is the catalogue's, which is part of the task's version."""
     said = {"cut": task.cut, "answer_length": task.answer_length}
+    said |= {"picture": task.picture} if task.pictured and not task.sees else {}
     found: dict[str, object] = {key: value for key, value in said.items() if value is not None}
     shipped = catalogue().get(task.name)
     if task.max_length != (shipped.max_length if shipped else None):

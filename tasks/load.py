@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from tasks.sources.hub import read_hub
 from tasks.sources.hub import stamp as hub_stamp
 from tasks.sources.read import read_parts, read_source, stamp
-from tasks.spec import FileSource, HubSource, Task
+from tasks.spec import FileSource, HubSource, PackageSource, Task
 from tasks.splits import Splits, make_file_splits, make_hub_splits, make_splits
 
 MOST_BYTES = 2 << 30  # of rows that no one holds any more
@@ -45,7 +45,7 @@ def _read(task: Task) -> Splits:
     if isinstance(task.source, HubSource):
         rows = read_hub(task)
         return make_hub_splits(task, rows.parts, rows.unlabelled)
-    if isinstance(task.source, FileSource):
+    if isinstance(task.source, FileSource) or (isinstance(task.source, PackageSource) and task.source.test):
         return make_file_splits(task, *read_parts(task))
     return make_splits(task, *read_source(task))
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from tasks.captions import bleu, bleu_counts, cider_d
 from tasks.formatting import Example
 from tasks.spec import Task
+from tasks.vqa import vqa_accuracy
 
 INVALID = -1  # a prediction that is no label: always wrong
 
@@ -37,13 +39,32 @@ def measure(task: Task, examples: Sequence[Example], predictions: Sequence[int] 
             found = _classes(examples, indices, len(task.labels), task.metrics)
     else:
         texts = [_said(guess) for guess in predictions]
-        pairs = list(zip(texts, examples, strict=True))
-        found = {
-            "squad_em": 100.0 * _mean([_best(exact, text, example.answers) for text, example in pairs]),
-            "squad_f1": 100.0 * _mean([_best(overlap, text, example.answers) for text, example in pairs]),
-        }
+        found = {}
+        for name in task.metrics:
+            if name == "bleu4":
+                counts = bleu_counts(texts, [example.answers for example in examples])
+                found[name] = 100.0 * float(bleu(counts.sum(0)))
+            else:
+                found[name] = 100.0 * _mean(by_row(name, examples, texts))
     chosen = {name: found[name] for name in task.metrics}
     return chosen | {"score": chosen[task.metrics[0]]}
+
+
+def by_row(metric: str, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+    """A metric of written answers for each row, whose mean is the task's; 1 is all right (CIDEr-D: up to 10).
+
+    `bleu4` is none of them: it is of all rows together (`tasks.captions`).
+    """
+    pairs = zip(texts, examples, strict=True)
+    if metric == "squad_em":
+        return [_best(exact, text, example.answers) for text, example in pairs]
+    if metric == "squad_f1":
+        return [_best(overlap, text, example.answers) for text, example in pairs]
+    if metric == "vqa_accuracy":
+        return [vqa_accuracy(text, example.answers) for text, example in pairs]
+    if metric == "cider_d":
+        return cider_d(texts, [example.answers for example in examples])
+    raise ValueError(f"{metric} has no value for a row")
 
 
 def classification(predictions: Sequence[int], labels: Sequence[int], n_labels: int) -> dict[str, float]:

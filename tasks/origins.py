@@ -59,9 +59,10 @@ class PackageSource(Frozen):
     package: str = Field(pattern=r"^[A-Za-z_]\w*$", description="top-level import name")
     requirement: str = Field(description="what pip installs, pinned")
     path: str = Field(description="file (reader folders: folder), relative to the package's folder")
-    reader: Literal["csv", "tsv", "label-first", "folders"] = Field(
+    test: str | None = Field(None, description="file of the test rows; none: they are taken out of the others")
+    reader: Literal["csv", "tsv", "label-first", "folders", "lists"] = Field(
         description="csv: with header and quotes; tsv: with header, no quotes; label-first: lines of 'LABEL the text'; "
-        "folders: path/LABEL/*.txt, one text a file"
+        "folders: path/LABEL/*.txt, one text a file; lists: JSON, one list of lists, columns called 0, 1, 2"
     )
     text: str = Field("text", description="column of the text (readers csv and tsv)")
     label: str = Field("label", description="column of the label, or of the number of `threshold` (csv and tsv)")
@@ -69,6 +70,11 @@ class PackageSource(Frozen):
     label_until: str | None = Field(None, min_length=1, description="keep the label's part before this mark")
     threshold: Threshold | None = Field(None, description="the label column holds a number: make labels of it")
     unescape: bool = Field(False, description="the text holds HTML entities (&amp;): resolve them")
+    skip_others: bool = Field(False, description="rows of labels outside the verbalizer are of another task: skip them")
+    picture: str | None = Field(None, description="column that names the row's picture")
+    pictures: str = Field(
+        "{}", description="file of a picture, from the folder of the rows' file; {} stands for what the column holds"
+    )
 
 
 class FileSource(Frozen):
@@ -96,11 +102,19 @@ class FileSource(Frozen):
         description="csv only. true: fields may stand in quotes; false: a quote is a letter like others; none: true, "
         "but with tabs false where the quotes do not pair",
     )
+    picture: Name | None = Field(
+        None, description="column or key of the row's picture: a file's name, or its bytes (parquet)"
+    )
+    pictures: Path | None = Field(
+        None, description="folder that names of pictures count from; none: the folder of the rows' file"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.delimiter is not None and self.delimiter in '"\r\n':
             raise ValueError("delimiter: a quote or a line break cannot part fields; use , ; | or a tab")
+        if self.pictures is not None and self.picture is None:
+            raise ValueError("pictures: needs picture, the column that names a row's picture")
         return self
 
     @property
@@ -113,6 +127,8 @@ class FileSource(Frozen):
         """The same files with relative paths read from `folder`."""
         places = {"train": "path", "validation": "validation", "test": "test"}
         found = {places[role]: folder / path for role, path in self.paths.items() if not _absolute(path)}
+        if self.pictures is not None and not _absolute(self.pictures):
+            found["pictures"] = folder / self.pictures
         return self.model_copy(update=found) if found else self
 
 
@@ -141,3 +157,14 @@ class HubSource(Frozen):
         (), description="keep rows whose column has this value"
     )
     id: str | None = Field(None, description="column that names a row; none: its place in the split")
+    picture: Name | None = Field(None, description="column of the row's picture")
+    files: Annotated[Pairs, Form("`split: pattern of its files` for each split")] = Field(
+        (), description="files of each split in the repository; none: as it lists them, and all splits are fetched"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        named = {split for split in (self.train, self.validation, self.test) if split is not None}
+        if self.files and named != {split for split, _ in self.files}:
+            raise ValueError("files: name the files of each split that the source names, and of no other")
+        return self

@@ -12,34 +12,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from infra.errors import InputError
 from infra.explain import Form, explained
 from tasks.grid import Grid
+from tasks.kinds import DEFAULT_METRICS, FITTING, Kind, Metric
 from tasks.origins import MAPPING, FileSource, Frozen, HubSource, PackageSource, Threshold
 from tasks.plain import composed, normalise, shown
 
 __all__ = ["FileSource", "Grid", "HubSource", "PackageSource", "Task", "Threshold"]
-
-Kind = Literal["classification", "regression", "qa", "generation"]
-Metric = Literal[
-    "accuracy",
-    "macro_f1",
-    "f1",
-    "matthews",
-    "multirc_f1",
-    "multirc_em",
-    "pearson",
-    "spearman",
-    "squad_em",
-    "squad_f1",
-]
-TEXT_METRICS: tuple[Metric, ...] = ("squad_em", "squad_f1")
-DEFAULT_METRICS: dict[Kind, tuple[Metric, ...]] = {
-    "classification": ("accuracy", "macro_f1"),
-    "regression": ("pearson", "spearman"),
-    "qa": TEXT_METRICS,
-    "generation": TEXT_METRICS,
-}
-FITTING: dict[Kind, tuple[Metric, ...]] = DEFAULT_METRICS | {
-    "classification": ("accuracy", "macro_f1", "f1", "matthews", "multirc_f1", "multirc_em")
-}
 
 
 class Task(Frozen):
@@ -88,6 +65,11 @@ class Task(Frozen):
         description="what a text longer than its room loses: a field of the template (its end), or start or end of the "
         "whole text; none: its start (causal backbones) or its end (encoder-decoder)",
     )
+    picture: Literal["shown", "hidden"] = Field(
+        "shown",
+        description="of rows with pictures. shown: the backbone sees them; hidden: it reads the text alone, of the same "
+        "rows: how far questions get without their pictures",
+    )
     source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")] = Field(
         description="where the rows come from: kind file, hub or package"
     )
@@ -115,7 +97,9 @@ class Task(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self._check_answers()
-        _check_template(self.template)
+        _check_template(self.template, self.pictured)
+        if self.picture == "hidden" and not self.pictured:
+            raise ValueError("picture: the rows have none; take it out, or name their column in source.picture")
         if isinstance(self.source, PackageSource):
             if set(self.fields) != {"text"}:
                 raise ValueError("template: a package source has the one field {text}")
@@ -200,6 +184,16 @@ class Task(Frozen):
         return {field: known.get(field, field) for field in self.fields}
 
     @property
+    def pictured(self) -> bool:
+        """Whether each row has a picture."""
+        return self.source.picture is not None
+
+    @property
+    def sees(self) -> bool:
+        """Whether the backbone is to see the rows' pictures."""
+        return self.pictured and self.picture == "shown"
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Labels as they stand in the data (regression: the grid); a label's place is its class index."""
         return self.grid.points if self.grid else tuple(label for label, _ in self.verbalizer)
@@ -271,7 +265,7 @@ def _scalar(value: Any, what: str) -> str:
     return composed(value.strip())
 
 
-def _check_template(template: str) -> None:
+def _check_template(template: str, pictured: bool) -> None:
     try:
         parts = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
@@ -281,5 +275,5 @@ def _check_template(template: str) -> None:
             raise ValueError(
                 f"template: {{{name}}} is not one of the fields, as {{text}} is; write a literal brace twice"
             )
-    if not parts:
+    if not parts and not (pictured and template.strip()):
         raise ValueError("template: {text} is missing; the template must contain a field")

@@ -6,6 +6,9 @@ Rows go by the sha256 of their folded text: the order of the file does not matte
 half, by the order in which samples are drawn, judges champions (`Splits.judge`); reports never test on it. Of a user's
 own task of fewer, a tenth of all rows (12 at least, where there are 70) leaves the training pool for that.
 
+Rows with pictures are parted by picture (`by_picture.py`): none stands in two splits, nor in training and among the rows
+that judge. What is asked about it does not matter.
+
 Rules of the hub's data sets, as the DePT authors split (Shi & Lipani, 2024, appendix on data sets), but by sha256 in
 place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows (a
 fifth, where there are fewer than 5,000) are validation and the validation split is test; `given`: as they are. Rows of
@@ -24,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InputError
+from tasks.by_picture import carved, parted
 from tasks.cut import ANSWER_LEAST, usual_answer_length
 from tasks.data_hash import data_hash
 from tasks.formatting import Example, Record, key_of, to_example
@@ -91,7 +95,7 @@ def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Spli
     kept, duplicate, conflicting = _clean(records)
     parts = _carved(task, kept, ("test", "validation"), f"({duplicate} duplicate and {conflicting} conflicting rows")
     if isinstance(task.source, FileSource):
-        _take_judges(parts, len(kept))
+        _take_judges(task, parts, len(kept))
     return made(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting}, judge=True)
 
 
@@ -108,8 +112,8 @@ def make_file_splits(task: Task, files: Mapping[str, Sequence[Record]], unlabell
         if role not in files:
             continue
         kept, duplicate, conflicting = _clean(files[role])
-        fresh = {folded: record for folded, record in kept.items() if key_of(record.fields) not in held}
-        held |= {key_of(record.fields) for record in fresh.values()}
+        fresh = {folded: record for folded, record in kept.items() if held.isdisjoint(_marks(record))}
+        held |= {mark for record in fresh.values() for mark in _marks(record)}
         dropped["duplicate"] += duplicate
         dropped["conflicting"] += conflicting
         dropped["leaked"] += len(kept) - len(fresh)
@@ -175,7 +179,13 @@ def made(
     return Splits(train, validation, test, found, dropped, mixed, labels, usual)
 
 
-def _take_judges(parts: dict[str, list[Example]], total: int) -> None:
+def _marks(record: Record) -> list[str]:
+    """By what a row is known in another file: its fields, and its picture whatever is asked about it."""
+    key = key_of(record.fields, record.picture)
+    return [key] if record.picture is None else [key, record.picture.sha256]
+
+
+def _take_judges(task: Task, parts: dict[str, list[Example]], total: int) -> None:
     """Of a user's own task, whose test rows are few: the last training rows, each class with its share, become judges.
 
     They are a tenth of all rows, at least 12; none where there are fewer than 70, or so many that test rows judge.
@@ -190,6 +200,11 @@ def _take_judges(parts: dict[str, list[Example]], total: int) -> None:
         return
     sizes = [len(pool) for pool in large.values()]
     taken = shares(sizes, min(wanted, sum(size // 2 for size in sizes)), [size // 2 for size in sizes])
+    if task.pictured:
+        wants = dict(zip(large, taken, strict=True))
+        classes = range(max(pools) + 1)
+        parts |= parted(parts["train"], {"judge": [wants.get(label, 0) for label in classes]}, len(classes))
+        return
     parts["judge"] = [row for pool, n in zip(large.values(), taken, strict=True) for row in pool[len(pool) - n :]]
     gone = {row.id for row in parts["judge"]}
     parts["train"] = [row for row in parts["train"] if row.id not in gone]
@@ -218,6 +233,8 @@ def _carved(task: Task, kept: Mapping[str, Record], roles: Sequence[str], droppe
         "test": max(min(TEST_MOST, total // 5), TEST_LEAST if total >= 3 * TEST_LEAST else 0, classes),
         "validation": max(min(VALIDATION_MOST, total // 10), classes),
     }
+    if task.pictured and roles:
+        return carved(task, pools, {role: shares(counts, sizes[role], counts) for role in roles})
     parts: dict[str, list[Example]] = {role: [] for role in roles}
     taken = [0] * classes
     for place, role in enumerate(roles):
@@ -235,7 +252,8 @@ def _clean(records: Iterable[Record]) -> tuple[dict[str, Record], int, int]:
     """Folded text -> record, and the numbers of duplicate and of conflicting rows left out."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        groups["\x1f".join(fold(value) for _, value in sorted(record.fields.items()))].append(record)
+        said = [fold(value) for _, value in sorted(record.fields.items())]
+        groups["\x1f".join(said if record.picture is None else [*said, record.picture.sha256])].append(record)
     kept, duplicate, conflicting = {}, 0, 0
     for folded, group in groups.items():
         if len({(record.label, record.answers) for record in group}) > 1:
@@ -251,17 +269,18 @@ def _distinct(examples: Sequence[Example]) -> Sequence[Example]:
     """Of rows with equal text one: the first by id, not by place."""
     chosen: dict[str, Example] = {}
     for example in examples:
-        key = example.key or fold(example.text)
+        key = example.key or example.content
         if (other := chosen.get(key)) is None or example.id < other.id:
             chosen[key] = example
     return examples if len(chosen) == len(examples) else list(chosen.values())
 
 
 def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Example]]:
-    """n rows (at least one) and the others. Rows of one question, or of equal text, stay together; n is then neared."""
+    """n rows (at least one) and the others. Rows of one question, of one picture, or of equal text, stay together; n is
+    then neared."""
     units: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        units[example.group or example.key].append(example)
+        units[example.group or (example.picture.sha256 if example.picture else example.key)].append(example)
     taken: list[Example] = []
     left: list[Example] = []
     for name in sorted(units, key=digester("carve")):

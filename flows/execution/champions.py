@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dept.backbones.describe import describe
 from flows.execution.context import Engine, RunContext
 from flows.execution.open import store_of
-from flows.execution.own_tasks import known_tasks
+from flows.execution.own_tasks import known_tasks, stored_rows
 from flows.planning.retraining import Retraining
 from infra.errors import InputError
 from registry.ledger import Ledger
@@ -16,7 +16,6 @@ from registry.promotion.lookup import MOVES
 from registry.store import Store
 from registry.tracking import Tracker
 from tasks.load import load_splits
-from tasks.rows_file import read_rows
 from tasks.spec import FileSource, Task
 from tasks.splits import Splits
 
@@ -97,8 +96,9 @@ def rows_today(task: Task, rows_sha256: str, store: Store) -> Splits:
         InputError: rows that cannot be read, and that the store does not hold.
     """
     source = task.source
-    if rows_sha256 and isinstance(source, FileSource) and not source.path.exists():
-        return read_rows(task, store.fetch(f"rows/{rows_sha256}"), rows_sha256)
+    needed = (source.path, source.pictures) if isinstance(source, FileSource) else ()
+    if rows_sha256 and any(path is not None and not path.exists() for path in needed):
+        return stored_rows(store)(task, rows_sha256)
     return load_splits(task)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tasks.catalogue import catalogue
 from tasks.load import load_splits
-from tasks.rows_file import read_rows, write_rows
+from tasks.rows_file import read_rows, write_pictures, write_rows
 from tasks.spec import Task
 from tasks.splits import Splits
 
@@ -37,7 +37,8 @@ def keep_tasks(tasks: Iterable[Task], ledger: Ledger, store: Store) -> dict[str,
     """Keep each task, with its rows as they are now; a changed file is kept beside the old.
 
     Returns:
-        The sha256 of each task's rows: `rows/<sha256>` names them in the store.
+        The sha256 of each task's rows: `rows/<sha256>` names them in the store. Their pictures are one file there,
+        `pictures/<sha256>`, which the rows name.
 
     Raises:
         InputError: rows that cannot be read, a store or a ledger that cannot be written.
@@ -46,8 +47,10 @@ def keep_tasks(tasks: Iterable[Task], ledger: Ledger, store: Store) -> dict[str,
     blocks, rows = {}, {}
     with tempfile.TemporaryDirectory(prefix="dept-rows-") as folder:
         for task, splits in found:
-            file = Path(folder) / "rows"
-            rows[task.name] = write_rows(task, splits, file)
+            file, pictures = Path(folder) / "rows", Path(folder) / "pictures"
+            if pack := write_pictures(splits, pictures):
+                store.put_file(pictures, f"pictures/{pack.sha256}")
+            rows[task.name] = write_rows(task, splits, file, pack)
             store.put_file(file, f"rows/{rows[task.name]}")
             blocks[task.name] = task.model_dump(mode="json")
     if blocks:
@@ -73,6 +76,7 @@ def stored_rows(store: Store) -> Callable[[Task, str], Splits]:
     """A reader of rows that lie in a store, by their sha256; see `flows.planning.check.check`."""
 
     def read(task: Task, sha256: str) -> Splits:
-        return read_rows(task, store.fetch(f"rows/{sha256}"), sha256)
+        rows = store.fetch(f"rows/{sha256}")
+        return read_rows(task, rows, sha256, lambda pictures: store.fetch(f"pictures/{pictures}"))
 
     return read

@@ -89,8 +89,8 @@ def spent(confidence: float, looks: int) -> float:
 
 
 def rows_hash(rows: Sequence[Example]) -> str:
-    """sha256 (hex) over ids, texts and right answers of rows, in their order."""
-    lines = (f"{row.id}\t{row.text}\t{row.target}" for row in rows)
+    """sha256 (hex) over ids, texts, right answers and pictures of rows, in their order."""
+    lines = (f"{row.id}\t{row.text}\t{row.target}" + (f"\t{row.picture.sha256}" if row.picture else "") for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

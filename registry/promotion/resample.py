@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from tasks.captions import bleu, bleu_counts
 from tasks.formatting import Example
-from tasks.metrics import INVALID, exact, measure, overlap
+from tasks.metrics import INVALID, by_row, measure, overlap
 from tasks.spec import Task
 
 DRAWS = 2000
 SEED = 0
 Floats = NDArray[np.float64]
-_TEXT = {"squad_em": exact, "squad_f1": overlap}
+_BY_ROW = ("squad_em", "squad_f1", "vqa_accuracy", "cider_d")  # whose score is the mean over rows
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ def bootstrap(
 def weighted(task: Task, rows: Sequence[Example], answers: Sequence[int] | Sequence[str], weights: Floats) -> Floats:
     """The task's first metric, percent, of the rows as often as each line of `weights` [draws, rows] says; [draws]."""
     metric = task.metrics[0]
-    if metric in _TEXT:
-        judge = _TEXT[metric]
-        each = [
-            max((judge(str(answers[i]), right) for right in row.answers), default=0.0) for i, row in enumerate(rows)
-        ]
-        return _mean(np.array(each), weights)
+    if metric in _BY_ROW:  # CIDEr-D counts its documents over all rows, however often one is drawn
+        return _mean(np.array(by_row(metric, rows, list(map(str, answers)))), weights)
+    if metric == "bleu4":
+        counts = bleu_counts(list(map(str, answers)), [row.answers for row in rows])
+        points: Floats = 100 * bleu(weights @ counts)
+        return points
     if metric in ("pearson", "spearman"):
         return _correlation(task, rows, np.array(answers, dtype=int), weights)
     truth, guess = np.array([row.label for row in rows]), np.array(answers)
@@ -154,6 +155,10 @@ def _nearer(
     candidate: Sequence[int] | Sequence[str],
 ) -> Floats:
     """Above 0 where the candidate's answer is nearer to the truth, below where the champion's is."""
+    metric = task.metrics[0]
+    if metric in ("vqa_accuracy", "cider_d"):
+        old, new = (np.array(by_row(metric, rows, list(map(str, said)))) for said in (champion, candidate))
+        return np.sign(new - old)
 
     def gain(row: Example, old: int | str, new: int | str) -> float:
         before, after = _distance(task, row, old), _distance(task, row, new)

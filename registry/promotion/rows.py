@@ -23,7 +23,6 @@ from registry.tracking import Tracker
 from tasks.draws import few_shot, rows_to_test, subset
 from tasks.formatting import Example
 from tasks.load import load_splits
-from tasks.plain import fold
 from tasks.spec import Task
 from tasks.splits import Splits
 
@@ -219,7 +218,7 @@ def _splits(stores: Stores, name: str) -> Splits | None:
 
 
 def _marks(row: Example) -> tuple[bytes, bytes]:
-    text = hashlib.sha256(fold(row.text).encode()).digest()[:_DIGITS]
+    text = hashlib.sha256(row.content.encode()).digest()[:_DIGITS]
     return text, (bytes.fromhex(row.key[: 2 * _DIGITS]) if row.key else text)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from infra.errors import InputError
 from tasks.formatting import Record
+from tasks.pictures import Picture
 from tasks.plain import composed, listed, nearest, normalise, shown, unwritable
 from tasks.spec import Task
 
@@ -54,38 +55,46 @@ def missing(name: str, columns: Any, where: str) -> InputError:
 
 
 def to_record(
-    task: Task, row: Row, where: str, name: str | None = None, columns: dict[str, str] | None = None
+    task: Task,
+    row: Row,
+    where: str,
+    name: str | None = None,
+    columns: dict[str, str] | None = None,
+    picture: Picture | None = None,
 ) -> Record:
     """The record of one row of a package or file; `where` (file and line) heads an error.
 
     name: the row's id; None: by content, so that sorting a file changes neither its splits nor its hash.
     columns: `task.columns`, found once for many rows.
+    picture: the row's, of a task whose rows have pictures.
 
     Raises InputError for an empty or unusable text, a label outside the verbalizer and a number outside the grid;
     MissingCellError, which is one, for a missing label or answer.
     """
     places = task.columns if columns is None else columns
-    fields = {field: text(_cell(row, column, where), column, where) for field, column in places.items()}
+    fields = {field: text(cell(row, column, where), column, where) for field, column in places.items()}
     column = task.source.label
-    found = _answer(task, _cell(row, column, where), column, where)
+    found = _answer(task, cell(row, column, where), column, where)
     if found is None:
         what = "label" if task.scored else "answer"
         raise MissingCellError(f"{where}: the {what} ({column!r}) is missing; fill it in or remove the row")
-    return _record(name, fields, found)
+    return _record(name, fields, found, "", picture)
 
 
-def to_hub_record(task: Task, row: Row, where: str, name: str | None) -> Record | None:
+def to_hub_record(
+    task: Task, row: Row, where: str, name: str | None, picture: Picture | None = None
+) -> Record | None:
     """The record of one row of the hub; None where it has no label (null, or -1 as hidden labels are written).
 
     Text may be empty in some fields, not in all; lists are joined by commas. Raises InputError as `to_record` does.
     """
-    fields = {field: _loose(_cell(row, column, where)) for field, column in task.columns.items()}
-    found = hub_answer(task, _cell(row, task.source.label, where), where)
+    fields = {field: _loose(cell(row, column, where)) for field, column in task.columns.items()}
+    found = hub_answer(task, cell(row, task.source.label, where), where)
     if found is None:
         return None
-    if not any(fields.values()):
+    if fields and not any(fields.values()):
         raise InputError(f"{where}: all of {', '.join(task.columns.values())} are empty; check source.columns")
-    return _record(name, fields, found, str(row.get("group", "")) if task.convert == "multirc" else "")
+    return _record(name, fields, found, str(row.get("group", "")) if task.convert == "multirc" else "", picture)
 
 
 def hub_answer(task: Task, value: Any, where: str) -> str | tuple[str, ...] | None:
@@ -161,21 +170,34 @@ def meant(plain: str, labels: dict[str, int]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-def _record(name: str | None, fields: dict[str, str], found: str | tuple[str, ...], group: str = "") -> Record:
-    if name is None:
-        said = quoted(found) if isinstance(found, str) else json.dumps(found)
-        content = ", ".join([*map(quoted, fields.values()), said])  # as json.dumps writes a list, many times faster
-        name = hashlib.sha256(f"[{content}]".encode()).hexdigest()[:16]
-    if isinstance(found, str):
-        return Record(name, fields, found, (), group)
-    return Record(name, fields, found[0], found, group)
-
-
-def _cell(row: Row, column: str, where: str) -> Any:
+def cell(row: Row, column: str, where: str) -> Any:
+    """The value of a column; see `pick`. Raises InputError that names the columns there."""
     try:
         return pick(row, column)
     except KeyError:
         raise missing(column, row, where) from None
+
+
+def _record(
+    name: str | None,
+    fields: dict[str, str],
+    found: str | tuple[str, ...],
+    group: str = "",
+    picture: Picture | None = None,
+) -> Record:
+    if name is None:
+        said = quoted(found) if isinstance(found, str) else json.dumps(found)
+        parts = [*map(quoted, fields.values()), said, *([] if picture is None else [quoted(picture.sha256)])]
+        content = ", ".join(parts)  # as json.dumps writes a list, many times faster
+        name = hashlib.sha256(f"[{content}]".encode()).hexdigest()[:16]
+    if isinstance(found, str):
+        return Record(name, fields, found, (), group, picture)
+    return Record(name, fields, _usual(found), found, group, picture)
+
+
+def _usual(answers: tuple[str, ...]) -> str:
+    """The answer to train on: the one that most people gave, of as many the first."""
+    return max(answers, key=answers.count)
 
 
 def _same_letters(row: Row, part: str, column: str) -> Any:
@@ -188,7 +210,7 @@ def _same_letters(row: Row, part: str, column: str) -> Any:
 
 def _answer(task: Task, value: Any, column: str, where: str) -> str | tuple[str, ...] | None:
     if not task.scored:
-        return _answers(value, column, where)
+        return _answers(value, column, where, "vqa_accuracy" in task.metrics)
     plain = label(value, column, where)
     if task.grid:
         return _number(task, plain, column, where)
@@ -207,12 +229,14 @@ def _answer(task: Task, value: Any, column: str, where: str) -> str | tuple[str,
     )
 
 
-def _answers(value: Any, column: str, where: str) -> tuple[str, ...] | None:
+def _answers(value: Any, column: str, where: str, again: bool) -> tuple[str, ...] | None:
+    """The answers of a cell, each once, or (`again`) as often as it was given, which VQA's accuracy counts."""
     found = [written(v, where, column) if isinstance(v, (bytes, bytearray)) else v for v in _items(value)]
     found = [item for item in found if not nothing(item)]
     if any(not isinstance(item, str) for item in found):
         raise InputError(f"{where}: the answer ({column!r}) is neither a string nor a list of strings")
-    said = tuple(dict.fromkeys(plain for item in found if (plain := normalise(item)) and plain not in NO_NUMBER))
+    every = [plain for item in found if (plain := normalise(item)) and plain not in NO_NUMBER]
+    said = tuple(every if again else dict.fromkeys(every))
     for plain in said:
         _check_letters(plain, where)
     return said or None

