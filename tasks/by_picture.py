@@ -1,4 +1,4 @@
-"""Rows that have pictures, parted so that no picture stands in two parts: what is asked about it may give it away. Pure."""
+"""Rows with pictures, parted so that no picture stands in two parts, whatever is asked about it. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Captions against those of several people: CIDEr-D and BLEU-4. Pure.
 
 Sources: Vedantam, Zitnick & Parikh (2015), CIDEr (https://arxiv.org/abs/1411.5726), sections 3 and 5 (CIDEr-D);
-Papineni et al. (2002), BLEU (https://aclanthology.org/P02-1040), of whole corpora, with the reference nearest in length.
-Words are told apart as COCO's evaluation does, which runs Stanford's PTBTokenizer (Java) and drops punctuation; ours is a
-short rule for the same, so numbers of texts with unusual marks may differ from it in the second digit.
+Papineni et al. (2002), BLEU (https://aclanthology.org/P02-1040), of whole corpora, by the reference of nearest length.
+Words are told apart as in COCO's evaluation, which runs Stanford's PTBTokenizer (Java) and drops punctuation; ours is a
+short rule for the same, so that numbers of texts with unusual marks may differ a little from it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def cider_d(guesses: Sequence[str], references: Sequence[Sequence[str]]) -> list
 
 
 def bleu_counts(guesses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """What BLEU-4 adds up over rows, [rows, 10]: matches and n-grams of 1 to 4 words in turn, words, words of the nearest
-    reference.
+    """What BLEU-4 adds up over rows, [rows, 10]: matches and n-grams of 1 to 4 words in turn, then words, and words of
+    the reference of nearest length.
 
     Raises:
         ValueError: unequal lengths, or a row without references.
@@ -110,7 +110,8 @@ def _alike(ours: _Weighed, theirs: _Weighed) -> float:
     total = 0.0
     for mine, other, a, b in zip(ours[0], theirs[0], ours[1], theirs[1], strict=True):
         if a and b:
-            total += sum(min(value, other[gram]) * other[gram] for gram, value in mine.items() if gram in other) / (a * b)
+            same = sum(min(value, other[gram]) * other[gram] for gram, value in mine.items() if gram in other)
+            total += same / (a * b)
     return total / LONGEST * math.exp(-((ours[2] - theirs[2]) ** 2) / (2 * SIGMA**2))
 
 

@@ -1,9 +1,8 @@
-"""Pictures by reference: a row holds which picture it is (sha256 of its bytes) and where those lie, never its pixels."""
+"""Pictures by reference: a row holds which picture it is (sha256 of its bytes) and where that lies, never pixels."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,6 +29,22 @@ class Picture:
     path: str = field(compare=False)
     start: int = field(default=0, compare=False)
     size: int = field(default=-1, compare=False)
+
+
+class Finder:
+    """`picture_in` for the cells of one table: each name is looked up once, and its rows share one object."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._known = folder, dict[str, Picture]()
+
+    def __call__(self, cell: Any, where: str) -> Picture:
+        """The picture that a cell means. Raises InputError as `picture_in` does."""
+        if not isinstance(cell, str):
+            found = picture_in(cell, self._folder, where)
+            return self._known.setdefault(found.sha256, found)
+        if cell not in self._known:
+            self._known[cell] = picture_in(cell, self._folder, where)
+        return self._known[cell]
 
 
 def picture_in(cell: Any, folder: Path, where: str) -> Picture:
@@ -110,7 +125,7 @@ def _kept(payload: bytes, where: str) -> Picture:
     digest = hashlib.sha256(payload).hexdigest()
     path = settings().cache / "pictures" / digest[:2] / digest
     try:
-        if not path.is_file() or os.path.getsize(path) != len(payload):
+        if not path.is_file() or path.stat().st_size != len(payload):
             write_bytes(path, payload)
     except OSError as error:
         raise InputError(

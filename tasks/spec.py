@@ -67,8 +67,8 @@ class Task(Frozen):
     )
     picture: Literal["shown", "hidden"] = Field(
         "shown",
-        description="of rows with pictures. shown: the backbone sees them; hidden: it reads the text alone, of the same "
-        "rows: how far questions get without their pictures",
+        description="of rows with pictures. shown: the backbone sees them; hidden: it reads the text alone, of the "
+        "same rows: how far questions get without their pictures",
     )
     source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")] = Field(
         description="where the rows come from: kind file, hub or package"

@@ -6,8 +6,8 @@ Rows go by the sha256 of their folded text: the order of the file does not matte
 half, by the order in which samples are drawn, judges champions (`Splits.judge`); reports never test on it. Of a user's
 own task of fewer, a tenth of all rows (12 at least, where there are 70) leaves the training pool for that.
 
-Rows with pictures are parted by picture (`by_picture.py`): none stands in two splits, nor in training and among the rows
-that judge. What is asked about it does not matter.
+Rows with pictures are parted by picture, whatever is asked about it (`by_picture.py`): none stands in two splits, nor
+both in training and among the rows that judge.
 
 Rules of the hub's data sets, as the DePT authors split (Shi & Lipani, 2024, appendix on data sets), but by sha256 in
 place of a seed: `small`: half of the validation split is validation, the rest test; `large`: 1,000 training rows (a

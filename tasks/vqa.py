@@ -1,9 +1,9 @@
 """VQA's accuracy: an answer is right as far as at least three of ten people gave it. Pure.
 
-Source: Antol et al. (2015), VQA: Visual Question Answering, section 3 (https://arxiv.org/abs/1505.00468); the steps that
-make answers comparable and the mean over nine of ten people are those of https://visualqa.org/evaluation.html, from
-which the organisers' script differs in detail: it replaces colons and apostrophes as well, and does not touch the
-people's answers where all ten are the same.
+Source: Antol et al. (2015), VQA: Visual Question Answering, section 3 (https://arxiv.org/abs/1505.00468). The steps
+that make answers comparable and the mean over nine of ten people are those of https://visualqa.org/evaluation.html. The
+organisers' script differs from them in details: it replaces colons and apostrophes as well, and leaves the people's
+answers as they are where all ten are the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _contractions() -> dict[str, str]:
     # Two at once, of which one or both lack the apostrophe: couldntve, he'dve.
     for stem in ("could", "had", "might", "should", "would"):
         found |= dict.fromkeys((f"{stem}ntve", f"{stem}n'tve", f"{stem}nt've"), f"{stem}n't've")
-    for stem in ("he", "i", "it", "she", "somebody", "someone", "something", "there", "they", "we", "who", "you", "y'all"):
+    for stem in (*_WOULD.split(), "i", "she", "somebody", "we", "y'all"):
         found |= dict.fromkeys((f"{stem}d've", f"{stem}'dve"), f"{stem}'d've")
     return found
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 
-from flows.cli.terminal import plain_table, show, width
+from flows.cli.terminal import plain_table, quiet, show, width
 from flows.planning.reach import in_reach
 from infra.errors import InputError
 from tasks.load import load_splits
@@ -57,6 +60,7 @@ def _known(task: Task, splits: Splits | None) -> dict[str, Any]:
         "validation": None if splits is None else len(splits.validation),
         "test": None if splits is None else len(splits.test),
         "metrics": task.metrics,
+        "pictures": "shown" if task.sees else "hidden" if task.pictured else None,
         "rows_from": origin(task),
         "answers": tuple(task.words) if task.strata > 1 else (_answers(task),),
         "answers_in_all": len(task.words),
@@ -90,7 +94,17 @@ def show_examples(task: Task, splits: Splits) -> None:
     for row in picked:
         label = f"{task.labels[row.label]} " if task.strata > 1 else ""
         text = row.text if len(row.text) <= LONGEST else f"{row.text[: LONGEST // 2]} […] {row.text[-LONGEST // 2 :]}"
-        typer.echo(f"\n--- {label}(answer: {row.target!r})\n{text}")
+        seen = f"[picture {row.picture.path}{'' if task.sees else ', hidden'}]\n" if row.picture else ""
+        typer.echo(f"\n--- {label}(answer: {row.target!r})\n{seen}{text}")
+
+
+@contextlib.contextmanager
+def watched(total: int) -> Iterator[Callable[[], None]]:
+    """A bar for `total` pictures while they are read, on standard error where that is a terminal."""
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns(), console=console, transient=True, disable=quiet()) as progress:
+        task = progress.add_task(f"reading {total:,} pictures", total=total, visible=console.is_terminal)
+        yield lambda: progress.advance(task)
 
 
 def _answers(task: Task) -> str:
@@ -99,7 +113,7 @@ def _answers(task: Task) -> str:
 
 def origin(task: Task) -> str:
     """Where the rows come from, in words."""
-    source = task.source
+    source, seen = task.source, ", with pictures" if task.sees else ", pictures hidden" if task.pictured else ""
     if source.kind == "hub":
-        return f"hub {source.repo}" + (f" {source.config}" if source.config else "")
-    return f"package {source.package}" if source.kind == "package" else f"file {source.path}"
+        return f"hub {source.repo}" + (f" {source.config}" if source.config else "") + seen
+    return (f"package {source.package}" if source.kind == "package" else f"file {source.path}") + seen

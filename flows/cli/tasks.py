@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tasks.spec import Task
 
 
+MOST_FAULTS = 10  # pictures that cannot be read: how many are named
+
+
 class _NamesToo(TyperGroup):
     """`dept tasks NAME` is short for `dept tasks show NAME`."""
 
@@ -136,7 +139,11 @@ def check(
 @command
 def new(
     source: Annotated[
-        str, typer.Argument(help="A csv, jsonl or parquet file, a folder of save_to_disk, or owner/name of the hub.")
+        str,
+        typer.Argument(
+            help="A csv, jsonl or parquet file, a folder of pictures with a csv, one of save_to_disk, or owner/name of "
+            "the hub."
+        ),
     ],
     text: Annotated[list[str] | None, typer.Option(help="Column of the text (again for a second one).")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label, number or answer.")] = None,
@@ -148,15 +155,26 @@ def new(
     revision: Annotated[str, typer.Option(help="Revision of the hub data set.")] = "main",
     validation: Annotated[Path | None, typer.Option(help="File of the validation rows, if SOURCE has none.")] = None,
     test: Annotated[Path | None, typer.Option(help="File of the test rows, if SOURCE has none.")] = None,
+    picture: Annotated[str | None, typer.Option(help="Column that names a picture's file; default: guessed.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the block here, not to standard output.")] = None,
 ) -> None:
-    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan.
+    """Look at data and write the YAML block of a task on it, for `own_tasks:` of a plan. Every picture is read once.
 
     Example: dept tasks new reviews.csv --out mine.yaml
     """
+    from flows.cli.task_lines import watched
     from flows.planning.new_task import new_block
+    from flows.planning.picture_folder import BadPicturesError
 
-    block = new_block(source, tuple(text or ()), label, kind, name, config, revision, out, validation, test)
+    columns = (tuple(text or ()), label, kind, name, config, revision, out, validation, test, picture)
+    try:
+        block = new_block(source, *columns, watch=watched)
+    except BadPicturesError as error:
+        for line in error.lines[:MOST_FAULTS]:
+            complain(escape(line))
+        if (more := len(error.lines) - MOST_FAULTS) > 0:
+            complain(f"… and {more:,} more")
+        raise
     if out is None:
         typer.echo(block, nl=False)
         return

@@ -10,6 +10,7 @@ from dept.trial import LINEAR, LORA
 from flows.execution.context import Engine, RunContext
 from flows.execution.own_tasks import stored_rows
 from flows.planning.check import check
+from flows.planning.pictures import check_pictures
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from registry.ledger import Ledger
@@ -23,9 +24,11 @@ def open_plan(plan: Plan) -> RunContext:
 
     Raises:
         InputError: see `flows.planning.check.check`, `dept.backbones.describe`, `Ledger.open`, `Store.open`, `Tracker`;
-            words that the tokenizer does not tell apart; baselines that cannot be run here, or on these tasks.
+            pictures for a backbone that reads none; words that the tokenizer does not tell apart; baselines that cannot
+            be run here, or on these tasks.
     """
     tasks = plan.resolve_tasks()
+    check_pictures(plan.backbone, tasks, lambda: describe(plan.backbone, plan.dtype, plan.device))
     ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
     splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
     backbone = describe(plan.backbone, plan.dtype, plan.device)

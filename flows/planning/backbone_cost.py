@@ -33,29 +33,30 @@ class BackboneCost:
         self.dtype: Dtype = plan.dtype or default_dtype(plan.device)
 
     @cached_property
-    def _info(self) -> BackboneInfo | None:
+    def info(self) -> BackboneInfo | None:
+        """What its files say; None where they are not here."""
         return describe(self.folder, self.dtype, self.device) if self.folder else None
 
     @property
     def id(self) -> str:
         """Its identity in a fingerprint; a word where it is not here."""
-        return self._info.backbone_id if self._info else "not here"
+        return self.info.backbone_id if self.info else "not here"
 
     @property
     def files(self) -> str:
         """Folder of its files; "" where it is not here."""
-        return str(self._info.folder) if self._info else ""
+        return str(self.info.folder) if self.info else ""
 
     @property
     def d(self) -> int | None:
         """Width of its embeddings; None where it is not known."""
         short = self.name.rpartition("/")[2].lower()
-        return self._info.d if self._info else WIDTHS.get(short)
+        return self.info.d if self.info else WIDTHS.get(short)
 
     @property
     def room(self) -> int | None:
         """Tokens that it can read at once; None: no end, or not known."""
-        return self._info.room if self._info else None
+        return self.info.room if self.info else None
 
     @cached_property
     def _bare(self) -> Any:
@@ -63,8 +64,8 @@ class BackboneCost:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        assert self._info is not None
-        config = AutoConfig.from_pretrained(self._info.folder)
+        assert self.info is not None
+        config = AutoConfig.from_pretrained(self.info.folder)
         auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
             return auto.from_config(config)
@@ -82,19 +83,19 @@ class BackboneCost:
         if spec.method in LINEAR:
             most = max(map(len, PROBE_LAYERS))
             return (most * self.d + 1) * labels if spec.method == "probe" and self.d else None
-        if self._info is None:
+        if self.info is None:
             return None
         if spec.method == "full":
             return sum(int(parameter.numel()) for parameter in self._bare.parameters())
         from dept.baselines.lora import numbers, rank_of
 
-        budget = spec.adapter.trainable(self._info.d)
+        budget = spec.adapter.trainable(self.info.d)
         return rank_of(spec.method, self._bare, budget) * numbers(self._bare)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
-        assert self._info is not None
-        return [len(ids) for ids in self._info.tokens.encode_texts(texts)]
+        assert self.info is not None
+        return [len(ids) for ids in self.info.tokens.encode_texts(texts)]
 
 
 def local_folder(name: str) -> str | None:

@@ -17,11 +17,14 @@ from tasks.catalogue import catalogue, get_task, read_tasks
 from tasks.formatting import Example
 from tasks.leakage import guard
 from tasks.load import load_splits
+from tasks.picture_reader import size_of
+from tasks.pictures import payload_of
 from tasks.spec import Task
 from tasks.splits import Splits
 from tasks.yaml_file import read_yaml
 
 SAID = {"judge": "to judge champions by"}
+MEASURED = 1000  # pictures whose size is looked up
 FEW = 16  # training rows of a label below which few-shot draws soon run out
 
 
@@ -74,6 +77,7 @@ def check_task(task: Task, tokens: int | None = None, backbone: str | None = Non
     rows = [row for part in parts.values() for row in part]
     found.lines.append("rows: " + ", ".join(f"{len(part):,} {SAID.get(name, name)}" for name, part in parts.items()))
     _repeats(splits, rows, found)
+    _pictures(task, rows, found)
     if task.strata > 1:
         _labels(task, parts, found)
     elif task.grid:
@@ -110,6 +114,20 @@ def _repeats(splits: Splits, rows: Sequence[Example], found: Findings) -> None:
     _, shared = guard(splits.validation, splits.test)
     if shared:
         found.warnings.append(f"{shared:,} validation rows also stand in the test split, as the data set has them")
+
+
+def _pictures(task: Task, rows: Sequence[Example], found: Findings) -> None:
+    distinct = {row.picture.sha256: row.picture for row in rows if row.picture}
+    if not distinct:
+        return
+    some = [distinct[name] for name in sorted(distinct)[:MEASURED]]
+    sizes = [size_of(payload_of(picture), picture.path) for picture in some]
+    widths, heights = zip(*sizes, strict=True)
+    span = " to ".join(dict.fromkeys((f"{min(widths)} x {min(heights)}", f"{max(widths)} x {max(heights)}")))
+    hidden = "" if task.sees else "; hidden from the backbone"
+    found.lines.append(
+        f"pictures: {len(distinct):,} of {span} pixels, {len(rows) / len(distinct):.1f} rows each{hidden}"
+    )
 
 
 def _labels(task: Task, parts: dict[str, tuple[Example, ...]], found: Findings) -> None:

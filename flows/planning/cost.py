@@ -16,6 +16,7 @@ from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.distilled import distilled_specs, planned_distilled
 from flows.planning.ensembles import ensemble_specs, planned
+from flows.planning.pictures import check_pictures
 from flows.planning.places import Draw, Origin
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
@@ -90,10 +91,12 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         ledger: trials that it holds as finished are left out; none: nothing is done yet.
 
     Raises:
-        InputError: see `flows.planning.check.check`, for the tasks whose rows are on this machine.
+        InputError: see `flows.planning.check.check`, for the tasks whose rows are on this machine; pictures for a
+            backbone that reads none.
     """
     backbone = BackboneCost(plan)
     tasks = plan.resolve_tasks()
+    check_pictures(plan.backbone, tasks, lambda: backbone.info)
     splits, away = _splits(plan)
     inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room)
     means = {name: _lengths(task, splits[name], backbone, name in away) for name, task in tasks.items()}

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from flows.planning.look_at_data import Column, Data, share_found
 from infra.errors import InputError
+from tasks.kinds import Kind
 from tasks.plain import listed
-from tasks.spec import Kind
 
 LABELS = (
     *("label", "labels", "class", "category", "sentiment", "topic", "intent", "target", "score", "rating", "stars"),
     *("answer", "answers", "answers.text", "output", "summary", "response", "completion", "highlights", "y"),
+    *("caption", "captions"),
 )
 TEXTS = (
     *("text", "sentence", "sentence1", "sentence2", "premise", "hypothesis", "question", "question1", "question2"),
@@ -35,15 +36,21 @@ class Guess:
     why: str
 
 
-def guess_columns(data: Data, texts: Sequence[str], label: str | None, kind: Kind | None) -> Guess:
-    """What a user did not say, guessed. Raises InputError where nothing fits, naming the option that helps."""
+def guess_columns(
+    data: Data, texts: Sequence[str], label: str | None, kind: Kind | None, pictured: bool = False
+) -> Guess:
+    """What a user did not say, guessed; rows with pictures need no text.
+
+    Raises:
+        InputError: nothing fits; names the option that helps.
+    """
     columns = {name: data.column(name) for name in data.names}
     for name in (*texts, *filter(None, [label])):
         data.column(name)
     if label in texts:
         raise InputError(f"tasks new: column {label!r} cannot be both --text and --label")
     answer = columns[label or _label(columns, texts)]
-    picked = list(texts) or _texts(columns, answer, len(data.rows))
+    picked = list(texts) or _texts(columns, answer, len(data.rows), pictured)
     found, why = _kind(answer, [columns[text] for text in picked], data.answers(answer.name))
     if kind is not None:
         return Guess(_ordered(picked, kind), answer.name, kind, f"as asked; answers stand in column {answer.name}")
@@ -68,7 +75,7 @@ def _label(columns: dict[str, Column], texts: Sequence[str]) -> str:
     )
 
 
-def _texts(columns: dict[str, Column], answer: Column, rows: int) -> list[str]:
+def _texts(columns: dict[str, Column], answer: Column, rows: int, pictured: bool) -> list[str]:
     strings = [c for c in columns.values() if c.text and c is not answer and (c.numbers is None)]
     known = [c for c in strings if c.name.casefold() in TEXTS]
     long = [c for c in strings if c.words >= 2 and not c.names_rows and c.distinct > min(5, rows // 2)]
@@ -76,7 +83,7 @@ def _texts(columns: dict[str, Column], answer: Column, rows: int) -> list[str]:
     picked = known or ([longest] if longest else [])
     if not known:  # a second text of some length counts, a heading of two words does not
         picked += [c for c in long if c is not longest and c.words >= 4][:1]
-    if not picked:
+    if not picked and not pictured:
         raise InputError(f"tasks new: no column looks like text; columns: {listed(columns)}. Name it: --text")
     return [name for name in columns if name in {c.name for c in picked}]
 

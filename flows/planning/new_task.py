@@ -21,9 +21,11 @@ from flows.planning.look_at_data import (
     look_at_files,
     look_at_hub,
 )
+from flows.planning.picture_folder import Shown, Watch, check_all, guess_pictures, table_in, without
 from infra.errors import InputError
 from tasks.cut import usual_answer_length
-from tasks.spec import Kind, Task
+from tasks.kinds import Kind
+from tasks.spec import Task
 
 MOST_POINTS = 41  # of a guessed grid
 LONG = 16  # words of a field, on average, from which on it is the one to cut
@@ -41,20 +43,28 @@ def new_block(
     out: Path | None = None,
     validation: Path | None = None,
     test: Path | None = None,
+    picture: str | None = None,
+    watch: Watch | None = None,
 ) -> str:
-    """The YAML of `own_tasks:` with one task on a file, a saved data set, or a hub data set `owner/name`.
+    """The YAML of `own_tasks:` with one task on a file, a saved data set, a folder of pictures with a table, or a hub
+    data set `owner/name`. Every picture is decoded.
 
     Args:
         texts, label, kind, name: None or empty: guessed.
         validation, test: files of those rows, where `source` holds the training rows alone.
         out: where the block will lie, which a relative path of the file counts from; None: the path as given.
+        picture: column that names pictures; None: guessed.
+        watch: see `picture_folder.check_all`.
 
     Raises:
         InputError: data that cannot be read, a column that is not there, or nothing to be guessed from.
+        BadPicturesError: pictures that cannot be read.
     """
     path = _path(Path(source))
+    if path.is_dir() and not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        path = table_in(path)
     on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not path.exists() and path.suffix.lower() not in FILES
-    called = name or re.sub(r"[^a-z0-9.-]+", "-", path.stem.lower()).strip("-.") or "my-task"
+    called = name or re.sub(r"[^a-z0-9.-]+", "-", Path(source).stem.lower()).strip("-.") or "my-task"
     given = {role: _path(file) for role, file in (("validation", validation), ("test", test)) if file}
     if on_hub and given:
         raise InputError("tasks new: --validation and --test go with a file, not with a data set of the hub")
@@ -62,14 +72,24 @@ def new_block(
         data = look_at_hub(source, called, config, revision)
     else:
         data = look_at_files({"train": path, **given}) if given else look_at_file(path)
-    guess = guess_columns(data, texts, label, kind)
+    if on_hub and picture:
+        raise InputError("tasks new: --picture goes with a file or a folder; of a hub data set write source.picture")
+    shows = None if on_hub else guess_pictures(data, path, picture)
+    pictured = {} if shows is None else {"picture": shows.column}
+    every, columns_there = data, ", ".join(data.names)
+    data = data if shows is None else without(data, shows)
+    guess = guess_columns(data, texts, label, kind, shows is not None)
+    seen = "" if shows is None else f"; {check_all(every, shows, path, watch):,} pictures, named by {shows.column}"
     comments = {"kind": guess.why}
     block: dict[str, Any] = {} if guess.kind == "classification" else {"kind": guess.kind}
     fields = _fields(guess.texts)
     block["template"] = _template(guess, list(fields))
-    comments["template"] = f"what the model reads: {', '.join(guess.texts)}, of the columns {', '.join(data.names)}"
+    said = ", ".join(guess.texts) or "no column"
+    comments["template"] = f"what the model reads: {said}, of the columns {columns_there}{seen}"
+    if shows is not None and guess.kind == "generation" and not guess.texts:
+        block["metrics"] = ["cider_d", "bleu4"]
     _answers(data.answers(guess.label), guess.kind, data.words.get(guess.label), block, comments)
-    read_as = {**block, "source": {"kind": "file", "path": source, "label": guess.label}}
+    read_as = {**block, "source": {"kind": "file", "path": source, "label": guess.label} | pictured}
     labelled = data.labelled(Task.build(called, read_as, "tasks new"))
     _room(data, guess, fields, block, comments)
     columns = {field: column for field, column in fields.items() if field != column}
@@ -87,6 +107,8 @@ def new_block(
         )
     if "text" in columns and not on_hub:
         block["source"]["text"] = columns.pop("text")
+    if shows is not None:
+        block["source"] |= pictured | _pictures(shows, path, out)
     block["source"] |= ({"columns": columns} if columns else {}) | {"label": guess.label}
     Task.build(called, block, "tasks new")
     hidden = on_hub or path.is_dir()  # rows without a label are left out there, and no fault
@@ -123,6 +145,8 @@ def _fields(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _template(guess: Guess, fields: list[str]) -> str:
+    if not fields:  # a picture says it all
+        return {"classification": "Label:", "regression": "Score:"}.get(guess.kind, "Caption:")
     body = f"{{{fields[0]}}}" if len(fields) == 1 else "\n".join(f"{field}: {{{field}}}" for field in fields)
     return body + {"classification": "\nLabel:", "regression": "\nScore:"}.get(guess.kind, "\nAnswer:")
 
@@ -199,8 +223,7 @@ def _rule(splits: dict[str, int]) -> tuple[str, dict[str, str]]:
 def _file_source(paths: dict[str, Path], out: Path | None, delimiter: str | None) -> dict[str, Any]:
     source: dict[str, Any] = {"kind": "file"}
     for role, path in paths.items():
-        said = path if out is None or path.is_absolute() else Path(os.path.relpath(path, out.parent))
-        source["path" if role == "train" else role] = said.as_posix()
+        source["path" if role == "train" else role] = _from(out, path)
     ending = paths["train"].suffix.lower()
     if ending in CSV and delimiter is not None:
         source |= {"format": "csv"} if ending == ".txt" else {}
@@ -208,12 +231,24 @@ def _file_source(paths: dict[str, Path], out: Path | None, delimiter: str | None
     return source
 
 
+def _from(out: Path | None, path: Path) -> str:
+    """A path as the block says it: from the folder of its file, where it is relative."""
+    return (path if out is None or path.is_absolute() else Path(os.path.relpath(path, out.parent))).as_posix()
+
+
+def _pictures(shows: Shown, table: Path, out: Path | None) -> dict[str, str]:
+    """The key `pictures`, where they do not lie beside the table."""
+    if shows.folder == (table if table.is_dir() else table.parent):
+        return {}
+    return {"pictures": _from(out, shows.folder)}
+
+
 def _room(data: Data, guess: Guess, fields: dict[str, str], block: dict[str, Any], comments: dict[str, str]) -> None:
     """What a text too long for its room loses, and the room of a free answer."""
     columns = {field: data.column(column) for field, column in fields.items()}
-    longest = max(columns, key=lambda field: columns[field].words)
+    longest = max(columns, key=lambda field: columns[field].words, default="")
     free = guess.kind in ("qa", "generation")
-    if columns[longest].words >= LONG and (free or len(columns) > 1):
+    if columns and columns[longest].words >= LONG and (free or len(columns) > 1):
         block["cut"] = longest
         comments["cut"] = f"a text too long for the adapter's s loses the end of {longest}, and nothing else"
     if not free:

@@ -15,7 +15,7 @@ from flows.planning.retraining import Retraining
 from infra.errors import InputError
 from infra.roots import check_below_roots
 from infra.settings import settings
-from tasks.spec import PackageSource, Task
+from tasks.spec import FileSource, PackageSource, Task
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
@@ -54,6 +54,9 @@ def _paths_of_task(task: Task) -> dict[str, str | Path]:
         named_on_hub = key.endswith(".repo") and not _is_path(str(value))
         if isinstance(value, Path) or (key.endswith(".repo") and not named_on_hub):
             found[key] = value
+    if isinstance(task.source, FileSource) and task.source.picture is not None and task.source.pictures is None:
+        for role, path in task.source.paths.items():  # pictures lie beside the rows: links among them are followed
+            found[f"own_tasks.{task.name}.source.pictures ({role})"] = path.parent
     return found
 
 
@@ -79,8 +82,9 @@ def _is_path(name: str) -> bool:
 
 def _check_package(task: str, source: PackageSource) -> None:
     """A package source reads inside its package: `..`, a link or an absolute path would lead out of it."""
+    inside = [name for name in (source.path, source.test) if name is not None]
     spec = importlib.util.find_spec(source.package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         root = Path(folder).resolve()
-        if not (root / source.path).resolve().is_relative_to(root):
+        if not all((root / name).resolve().is_relative_to(root) for name in inside):
             raise InputError(f"own_tasks.{task}.source.path: leads out of the package {source.package}")

@@ -158,7 +158,8 @@ def _nearer(
     metric = task.metrics[0]
     if metric in ("vqa_accuracy", "cider_d"):
         old, new = (np.array(by_row(metric, rows, list(map(str, said)))) for said in (champion, candidate))
-        return np.sign(new - old)
+        signs: Floats = np.sign(new - old)
+        return signs
 
     def gain(row: Example, old: int | str, new: int | str) -> float:
         before, after = _distance(task, row, old), _distance(task, row, new)

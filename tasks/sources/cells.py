@@ -81,9 +81,7 @@ def to_record(
     return _record(name, fields, found, "", picture)
 
 
-def to_hub_record(
-    task: Task, row: Row, where: str, name: str | None, picture: Picture | None = None
-) -> Record | None:
+def to_hub_record(task: Task, row: Row, where: str, name: str | None, picture: Picture | None = None) -> Record | None:
     """The record of one row of the hub; None where it has no label (null, or -1 as hidden labels are written).
 
     Text may be empty in some fields, not in all; lists are joined by commas. Raises InputError as `to_record` does.

@@ -17,7 +17,7 @@ from infra.errors import InputError, of_hub
 from infra.settings import settings
 from tasks.formatting import Record
 from tasks.picture_reader import check_pictures
-from tasks.pictures import picture_in
+from tasks.pictures import Finder
 from tasks.sources.cells import Row, cell, missing, to_hub_record
 from tasks.sources.classes import class_names, named, with_names
 from tasks.sources.converters import convert
@@ -48,16 +48,15 @@ def read_hub(task: Task) -> HubRows:
     for role, split in _splits(source).items():
         copy = local_copy(task, split)
         lines = _local(task, copy) if copy else _remote(task, split)
-        names: Counter[str] = Counter()
+        names, find = Counter[str](), Finder(copy.parent if copy else Path())
         parts[role] = []
         for index, (where, raw) in enumerate(_kept(lines, source)):
             row = _converted(task, raw, where)
             name = f"{role}-{index if source.id is None else cell(row, source.id, where)}"
             names[name] += 1
             name = name if names[name] == 1 else f"{name}.{names[name]}"
-            column = source.picture
-            seen = picture_in(cell(row, column, where), copy.parent if copy else Path(), where) if column else None
-            found = to_hub_record(task, row, where, name, seen)
+            picture = find(cell(row, source.picture, where), where) if source.picture else None
+            found = to_hub_record(task, row, where, name, picture)
             if found is None:
                 unlabelled += 1
             else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.errors import InputError
 from tasks.formatting import Record
 from tasks.picture_reader import check_pictures
-from tasks.pictures import picture_in
+from tasks.pictures import Finder
 from tasks.plain import shown
 from tasks.sources.cells import NOTHING, MissingCellError, cell, meant, to_hub_record, to_record
 from tasks.sources.classes import class_names, with_names
@@ -48,8 +48,8 @@ def read_parts(task: Task) -> tuple[dict[str, list[Record]], int]:
     """
     source = task.source
     if isinstance(source, PackageSource):
-        found = {role: read_package(task, source, path, f"{role}-") for role, path in locate(source).items()}
-        return {role: records for role, (records, _) in found.items()}, sum(left for _, left in found.values())
+        read = {role: read_package(task, source, path, f"{role}-") for role, path in locate(source).items()}
+        return {role: records for role, (records, _) in read.items()}, sum(left for _, left in read.values())
     if not isinstance(source, FileSource):
         raise TypeError(f"task {task.name} has no files of its own")
     parts: dict[str, list[Record]] = {}
@@ -97,8 +97,8 @@ def locate(source: PackageSource | FileSource) -> dict[str, Path]:
     """The source's files on this machine by role (one alone: train). Raises InputError when one is not there or not of
     use, or the wheel is not installed."""
     if isinstance(source, PackageSource):
-        inside = {"train": source.path} | ({"test": source.test} if source.test else {})
-        return {role: in_wheel(source, path) for role, path in inside.items()}
+        parts = {"train": source.path} | ({"test": source.test} if source.test else {})
+        return {role: in_wheel(source, path) for role, path in parts.items()}
     found: dict[str, Path] = {}
     for role, path in source.paths.items():
         place = _there(path, source.format)
@@ -173,21 +173,21 @@ def _read_file(task: Task, source: FileSource, path: Path) -> tuple[list[Record]
     lines = read_table(path, wanted, source.format, source.delimiter, source.quotes, _ends_row(task, source))
     lines = with_names(task, lines, class_names(path, source.format))
     saved, columns = path.is_dir(), task.columns
-    folder = (source.pictures or (path if saved else path.parent)).expanduser()
+    find = Finder((source.pictures or (path if saved else path.parent)).expanduser())
     records: list[Record] = []
     missing: list[str] = []
     first: MissingCellError | None = None
     unlabelled, seen = 0, False
     for where, row in lines:
         seen = True
-        shown_there = picture_in(cell(row, source.picture, where), folder, where) if source.picture else None
+        picture = find(cell(row, source.picture, where), where) if source.picture else None
         if saved:  # written by the hub's library, and read as rows of the hub are
-            found = to_hub_record(task, row, where, None, shown_there)
+            found = to_hub_record(task, row, where, None, picture)
             unlabelled += found is None
             records += [found] if found is not None else []
             continue
         try:
-            records.append(to_record(task, row, where, None, columns, shown_there))
+            records.append(to_record(task, row, where, None, columns, picture))
         except MissingCellError as error:
             first = first or error
             missing.append(where.rpartition(" ")[2])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra.errors import InputError
 from tasks.formatting import Record
-from tasks.pictures import Picture, picture_at
+from tasks.pictures import Finder
 from tasks.plain import normalise, shown
 from tasks.sources.cells import Row, cell, label, text, to_record
 from tasks.sources.delimited import read_csv, read_tsv
@@ -18,7 +18,7 @@ from tasks.spec import PackageSource, Task, Threshold
 
 
 def in_wheel(source: PackageSource, inside: str) -> Path:
-    """A file (reader folders: folder) of the package, by its path inside. Raises InputError where it is not installed."""
+    """A file (reader folders: folder) of the package, by its path inside. Raises InputError where it is not there."""
     found = importlib.util.find_spec(source.package)
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / inside
@@ -31,7 +31,7 @@ def in_wheel(source: PackageSource, inside: str) -> Path:
 def read_package(task: Task, source: PackageSource, path: Path, before: str) -> tuple[list[Record], int]:
     """Rows of one file of a wheel, and how many were left out as neutral; `before` heads the rows' names."""
     records: list[Record] = []
-    neutral, seen, labels = 0, False, task.index
+    neutral, seen, labels, columns, find = 0, False, task.index, task.columns, Finder(path.parent)
     for where, row in _of_package(task, source, path):
         seen = True
         if not _prepare(row, source, where):
@@ -41,16 +41,12 @@ def read_package(task: Task, source: PackageSource, path: Path, before: str) -> 
             continue
         column = source.id if source.id is not None else "id" if source.reader == "folders" else None
         name = where.rpartition(" ")[2] if column is None else str(row[column])  # where ends in the line's number
-        records.append(to_record(task, row, where, f"{before}{name}", None, _picture_of(row, source, path, where)))
+        shows = source.pictures.format(cell(row, source.picture, where)) if source.picture is not None else None
+        picture = None if shows is None else find(shows, where)
+        records.append(to_record(task, row, where, f"{before}{name}", columns, picture))
     if not seen:
         raise InputError(f"{path}: holds no rows; give at least three rows of each label")
     return records, neutral
-
-
-def _picture_of(row: Row, source: PackageSource, path: Path, where: str) -> Picture | None:
-    if source.picture is None:
-        return None
-    return picture_at(path.parent / source.pictures.format(cell(row, source.picture, where)), where)
 
 
 def _of_package(task: Task, source: PackageSource, path: Path) -> Lines:

@@ -1,0 +1,65 @@
+"""Pictures as they come, made on the spot: of the usual kinds, odd ones, and broken ones."""
+
+import io
+import struct
+import zlib
+
+from PIL import Image
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def saved(image, form="PNG", **options):
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def png(seed=0, size=(8, 8)):
+    """A picture of one colour, another for each seed."""
+    return saved(Image.new("RGB", size, (seed % 256, seed // 256 % 256, 7)))
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def bomb(width=60_000, height=60_000):
+    """A PNG of a few bytes whose header promises 3.6 billion pixels; there is nothing to decode."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def rotated():
+    """Red left of blue, as a camera keeps it that was turned: stored as red above blue, with the note to turn it."""
+    image = Image.new("RGB", (16, 32), RED)
+    image.paste(BLUE, (0, 16, 16, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 8  # turn by 90 degrees against the clock
+    return saved(image, "JPEG", exif=exif, quality=95, subsampling=0)
+
+
+def animated(form):
+    frames = [Image.new("RGB", (8, 8), RED), Image.new("RGB", (8, 8), BLUE)]
+    return saved(
+        frames[0], form, save_all=True, append_images=frames[1:], **({"lossless": True} if form == "WEBP" else {})
+    )
+
+
+def see_through(mode):
+    """Left half red, right half fully transparent."""
+    image = Image.new("RGBA", (8, 8), (*RED, 255))
+    image.paste((*BLUE, 0), (4, 0, 8, 8))
+    if mode != "P":
+        return saved(image.convert(mode))
+    indexed = Image.new("P", (8, 8), 0)
+    indexed.putpalette([*RED, *BLUE])
+    indexed.paste(1, (4, 0, 8, 8))
+    return saved(indexed, transparency=1)
+
+
+def sixteen_bits(form="PNG"):
+    """Grey of 16 bits: 0x8000 left, 0xFFFF right."""
+    image = Image.new("I;16", (8, 8), 0x8000)
+    image.paste(0xFFFF, (4, 0, 8, 8))
+    return saved(image, form)
