@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from infra.errors import InputError
 from tasks.formatting import Example
-from tasks.order import digester
+from tasks.order import digester, shares
 from tasks.spec import Task
 
 
@@ -65,6 +65,14 @@ def carved(
                     "picture stay together. Remedy: more pictures"
                 )
     return parts
+
+
+def halved(rows: Sequence[Example], n: int) -> tuple[tuple[Example, ...], list[Example]]:
+    """About n of the rows, each class with its share, and the others; see `tasks.order.divided`."""
+    classes = 1 + max(row.label for row in rows)
+    counts = [sum(row.label == label for row in rows) for label in range(classes)]
+    parts = parted(rows, {"kept": shares(counts, n, counts)}, classes)
+    return tuple(parts["kept"]), parts["train"]
 
 
 def _class(row: Example, strata: int) -> int:

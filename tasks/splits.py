@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InputError
-from tasks.by_picture import carved, parted
+from tasks.by_picture import carved, halved, parted
 from tasks.cut import ANSWER_LEAST, usual_answer_length
 from tasks.data_hash import data_hash
 from tasks.formatting import Example, Record, key_of, to_example
@@ -112,8 +112,9 @@ def make_file_splits(task: Task, files: Mapping[str, Sequence[Record]], unlabell
         if role not in files:
             continue
         kept, duplicate, conflicting = _clean(files[role])
-        fresh = {folded: record for folded, record in kept.items() if held.isdisjoint(_marks(record))}
-        held |= {mark for record in fresh.values() for mark in _marks(record)}
+        marks = {folded: _marks(record) for folded, record in kept.items()}
+        fresh = {folded: record for folded, record in kept.items() if held.isdisjoint(marks[folded])}
+        held.update(mark for folded in fresh for mark in marks[folded])
         dropped["duplicate"] += duplicate
         dropped["conflicting"] += conflicting
         dropped["leaked"] += len(kept) - len(fresh)
@@ -169,7 +170,8 @@ def made(
     judging = parts.get("judge", [])
     found = data_hash(task, {"train": train, "validation": validation, "test": (*test, *judging)})
     if judge and len(test) > TEST_LEAST:
-        test, others = divided(test, max(TEST_LEAST, -(-len(test) // 2)))
+        apart = halved if task.pictured else divided
+        test, others = apart(test, max(TEST_LEAST, -(-len(test) // 2)))
         judging = [*others, *judging]
     elif whole is not None:
         test = tested(test, whole)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import yaml
 
+from flows.cli.task_lines import origin
 from flows.execution.open import open_plan
 from flows.execution.own_tasks import keep_tasks, known_tasks, stored_rows
 from flows.planning.cost import estimate
@@ -16,6 +17,7 @@ from flows.planning.roots import check_paths
 from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.store import Store
+from tasks.catalogue import get_task
 from tasks.load import load_splits
 from tasks.picture_reader import read_picture
 from tasks.spec import Task
@@ -132,13 +134,11 @@ def test_lists_say_which_tasks_have_pictures(tmp_path):
     folder = folder_of(tmp_path / "a", questions=1)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"mine": task_of(folder).block()}))
     assert dept("tasks", "add", str(tmp_path / "own.yaml")).exit_code == 0
-    found = {task["name"]: task["pictures"] for task in json.loads(dept("tasks", "--json").stdout)["tasks"]}
-    assert found["mine"] == found["vqav2"] == found["easy-vqa-yesno"] == "shown"
-    assert found["easy-vqa-yesno-question-only"] == "hidden"
-    assert found["sms-spam"] is None
-    lines = {line.split("\t")[0]: line for line in dept("tasks").stdout.splitlines()}
-    assert "hub lmms-lab/VQAv2, with pictures" in lines["vqav2"]
-    assert "package easy_vqa, pictures hidden" in lines["easy-vqa-open-question-only"]
+    found = {name: json.loads(dept("tasks", name, "--json").stdout) for name in ("mine", "vqav2", "movie-polarity")}
+    assert [one["pictures"] for one in found.values()] == ["shown", "shown", None]
+    assert found["mine"]["rows_from"] == f"file {folder / 'rows.csv'}, with pictures"
+    assert found["vqav2"]["rows_from"] == "hub lmms-lab/VQAv2, with pictures"
+    assert origin(get_task("easy-vqa-open-question-only")) == "package easy_vqa, pictures hidden"
     assert "[picture " in dept("tasks", "mine").stdout
 
 

@@ -362,3 +362,41 @@ def test_the_librarys_pictures_are_read_as_bytes(tmp_path):
     assert from_saved.data_hash != "", "read"
     assert pictures_of(from_saved.test) == pictures_of(from_files.test)
     assert {payload_of(row.picture) for row in from_saved.test} <= {png(number) for number in range(60)}
+
+
+def test_pictures_of_a_repository_and_the_files_of_its_splits(tmp_path, monkeypatch):
+    """The way to the hub, on a local repository: only the files that are named are read, as bytes."""
+    from datasets import Dataset, Features, Image, Value
+
+    monkeypatch.delenv("DEPT_DATA", raising=False)
+    kinds = Features({"image": Image(), "question": Value("string"), "answers": Value("string")})
+    for split, first in (("train", 0), ("validation", 100)):
+        rows = {
+            "image": [{"bytes": png(first + number), "path": None} for number in range(20)],
+            "question": [f"what {number % 3}?" for number in range(20)],
+            "answers": ["red" if number % 2 else "blue" for number in range(20)],
+        }
+        (tmp_path / "repo" / "data").mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(rows, kinds).to_parquet(str(tmp_path / "repo" / "data" / f"{split}-00000-of-00001.parquet"))
+    (tmp_path / "repo" / "data" / "test-00000-of-00001.parquet").write_bytes(b"no parquet: nobody reads it")
+    source = {
+        **{"kind": "hub", "repo": str(tmp_path / "repo"), "validation": "validation", "picture": "image"},
+        **{"label": "answers", "files": {"train": "data/train-*", "validation": "data/validation-*"}},
+    }
+    block = {"kind": "generation", "template": "{question}", "rule": "large", "source": source}
+    splits = load_splits(Task.build("local", block, "test"))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [16, 4, 20]
+    assert {payload_of(row.picture) for row in splits.test} == {png(100 + number) for number in range(20)}
+    with pytest.raises(InputError, match="files: name the files of each split"):
+        Task.build("local", block | {"source": source | {"files": {"train": "data/train-*"}}}, "test")
+
+
+def test_rows_that_judge_have_pictures_of_their_own(tmp_path):
+    """Of more than 300 test rows the upper half judges champions."""
+    splits = load_splits(task_of(folder_of(tmp_path / "a", pictures=700, questions=4)))
+    assert 300 <= len(splits.test) <= 310
+    assert 250 <= len(splits.judge) <= 330
+    every = [picture for part in splits.parts().values() for picture in pictures_of(part)]
+    assert len(every) == len(set(every)) == 700
+    counts = Counter(row.label for row in splits.test)
+    assert abs(counts[0] - counts[1]) <= 4
