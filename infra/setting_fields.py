@@ -29,7 +29,8 @@ class Settings(BaseSettings):
         Path(".dept"), description="folder of ledger, store, MLflow's files, reports and logs of this machine"
     )
     cache: Path = Field(
-        default_factory=lambda: user_cache_path("dept-transfer"), description="folder of converted backbones"
+        default_factory=lambda: user_cache_path("dept-transfer"),
+        description="folder of converted backbones, and of pictures that data sets hold",
     )
     data: Path | None = Field(
         None, description="folder of local copies of hub data sets: <data>/<task>/<split>.jsonl or .parquet"

@@ -231,7 +231,7 @@ class Task(Frozen):
         body = self.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
         if self.verbalizer:
             body["verbalizer"] = dict(self.verbalizer)
-        for key in ("columns", "where"):
+        for key in ("columns", "where", "files"):
             if key in body["source"]:
                 body["source"][key] = dict(body["source"][key])
         if self.metrics == DEFAULT_METRICS[self.kind]:

@@ -41,8 +41,8 @@ def read_package(task: Task, source: PackageSource, path: Path, before: str) -> 
             continue
         column = source.id if source.id is not None else "id" if source.reader == "folders" else None
         name = where.rpartition(" ")[2] if column is None else str(row[column])  # where ends in the line's number
-        shows = source.pictures.format(cell(row, source.picture, where)) if source.picture is not None else None
-        picture = None if shows is None else find(shows, where)
+        shows = None if source.picture is None else str(cell(row, source.picture, where))
+        picture = None if shows is None else find(source.pictures.replace("{}", shows), where)
         records.append(to_record(task, row, where, f"{before}{name}", columns, picture))
     if not seen:
         raise InputError(f"{path}: holds no rows; give at least three rows of each label")
@@ -62,8 +62,8 @@ def _of_package(task: Task, source: PackageSource, path: Path) -> Lines:
 
 def _prepare(row: Row, source: PackageSource, where: str) -> bool:
     """What a package's rows need before they are like all others, in place; False for a neutral row."""
-    plain = text(row[source.text], source.text, where)
-    named: str | None = label(row[source.label], source.label, where)
+    plain = text(cell(row, source.text, where), source.text, where)
+    named: str | None = label(cell(row, source.label, where), source.label, where)
     if source.threshold:
         named = _polarity(str(named), source.threshold, where)
     elif source.label_until:

@@ -22,8 +22,7 @@ from tasks.load import load_splits
 from tasks.picture_reader import read_picture
 from tasks.spec import Task
 from tests.flows.test_cli import dept, refused
-from tests.tasks.picture_cases import animated, bomb, png, rotated
-from tests.tasks.test_tasks_pictures import folder_of, task_of
+from tests.tasks.picture_cases import animated, bomb, folder_of, png, rotated, task_of
 
 VERBALIZER = {"no": "no", "yes": "yes"}
 

@@ -1,10 +1,13 @@
-"""Pictures as they come, made on the spot: of the usual kinds, odd ones, and broken ones."""
+"""Pictures as they come, made on the spot: usual, odd and broken ones; and tasks on folders of them."""
 
+import csv
 import io
 import struct
 import zlib
 
 from PIL import Image
+
+from tasks.spec import Task
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -63,3 +66,32 @@ def sixteen_bits(form="PNG"):
     image = Image.new("I;16", (8, 8), 0x8000)
     image.paste(0xFFFF, (4, 0, 8, 8))
     return saved(image, form)
+
+
+BLOCK = {
+    "template": "Question: {question}\nAnswer:",
+    "verbalizer": {"no": "no", "yes": "yes"},
+    "source": {"kind": "file", "path": "rows.csv", "picture": "file", "label": "answer"},
+}
+
+
+def folder_of(path, pictures=60, questions=3, name="rows.csv", first=0):
+    """A folder of pictures with a csv: of each picture several questions, which others are asked about too."""
+    path.mkdir(exist_ok=True)
+    with (path / name).open("w", newline="") as stream:
+        out = csv.writer(stream)
+        out.writerow(("file", "question", "answer"))
+        for number in range(first, first + pictures):
+            (path / f"{number}.png").write_bytes(png(number))
+            for ask in range(questions):
+                out.writerow((f"{number}.png", f"is it kind {ask}?", ("no", "yes")[(number + ask) % 2]))
+    return path
+
+
+def task_of(folder, **changes):
+    source = BLOCK["source"] | changes.pop("source", {})
+    return Task.build("mine", BLOCK | changes | {"source": source}, "test").rooted(folder)
+
+
+def pictures_of(rows):
+    return {row.picture.sha256 for row in rows}
