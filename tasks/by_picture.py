@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from infra.errors import InputError
-from tasks.formatting import Example
+from tasks.formatting import Example, Record
 from tasks.order import digester, shares
 from tasks.spec import Task
 
@@ -73,6 +74,18 @@ def halved(rows: Sequence[Example], n: int) -> tuple[tuple[Example, ...], list[E
     counts = [sum(row.label == label for row in rows) for label in range(classes)]
     parts = parted(rows, {"kept": shares(counts, n, counts)}, classes)
     return tuple(parts["kept"]), parts["train"]
+
+
+def together(records: Sequence[Record], again: bool) -> Record:
+    """One record of those that differ in nothing but their written answers, in an order that no file decides.
+
+    Args:
+        again: an answer counts as often as it was given.
+    """
+    ordered = sorted(records, key=lambda record: record.id)
+    every = [answer for record in ordered for answer in record.answers]
+    answers = tuple(every if again else dict.fromkeys(every))
+    return replace(ordered[0], label=max(answers, key=answers.count), answers=answers)
 
 
 def _class(row: Example, strata: int) -> int:

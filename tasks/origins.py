@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -139,6 +140,9 @@ def _absolute(path: Path) -> bool:
         return path.is_absolute()
 
 
+_INSIDE = re.compile(r"[\w*?\[\]{},.=-]+(/[\w*?\[\]{},.=-]+)*")  # no other place, no URL: loaders follow these
+
+
 class HubSource(Frozen):
     """A data set of the Hugging Face hub that loads without a script."""
 
@@ -167,4 +171,8 @@ class HubSource(Frozen):
         named = {split for split in (self.train, self.validation, self.test) if split is not None}
         if self.files and named != {split for split, _ in self.files}:
             raise ValueError("files: name the files of each split that the source names, and of no other")
+        if outside := [pattern for _, pattern in self.files if not _INSIDE.fullmatch(pattern) or ".." in pattern]:
+            raise ValueError(
+                f"files: {outside[0]!r} is no pattern of files inside the repository, such as data/train-*"
+            )
         return self

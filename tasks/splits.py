@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InputError
-from tasks.by_picture import carved, halved, parted
+from tasks.by_picture import carved, halved, parted, together
 from tasks.cut import ANSWER_LEAST, usual_answer_length
 from tasks.data_hash import data_hash
 from tasks.formatting import Example, Record, key_of, to_example
@@ -92,7 +92,7 @@ class Splits:
 
 def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Splits:
     """Splits of `records` by the rule `hash`. Raises InputError for a label without rows or fewer than three of one."""
-    kept, duplicate, conflicting = _clean(records)
+    kept, duplicate, conflicting = _clean(task, records)
     parts = _carved(task, kept, ("test", "validation"), f"({duplicate} duplicate and {conflicting} conflicting rows")
     if isinstance(task.source, FileSource):
         _take_judges(task, parts, len(kept))
@@ -111,7 +111,7 @@ def make_file_splits(task: Task, files: Mapping[str, Sequence[Record]], unlabell
     for role in ("test", "validation", "train"):  # a row that stands in several counts where it is held out
         if role not in files:
             continue
-        kept, duplicate, conflicting = _clean(files[role])
+        kept, duplicate, conflicting = _clean(task, files[role])
         marks = {folded: _marks(record) for folded, record in kept.items()}
         fresh = {folded: record for folded, record in kept.items() if held.isdisjoint(marks[folded])}
         held.update(mark for folded in fresh for mark in marks[folded])
@@ -250,14 +250,21 @@ def _carved(task: Task, kept: Mapping[str, Record], roles: Sequence[str], droppe
     return parts
 
 
-def _clean(records: Iterable[Record]) -> tuple[dict[str, Record], int, int]:
-    """Folded text -> record, and the numbers of duplicate and of conflicting rows left out."""
+def _clean(task: Task, records: Iterable[Record]) -> tuple[dict[str, Record], int, int]:
+    """Folded text -> record, and the numbers of duplicate and of conflicting rows left out.
+
+    Several written answers about one picture contradict none: tables of captions and of people's answers have a row for
+    each, and they become one.
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         said = [fold(value) for _, value in sorted(record.fields.items())]
         groups["\x1f".join(said if record.picture is None else [*said, record.picture.sha256])].append(record)
     kept, duplicate, conflicting = {}, 0, 0
     for folded, group in groups.items():
+        if task.pictured and not task.scored and len(group) > 1:
+            kept[folded] = together(group, "vqa_accuracy" in task.metrics)
+            continue
         if len({(record.label, record.answers) for record in group}) > 1:
             conflicting += len(group)
             continue

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from flows.cli.terminal import plain_table, quiet, show, width
 from flows.planning.reach import in_reach
 from infra.errors import InputError
+from tasks.catalogue import catalogue
 from tasks.load import load_splits
 
 if TYPE_CHECKING:
@@ -49,7 +50,16 @@ def overview_table(found: list[dict[str, Any]]) -> None:
 
 def facts(task: Task) -> dict[str, Any]:
     """A task in a line: splits are None where the rows are not on this machine."""
-    return _known(task, load_splits(task) if in_reach(task) else None)
+    return _known(task, load_splits(_shown(task)) if in_reach(task) else None)
+
+
+def _shown(task: Task) -> Task:
+    """The task of the catalogue that shows the pictures which this one hides: of the same rows, which are read once."""
+    if task.pictured and not task.sees:
+        apart = {"name": task.name, "description": task.description, "picture": task.picture}
+        same = [other for other in catalogue().values() if other.sees and other.model_copy(update=apart) == task]
+        return same[0] if same else task
+    return task
 
 
 def _known(task: Task, splits: Splits | None) -> dict[str, Any]:

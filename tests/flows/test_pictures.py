@@ -7,7 +7,7 @@ import shutil
 import pytest
 import yaml
 
-from flows.cli.task_lines import origin
+from flows.cli.task_lines import _shown, origin
 from flows.execution.open import open_plan
 from flows.execution.own_tasks import keep_tasks, known_tasks, stored_rows
 from flows.planning.cost import estimate
@@ -137,7 +137,10 @@ def test_lists_say_which_tasks_have_pictures(tmp_path):
     assert [one["pictures"] for one in found.values()] == ["shown", "shown", None]
     assert found["mine"]["rows_from"] == f"file {folder / 'rows.csv'}, with pictures"
     assert found["vqav2"]["rows_from"] == "hub lmms-lab/VQAv2, with pictures"
-    assert origin(get_task("easy-vqa-open-question-only")) == "package easy_vqa, pictures hidden"
+    blind = get_task("easy-vqa-open-question-only")
+    assert _shown(blind) == get_task("easy-vqa-open"), "their rows are read once"
+    assert _shown(blind.model_copy(update={"template": "{text}"})).name == blind.name
+    assert origin(blind) == "package easy_vqa, pictures hidden"
     assert "[picture " in dept("tasks", "mine").stdout
 
 

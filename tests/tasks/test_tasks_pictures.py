@@ -130,6 +130,23 @@ def test_regression_and_captions(tmp_path):
     assert measure(told, rows, [row.target for row in rows])["bleu4"] == pytest.approx(100)
 
 
+def test_a_table_with_a_row_for_each_answer(tmp_path):
+    """As captions and the answers of several people are given out: they become one row of the picture."""
+    folder = folder_of(tmp_path / "a", questions=1)
+    lines = [(f"{number}.png", said) for said in ("a cat", "a cat", "one cat", "a dog") for number in range(60)]
+    with (folder / "rows.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("file", "said"), *lines])
+    source = BLOCK["source"] | {"path": str(folder / "rows.csv"), "label": "said"}
+    for metric, answers in (("cider_d", 3), ("vqa_accuracy", 4)):
+        block = {"kind": "generation", "template": "Caption:", "metrics": [metric], "source": source}
+        splits = load_splits(Task.build("told", block, "test"))
+        rows = [row for part in splits.parts().values() for row in part]
+        assert len(rows) == 60
+        assert {len(row.answers) for row in rows} == {answers}
+        assert not splits.dropped["conflicting"]
+    assert {row.target for row in rows} == {"a cat"}, "what most people said"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
