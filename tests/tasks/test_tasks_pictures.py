@@ -8,6 +8,7 @@ import pytest
 
 from infra.errors import InputError
 from tasks.catalogue import get_task
+from tasks.data_hash import data_hash
 from tasks.draws import few_shot
 from tasks.formatting import Example
 from tasks.leakage import guard
@@ -73,6 +74,12 @@ def test_another_picture_or_a_hidden_one_is_another_hash(tmp_path):
     (folder / "7.png").write_bytes(png(1007))
     (folder / "rows.csv").write_text((folder / "rows.csv").read_text() + "\n")
     assert load_splits(task_of(folder)).data_hash != before.data_hash
+
+
+def test_pictures_count_where_rows_are_named_by_their_place(tmp_path):
+    rows = [Example("train-1", "text", 0, "no", picture=Picture(name, "anywhere")) for name in ("a", "b")]
+    task = task_of(tmp_path)
+    assert data_hash(task, {"train": (rows[0],)}) != data_hash(task, {"train": (rows[1],)})
 
 
 def test_files_of_their_own_lose_training_rows_of_pictures_held_out(tmp_path):
