@@ -78,7 +78,7 @@ def guess_pictures(data: Data, table: Path, asked: str | None) -> Shown | None:
 
 def without(data: Data, shown: Shown) -> Data:
     """The data without the column of the pictures, for guesses about the others."""
-    gone = {shown.column, f"{shown.column}.bytes", f"{shown.column}.path"}
+    gone = _held(shown.column)
     parts = {id(part): [{k: v for k, v in row.items() if k not in gone} for row in part] for part in _parts(data)}
     splits = {name: parts[id(part)] for name, part in data.splits.items()}
     return Data(parts[id(data.rows)], data.delimiter, data.words, splits, data.paths)
@@ -94,7 +94,7 @@ def check_all(data: Data, shown: Shown, table: Path, watch: Watch | None = None)
     names = {id(part): str(data.paths.get(role, table)) for role, part in data.splits.items()}
     for part in _parts(data):
         for number, row in enumerate(part, start=1):
-            cell = row.get(f"{shown.column}.bytes") or row.get(shown.column)
+            cell = next((row[name] for name in _held(shown.column) if row.get(name)), None)
             where = f"{names.get(id(part), table)}, row {number}"
             try:
                 found.append(find(cell, where))
@@ -111,6 +111,11 @@ def check_all(data: Data, shown: Shown, table: Path, watch: Watch | None = None)
             list(wrong.values()),
         )
     return len(distinct)
+
+
+def _held(column: str) -> tuple[str, str, str]:
+    """The columns of a flat row in which a picture may stand: its bytes, itself, its path."""
+    return f"{column}.bytes", column, f"{column}.path"
 
 
 def _key(cell: Any, where: str) -> str:
