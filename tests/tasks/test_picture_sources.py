@@ -233,5 +233,5 @@ def test_pictures_of_a_repository_and_the_files_of_its_splits(tmp_path, monkeypa
 )
 def test_files_of_a_split_lie_in_the_repository(pattern):
     source = {"kind": "hub", "repo": "a/b", "files": {"train": pattern}}
-    with pytest.raises(InputError, match="no pattern of files in the repository"):
+    with pytest.raises(InputError, match="no pattern of files inside the repository"):
         Task.build("t", {"kind": "generation", "source": source}, "test")
