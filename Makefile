@@ -16,7 +16,7 @@ export PREFECT_PORT MLFLOW_PORT
 SUITE_OF_TESTS := $(BIN)/python -m pytest --ignore=tests/bench --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test compose-test coverage lint format bench soak study up down status clean
+.PHONY: help setup setup-dev demo test compose-test coverage lint format bench soak families study up down status clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -55,6 +55,10 @@ compose-test: ## build the image, start infra/compose.yaml, run a small plan on 
 
 soak: $(VENV)/.dev ## 4 workers, 200 trials, 20 kills, 5 stops, each server restarted once: each trial finished once (minutes)
 	@$(BIN)/python -m tests.soak
+
+families: export HF_HUB_OFFLINE := 1
+families: $(VENV)/.dev ## try every model type of transformers, tiny: right or refused; writes dept/backbones/README.md (half an hour)
+	@$(BIN)/python -m tests.families
 
 study: $(VENV)/.dev ## run the study into flows/studies (hours on 2 cores; a second call goes on where the first stopped)
 	@$(BIN)/dept run few-shot-suite --results flows/studies

@@ -16,7 +16,8 @@ def kept(spans: Sequence[tuple[int, int]], room: int, part: tuple[int, int] | No
     """Indices of the tokens that stay, in order: at most `room`.
 
     The last tokens that lie within `part` go first. Where that is not enough, or without a part, the text loses its
-    beginning (causal) or its end but for the last token, which ends it (encoder-decoder).
+    beginning (causal), but for the tokens that stand for no characters there and begin it, or its end but for the last
+    token, which ends it (encoder-decoder).
 
     Args:
         spans: characters (start, end) of each token in the text; equal where a token stands for none.
@@ -29,7 +30,9 @@ def kept(spans: Sequence[tuple[int, int]], room: int, part: tuple[int, int] | No
         gone = set([i for i, (a, b) in enumerate(spans) if part[0] <= a < b <= part[1]][-over:])
         left = [i for i in left if i not in gone]
     if len(left) > room:
-        left = left[len(left) - room :] if causal else [*left[: room - 1], left[-1]]
+        begin = next((i for i, (a, b) in enumerate(spans) if a < b), 0)
+        begin = begin if begin < room else 0
+        left = [*left[:begin], *left[len(left) - room + begin :]] if causal else [*left[: room - 1], left[-1]]
     return left
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.fits import Fits
-from dept.backbones import cpu_linear, files, tuned
+from dept.backbones import cpu_linear, files, tuned, ways
 from dept.backbones.compiled import compile_layers
-from dept.backbones.describe import check_room, default_dtype
+from dept.backbones.describe import check_room, default_dtype, room_of
 from dept.backbones.loading import DTYPES, load_model, load_tokenizer, pick_device, same_bits_twice
-from dept.backbones.self_test import check_head
+from dept.backbones.self_test import Test, check_embeddings, check_head
 from dept.backbones.tokens import KINDS, Family, Tokens
+from dept.backbones.ways import Way
 from infra.errors import InputError
 from infra.settings import settings
 
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         name: short name for people, runs and registered models.
         folder: where its files lie, None for a model in memory.
         tokens: text to token ids and back.
+        way: how its numbers are computed, as its `test` has found.
         packs: whether several texts may lie in one row of a batch: positions are explicit, attention looks back only.
         sharded: whether other processes hold parts of the weights.
         packed: whether linear layers run on packed weights (`cpu_linear`).
@@ -58,7 +60,7 @@ class Backbone(nn.Module):
     """
 
     family: ClassVar[Family]
-    packs: ClassVar[bool]
+    test: ClassVar[type[Test]]
     kinds: ClassVar[dict[str, type[Backbone]]] = {}
     sharded = False
     packed = False
@@ -70,7 +72,12 @@ class Backbone(nn.Module):
             Backbone.kinds[cls.family] = cls
 
     def __init__(
-        self, model: Any, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        name: str | None = None,
+        folder: str | Path | None = None,
+        way: Way | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -81,8 +88,9 @@ class Backbone(nn.Module):
         model.requires_grad_(False)
         model.eval()
         check_head(self.name, self.model)
+        check_embeddings(self.name, self.model)
         self.tokens.check()
-        self.check_kind()
+        self.way = way or self._measured()
 
     @classmethod
     def of(
@@ -97,7 +105,8 @@ class Backbone(nn.Module):
             folder: where its files lie, for `weights_id`.
 
         Raises:
-            InputError: a model that takes no input embeddings or positions, or has no language-modelling head.
+            InputError: a model without a language-modelling head, or whose own numbers cannot be had from a prompt of
+                vectors in front of a text.
         """
         kind = Backbone.kinds["seq2seq" if model.config.is_encoder_decoder else "causal"]
         return kind(model, tokenizer, name, folder)
@@ -162,7 +171,7 @@ class Backbone(nn.Module):
     @property
     def positions(self) -> int | None:
         """Tokens it was made for; None where it sets no bound."""
-        return getattr(self.config, "n_positions", None) or getattr(self.config, "max_position_embeddings", None)
+        return room_of(self.config.to_dict())
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -172,10 +181,15 @@ class Backbone(nn.Module):
         return KINDS[self.family](
             self.tokenizer,
             self.name,
-            int(self.model.get_input_embeddings().num_embeddings),
+            self._vocabulary,
             [getattr(self.tokenizer, "pad_token_id", None), getattr(self.config, "pad_token_id", None)],
             [getattr(source, "eos_token_id", None) for source in sources],
         )
+
+    @property
+    def _vocabulary(self) -> int:
+        table = self.model.get_input_embeddings()
+        return int(table.num_embeddings if hasattr(table, "num_embeddings") else table.weight.shape[0])
 
     @property
     def pad_id(self) -> int:
@@ -197,9 +211,9 @@ class Backbone(nn.Module):
         return self._digest_of_tensors(b"") if self.folder is None else files.weights_id(self.folder)
 
     def legacy_ids(self) -> set[str]:
-        """The ids that version 0.1.0 may have given this backbone; they held the number type."""
+        """The ids that older versions may have given this backbone; those of 0.1.0 held the number type."""
         found = {self._digest_of_tensors(str(self.dtype).encode())}
-        return found | ({files.legacy_id(self.folder, dtype) for dtype in DTYPES} if self.folder else set())
+        return found | (files.legacy_ids(self.folder) if self.folder else set())
 
     def _digest_of_tensors(self, start: bytes) -> str:
         digest = hashlib.sha256(start)
@@ -225,20 +239,37 @@ class Backbone(nn.Module):
         check_room(self.name, self.positions, m, s)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings [..., d] of token ids [...]."""
+        """Input embeddings [..., d] of token ids [...], as the model's first layer gets them."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)
-        return embedded
+        return embedded if self.way.scale == 1 else embedded * self.way.scale
 
     def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
         """See `Tokens.encode_texts`."""
         return self.tokens.encode_texts(texts, continues)
 
+    def _measured(self) -> Way:
+        """How the model is computed: remembered, or found by `test`; of parts of a model by its sibling alone."""
+        dtype = str(self.dtype)
+        if self.folder and (known := ways.recall(self.weights_id, dtype)):
+            return known
+        kind = Backbone.kinds[self.family]
+        found = kind.test(self.name, lambda model, way: kind(model, None, self.name, None, way)).measure(
+            self.model, not self.sharded
+        )
+        if self.folder and not self.sharded:
+            ways.remember(self.weights_id, dtype, found)
+        return found
+
+    @property
     @abstractmethod
-    def check_kind(self) -> None:
-        """Refuse a model that this kind cannot run.
+    def packs(self) -> bool:
+        """Whether several texts may lie in one row of a batch."""
+
+    def check_layout(self, layout: str) -> None:
+        """Refuse a layout of text and rows of A in which this backbone cannot be computed.
 
         Raises:
-            InputError: what it lacks.
+            InputError: so it is.
         """
 
     @abstractmethod
@@ -291,7 +322,7 @@ class Backbone(nn.Module):
     def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
         """Keys, values (per layer [N, heads, m, width]) and last hidden states [N, m, d] of prompts [N, m, d].
 
-        None where a prompt cannot run alone, since it sees the text behind it.
+        None where a prompt cannot run alone: it sees the text behind it, or the model is computed row by row.
         """
 
 

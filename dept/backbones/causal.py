@@ -1,4 +1,7 @@
-"""Models that continue a text: the prompt runs once and its keys and values are shared; the answer follows the text."""
+"""Models that continue a text: the prompt runs once and its keys and values are shared; the answer follows the text.
+
+Where a model's own numbers cannot be had so (`ways`), each text runs by itself behind its prompt.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +15,65 @@ from torch.nn import functional
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.base import IGNORE, Backbone, Output, at_depths
-from dept.backbones.self_test import check_causal
+from dept.backbones.chains import chains_of, own_forward, run_chains
+from dept.backbones.masks import behind_prompt, for_layers, see_prompt
+from dept.backbones.self_test import CausalTest
+from infra.errors import InputError
 
 
 class CausalBackbone(Backbone):
     """A causal (decoder-only) language model."""
 
     family = "causal"
-    packs = True
+    test = CausalTest
 
-    def check_kind(self) -> None:
+    @property
+    def packs(self) -> bool:
         """See `Backbone`."""
-        check_causal(self.name, self.model, self.head)
+        return self.way.fast
 
     def check_in_context(self) -> None:
         """See `Backbone`: every causal model continues what it has read."""
 
+    def check_layout(self, layout: str) -> None:
+        """See `Backbone`."""
+        if layout == "paper" and not self.way.fast:
+            raise InputError(
+                f"backbone {self.name}: a {self.config.model_type} model is computed one text a row, without the gap "
+                "that layout paper leaves behind the prompt. Remedy: layout adjacent"
+            )
+
+    @property
+    def inner(self) -> Any:
+        """The model without its language-modelling head."""
+        found = self.model.base_model
+        return self.model.get_decoder() if found is self.model else found
+
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocab] of last hidden states [..., d]."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden * getattr(self.config, "logit_scale", 1.0))
-        logits = logits / getattr(self.config, "logits_scaling", 1.0)
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        """Logits [..., vocab] of last hidden states [..., d]; where the model computes them itself, these as they are."""
+        if self.way.whole:
+            return hidden
+        text = self.config.get_text_config()
+        logits: Tensor = self.model.get_output_embeddings()(hidden * getattr(text, "logit_scale", 1.0))
+        logits = logits / getattr(text, "logits_scaling", 1.0)
+        cap = getattr(text, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
         """See `Backbone`."""
+        if not self.way.fast:
+            return None
         from transformers import DynamicCache
 
         positions = torch.arange(prompts.shape[1], device=prompts.device)[None].expand(len(prompts), -1)
         causal = torch.ones(prompts.shape[1], prompts.shape[1], dtype=torch.bool, device=prompts.device).tril()
         cache = DynamicCache()
-        out = self.model.base_model(
+        out = self.inner(
             inputs_embeds=prompts,
             position_ids=positions,
             cache=cache,
             use_cache=True,
-            attention_mask=self._additive(causal.expand(len(prompts), 1, -1, -1)),
+            attention_mask=self._masks(causal.expand(len(prompts), 1, -1, -1), positions, positions),
         )
         layers: list[Any] = cache.layers
         return [layer.keys for layer in layers], [layer.values for layer in layers], out.last_hidden_state
@@ -58,12 +84,14 @@ class CausalBackbone(Backbone):
 
         return DynamicCache(ddp_cache_data=list(zip(keys, values, strict=True)))
 
-    def run_text(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """Last hidden states [R, T, d] of text behind what a cache holds; see `run_layers`."""
-        return self.run_layers(embeddings, positions, mask, cache)[0]
-
     def run_layers(
-        self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any, depths: Sequence[float] = ()
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Any,
+        places: Tensor,
+        depths: Sequence[float] = (),
     ) -> tuple[Tensor, list[Tensor]]:
         """Last hidden states [R, T, d] of text behind what a cache holds, and those at some depths.
 
@@ -72,19 +100,39 @@ class CausalBackbone(Backbone):
         Args:
             embeddings: [R, T, d].
             positions: [R, T].
-            mask: bool [R, 1, T, held + T], True where a token may look.
+            mask: bool [R, 1, T, held + T], True where a token may look, windows apart.
             cache: what `cache_of` made, or None.
+            places: positions [R, held + T] of what the cache holds and of the text.
             depths: share of the layers, 1 the last.
         """
-        found = self.model.base_model(
+        found = self.inner(
             inputs_embeds=embeddings,
             position_ids=positions,
             cache=cache,
             use_cache=True,
-            attention_mask=self._additive(mask),
+            attention_mask=self._masks(mask, positions, places),
             output_hidden_states=bool(depths),
         )
         return found.last_hidden_state, at_depths(found.hidden_states, depths)
+
+    def run_alone(
+        self, embeddings: Tensor, real: Tensor, allowed: Tensor, front: Tensor, depths: Sequence[float] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As `run_layers`, each sequence of the batch by itself behind its prompt (logits where the way is `whole`).
+
+        Args:
+            embeddings: [R, T, d]. real: bool [R, T]. allowed: bool [R, T, T].
+            front: prompts [R, m, d]; m may be 0.
+        """
+        model = self.model if self.way.whole else self.inner
+
+        def run(rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+            found = own_forward(model, rows, bool(depths))
+            states = at_depths(found.hidden_states, depths) if depths else []
+            return found.logits if self.way.whole else found.last_hidden_state, states
+
+        chains = chains_of(allowed, real)
+        return run_chains(run, embeddings, front.to(embeddings.dtype), chains, self.way.rows == "equal")
 
     def _answer(
         self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool
@@ -94,13 +142,16 @@ class CausalBackbone(Backbone):
         index = torch.arange(ids.shape[1], device=ids.device)[None] - start
         rows = (index + torch.tensor(first, device=ids.device)[:, None]).clamp(0, s - 1)
         only = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        keys, values, prompt_hidden = self.run_prefix(tensors.prompt.to(self.dtype))
-        cache = self.cache_of(*([t.index_select(0, only) for t in part] for part in (keys, values)))
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
-        hidden = self.run_text(
-            shift(self.embed(ids), rows, only, tensors), m + rows, see_prompt(causal & real[:, None, :], m), cache
-        )
-        hidden = torch.cat([prompt_hidden.expand(len(ids), -1, -1), hidden], dim=1)
+        embeddings = shift(self.embed(ids), rows, only, tensors)
+        if (ran := self.run_prefix(tensors.prompt.to(self.dtype))) is None:
+            hidden = self._alone_with_prompt(embeddings, real, causal, tensors.prompt[only])
+        else:
+            keys, values, prompt_hidden = ran
+            cache = self.cache_of(*([t.index_select(0, only) for t in part] for part in (keys, values)))
+            seen = see_prompt(causal & real[:, None, :], m)
+            hidden, _ = self.run_layers(embeddings, m + rows, seen, cache, behind_prompt(m + rows, m))
+            hidden = torch.cat([prompt_hidden.expand(len(ids), -1, -1), hidden], dim=1)
         if labels is None:
             return Output(None, self.head(hidden))
         following = functional.pad(labels.to(self.device), (m - 1, 1), value=IGNORE)
@@ -109,12 +160,14 @@ class CausalBackbone(Backbone):
         loss = functional.cross_entropy(picked, following[counted])
         return Output(loss, self.head(hidden) if all_positions else picked)
 
-    def _additive(self, allowed: Tensor) -> Tensor:
-        return torch.zeros(allowed.shape, dtype=self.dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(self.dtype).min
-        )
+    def _alone_with_prompt(self, embeddings: Tensor, real: Tensor, causal: Tensor, prompts: Tensor) -> Tensor:
+        """What `run_alone` gives, with the prompts' own states in front: [R, m + T, ...]."""
+        m = prompts.shape[1]
+        whole = torch.cat([prompts.to(embeddings.dtype), embeddings], dim=1)
+        real = torch.cat([real.new_ones(len(real), m), real], dim=1)
+        causal = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool, device=whole.device).tril()
+        return self.run_alone(whole, real, causal.expand(len(whole), -1, -1), whole[:, :0])[0]
 
+    def _masks(self, allowed: Tensor, positions: Tensor, places: Tensor) -> Any:
+        return for_layers(self.way.masks, self.config, allowed, positions, places, self.dtype)
 
-def see_prompt(allowed: Tensor, m: int) -> Tensor:
-    """Attention mask [R, 1, T, m + T]: text tokens see all m prompt tokens and `allowed` [R, T, T] of the text."""
-    return torch.cat([allowed.new_ones(*allowed.shape[:2], m), allowed], dim=2)[:, None]

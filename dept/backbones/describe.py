@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from dept.backbones.files import cannot_load, folder_of, legacy_id, short_name, weights_id
+from dept.backbones.files import cannot_load, folder_of, legacy_ids, short_name, weights_id
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.config import Dtype
 from infra.errors import InputError
@@ -78,13 +78,24 @@ class BackboneInfo:
         return made
 
     def legacy_ids(self) -> set[str]:
-        """The ids that version 0.1.0 may have given this backbone; they held the number type."""
-        return {legacy_id(self.folder, dtype) for dtype in DTYPES}
+        """The ids that older versions may have given this backbone; those of 0.1.0 held the number type."""
+        return legacy_ids(self.folder)
+
+    @property
+    def computed(self) -> str | None:
+        """What of its arithmetic has changed since trials on it could be run; None where nothing has.
+
+        Until version 0.2.0 every layer of a causal model saw the whole text, whatever windows it has.
+        """
+        kinds = set(self.config.get("layer_types") or ()) | {str(self.config.get("attention_types") or "")}
+        windows = self.config.get("sliding_window") if self.config.get("use_sliding_window", True) else None
+        local = any("sliding" in kind or "chunked" in kind or "local" in kind for kind in kinds)
+        return "windows" if self.family == "causal" and (windows or local) else None
 
     @property
     def room(self) -> int | None:
-        """Tokens of prompt and text together; None: no end (an encoder-decoder's positions are relative)."""
-        return self.positions if self.family == "causal" else None
+        """Tokens of prompt and text together; None: no end (positions are relative)."""
+        return self.positions
 
     def check_room(self, m: int, s: int) -> None:
         """Refuse a prompt of m and texts of s tokens that the backbone has no positions for.
@@ -117,7 +128,9 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     folder = folder_of(name_or_path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        inner = {**config.get("text_config", {}), **config}
+        # Of a model of several parts the text part counts, but for what the whole says of its tokens.
+        own = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
+        inner = {**config, **(config.get("text_config") or {}), **own}
         d = next(int(inner[key]) for key in _WIDTHS if inner.get(key))
         vocab = int(inner["vocab_size"])
     except StopIteration as error:
@@ -129,7 +142,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
         weights_id(folder),
         cast(Dtype, dtype) if dtype else default_dtype(device),
         d,
-        inner.get("n_positions") or inner.get("max_position_embeddings"),
+        room_of(config),
         vocab,
         "seq2seq" if config.get("is_encoder_decoder") else "causal",
         folder,
@@ -171,6 +184,25 @@ def _torch_has_cuda() -> bool:
     except OSError:
         return True
     return re.search(r"^cuda\b.*=\s*None", text, re.MULTILINE) is None
+
+
+def room_of(config: Mapping[str, Any]) -> int | None:
+    """Positions that a configuration (its JSON) makes room for, prompt and text together; None where there is no end.
+
+    Those of the text part, where there are several. Rotations that change with the length of what is read (longrope,
+    dynamic) end where they would change: a prompt that runs once for texts of all lengths can be rotated in one way.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    if text.get("relative_attention_num_buckets"):
+        return None  # as t5: of no length
+    names = ("max_encoder_position_embeddings", "n_positions", "max_position_embeddings", "max_seq_len")
+    found = next((int(text[name]) for name in names if isinstance(text.get(name), int) and text[name] > 0), None)
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kinds = {rope.get("rope_type", rope.get("type"))} | {one.get("rope_type") for one in rope.values() if isinstance(one, dict)}
+    if kinds & {"longrope", "dynamic"}:
+        first = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
+        found = min(filter(None, (found, first)), default=None)
+    return found
 
 
 def check_room(name: str, positions: int | None, m: int, s: int) -> None:

@@ -12,6 +12,8 @@ from torch.nn import functional
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.base import IGNORE, Backbone, Output, at_depths
+from dept.backbones.chains import run_chains
+from dept.backbones.encoder_decoder_test import EncoderDecoderTest
 from infra.errors import InputError
 
 
@@ -19,17 +21,16 @@ class EncoderDecoderBackbone(Backbone):
     """An encoder-decoder (text-to-text) language model. Decoder inputs get neither prompt nor A @ B."""
 
     family = "seq2seq"
-    packs = False  # relative positions: each text stands right behind its prompt
+    test = EncoderDecoderTest
 
-    def check_kind(self) -> None:
-        """See `Backbone`: nothing beside a head is needed."""
+    @property
+    def packs(self) -> bool:
+        """See `Backbone`: each text stands right behind its prompt, which sees it."""
+        return False
 
     def check_in_context(self) -> None:
         """See `Backbone`."""
         raise InputError("in-context: for causal backbones only; an encoder-decoder was not trained to continue shots")
-
-    def check_room(self, m: int, s: int) -> None:
-        """See `Backbone`: positions are relative, so there is no end to them."""
 
     def run_prefix(self, prompts: Tensor) -> None:
         """See `Backbone`: the encoder sees both ways."""
@@ -42,15 +43,31 @@ class EncoderDecoderBackbone(Backbone):
     def encoder_layers(
         self, embeddings: Tensor, mask: Tensor, depths: Sequence[float] = ()
     ) -> tuple[Tensor, list[Tensor]]:
-        """As `run_encoder`, and the states at some depths."""
+        """As `run_encoder`, and the states at some depths; padded, or where that changes numbers row by row."""
+        if self.way.fast:
+            return self._encoded(embeddings, mask.long(), depths)
+        chains = [(row, mask[row].nonzero()[:, 0]) for row in range(len(mask))]
+
+        def run(rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+            return self._encoded(rows, torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device), depths)
+
+        return run_chains(run, embeddings, embeddings[:, :0], chains, self.way.rows == "equal")
+
+    def _encoded(self, embeddings: Tensor, mask: Tensor, depths: Sequence[float]) -> tuple[Tensor, list[Tensor]]:
         encode: Any = self.model.get_encoder()
         found = encode(
-            inputs_embeds=embeddings, attention_mask=mask.long(), output_hidden_states=bool(depths), return_dict=True
+            inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=bool(depths), return_dict=True
         )
         return found.last_hidden_state, at_depths(found.hidden_states, depths)
 
     def run_decoder(self, encoded: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         """Logits [C, L, vocab] behind decoder inputs [C, L] over encoder states [C, m + T, d], mask [C, m + T]."""
+        if self.way.fast:
+            return self._decoded(encoded, mask, inputs)
+        each = [(encoded[i][mask[i]][None], inputs[i][None]) for i in range(len(inputs))]
+        return torch.cat([self._decoded(one, torch.ones_like(one[..., 0]), own) for one, own in each])
+
+    def _decoded(self, encoded: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutput
 
         logits: Tensor = self.model(
@@ -63,8 +80,18 @@ class EncoderDecoderBackbone(Backbone):
 
     def decoder_inputs(self, targets: Tensor) -> Tensor:
         """Decoder inputs [C, L] that teach targets [C, L] (-100 ignored): shifted by one behind the start token."""
-        inputs: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
+        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            inputs: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=targets)
+        else:
+            inputs = functional.pad(targets[:, :-1], (1, 0), value=self._start)
         return inputs.masked_fill(inputs == IGNORE, self.pad_id)
+
+    @property
+    def _start(self) -> int:
+        found = getattr(self.config, "decoder_start_token_id", None)
+        if not isinstance(found, int):
+            raise InputError(f"backbone {self.name}: its config.json names no decoder_start_token_id. Remedy: name it")
+        return found
 
     def _answer(
         self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool

@@ -9,14 +9,16 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, get_args
 
 from dept.backbones import wheel as embedded
+from dept.config import Dtype
 from infra.errors import InputError, of_hub
 from infra.files import write_text
 
 # What decides a number: weights, shapes, and each file that turns text into ids. A chat template does not.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
-_TOKENS = (
+_OLDER_TOKENS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -26,6 +28,8 @@ _TOKENS = (
     "*.model",
     "spiece*",
 )
+# and what tokenizers of some models read beside: marian, qwen, phobert, mistral, clip's kin
+_TOKENS = (*_OLDER_TOKENS, "*.spm", "*.tiktoken", "bpe.codes", "dict.txt", "tekken.json", "normalizer.json", "*.model.v*")
 _LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
 _SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -59,7 +63,7 @@ def folder_of(name_or_path: str) -> Path:
         return Path(found)
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.model", "vocab.*", "merges.txt", "spiece*", "*.jinja"]
+    wanted = ["*.json", "vocab.*", "merges.txt", "*.jinja", *_TOKENS]
     try:
         folder = Path(snapshot_download(found, allow_patterns=[*wanted, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
@@ -96,10 +100,27 @@ def weights_id(folder: Path) -> str:
     if origin := _origin(folder):
         digest.update(origin.encode())
         return digest.hexdigest()
-    weights = [folder.glob(pattern) for pattern in _WEIGHTS]
-    for file in _each_once((*weights, [folder / "config.json"], *(folder.glob(pattern) for pattern in _TOKENS))):
+    # The first kind of weights that is there counts, as it is what is loaded: a clone of a hub repository may hold
+    # several, of which only that one is fetched by its id.
+    weights = next((found for kind in _WEIGHTS if (found := list(folder.glob(kind)))), [])
+    return _digest_of(digest, weights, [folder / "config.json"], *(folder.glob(pattern) for pattern in _TOKENS))
+
+
+def legacy_ids(folder: Path) -> set[str]:
+    """All ids that older versions may have given a folder."""
+    return {older_id(folder), *(legacy_id(folder, dtype) for dtype in get_args(Dtype))}
+
+
+def older_id(folder: Path) -> str:
+    """The id that was given while weights in every format counted, and only the commonest files of tokenizers."""
+    kinds = (*_WEIGHTS, "config.json", *_OLDER_TOKENS)
+    return _digest_of(hashlib.sha256(b"dept weights 2"), *(folder.glob(pattern) for pattern in kinds))
+
+
+def _digest_of(digest: Any, *groups: Iterable[Path]) -> str:
+    for file in _each_once(groups):
         digest.update(f"{file.name}:{hashed(file)}".encode())
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def legacy_id(folder: Path, dtype: str) -> str:

@@ -89,6 +89,14 @@ class Tokens(ABC):
     def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
         """At most `room` of a text's ids, those at the side `cut` left out; what marks its ends stays."""
 
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts in front of a text, and behind it."""
+        whole, bare = self._ids(["x"], True)[0], self._ids(["x"], False)[0]
+        places = range(len(whole) - len(bare) + 1) if bare else range(0)
+        at = next((i for i in places if whole[i : i + len(bare)] == bare), None)
+        return ([], []) if at is None else (whole[:at], whole[at + len(bare) :])
+
     def spans(self, text: str, continues: bool = False) -> list[tuple[int, int]]:
         """Characters (start, end) that each id of `encode_texts([text], continues)` stands for; equal where for none.
 
@@ -147,13 +155,10 @@ class CausalTokens(Tokens):
     family = "causal"
     cut = "start"  # the question stands at the end
 
-    @cached_property
+    @property
     def begin(self) -> list[int]:
         """The special tokens that begin a text."""
-        whole, bare = self._ids(["x"], True)[0], self._ids(["x"], False)[0]
-        places = range(len(whole) - len(bare) + 1) if bare else range(0)
-        at = next((i for i in places if whole[i : i + len(bare)] == bare), 0)
-        return whole[:at]
+        return self.around[0]
 
     def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
         """See `Tokens`: what the tokenizer would put behind a text is left out."""
@@ -229,10 +234,17 @@ class EncoderDecoderTokens(Tokens):
         return 0
 
     def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
-        """See `Tokens`: the last token, which ends the text, stays."""
+        """See `Tokens`: what begins and ends the text stays; where nothing is known to, its last token."""
         if len(ids) <= room:
             return ids
-        return [*ids[: room - 1], ids[-1]] if cut == "end" else ids[len(ids) - room :]
+        begin, end = ([], []) if self.tokenizer is None else self.around
+        first = len(begin) if ids[: len(begin)] == begin else 0
+        last = len(end) if end and ids[-len(end) :] == end else 1
+        if first + last >= room:
+            first, last = 0, 1
+        if cut == "end":
+            return [*ids[: room - last], *ids[len(ids) - last :]]
+        return [*ids[:first], *ids[len(ids) - room + first :]]
 
 
 KINDS: dict[Family, type[Tokens]] = {kind.family: kind for kind in (CausalTokens, EncoderDecoderTokens)}

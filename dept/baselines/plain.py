@@ -84,12 +84,12 @@ def log_probs(
     Args:
         noise, smoothing: in training, see `dept.engine.forward.scores`.
     """
-    embeddings = forward.disturbed(bare.embed(batch.ids), noise)
+    last, mask, _ = forward.passed(bare, batch, noise=noise)
     if isinstance(batch, Seq2SeqBatch):
         assert isinstance(bare, EncoderDecoderBackbone)
-        return forward.decoded(bare, batch, bare.run_encoder(embeddings, batch.real), batch.real, smoothing)
+        return forward.decoded(bare, batch, last, mask, smoothing)
     assert isinstance(bare, CausalBackbone)
-    return forward.picked(bare, batch, bare.run_text(embeddings, batch.rows, batch.allowed[:, None], None), smoothing)
+    return forward.picked(bare, batch, last, smoothing)
 
 
 def items_of(rows: Sequence[Row]) -> list[tuple[int, Row]]:

@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
 from dept.backbones.files import folder_of, short_name
 from dept.backbones.loading import DTYPES, load_model, load_tokenizer, same_bits_twice
+from infra.errors import InputError
 
 COLLECTIVE_MINUTES = 30
 
@@ -77,9 +78,11 @@ class Sharded(Backbone):
 class ShardedCausal(Sharded, CausalBackbone):
     """See `Sharded`."""
 
-    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def run_prefix(self, prompts: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor] | None:
         """As `CausalBackbone.run_prefix`, with a backward pass that may come after those of other forward passes."""
-        keys, values, hidden = super().run_prefix(prompts)
+        if (ran := super().run_prefix(prompts)) is None:
+            return None
+        keys, values, hidden = ran
         if not hidden.requires_grad:
             return keys, values, hidden
         *tensors, hidden = _Resume.apply(self, *keys, *values, hidden)  # type: ignore[no-untyped-call]
@@ -109,6 +112,11 @@ def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
         unset_hf_deepspeed_config()
     kind: type[Sharded] = ShardedEncoderDecoder if model.config.is_encoder_decoder else ShardedCausal
     backbone = kind(model.to(device), load_tokenizer(str(folder)), short_name(name_or_path), folder)
+    if not backbone.way.fast:  # ranks must run the modules as often as each other, and rows of one length do not
+        raise InputError(
+            f"backbone {backbone.name}: a {model.config.model_type} model is computed row by row, which ranks cannot "
+            "share. Remedy: engine plain"
+        )
     backbone.attach(config)
     return backbone
 

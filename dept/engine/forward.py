@@ -13,7 +13,7 @@ from torch import Tensor
 from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderDecoderBackbone
-from dept.backbones.causal import see_prompt
+from dept.backbones.masks import behind_prompt, see_prompt
 from dept.batches.collate import CausalBatch, Seq2SeqBatch
 
 
@@ -49,7 +49,7 @@ class Prefix:
 
 
 def prefix(backbone: Backbone, tensors: Tensors) -> Prefix | None:
-    """Run the prompts of all adapters once. None for encoder-decoder backbones, whose encoder sees both ways."""
+    """Run the prompts of all adapters once. None where they cannot run alone, see `Backbone.run_prefix`."""
     found = backbone.run_prefix(tensors.prompt.to(backbone.dtype))
     return None if found is None else Prefix(*found)
 
@@ -93,11 +93,28 @@ def passed(
         front = embeddings[:, :0] if tensors is None else tensors.prompt.index_select(0, batch.adapter_id)
         return Passed(*backbone.encode_text(embeddings, batch.real, front, depths))
     assert isinstance(backbone, CausalBackbone)
+    if not backbone.way.fast:
+        front = in_front(backbone, batch, embeddings, tensors)
+        last, states = backbone.run_alone(embeddings, batch.real, batch.allowed, front, depths)
+        return Passed(last, batch.real, states)
     m = 0 if tensors is None else tensors.prompt.shape[1]
     cache = None if prompts is None else prompts.cache(backbone, batch.adapter_id)
-    seen = see_prompt(batch.allowed, m)
-    last, states = backbone.run_layers(embeddings, m + batch.rows, seen, cache, depths)
+    seen, positions = see_prompt(batch.allowed, m), m + batch.rows
+    last, states = backbone.run_layers(embeddings, positions, seen, cache, behind_prompt(positions, m), depths)
     return Passed(last, batch.real, states)
+
+
+def in_front(backbone: CausalBackbone, batch: CausalBatch, embeddings: Tensor, tensors: Tensors | None) -> Tensor:
+    """The prompt [R, m, d] of each row of a batch that is computed row by row; m is 0 without adapters.
+
+    Raises:
+        InputError: a layout that leaves a gap between prompt and text.
+    """
+    if tensors is None:
+        return embeddings[:, :0]
+    if bool(batch.rows[:, 0].any()):  # a text begins at its first column
+        backbone.check_layout("paper")
+    return tensors.prompt.index_select(0, batch.adapter_id)
 
 
 def scores(

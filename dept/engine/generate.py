@@ -11,7 +11,7 @@ from torch import Tensor
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
-from dept.backbones.causal import see_prompt
+from dept.backbones.masks import behind_prompt, see_prompt
 from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import ANSWER_TOKENS, Row, encode_open
@@ -118,24 +118,51 @@ def _greedy(following: Callable[[Tensor | None], Tensor], ends: Sequence[int], m
 def _causal(
     backbone: CausalBackbone, batch: CausalBatch, tensors: Tensors, prompts: forward.Prefix | None
 ) -> Callable[[Tensor | None], Tensor]:
-    assert prompts is not None
+    if prompts is None:
+        return _alone(backbone, batch, tensors)
     m = tensors.prompt.shape[1]
     every = torch.arange(len(batch.ids), device=batch.ids.device)
     last = batch.real.sum(1) - 1
     cache = prompts.cache(backbone, batch.adapter_id)
     held = torch.cat([batch.real.new_ones(len(every), m), batch.real], dim=1)
     row = batch.rows[every, last]
+    places = behind_prompt(m + batch.rows, m)
 
     def following(token: Tensor | None) -> Tensor:
-        nonlocal held, row
+        nonlocal held, row, places
         if token is None:
             embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
             mask = see_prompt(batch.allowed, m)
-            return backbone.head(backbone.run_text(embeddings, m + batch.rows, mask, cache)[every, last])
+            hidden, _ = backbone.run_layers(embeddings, m + batch.rows, mask, cache, places)
+            return backbone.head(hidden[every, last])
         row = row + 1
         held = torch.cat([held, held.new_ones(len(every), 1)], dim=1)
+        places = torch.cat([places, m + row[:, None]], dim=1)
         embeddings = shift(backbone.embed(token[:, None]), row[:, None], batch.adapter_id, tensors)
-        return backbone.head(backbone.run_text(embeddings, m + row[:, None], held[:, None, None], cache)[:, 0])
+        hidden, _ = backbone.run_layers(embeddings, m + row[:, None], held[:, None, None], cache, places)
+        return backbone.head(hidden[:, 0])
+
+    return following
+
+
+def _alone(backbone: CausalBackbone, batch: CausalBatch, tensors: Tensors) -> Callable[[Tensor | None], Tensor]:
+    """As `_causal`, where a backbone is computed row by row: whole rows anew for each token."""
+    every = torch.arange(len(batch.ids), device=batch.ids.device)
+    ids, rows, real = batch.ids, batch.rows, batch.real
+    embedded = forward.in_front(backbone, batch, backbone.embed(ids[:, :0]), tensors)
+
+    def following(token: Tensor | None) -> Tensor:
+        nonlocal ids, rows, real
+        if token is not None:  # behind the last token of each row, whatever stands in others
+            column, last = real.sum(1), real.sum(1) - 1
+            ids, rows = (torch.cat([part, part[:, :1]], dim=1) for part in (ids, rows))
+            real = torch.cat([real, real.new_zeros(len(every), 1)], dim=1)
+            ids[every, column], real[every, column] = token, True
+            rows[every, column] = rows[every, last] + 1
+        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
+        embeddings = shift(backbone.embed(ids), rows, batch.adapter_id, tensors)
+        states, _ = backbone.run_alone(embeddings, real, causal.expand(len(every), -1, -1), embedded)
+        return backbone.head(states[every, real.sum(1) - 1])
 
     return following
 

@@ -125,6 +125,7 @@ def _today(context: RunContext, name: str) -> dict[str, Any]:
         "backbone": context.backbone_name,
         "backbone_id": context.backbone_id,
         "dtype": context.dtype,
+        "computed": context.computed,
         "data_hash": context.splits[name].data_hash,
         "task_version": context.tasks[name].version,
         "init": "scratch",

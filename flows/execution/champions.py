@@ -85,6 +85,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         store=store,
         tracker=Tracker(),
         room=backbone.room,
+        computed=backbone.computed,
     )
     return context, left_out
 

@@ -55,6 +55,7 @@ def open_plan(plan: Plan) -> RunContext:
         store=store_of(ledger),
         tracker=Tracker(),
         room=backbone.room,
+        computed=backbone.computed,
     )
 
 

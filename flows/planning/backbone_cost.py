@@ -58,6 +58,11 @@ class BackboneCost:
         """Tokens that it can read at once; None: no end, or not known."""
         return self.info.room if self.info else None
 
+    @property
+    def computed(self) -> str | None:
+        """What of its arithmetic has changed, see `TrialSpec`; None where it is not here."""
+        return self._info.computed if self._info else None
+
     @cached_property
     def _bare(self) -> Any:
         """The model without weights: its shapes."""

@@ -98,7 +98,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     tasks = plan.resolve_tasks()
     check_pictures(plan.backbone, tasks, lambda: backbone.info)
     splits, away = _splits(plan)
-    inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room)
+    inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room, backbone.computed)
     means = {name: _lengths(task, splits[name], backbone, name in away) for name, task in tasks.items()}
     read_already: set[tuple[object, ...]] = set()
     lines: dict[tuple[str, str], Line] = {}

@@ -36,7 +36,8 @@ from tasks.splits import Splits
 @dataclass(frozen=True)
 class Inputs:
     """What trials stand on: tasks and splits by name; of the backbone the sha256 of weights and tokenizer, the width d
-    of its embeddings, the number type of its frozen weights, and the tokens that it can read (None: no end).
+    of its embeddings, the number type of its frozen weights, the tokens that it can read (None: no end), and what of
+    its arithmetic has changed (`TrialSpec.computed`).
     """
 
     tasks: Mapping[str, Task]
@@ -45,6 +46,7 @@ class Inputs:
     d: int
     dtype: Dtype | None = None
     room: int | None = None
+    computed: str | None = None
 
     def shape(self, adapter: AdapterConfig, method: str) -> AdapterConfig:
         """The shape that a method has where dept has `adapter`."""
@@ -221,6 +223,7 @@ def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[st
         "backbone": plan.backbone,
         "backbone_id": inputs.backbone_id,
         "dtype": inputs.dtype,
+        "computed": inputs.computed,
         "task": name,
         "task_version": inputs.tasks[name].version,
         "data_hash": inputs.splits[name].data_hash,

@@ -96,6 +96,7 @@ def evaluation(stores: Stores, outcome: TrialOutcome, rows: Iterable[Example], r
         backbone=spec.backbone,
         backbone_id=spec.backbone_id,
         dtype=spec.dtype,
+        computed=spec.computed,
         task=spec.task,
         task_version=task.version,
         data_hash=stores.splits[spec.task].data_hash,

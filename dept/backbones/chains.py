@@ -1,0 +1,87 @@
+"""One text a row behind its prompt, unpadded: the slow way, right for whatever a model does to its rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Run = Callable[[Tensor], tuple[Tensor, list[Tensor]]]  # rows [K, n, d] -> their last states, and some before
+
+
+def chains_of(allowed: Tensor, real: Tensor) -> list[tuple[int, Tensor]]:
+    """The sequences that a batch of packed rows holds: (row, columns of its tokens in order).
+
+    A token that none but itself looks at ends one; the tokens that it may look at are the sequence.
+
+    Args:
+        allowed: bool [R, T, T], which tokens of its row a token sees.
+        real: bool [R, T], no padding.
+    """
+    allowed = allowed & real[:, :, None] & real[:, None, :]
+    ends = (allowed.sum(1) == 1) & real
+    return [(int(row), allowed[row, column].nonzero()[:, 0]) for row, column in ends.nonzero()]
+
+
+def own_forward(model: Any, embeddings: Tensor, states: bool = False, **more: Any) -> Any:
+    """A model's own forward pass over rows of embeddings [R, n, d], none padded, as anybody would call it.
+
+    Args:
+        states: ask for the hidden states of all layers as well.
+        more: other arguments, for models that have them.
+    """
+    known = inspect.signature(model.forward).parameters
+    takes_any = any(part.kind is part.VAR_KEYWORD for part in known.values())
+    wanted = {"attention_mask": torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)}
+    wanted |= {"use_cache": False, "return_dict": True, **more}
+    options = {name: value for name, value in wanted.items() if name in known or (takes_any and "input_ids" not in known)}
+    if states:
+        options["output_hidden_states"] = True
+    return model(inputs_embeds=embeddings, **options)
+
+
+def run_chains(
+    run: Run, embeddings: Tensor, front: Tensor, chains: Sequence[tuple[int, Tensor]], together: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """States [R, T, ...] of a batch of which each sequence is run by itself behind its prompt.
+
+    Of a token that stands in several sequences (a text with several answers) the first one's counts.
+
+    Args:
+        embeddings: [R, T, d]. front: [R, m, d].
+        together: sequences of one length share a batch.
+    """
+    groups: dict[int, list[tuple[int, Tensor]]] = {}
+    for number, (row, columns) in enumerate(chains):
+        groups.setdefault(len(columns) if together else -number - 1, []).append((row, columns))
+    m, taken = front.shape[1], torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+    rows_of, columns_of, states_of = list[Tensor](), list[Tensor](), list[list[Tensor]]()
+    for group in groups.values():
+        rows = torch.tensor([row for row, _ in group], device=embeddings.device)
+        columns = torch.stack([columns for _, columns in group])
+        last, states = run(torch.cat([front[rows], embeddings[rows[:, None], columns]], dim=1))
+        flat = rows[:, None].expand_as(columns).flatten(), columns.flatten()
+        new = _first(flat, taken)
+        rows_of.append(flat[0][new])
+        columns_of.append(flat[1][new])
+        states_of.append([state[:, m:].flatten(0, 1)[new] for state in (last, *states)])
+    where = torch.cat(rows_of), torch.cat(columns_of)
+    found = []
+    for each in zip(*states_of, strict=True):
+        parts = torch.cat(each)
+        empty = parts.new_zeros(*embeddings.shape[:2], *parts.shape[1:])
+        found.append(empty.index_put(where, parts))
+    return found[0], found[1:]
+
+
+def _first(flat: tuple[Tensor, Tensor], taken: Tensor) -> Tensor:
+    """Which of these places nobody has had yet; they are then taken."""
+    new = []
+    for index, (row, column) in enumerate(zip(*(part.tolist() for part in flat), strict=True)):
+        if not taken[row, column]:
+            taken[row, column] = True
+            new.append(index)
+    return torch.tensor(new, dtype=torch.long, device=taken.device)

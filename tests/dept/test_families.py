@@ -1,0 +1,166 @@
+"""Of many kinds of models: scores, gradients and new tokens are the model's own, or it is refused. `make families`: all."""
+
+import json
+
+import pytest
+import torch
+
+from dept.adapters.adapter import Adapter
+from dept.adapters.stack import Tensors
+from dept.backbones import masks, self_test, ways
+from dept.backbones.backbone import Backbone
+from dept.backbones.describe import describe, room_of
+from dept.batches.tokenise import encode
+from dept.config import AdapterConfig, TrainConfig
+from dept.engine.evaluate import Request, score
+from dept.engine.features import features
+from dept.engine.train import Trial, train
+from dept.trial import TrialSpec
+from infra.errors import InputError
+from tests import families
+
+EXPECTED = {
+    "llama": ("fast", "packed, masks one"),
+    "gpt2": ("fast", "packed, masks one"),
+    "mistral": ("fast", "packed, masks window"),
+    "gemma3_text": ("fast", "packed, masks types"),
+    "gpt_oss": ("fast", "packed, masks types"),
+    "gpt_neo": ("slow", "equal"),
+    "bloom": ("slow", "equal"),
+    "lfm2": ("slow", "equal"),
+    "mamba": ("slow", "equal"),
+    "gemma3n_text": ("refused", "makes more of a token id than an input embedding"),
+    "xlnet": ("refused", "lets tokens see what follows them"),
+    "bart:s": ("fast", "packed"),
+    "pegasus:s": ("fast", "packed"),
+    "m2m_100:s": ("fast", "packed"),
+    "t5:s": ("fast", "packed"),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_right_or_refused(name):
+    found = families.tried(name)
+    kind, told = EXPECTED[name]
+    assert found.kind == kind, found.why
+    assert told in found.why
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("families")
+    for name in ("mistral", "bloom", "bart:s"):
+        families.model_of(name).save_pretrained(root / name.partition(":")[0])
+        families.tokenizer().save_pretrained(root / name.partition(":")[0])
+    return root
+
+
+def load(folder):
+    return Backbone.from_pretrained(str(folder), device="cpu")
+
+
+def adapter_of(backbone, **options):
+    torch.manual_seed(0)
+    return Adapter(torch.randn(3, backbone.d), torch.randn(12, 2), torch.randn(2, backbone.d), **options)
+
+
+@pytest.mark.parametrize(("part", "wrong"), [("window_of", lambda _: 10**6), ("window_of", lambda _: 7)])
+def test_a_wrong_window_is_found_out(monkeypatch, part, wrong):
+    model = families.model_of("mistral")
+    assert Backbone.of(model).way == ways.Way("packed", "window")
+    monkeypatch.setattr(self_test, "_known", {})
+    monkeypatch.setattr(masks, part, wrong)
+    assert Backbone.of(model).way == ways.Way("equal")
+
+
+def test_what_was_measured_is_remembered(folders, monkeypatch, tmp_path):
+    monkeypatch.setenv("DEPT_CACHE", str(tmp_path / "cache"))
+    found = load(folders / "mistral").way
+    place = next((tmp_path / "cache" / "ways").glob("*.json"))
+    monkeypatch.setattr(self_test.Test, "measure", lambda *_: pytest.fail("measured again"))
+    assert load(folders / "mistral").way == found
+    place.write_text(json.dumps({"way": {"rows": "packed", "masks": "any"}}))  # damaged
+    monkeypatch.setattr(self_test.Test, "measure", lambda *_: ways.Way("single"))
+    assert load(folders / "mistral").way.rows == "single"
+    monkeypatch.setattr(ways, "version", lambda _: "another")
+    monkeypatch.setattr(self_test.Test, "measure", lambda *_: ways.Way("equal"))
+    assert load(folders / "mistral").way.rows == "equal"
+
+
+def test_the_slow_way_trains_tests_and_reads(folders):
+    backbone = load(folders / "bloom")
+    config = AdapterConfig(m=3, r=2, s=12, alpha=1)
+    rows = encode(backbone.tokens, ["the film was good", "awful"], ("bad", "very good"), [1, 0], config)
+    trials = [
+        Trial(f"{i}", adapter_of(backbone, alpha=1.0), TrainConfig(steps=4, lr_prompt=rate), rows, rows)
+        for i, rate in enumerate((1e-2, 1e-3))
+    ]
+    together = train(trials, backbone)
+    for trial in trials:
+        alone = train([trial], backbone)[trial.key].adapter
+        torch.testing.assert_close(together[trial.key].adapter.prompt, alone.prompt, atol=1e-5, rtol=0)
+        assert (alone.prompt - trial.start.prompt).abs().max() > 1e-4
+    adapter = adapter_of(backbone)
+    found = features(backbone, [(0, row) for row in rows], (1.0,), Tensors.of([adapter], backbone.device))
+    for row, ours in zip(rows, found, strict=True):
+        shift = adapter.scale * (adapter.a @ adapter.b)[: len(row.source)]
+        whole = torch.cat([adapter.prompt, backbone.embed(torch.tensor(row.source)) + shift])[None]
+        theirs = backbone.model.transformer(inputs_embeds=whole).last_hidden_state[0, 3:].mean(0)
+        torch.testing.assert_close(ours, theirs.detach(), atol=1e-4, rtol=0)
+
+
+def test_the_slow_way_has_no_gap(folders):
+    backbone = load(folders / "bloom")
+    adapter = adapter_of(backbone, layout="paper")
+    for run in (
+        lambda: score(backbone, [adapter], [Request("good", ("bad", "good"), 0)]),
+        lambda: backbone(adapter, torch.tensor([[5, 6]])),
+    ):
+        with pytest.raises(InputError, match="a bloom model is computed one text a row.* Remedy: layout adjacent"):
+            run()
+
+
+def test_the_public_forward_pass_of_the_slow_way(folders):
+    backbone = load(folders / "bloom")
+    adapter, ids = adapter_of(backbone), torch.tensor([[0, 5, 6, 7], [8, 9, 10, 11]])
+    out = backbone(adapter, ids, torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]), labels=ids.masked_fill(ids == 0, -100))
+    for row, real in zip(out.logits, (ids[0, 1:], ids[1]), strict=True):
+        shift = adapter.scale * (adapter.a @ adapter.b)[: len(real)]
+        whole = torch.cat([adapter.prompt, backbone.embed(real) + shift])[None]
+        theirs = backbone.model(inputs_embeds=whole).logits[0]
+        torch.testing.assert_close(row[-len(real) :], theirs[3:], atol=1e-4, rtol=0)
+
+
+def test_learned_positions_of_an_encoder_decoder_end(folders):
+    for backbone in (load(folders / "bart"), describe(str(folders / "bart"), device="cpu")):
+        backbone.check_room(24, 40)
+        with pytest.raises(InputError, match=r"bart has 64 positions; m \+ s = 65. Remedy: a smaller s or m"):
+            backbone.check_room(25, 40)
+
+
+def test_positions_by_configuration():
+    assert room_of({"max_position_embeddings": 512, "relative_attention_num_buckets": 32}) is None
+    assert room_of({"text_config": {"max_position_embeddings": 128}, "vision_config": {}}) == 128
+    assert room_of({"max_encoder_position_embeddings": 16384, "max_position_embeddings": 1024}) == 16384
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    assert room_of({"max_position_embeddings": 131072, "rope_parameters": long}) == 4096
+    assert room_of({"max_position_embeddings": 8192, "rope_parameters": {"rope_type": "llama3"}}) == 8192
+    assert room_of({"hidden_size": 8}) is None
+
+
+def test_trials_of_what_was_computed_otherwise_are_new(folders):
+    assert describe(str(folders / "mistral"), device="cpu").computed == "windows"
+    assert describe(str(folders / "bloom"), device="cpu").computed is None
+    fields = dict(backbone="x", backbone_id="0" * 64, task="t", task_version=1, data_hash="1", role="target")
+    fields |= dict(init="scratch", prompt_text="p", adapter=AdapterConfig(), training=TrainConfig(), test_rows=1)
+    plain, new = TrialSpec(**fields), TrialSpec(**fields, computed="windows")
+    assert plain.fingerprint != new.fingerprint
+    assert TrialSpec(**plain.model_dump(exclude={"computed"})).fingerprint == plain.fingerprint
+
+
+def test_an_encoder_is_no_causal_model():
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = dict(vocab_size=96, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    with pytest.raises(InputError, match=r"a bert model lets tokens see what follows them.* Remedy"):
+        Backbone.of(BertLMHeadModel(BertConfig(**sizes)))
