@@ -22,7 +22,7 @@ from torch import Tensor
 
 from infra.errors import InputError
 
-SECONDS = 180
+SECONDS = 600
 TABLE = Path(__file__).parents[1] / "dept" / "backbones" / "README.md"
 BEGIN, END = "<!-- made by `make families` -->", "<!-- end -->"
 SUBSET = (
@@ -235,8 +235,13 @@ def main() -> int:
     found = []
     tried("llama")  # what every child needs is imported once
     tried("t5:s")
+    kept = Path(os.environ.get("FAMILIES", "families.jsonl"))  # a second call goes on where the first was stopped
+    known = {one["family"]: Found(**one) for one in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
     for name in asked or names():
-        found.append(apart(name))
+        found.append(known.get(name) or apart(name))
+        if name not in known:
+            with kept.open("a") as stream:
+                stream.write(json.dumps(asdict(found[-1])) + "\n")
         print(f"{found[-1].family:28} {found[-1].kind:10} {found[-1].why}", flush=True)
     print(dict(Counter(one.kind for one in found)))
     if not asked:

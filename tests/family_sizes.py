@@ -18,6 +18,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "nemotron": {"head_dim": 16, "num_key_value_heads": 4},
     "xmod": {"default_language": "en_XX"},
     "reformer": {"axial_pos_embds": False},
+    "ministral3": {"head_dim": 16},
+    "falcon": {"alibi": True},
+    "marian": {"scale_embedding": True},
 }
 
 

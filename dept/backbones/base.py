@@ -142,7 +142,7 @@ class Backbone(nn.Module):
         model, tokenizer = load_model(str(folder), dtype), load_tokenizer(str(folder))
         made = cls.of(model.to(place), tokenizer, files.short_name(name_or_path), folder)
         found = tuned.read(made.config, made.device)
-        made.packed = cpu_linear.pack(made.model, found.packed)
+        made.packed = made.way.repacks and cpu_linear.pack(made.model, found.packed)
         if compile or settings().compile or found.compiled:
             made.compiled = compile_layers(made.model)
         return made
@@ -327,5 +327,11 @@ class Backbone(nn.Module):
 
 
 def at_depths(states: Sequence[Tensor] | None, depths: Sequence[float]) -> list[Tensor]:
-    """Of a model's hidden states (embeddings first, the last layer's last) those at some depths, 0 to 1."""
+    """Of a model's hidden states (embeddings first, the last layer's last) those at some depths, 0 to 1.
+
+    Raises:
+        InputError: depths are asked for, and the model tells no states.
+    """
+    if depths and not states:
+        raise InputError("backbone: the model gives no hidden states of its layers. Remedy: answers: words")
     return [states[round(depth * (len(states) - 1))] for depth in depths] if states else []

@@ -128,7 +128,7 @@ class CausalBackbone(Backbone):
 
         def run(rows: Tensor) -> tuple[Tensor, list[Tensor]]:
             found = own_forward(model, rows, bool(depths))
-            states = at_depths(found.hidden_states, depths) if depths else []
+            states = at_depths(getattr(found, "hidden_states", None), depths)
             return found.logits if self.way.whole else found.last_hidden_state, states
 
         chains = chains_of(allowed, real)
@@ -145,6 +145,7 @@ class CausalBackbone(Backbone):
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
         embeddings = shift(self.embed(ids), rows, only, tensors)
         if (ran := self.run_prefix(tensors.prompt.to(self.dtype))) is None:
+            self.check_layout(adapter.config.layout)
             hidden = self._alone_with_prompt(embeddings, real, causal, tensors.prompt[only])
         else:
             keys, values, prompt_hidden = ran

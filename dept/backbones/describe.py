@@ -191,6 +191,7 @@ def room_of(config: Mapping[str, Any]) -> int | None:
 
     Those of the text part, where there are several. Rotations that change with the length of what is read (longrope,
     dynamic) end where they would change: a prompt that runs once for texts of all lengths can be rotated in one way.
+    Attention to the `index_topk` best tokens ends there too: which of equals they are hangs on the length of the row.
     """
     text = {**config, **(config.get("text_config") or {})}
     if text.get("relative_attention_num_buckets"):
@@ -202,7 +203,7 @@ def room_of(config: Mapping[str, Any]) -> int | None:
     if kinds & {"longrope", "dynamic"}:
         first = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
         found = min(filter(None, (found, first)), default=None)
-    return found
+    return min(filter(None, (found, text.get("index_topk"))), default=None)
 
 
 def check_room(name: str, positions: int | None, m: int, s: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dept.backbones.chains import own_forward
-from dept.backbones.self_test import Test, cause, near, not_usable, scales, some_ids
+from dept.backbones.self_test import Test, alike, cause, near, not_usable, scales, some_ids
 from dept.backbones.ways import Way
 
 _M, _LENGTHS, _ANSWERS = 5, (24, 9, 30), (1, 4, 3)
@@ -29,7 +29,7 @@ class EncoderDecoderTest(Test):
             real[0, 6:] = False
             encoded, mask, _ = made.encode_text(texts, real, embedded[None, :3].expand(2, -1, -1))
             found = made.run_decoder(encoded, mask, answer.expand(2, -1))[0]
-            return near(found, model(input_ids=ids[None], decoder_input_ids=answer).logits[0])
+            return alike(found, model(input_ids=ids[None], decoder_input_ids=answer).logits[0])
 
     def own(self, model: Any) -> Tensor:
         """See `Test`."""

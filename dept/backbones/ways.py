@@ -29,12 +29,14 @@ class Way:
             the `types` of layers.
         scale: what the model multiplies the embeddings of token ids by before its first layer.
         whole: its logits are no plain map of its last hidden states, so it computes them itself.
+        repacks: its linear layers may run on weights in another order (`cpu_linear`).
     """
 
     rows: Rows = "packed"
     masks: Masks = "one"
     scale: float = 1.0
     whole: bool = False
+    repacks: bool = False
 
     @property
     def fast(self) -> bool:
@@ -55,7 +57,7 @@ def recall(weights_id: str, dtype: str) -> Way | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     known = found.rows in get_args(Rows) and found.masks in get_args(Masks)
-    return found if known and isinstance(found.scale, float) and isinstance(found.whole, bool) else None
+    return found if known and isinstance(found.scale, float) and {type(found.whole), type(found.repacks)} == {bool} else None
 
 
 def remember(weights_id: str, dtype: str, way: Way) -> None:

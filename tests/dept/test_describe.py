@@ -116,6 +116,20 @@ def test_the_id_is_of_what_decides_numbers(folder, tmp_path, monkeypatch):
     assert files.weights_id(folder) == first
 
 
+def test_a_clone_has_the_id_of_what_is_fetched(folder, tmp_path):
+    """A clone of a hub repository holds weights in several formats, of which one is fetched by its id, and loaded."""
+    first = describe(str(folder)).backbone_id
+    for name in ("pytorch_model.bin", "model.gguf"):
+        (folder / name).write_bytes(b"the same weights, otherwise")
+    assert describe(str(folder)).backbone_id == first
+    older = files.older_id(folder)
+    assert older != first
+    assert older in describe(str(folder)).legacy_ids()  # adapters that name it still fit
+    (folder / "source.spm").write_bytes(b"pieces")  # of marian's tokenizer
+    assert describe(str(folder)).backbone_id != first
+    assert files.older_id(folder) == older
+
+
 def test_files_are_hashed_once(folder, monkeypatch, tmp_path):
     for file in folder.iterdir():
         os.utime(file, (1e9, 1e9))

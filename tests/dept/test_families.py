@@ -67,10 +67,10 @@ def adapter_of(backbone, **options):
 @pytest.mark.parametrize(("part", "wrong"), [("window_of", lambda _: 10**6), ("window_of", lambda _: 7)])
 def test_a_wrong_window_is_found_out(monkeypatch, part, wrong):
     model = families.model_of("mistral")
-    assert Backbone.of(model).way == ways.Way("packed", "window")
+    assert Backbone.of(model).way.masks == "window"
     monkeypatch.setattr(self_test, "_known", {})
     monkeypatch.setattr(masks, part, wrong)
-    assert Backbone.of(model).way == ways.Way("equal")
+    assert Backbone.of(model).way.rows == "equal"
 
 
 def test_what_was_measured_is_remembered(folders, monkeypatch, tmp_path):

@@ -67,9 +67,10 @@ def test_what_stays_where_the_field_is_not_enough():
     spans = [(0, 0), (0, 4), (5, 9), (10, 12), (13, 15), (16, 20)]
     assert kept(spans, 4, (10, 15), causal=True) == [0, 1, 2, 5]
     assert kept(spans, 5, (10, 15), causal=True) == [0, 1, 2, 3, 5]
-    assert kept(spans, 2, (10, 15), causal=True) == [2, 5]
+    assert kept(spans, 2, (10, 15), causal=True) == [0, 5]  # what begins a text stays
+    assert kept(spans, 1, (10, 15), causal=True) == [5]
     assert kept(spans, 2, (10, 15), causal=False) == [0, 5]
-    assert kept(spans, 4, None, causal=True) == [2, 3, 4, 5]
+    assert kept(spans, 4, None, causal=True) == [0, 3, 4, 5]
     assert kept(spans, 9, (10, 15), causal=True) == [0, 1, 2, 3, 4, 5]
 
 

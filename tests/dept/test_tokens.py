@@ -232,3 +232,21 @@ def test_the_side_that_is_cut_is_a_choice(tiny):
 def test_a_text_without_a_token_is_refused(tiny_llama):
     with pytest.raises(InputError, match="text 2 of 2 holds no token: ''"):
         encode(tiny_llama.tokens, ["good", "  "], PAIR, None, CONFIG)
+
+
+@pytest.mark.parametrize(("wrap", "begin", "end"), [("</s> $A </s>", [1], [1]), ("$A </s> <pad>", [], [1, 0])])
+def test_what_stands_around_a_text_that_is_cut_stays(made, wrap, begin, end):
+    """As bart's <s> and </s>, and mbart's </s> and language."""
+
+    def change(model, tokenizer):
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=wrap, special_tokens=[("</s>", 1), ("<pad>", 0)]
+        )
+
+    tokens = load(made("t5", change)).tokens
+    (ids,) = tokens.encode_texts([" ".join(WORDS[:20])])
+    inner = ids[len(begin) : len(ids) - len(end)]
+    room = 9 - len(begin) - len(end)
+    assert tokens.shorten(ids, 9, "end") == [*begin, *inner[:room], *end]
+    assert tokens.shorten(ids, 9, "start") == [*begin, *inner[-room:], *end]
+    assert tokens.shorten(ids, 2, "end")[-1] == ids[-1]
