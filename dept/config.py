@@ -18,7 +18,8 @@ Answers = Literal["words", "head", "both"]
 Objective = Literal["words", "vocabulary"]
 TestPart = Literal["test", "reserve"]  # of a task's rows, see `tasks.draws.rows_to_test`
 Schedule = Literal["linear", "constant", "cosine"]
-Dtype = Literal["float32", "bfloat16", "float64"]  # of frozen weights
+Dtype = Literal["float32", "bfloat16", "float64", "int8", "nf4"]  # of frozen weights
+QUANTISED = ("int8", "nf4")  # of these: by bitsandbytes, on CUDA, computed in bfloat16
 Calibrated = Literal["none", "contextual", "batch"]
 Calibration = Literal["choose", "none", "contextual", "batch"]  # what is asked for; see `dept.engine.readout`
 

@@ -25,10 +25,11 @@ from infra.errors import InputError
 SECONDS = 600
 TABLE = Path(__file__).parents[1] / "dept" / "backbones" / "README.md"
 BEGIN, END = "<!-- made by `make families` -->", "<!-- end -->"
-SUBSET = (
-    "llama gpt2 mistral gemma3_text gpt_oss gpt_neo bloom lfm2 mamba gemma3n_text bart:s pegasus:s m2m_100:s t5:s"
-).split()
-TEXTS = ("the film was good and the plot was great " * 3, "bad acting", "it is not happy food to the price of slow blue")
+TEXTS = (
+    "the film was good and the plot was great " * 3,
+    "bad acting",
+    "it is not happy food to the price of slow blue",
+)
 ANSWERS = ("good", "very good", "bad plot")
 SIZES = {"m": 5, "s": 44, "r": 2}
 
@@ -97,7 +98,7 @@ def tried(name: str) -> Found:
     try:
         backbone = Backbone.of(model, tokenizer(), name)
     except InputError as error:
-        words = re.sub(rf"^backbone \S+: an? \S+ model |\. Remedy:.*", "", str(error))
+        words = re.sub(r"^backbone \S+: an? \S+ model |\. Remedy:.*", "", str(error))
         return Found(name, "refused" if "\n" not in str(error) else "traceback", words[:160])
     off = compared(backbone)
     told = f"{backbone.way.rows}, masks {backbone.way.masks}, embeddings x {backbone.way.scale:g}"
@@ -153,16 +154,19 @@ class Truth:
     def of_ids(self) -> str:
         """Whether the embeddings that are shifted are those that the model makes of ids."""
         ids = torch.tensor(self.ids[:1])
-        more = {"decoder_input_ids": ids[:, :3]} if self.seq else {}
+        more = {"decoder_input_ids": ids[:, :3], "use_cache": False} if self.seq else {}
         with torch.no_grad():
             off = self.model(input_ids=ids, **more).logits - self._own(self.backbone.embed(ids), **more)
-        return "" if float(off.abs().max()) <= 1e-4 * max(1.0, float(off.std())) else "embeddings are not the model's own"
+        return (
+            "" if float(off.abs().max()) <= 1e-4 * max(1.0, float(off.std())) else "embeddings are not the model's own"
+        )
 
     def _own(self, embedded: Tensor, **more) -> Tensor:
         import inspect
 
         known = inspect.signature(self.model.forward).parameters
         mask = {"attention_mask": torch.ones(embedded.shape[:2], dtype=torch.long)} if "attention_mask" in known else {}
+        more |= {"use_cache": False} if self.seq else {}
         return self.model(inputs_embeds=embedded, **mask, **more).logits
 
     def _rows(self, ids) -> Tensor:
@@ -236,7 +240,9 @@ def main() -> int:
     tried("llama")  # what every child needs is imported once
     tried("t5:s")
     kept = Path(os.environ.get("FAMILIES", "families.jsonl"))  # a second call goes on where the first was stopped
-    known = {one["family"]: Found(**one) for one in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    known = (
+        {one["family"]: Found(**one) for one in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    )
     for name in asked or names():
         found.append(known.get(name) or apart(name))
         if name not in known:
@@ -252,7 +258,12 @@ def main() -> int:
 def write_table(found: list[Found]) -> None:
     """Put the table between its marks."""
     shown = {"fast": "exact, fast", "slow": "exact, slow", "none": "no tiny model"}
-    lines = [f"transformers {version('transformers')}; `:s` marks encoder-decoders.", "", "| type | ends | how, or why |", "| --- | --- | --- |"]
+    lines = [
+        f"transformers {version('transformers')}; `:s` marks encoder-decoders.",
+        "",
+        "| type | ends | how, or why |",
+        "| --- | --- | --- |",
+    ]
     lines += [f"| {one.family} | {shown.get(one.kind, one.kind)} | {one.why.replace('|', '/')} |" for one in found]
     text = TABLE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]

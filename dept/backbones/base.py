@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from torch import Tensor, nn
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.fits import Fits
-from dept.backbones import cpu_linear, files, tuned, ways
-from dept.backbones.compiled import compile_layers
-from dept.backbones.describe import check_room, default_dtype, room_of
-from dept.backbones.loading import DTYPES, load_model, load_tokenizer, pick_device, same_bits_twice
-from dept.backbones.self_test import Test, check_embeddings, check_head
+from dept.backbones import files
+from dept.backbones.describe import check_room, room_of
+from dept.backbones.loading import digest_of_tensors
+from dept.backbones.opening import opened
+from dept.backbones.self_test import Test, check_embeddings, check_head, way_of
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.backbones.ways import Way
 from infra.errors import InputError
-from infra.settings import settings
 
 IGNORE = -100  # label value that no loss counts (the convention of transformers)
 
@@ -49,6 +47,7 @@ class Backbone(nn.Module):
         sharded: whether other processes hold parts of the weights.
         packed: whether linear layers run on packed weights (`cpu_linear`).
         compiled: whether torch.compile is in use.
+        bits: `int8` or `nf4` where its weights are quantised; dtype is then that of what is computed.
 
     Example:
         >>> from dept import AdapterConfig, Backbone, Request, score
@@ -65,6 +64,7 @@ class Backbone(nn.Module):
     sharded = False
     packed = False
     compiled = False
+    bits = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -90,7 +90,9 @@ class Backbone(nn.Module):
         check_head(self.name, self.model)
         check_embeddings(self.name, self.model)
         self.tokens.check()
-        self.way = way or self._measured()
+        kind = Backbone.kinds[self.family]
+        test = kind.test(self.name, lambda model, way: kind(model, None, self.name, None, way))
+        self.way = way or way_of(test, model, self.weights_id if folder else None, not self.sharded)
 
     @classmethod
     def of(
@@ -122,30 +124,15 @@ class Backbone(nn.Module):
         """Load a backbone by catalogue name (`smollm2-135m`), local folder or hub id, and freeze it.
 
         Args:
-            dtype: "float32", "bfloat16" or "float64"; default float32 on CPU and bfloat16 on CUDA.
+            dtype: "float32", "bfloat16" or "float64", on CUDA also "int8" or "nf4"; default float32 on CPU and bfloat16
+                on CUDA.
             device: "cpu", "cuda", ...; default CUDA where there is one.
             compile: use torch.compile for normalisation and feed-forward layers; $DEPT_COMPILE=1 asks for it as well.
 
         Raises:
             InputError: unknown name, unreachable hub, damaged files or a model that cannot be used.
         """
-        place = pick_device(device)
-        if dtype is None:
-            dtype = default_dtype(place.type)
-        if isinstance(dtype, str):
-            if dtype not in DTYPES:
-                raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
-            dtype = DTYPES[dtype]
-        folder = files.folder_of(name_or_path)
-        if place.type == "cuda":
-            same_bits_twice()
-        model, tokenizer = load_model(str(folder), dtype), load_tokenizer(str(folder))
-        made = cls.of(model.to(place), tokenizer, files.short_name(name_or_path), folder)
-        found = tuned.read(made.config, made.device)
-        made.packed = made.way.repacks and cpu_linear.pack(made.model, found.packed)
-        if compile or settings().compile or found.compiled:
-            made.compiled = compile_layers(made.model)
-        return made
+        return opened(cls.of, name_or_path, dtype, device, compile)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a frozen backbone has no dropout."""
@@ -178,18 +165,14 @@ class Backbone(nn.Module):
         """Text to token ids; end and padding from tokenizer, generation settings and configuration, in this order."""
         generation = getattr(self.model, "generation_config", None)
         sources = (self.tokenizer, generation, self.config)
+        table = self.model.get_input_embeddings()
         return KINDS[self.family](
             self.tokenizer,
             self.name,
-            self._vocabulary,
+            int(table.num_embeddings if hasattr(table, "num_embeddings") else table.weight.shape[0]),
             [getattr(self.tokenizer, "pad_token_id", None), getattr(self.config, "pad_token_id", None)],
             [getattr(source, "eos_token_id", None) for source in sources],
         )
-
-    @property
-    def _vocabulary(self) -> int:
-        table = self.model.get_input_embeddings()
-        return int(table.num_embeddings if hasattr(table, "num_embeddings") else table.weight.shape[0])
 
     @property
     def pad_id(self) -> int:
@@ -208,18 +191,12 @@ class Backbone(nn.Module):
     @cached_property
     def weights_id(self) -> str:
         """sha256 (hex) of weights and tokenizer, without number type: the backbone's identity in a fingerprint."""
-        return self._digest_of_tensors(b"") if self.folder is None else files.weights_id(self.folder)
+        return digest_of_tensors(self.model, b"") if self.folder is None else files.weights_id(self.folder)
 
     def legacy_ids(self) -> set[str]:
         """The ids that older versions may have given this backbone; those of 0.1.0 held the number type."""
-        found = {self._digest_of_tensors(str(self.dtype).encode())}
+        found = {digest_of_tensors(self.model, str(self.dtype).encode())}
         return found | (files.legacy_ids(self.folder) if self.folder else set())
-
-    def _digest_of_tensors(self, start: bytes) -> str:
-        digest = hashlib.sha256(start)
-        for key, value in self.model.state_dict().items():
-            digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
     def check_adapter(self, adapter: Fits) -> None:
         """Refuse an adapter that was not trained on this backbone.
@@ -246,19 +223,6 @@ class Backbone(nn.Module):
     def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
         """See `Tokens.encode_texts`."""
         return self.tokens.encode_texts(texts, continues)
-
-    def _measured(self) -> Way:
-        """How the model is computed: remembered, or found by `test`; of parts of a model by its sibling alone."""
-        dtype = str(self.dtype)
-        if self.folder and (known := ways.recall(self.weights_id, dtype)):
-            return known
-        kind = Backbone.kinds[self.family]
-        found = kind.test(self.name, lambda model, way: kind(model, None, self.name, None, way)).measure(
-            self.model, not self.sharded
-        )
-        if self.folder and not self.sharded:
-            ways.remember(self.weights_id, dtype, found)
-        return found
 
     @property
     @abstractmethod
@@ -324,14 +288,3 @@ class Backbone(nn.Module):
 
         None where a prompt cannot run alone: it sees the text behind it, or the model is computed row by row.
         """
-
-
-def at_depths(states: Sequence[Tensor] | None, depths: Sequence[float]) -> list[Tensor]:
-    """Of a model's hidden states (embeddings first, the last layer's last) those at some depths, 0 to 1.
-
-    Raises:
-        InputError: depths are asked for, and the model tells no states.
-    """
-    if depths and not states:
-        raise InputError("backbone: the model gives no hidden states of its layers. Remedy: answers: words")
-    return [states[round(depth * (len(states) - 1))] for depth in depths] if states else []

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
-from dept.backbones.base import IGNORE, Backbone, Output, at_depths
-from dept.backbones.chains import chains_of, own_forward, run_chains
+from dept.backbones.base import IGNORE, Backbone, Output
+from dept.backbones.causal_test import CausalTest
+from dept.backbones.chains import at_depths, chains_of, own_forward, run_chains
 from dept.backbones.masks import behind_prompt, for_layers, see_prompt
-from dept.backbones.self_test import CausalTest
 from infra.errors import InputError
 
 
@@ -50,7 +50,7 @@ class CausalBackbone(Backbone):
         return self.model.get_decoder() if found is self.model else found
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocab] of last hidden states [..., d]; where the model computes them itself, these as they are."""
+        """Logits [..., vocab] of last hidden states [..., d]; those that the model has made itself as they are."""
         if self.way.whole:
             return hidden
         text = self.config.get_text_config()
@@ -171,4 +171,3 @@ class CausalBackbone(Backbone):
 
     def _masks(self, allowed: Tensor, positions: Tensor, places: Tensor) -> Any:
         return for_layers(self.way.masks, self.config, allowed, positions, places, self.dtype)
-

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infra.errors import InputError
+
 Run = Callable[[Tensor], tuple[Tensor, list[Tensor]]]  # rows [K, n, d] -> their last states, and some before
 
 
@@ -37,7 +39,9 @@ def own_forward(model: Any, embeddings: Tensor, states: bool = False, **more: An
     takes_any = any(part.kind is part.VAR_KEYWORD for part in known.values())
     wanted = {"attention_mask": torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)}
     wanted |= {"use_cache": False, "return_dict": True, **more}
-    options = {name: value for name, value in wanted.items() if name in known or (takes_any and "input_ids" not in known)}
+    options = {
+        name: value for name, value in wanted.items() if name in known or (takes_any and "input_ids" not in known)
+    }
     if states:
         options["output_hidden_states"] = True
     return model(inputs_embeds=embeddings, **options)
@@ -85,3 +89,14 @@ def _first(flat: tuple[Tensor, Tensor], taken: Tensor) -> Tensor:
             taken[row, column] = True
             new.append(index)
     return torch.tensor(new, dtype=torch.long, device=taken.device)
+
+
+def at_depths(states: Sequence[Tensor] | None, depths: Sequence[float]) -> list[Tensor]:
+    """Of a model's hidden states (embeddings first, the last layer's last) those at some depths, 0 to 1.
+
+    Raises:
+        InputError: depths are asked for, and the model tells no states.
+    """
+    if depths and not states:
+        raise InputError("backbone: the model gives no hidden states of its layers. Remedy: answers: words")
+    return [states[round(depth * (len(states) - 1))] for depth in depths] if states else []

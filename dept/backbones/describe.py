@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 
 from dept.backbones.files import cannot_load, folder_of, legacy_ids, short_name, weights_id
 from dept.backbones.tokens import KINDS, Family, Tokens
-from dept.config import Dtype
+from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
 
 DTYPES = get_args(Dtype)
@@ -125,6 +125,8 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if dtype is not None and device is not None:
+        check_quantised(dtype, device)
     folder = folder_of(name_or_path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -186,6 +188,19 @@ def _torch_has_cuda() -> bool:
     return re.search(r"^cuda\b.*=\s*None", text, re.MULTILINE) is None
 
 
+def check_quantised(dtype: str, device: str) -> None:
+    """Refuse weights of 8 or 4 bits where they cannot be had.
+
+    Raises:
+        InputError: the device is no CUDA one.
+    """
+    if dtype in QUANTISED and not device.startswith("cuda"):
+        raise InputError(
+            f"dtype {dtype}: frozen weights of 8 and 4 bits need a CUDA device, and this is {device}. Remedy: float32 "
+            "or bfloat16, or device cuda"
+        )
+
+
 def room_of(config: Mapping[str, Any]) -> int | None:
     """Positions that a configuration (its JSON) makes room for, prompt and text together; None where there is no end.
 
@@ -199,11 +214,16 @@ def room_of(config: Mapping[str, Any]) -> int | None:
     names = ("max_encoder_position_embeddings", "n_positions", "max_position_embeddings", "max_seq_len")
     found = next((int(text[name]) for name in names if isinstance(text.get(name), int) and text[name] > 0), None)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = {rope.get("rope_type", rope.get("type"))} | {one.get("rope_type") for one in rope.values() if isinstance(one, dict)}
+    kinds = {rope.get("rope_type", rope.get("type"))} | {
+        one.get("rope_type") for one in rope.values() if isinstance(one, dict)
+    }
     if kinds & {"longrope", "dynamic"}:
         first = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
         found = min(filter(None, (found, first)), default=None)
-    return min(filter(None, (found, text.get("index_topk"))), default=None)
+    sparse = None
+    if text.get("attention_type") == "block_sparse":  # big_bird: up to here all tokens are seen, however long a row is
+        sparse = (5 + 2 * int(text.get("num_random_blocks", 3))) * int(text.get("block_size", 64))
+    return min(filter(None, (found, text.get("index_topk"), sparse)), default=None)
 
 
 def check_room(name: str, positions: int | None, m: int, s: int) -> None:

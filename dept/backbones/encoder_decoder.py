@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
-from dept.backbones.base import IGNORE, Backbone, Output, at_depths
-from dept.backbones.chains import run_chains
+from dept.backbones.base import IGNORE, Backbone, Output
+from dept.backbones.chains import at_depths, run_chains
 from dept.backbones.encoder_decoder_test import EncoderDecoderTest
 from infra.errors import InputError
 

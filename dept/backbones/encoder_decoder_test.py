@@ -29,13 +29,13 @@ class EncoderDecoderTest(Test):
             real[0, 6:] = False
             encoded, mask, _ = made.encode_text(texts, real, embedded[None, :3].expand(2, -1, -1))
             found = made.run_decoder(encoded, mask, answer.expand(2, -1))[0]
-            return alike(found, model(input_ids=ids[None], decoder_input_ids=answer).logits[0])
+            return alike(found, model(input_ids=ids[None], decoder_input_ids=answer, use_cache=False).logits[0])
 
     def own(self, model: Any) -> Tensor:
         """See `Test`."""
         with torch.no_grad():
             ids = some_ids(model, 9)[None]
-            found: Tensor = model(input_ids=ids, decoder_input_ids=ids[:, :3]).logits[0]
+            found: Tensor = model(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False).logits[0]
         if not found.isfinite().all():
             raise ValueError("logits that are not finite")
         return found
@@ -68,7 +68,7 @@ class EncoderDecoderTest(Test):
             truth = self.own(model)[None]
             if not near(truth, self.own(model)[None]):
                 raise not_usable(self.name, about, "gives other numbers each time it is asked")
-            if not near(model(input_ids=ids, decoder_input_ids=answer[:, :2]).logits, truth[:, :2]):
+            if not near(model(input_ids=ids, decoder_input_ids=answer[:, :2], use_cache=False).logits, truth[:, :2]):
                 raise not_usable(self.name, about, "has a decoder whose tokens see what follows them")
             embedded = model.get_input_embeddings()(ids)
             for scale in scales(model.config, embedded.shape[-1]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dept.backbones import wheel as embedded
-from dept.config import Dtype
+from dept.config import QUANTISED, Dtype
 from infra.errors import InputError, of_hub
 from infra.files import write_text
 
@@ -29,7 +29,16 @@ _OLDER_TOKENS = (
     "spiece*",
 )
 # and what tokenizers of some models read beside: marian, qwen, phobert, mistral, clip's kin
-_TOKENS = (*_OLDER_TOKENS, "*.spm", "*.tiktoken", "bpe.codes", "dict.txt", "tekken.json", "normalizer.json", "*.model.v*")
+_TOKENS = (
+    *_OLDER_TOKENS,
+    "*.spm",
+    "*.tiktoken",
+    "bpe.codes",
+    "dict.txt",
+    "tekken.json",
+    "normalizer.json",
+    "*.model.v*",
+)
 _LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
 _SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -108,7 +117,7 @@ def weights_id(folder: Path) -> str:
 
 def legacy_ids(folder: Path) -> set[str]:
     """All ids that older versions may have given a folder."""
-    return {older_id(folder), *(legacy_id(folder, dtype) for dtype in get_args(Dtype))}
+    return {older_id(folder), *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED)}
 
 
 def older_id(folder: Path) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import torch
 
+from dept.backbones.describe import check_quantised
 from dept.backbones.files import cannot_load
-from dept.config import Dtype
+from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
 
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}
+DTYPES: dict[str, torch.dtype] = {  # what is computed in
+    name: torch.bfloat16 if name in QUANTISED else getattr(torch, name) for name in get_args(Dtype)
+}
 
 
 def pick_device(wanted: str | None = None) -> torch.device:
@@ -44,8 +49,29 @@ def same_bits_twice() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def load_model(source: str, dtype: torch.dtype) -> Any:
+def quantised(name: str, device: torch.device) -> dict[str, Any]:
+    """How transformers is told to load weights of 8 or 4 bits on a CUDA device, by bitsandbytes.
+
+    https://huggingface.co/docs/transformers/quantization/bitsandbytes; nf4: Dettmers et al. 2023, arXiv 2305.14314.
+
+    Raises:
+        InputError: another device, or bitsandbytes is not installed.
+    """
+    check_quantised(name, device.type)
+    if find_spec("bitsandbytes") is None:
+        raise InputError(f"dtype {name}: bitsandbytes is not installed. Remedy: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    how = {"load_in_8bit": True} if name == "int8" else {"load_in_4bit": True, **four}
+    return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}
+
+
+def load_model(source: str, dtype: torch.dtype, more: Mapping[str, Any] | None = None) -> Any:
     """Load a language model from a folder or the hub, with scaled-dot-product attention where it exists.
+
+    Args:
+        more: other arguments of transformers, see `quantised`.
 
     Raises:
         InputError: see `Backbone.from_pretrained`.
@@ -54,7 +80,7 @@ def load_model(source: str, dtype: torch.dtype) -> Any:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    options = {"dtype": dtype, "output_loading_info": True}
+    options = {"dtype": dtype, "output_loading_info": True, **(more or {})}
     try:
         config = AutoConfig.from_pretrained(source)
         pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
@@ -99,6 +125,14 @@ def load_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(source)
     except Exception as error:  # ValueError, KeyError, OSError or a decoder's error, by what is damaged
         raise cannot_load(source, error) from error
+
+
+def digest_of_tensors(model: Any, start: bytes) -> str:
+    """sha256 (hex) of `start` and of a model's tensors in memory, with their names."""
+    digest = hashlib.sha256(start)
+    for key, value in model.state_dict().items():
+        digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -23,9 +23,15 @@ _LAYERS = 8  # at most; two of each kind
 _HEADS = 4
 # Size fields of transformers' configurations by name; of several patterns the first that fits counts.
 _SIZES: tuple[tuple[str, int], ...] = (
-    (r"(sliding_window|window_size|attention_window|sliding_window_size|attention_chunk_size|local_window_size)", WINDOW),
+    (
+        r"(sliding_window|window_size|attention_window|sliding_window_size|attention_chunk_size|local_window_size)",
+        WINDOW,
+    ),
     (r"(attention_window_size|max_local_attention)", WINDOW),
-    (r"(vocab_size|vocab_size_per_layer_input|encoder_hash_byte_group_vocab|decoder_vocab_size|src_vocab_size|tgt_vocab_size)", VOCABULARY),
+    (
+        r"(vocab_size|vocab_size_per_layer_input|encoder_hash_byte_group_vocab|decoder_vocab_size|src_vocab_size|tgt_vocab_size)",
+        VOCABULARY,
+    ),
     (r"(unpadded_vocab_size)", VOCABULARY - 4),
     (r"(max_position_embeddings|n_positions|max_seq_len|n_ctx|max_(encoder|decoder)_position_embeddings)", POSITIONS),
     (r"(model_max_length|max_sequence_length|seq_length|context_length)", POSITIONS),
@@ -37,10 +43,19 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(rotary_dim)", 8),
     (r"(mamba_d_ssm)", 128),
     (r"(q_lora_rank|kv_lora_rank|o_lora_rank|.*lora_rank|lora_dim)", 16),
-    (r"(num_attention_heads|n_head|n_heads|num_heads|(en|de)coder_attention_heads|num_decoder_attention_heads)", _HEADS),
-    (r"(num_encoder_attention_heads|swa_num_attention_heads|index_n_heads|linear_num_value_heads|linear_num_heads)", _HEADS),
+    (
+        r"(num_attention_heads|n_head|n_heads|num_heads|(en|de)coder_attention_heads|num_decoder_attention_heads)",
+        _HEADS,
+    ),
+    (
+        r"(num_encoder_attention_heads|swa_num_attention_heads|index_n_heads|linear_num_value_heads|linear_num_heads)",
+        _HEADS,
+    ),
     (r"(linear_num_key_heads)", 2),
-    (r"(hidden_size|d_model|n_embd|dim|embedding_size|word_embed_proj_dim|embedding_dim|attention_hidden_size|lru_width|emb_dim)", 64),
+    (
+        r"(hidden_size|d_model|n_embd|dim|embedding_size|word_embed_proj_dim|embedding_dim|attention_hidden_size|lru_width|emb_dim)",
+        64,
+    ),
     (r"(.*intermediate_size.*|n_inner|d_ff|.*ffn_dim|ffn_hidden_size|dim_ff|block_ff_dim|dense_d_ff|ff_dim)", 64),
     (r"(hidden_size_per_layer_input|altup_.*dim|laurel_rank|d_rel|tie_dim|proj_dim)", 8),
     (r"(num_(local_|routed_)?experts|n_routed_experts|moe_num_experts|num_local_experts|n_experts)", 4),
@@ -56,7 +71,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(expert_capacity)", 64),
     (r"(patch_size|image_size)", 8),
 )
-_LAYER_COUNTS = re.compile(r"(num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_decoder_layers|depth)")
+_LAYER_COUNTS = re.compile(
+    r"(num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_decoder_layers|depth)"
+)
 _KV_HEADS = re.compile(r"(num_key_value_heads|num_kv_heads|multi_query_group_num|swa_num_key_value_heads|kv_n_heads)")
 _TEXT = ("text_config", "decoder", "encoder", "llm_config", "language_config", "thinker_config")
 _TOKEN = re.compile(r".*_(token|token_id|token_ids|index|index_id)s?$")
@@ -75,7 +92,9 @@ def sibling(model: Any, seed: int = 0) -> Any:
         config._attn_implementation = model.config._attn_implementation
         return random_model(kind, config, seed)
     except Exception as error:  # whatever a configuration class may raise
-        raise InputError(f"no small {model.config.model_type} model can be made: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(
+            f"no small {model.config.model_type} model can be made: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def random_model(kind: Any, config: Any, seed: int = 0) -> Any:
@@ -118,7 +137,9 @@ def shrunk(body: _Body) -> _Body:
     """The fields of a configuration with small sizes."""
     found = copy.deepcopy(body)
     _cut_layers(found)
-    heads = next((v for k in ("num_attention_heads", "n_head", "n_heads", "num_heads") if isinstance(v := body.get(k), int)), 0)
+    heads = next(
+        (v for k in ("num_attention_heads", "n_head", "n_heads", "num_heads") if isinstance(v := body.get(k), int)), 0
+    )
     for key, value in list(found.items()):
         if isinstance(value, dict) and (key.endswith("config") or key in _TEXT):
             found[key] = shrunk(value)

@@ -1,4 +1,4 @@
-"""How a model's numbers are computed: found by measuring (`self_test`), remembered by weights and transformers' version."""
+"""How a model's numbers are computed: measured (`self_test`), remembered by weights and versions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ def recall(weights_id: str, dtype: str) -> Way | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     known = found.rows in get_args(Rows) and found.masks in get_args(Masks)
-    return found if known and isinstance(found.scale, float) and {type(found.whole), type(found.repacks)} == {bool} else None
+    return (
+        found
+        if known and isinstance(found.scale, float) and {type(found.whole), type(found.repacks)} == {bool}
+        else None
+    )
 
 
 def remember(weights_id: str, dtype: str, way: Way) -> None:

@@ -16,6 +16,7 @@ from dept.baselines import lora
 from dept.batches.collate import CausalBatch, Seq2SeqBatch
 from dept.batches.tokenise import Row
 from dept.engine import forward
+from infra.errors import InputError
 
 
 class PlainCopy:
@@ -27,6 +28,8 @@ class PlainCopy:
     """
 
     def __init__(self, backbone: Backbone) -> None:
+        if backbone.bits:
+            raise InputError(f"baseline: {backbone.bits} weights are not trained here. Remedy: dtype bfloat16")
         model = load_model(str(backbone.folder or backbone.model.name_or_path), backbone.dtype)
         self.bare = Backbone.of(model.to(backbone.device), backbone.tokenizer, backbone.name, backbone.folder)
         self.wrapped: Any = None

@@ -6,7 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dept.adapters.adapter import Adapter
+from dept.backbones import loading
 from dept.backbones.backbone import Backbone
+from dept.backbones.describe import describe
 from infra.errors import InputError
 from tests.tiny import WORDS, save_backbone
 
@@ -98,7 +100,7 @@ def test_a_model_without_a_head_is_refused(tiny_folders):
 
 
 def test_unknown_number_type_and_device(folder):
-    refused(folder, "unknown dtype 'float12'; known: float32, bfloat16, float64", dtype="float12")
+    refused(folder, "unknown dtype 'float12'; known: float32, bfloat16, float64, int8, nf4", dtype="float12")
     for device in ("abacus", "cuda:99", "cpu:x"):
         with pytest.raises(InputError, match=f"device '{device}' is not there"):
             Backbone.from_pretrained(str(folder), device=device)
@@ -227,3 +229,25 @@ def test_a_padding_id_outside_the_table_is_replaced(tmp_path, tiny_folders, kind
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": config["vocab_size"] + beyond}))
     made = Backbone.from_pretrained(str(folder), device="cpu")
     assert 0 <= made.pad_id < config["vocab_size"]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_weights_of_few_bits_are_refused_without_cuda(folder, dtype):
+    refused(
+        folder,
+        f"dtype {dtype}: frozen weights of 8 and 4 bits need a CUDA device, and this is cpu. Remedy",
+        dtype=dtype,
+    )
+    with pytest.raises(InputError, match=f"dtype {dtype}: .* need a CUDA device"):
+        describe(str(folder), dtype=dtype, device="cpu")
+
+
+def test_how_few_bits_are_asked_for(monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="bitsandbytes is not installed"):
+        loading.quantised("nf4", torch.device("cuda:1"))
+    monkeypatch.setattr(loading, "find_spec", lambda _: "there")
+    four, eight = (loading.quantised(name, torch.device("cuda:1")) for name in ("nf4", "int8"))
+    assert four["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
+    assert (four["quantization_config"].load_in_4bit, four["quantization_config"].bnb_4bit_quant_type) == (True, "nf4")
+    assert (eight["quantization_config"].load_in_8bit, eight["device_map"]) == (True, {"": torch.device("cuda:1")})

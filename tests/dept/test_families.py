@@ -1,4 +1,4 @@
-"""Of many kinds of models: scores, gradients and new tokens are the model's own, or it is refused. `make families`: all."""
+"""Of many kinds of models: scores, gradients and new tokens are the model's own, or it is refused."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_the_slow_way_has_no_gap(folders):
         lambda: score(backbone, [adapter], [Request("good", ("bad", "good"), 0)]),
         lambda: backbone(adapter, torch.tensor([[5, 6]])),
     ):
-        with pytest.raises(InputError, match="a bloom model is computed one text a row.* Remedy: layout adjacent"):
+        with pytest.raises(InputError, match=r"a bloom model is computed one text a row.* Remedy: layout adjacent"):
             run()
 
 
@@ -151,8 +151,16 @@ def test_positions_by_configuration():
 def test_trials_of_what_was_computed_otherwise_are_new(folders):
     assert describe(str(folders / "mistral"), device="cpu").computed == "windows"
     assert describe(str(folders / "bloom"), device="cpu").computed is None
-    fields = dict(backbone="x", backbone_id="0" * 64, task="t", task_version=1, data_hash="1", role="target")
-    fields |= dict(init="scratch", prompt_text="p", adapter=AdapterConfig(), training=TrainConfig(), test_rows=1)
+    fields = {
+        "backbone": "x",
+        "backbone_id": "0" * 64,
+        "task": "t",
+        "task_version": 1,
+        "data_hash": "1",
+        "role": "target",
+    }
+    fields |= {"init": "scratch", "prompt_text": "p", "test_rows": 1}
+    fields |= {"adapter": AdapterConfig(), "training": TrainConfig()}
     plain, new = TrialSpec(**fields), TrialSpec(**fields, computed="windows")
     assert plain.fingerprint != new.fingerprint
     assert TrialSpec(**plain.model_dump(exclude={"computed"})).fingerprint == plain.fingerprint
@@ -161,6 +169,6 @@ def test_trials_of_what_was_computed_otherwise_are_new(folders):
 def test_an_encoder_is_no_causal_model():
     from transformers import BertConfig, BertLMHeadModel
 
-    sizes = dict(vocab_size=96, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    small = BertConfig(96, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     with pytest.raises(InputError, match=r"a bert model lets tokens see what follows them.* Remedy"):
-        Backbone.of(BertLMHeadModel(BertConfig(**sizes)))
+        Backbone.of(BertLMHeadModel(small))
