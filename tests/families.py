@@ -252,6 +252,7 @@ def main() -> int:
     print(dict(Counter(one.kind for one in found)))
     if not asked:
         write_table(found)
+        kept.unlink(missing_ok=True)
     return int(any(one.kind in ("wrong", "traceback") for one in found))
 
 

@@ -15,9 +15,9 @@ from torch.nn import functional
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.base import IGNORE, Backbone, Output
-from dept.backbones.causal_test import CausalTest
 from dept.backbones.chains import at_depths, chains_of, own_forward, run_chains
 from dept.backbones.masks import behind_prompt, for_layers, see_prompt
+from dept.backbones.measure_causal import CausalTest
 from infra.errors import InputError
 
 

@@ -37,7 +37,9 @@ def own_forward(model: Any, embeddings: Tensor, states: bool = False, **more: An
     """
     known = inspect.signature(model.forward).parameters
     takes_any = any(part.kind is part.VAR_KEYWORD for part in known.values())
-    wanted = {"attention_mask": torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)}
+    wanted: dict[str, Any] = {
+        "attention_mask": torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+    }
     wanted |= {"use_cache": False, "return_dict": True, **more}
     options = {
         name: value for name, value in wanted.items() if name in known or (takes_any and "input_ids" not in known)

@@ -13,7 +13,7 @@ from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.base import IGNORE, Backbone, Output
 from dept.backbones.chains import at_depths, run_chains
-from dept.backbones.encoder_decoder_test import EncoderDecoderTest
+from dept.backbones.measure_encoder_decoder import EncoderDecoderTest
 from infra.errors import InputError
 
 

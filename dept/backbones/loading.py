@@ -67,11 +67,11 @@ def quantised(name: str, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}
 
 
-def load_model(source: str, dtype: torch.dtype, more: Mapping[str, Any] | None = None) -> Any:
+def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = None) -> Any:
     """Load a language model from a folder or the hub, with scaled-dot-product attention where it exists.
 
     Args:
-        more: other arguments of transformers, see `quantised`.
+        how: other arguments of transformers, see `quantised`.
 
     Raises:
         InputError: see `Backbone.from_pretrained`.
@@ -80,7 +80,7 @@ def load_model(source: str, dtype: torch.dtype, more: Mapping[str, Any] | None =
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    options = {"dtype": dtype, "output_loading_info": True, **(more or {})}
+    options = {"dtype": dtype, "output_loading_info": True, **(how or {})}
     try:
         config = AutoConfig.from_pretrained(source)
         pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)

@@ -185,7 +185,7 @@ def _rope(value: _Body) -> _Body:
 def _cut_layers(body: _Body) -> None:
     """Leave two layers of each kind, by what the lists with an entry a layer say."""
     counts = {k: v for k, v in body.items() if _LAYER_COUNTS.fullmatch(k) and isinstance(v, int) and v > 0}
-    pattern = next((body[k] for k in ("block_types", "_block_types") if isinstance(body.get(k), list)), [])
+    pattern: list[Any] = next((body[k] for k in ("block_types", "_block_types") if isinstance(body.get(k), list)), [])
     for key, count in counts.items():
         body[key] = min(count, max(2, len(pattern)))
     total = body_layers(counts)

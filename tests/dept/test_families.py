@@ -169,6 +169,6 @@ def test_trials_of_what_was_computed_otherwise_are_new(folders):
 def test_an_encoder_is_no_causal_model():
     from transformers import BertConfig, BertLMHeadModel
 
-    small = BertConfig(96, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    small = BertConfig(vocab_size=96, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     with pytest.raises(InputError, match=r"a bert model lets tokens see what follows them.* Remedy"):
         Backbone.of(BertLMHeadModel(small))

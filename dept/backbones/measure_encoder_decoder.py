@@ -51,7 +51,7 @@ class EncoderDecoderTest(Test):
             raise not_usable(self.name, about, f"cannot be run on input embeddings ({cause(error)})") from error
         why = "nothing"
         for rows in ("packed", "equal", "single"):
-            way = Way(rows, "one", scale)  # type: ignore[arg-type]
+            way = Way(rows, "one", scale)
             try:
                 if truth.agrees(self.make(model, way)):
                     return way
