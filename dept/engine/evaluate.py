@@ -110,6 +110,7 @@ def raw_scores(
     """
     if not items:
         return Raw([], [] if tensors.layers else None)
+    forward.check_lengths(backbone, tensors, items)
     prompts = forward.prefix(backbone, tensors)
 
     def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:

@@ -15,6 +15,7 @@ from dept.adapters.stack import Tensors, shift
 from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderDecoderBackbone
 from dept.backbones.masks import behind_prompt, see_prompt
 from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.tokenise import Row
 
 
 @dataclass
@@ -52,6 +53,24 @@ def prefix(backbone: Backbone, tensors: Tensors) -> Prefix | None:
     """Run the prompts of all adapters once. None where they cannot run alone, see `Backbone.run_prefix`."""
     found = backbone.run_prefix(tensors.prompt.to(backbone.dtype))
     return None if found is None else Prefix(*found)
+
+
+def check_lengths(backbone: Backbone, tensors: Tensors, items: Sequence[tuple[int, Row]], more: int = 0) -> None:
+    """Refuse (adapter id, row) items that the backbone has no positions for behind its prompts.
+
+    Args:
+        more: tokens that a causal backbone will write behind each.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not items:
+        return
+    if backbone.family == "causal":
+        longest = max(row.first + len(row.source) + max(map(len, row.candidates)) - 1 for _, row in items) + more
+    else:
+        longest = max(len(row.source) for _, row in items)
+    backbone.check_room(tensors.prompt.shape[1], longest)
 
 
 class Scores(NamedTuple):

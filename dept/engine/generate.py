@@ -80,6 +80,7 @@ def generate_ids(
     """New token ids of (adapter id, row) items, in their order, without the end token. See `generate`."""
     if not items:
         return []
+    forward.check_lengths(backbone, tensors, items, max_new_tokens - 1)
     prompts = forward.prefix(backbone, tensors)
     written: list[list[int] | None] = [None] * len(items)
 

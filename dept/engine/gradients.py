@@ -71,6 +71,7 @@ def accumulate(
     smoothing = torch.tensor(disturbance.smoothing, device=backbone.device) if any(disturbance.smoothing) else None
     losses, tokens, padded = torch.zeros(3, len(tensors.scale), device=backbone.device)
     by_words = [readout is None or readout.weight < 1 for readout in tensors.readouts]
+    forward.check_lengths(backbone, tensors, items)
     prompts = forward.prefix(backbone, tensors)
     leaves = prompts.leaves() if prompts is not None else None
     for group, weight in (parallel or Local()).share(micro_batches(items, budget, backbone.packs)):

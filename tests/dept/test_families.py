@@ -138,6 +138,15 @@ def test_learned_positions_of_an_encoder_decoder_end(folders):
             backbone.check_room(25, 40)
 
 
+def test_texts_beyond_the_positions_are_refused_before_they_run(folders):
+    backbone = load(folders / "bart")
+    adapter = Adapter(torch.randn(30, backbone.d), torch.randn(60, 2), torch.randn(2, backbone.d))
+    asked = [Request("good " * length, ("bad", "good"), 0) for length in (34, 35)]
+    assert len(score(backbone, [adapter], asked[:1])) == 1
+    with pytest.raises(InputError, match=r"bart has 64 positions; m \+ s = 65"):
+        score(backbone, [adapter], asked)
+
+
 def test_positions_by_configuration():
     assert room_of({"max_position_embeddings": 512, "relative_attention_num_buckets": 32}) is None
     assert room_of({"text_config": {"max_position_embeddings": 128}, "vision_config": {}}) == 128
