@@ -166,7 +166,7 @@ class Truth:
 
         known = inspect.signature(self.model.forward).parameters
         mask = {"attention_mask": torch.ones(embedded.shape[:2], dtype=torch.long)} if "attention_mask" in known else {}
-        more |= {"use_cache": False} if self.seq else {}
+        more |= {"use_cache": False} if "use_cache" in known else {}  # a state may be written over
         return self.model(inputs_embeds=embedded, **mask, **more).logits
 
     def _rows(self, ids) -> Tensor:
