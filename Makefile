@@ -57,7 +57,7 @@ soak: $(VENV)/.dev ## 4 workers, 200 trials, 20 kills, 5 stops, each server rest
 	@$(BIN)/python -m tests.soak
 
 families: export HF_HUB_OFFLINE := 1
-families: $(VENV)/.dev ## try every model type of transformers, tiny: right or refused; writes dept/backbones/README.md (half an hour)
+families: $(VENV)/.dev ## try every model type of transformers, tiny: right or refused; writes dept/backbones/README.md (minutes)
 	@$(BIN)/python -m tests.families
 
 study: $(VENV)/.dev ## run the study into flows/studies (hours on 2 cores; a second call goes on where the first stopped)
