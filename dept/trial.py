@@ -137,6 +137,7 @@ class TrialSpec(Frozen):
         refit: it learns from the validation rows of its draw as well; nothing is validated, the last step is kept.
         readout: how its scores become answers, where its search has chosen that on rows held out.
         computed: what of the backbone's arithmetic changed after trials on it could be run; None where nothing did.
+        unseen: likewise of heads and linear baselines, where labels may have no row.
     """
 
     schema_version: int = SCHEMA
@@ -173,6 +174,7 @@ class TrialSpec(Frozen):
     searched: str | None = None
     readout: Readout | None = None
     computed: str | None = None
+    unseen: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -190,7 +192,7 @@ class TrialSpec(Frozen):
             del body["tested_on"]
         if self.kind == "evaluate":
             del body["role"]  # an adapter's answers are the same, whatever it stands for
-        for late in ("teacher_sha256", "readout", "computed"):  # where there is none, as before there were any
+        for late in ("teacher_sha256", "readout", "computed", "unseen"):  # as before there were any
             if body[late] is None:
                 del body[late]
         if self.kind == "search" and self.method in (*LORA, "full") and self.calibration != "none":

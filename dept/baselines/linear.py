@@ -148,7 +148,9 @@ def _folds(gold: Sequence[int]) -> list[Fold]:
 def fit(inputs: Inputs, gold: Sequence[int], labels: int, c: float, standardise: bool = True) -> Head:
     """Logistic regression as a head over features [rows, F], dense or sparse.
 
-    A label without a row is found as likely as one more row would make it (Laplace): 1 / (rows + 1) on the mean row.
+    A label without a row is as likely as one more row would make it (Laplace) where the features say nothing: 1 to
+    `rows` against all others on the mean row. On the rows themselves the others are surer than on any new text; held
+    against that, labels without a row would win there.
 
     Args:
         gold: class of each row. labels: number of classes.
@@ -168,8 +170,8 @@ def fit(inputs: Inputs, gold: Sequence[int], labels: int, c: float, standardise:
     if len(seen) > 1 and x.shape[1]:
         weight[seen], bias[seen] = _regression(x, gold, c)
     if unseen := sorted(set(range(labels)) - set(seen)):
-        likelihoods = logsumexp(np.asarray(x @ weight[seen].T) + bias[seen], axis=1)
-        bias[unseen] = likelihoods.mean() - np.log(len(gold))
+        middle = np.asarray(x.mean(0)).ravel()
+        bias[unseen] = logsumexp(weight[seen] @ middle + bias[seen]) - np.log(len(gold))
     return Head(*(torch.tensor(value, dtype=torch.float32) for value in (weight, bias, mean, spread)))
 
 

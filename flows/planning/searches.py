@@ -18,7 +18,7 @@ from flows.planning.ensembles import together
 from flows.planning.places import Draw, Origins, Place, draws, places, rate_key, shown_beside, tells_classes
 from flows.planning.plan import Plan
 from flows.planning.search_plan import SearchPlan
-from flows.planning.trials import Inputs, common, drawn, training_of
+from flows.planning.trials import Inputs, common, drawn, training_of, unseen
 
 OF_AUTO = SearchPlan(candidates=16)  # where the plan says nothing of a search
 ALL_ANSWERS: tuple[Answers, ...] = ("both", "words", "head")  # both first: a weight may make it one of the others
@@ -241,6 +241,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         source_task=ways[0].source_task if strategy != AUTO else None,
         training=TrainConfig(steps=how.steps),
         adapter=shape.headless,
+        unseen=unseen(plan, inputs, draw, any(one.adapter.reads for one in tried)),
         search=Search(
             candidates=tried,
             folds=folds,
@@ -280,6 +281,7 @@ def _stepless(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
         start=start,
         training=TrainConfig(steps=0),
         adapter=shape,
+        unseen=unseen(plan, inputs, draw, method in LINEAR),
         search=Search(candidates=(only,), folds=folds, rungs=()),
         **fields,
     )

@@ -189,10 +189,17 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         training=training_of(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=inputs.shape(plan.recipe(draw.target).adapter, method),
+        adapter=(shape := inputs.shape(plan.recipe(draw.target).adapter, method)),
+        unseen=unseen(plan, inputs, draw, method in LINEAR or shape.reads),
         **drawn(plan, inputs, draw),
         **common(plan, inputs, draw.target),
     )
+
+
+def unseen(plan: Plan, inputs: Inputs, draw: Draw, reads: bool) -> str | None:
+    """The rule for labels without a row (`dept.baselines.linear.fit`), where hidden states are read and one may be."""
+    labels = len(inputs.tasks[draw.target].labels)
+    return "mean row" if reads and draw.shots and not plan.per_class and labels > draw.shots else None
 
 
 def training_of(plan: Plan, key: RateKey | None, target: str, rates: Rates) -> TrainConfig:

@@ -60,9 +60,21 @@ def test_a_label_without_a_row_is_as_likely_as_one_more_row():
     found = torch.tensor(log_probs(head, x)).exp()
     torch.testing.assert_close(found.sum(1), torch.ones(8, dtype=found.dtype))
     assert found[:, 2].tolist() == pytest.approx(found[:, 3].tolist())
-    assert float(found[:, 2].mean()) == pytest.approx(1 / 10, rel=0.2)  # two such labels beside 8 rows
+    middle = torch.tensor(log_probs(head, x.mean(0, keepdim=True))).exp()[0]
+    assert float(middle[2] / middle[:2].sum()) == pytest.approx(1 / 8)
     alone = torch.tensor(log_probs(fit(x[:1], [1], 2, 1.0), x)).exp()
     assert alone[0].tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("c", [0.1, 10.0])
+def test_no_new_text_is_given_a_label_that_no_row_had(c):
+    """Of 40 labels 12 have rows, which a large C fits so well that no new text is as sure of its label."""
+    generator = torch.Generator().manual_seed(0)
+    middles = torch.randn(12, 200, generator=generator) * 0.5
+    rows = middles[[i % 12 for i in range(24)]] + torch.randn(24, 200, generator=generator)
+    head = fit(rows, [i % 12 for i in range(24)], 40, c)
+    others = middles.repeat(10, 1) + torch.randn(120, 200, generator=generator)
+    assert set(predictions(log_probs(head, others))) <= set(range(12))
 
 
 def test_a_class_for_each_row_is_no_cause_for_a_warning():

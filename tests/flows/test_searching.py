@@ -16,7 +16,11 @@ from flows.execution.rows import tests_of as asked_of  # not a test
 from flows.execution.searching import folds_of
 from flows.execution.settle import work_here
 from flows.execution.starts import start_of
-from flows.planning.places import to_start
+from flows.planning.check import check
+from flows.planning.places import Draw, Origin, to_start
+from flows.planning.plan_file import load_plan
+from flows.planning.searches import searches
+from flows.planning.trials import Inputs
 from flows.reporting.searched import told_searches
 from infra.errors import InputError
 from tests.dept.test_search import KilledError, die  # noqa: F401
@@ -236,3 +240,17 @@ def test_a_store_that_is_away_fails_no_search(begin, monkeypatch):
     with pytest.raises(InputError, match="does not answer"):
         transfer.stages(context, plan, work_here)
     assert not context.ledger.find(kind="search", status="failed")
+
+
+def test_trials_where_a_label_may_have_no_row_are_told_apart(make_plan):
+    """What heads and linear baselines say of such labels has changed; all other trials stay what they were."""
+    plan = load_plan(make_plan(seeds=[0], shots=[1, 4], methods=["auto"], search=None, targets=["film"]))
+    inputs = Inputs(plan.resolve_tasks(), check(plan), "backbone", 32, "float32")
+    origins = {place: Origin("food", f"{place[0].target}-{place[1]}") for place in to_start(plan)}
+    found = searches(plan, inputs, origins)
+    reads = {(place[0].shots, place[1]): spec.unseen for place, spec in found.items()}
+    assert reads[1, "dept"] == reads[1, "probe"] == reads[1, "tfidf"] == "mean row"
+    assert reads[4, "dept"] is reads[4, "probe"] is reads[4, "tfidf"] is None
+    searched = next(spec for place, spec in found.items() if place[:2] == (Draw("film", 1, 0), "dept"))
+    assert searched.of(0).unseen == "mean row"
+    assert searched.model_copy(update={"unseen": None}).fingerprint != searched.fingerprint
