@@ -116,8 +116,9 @@ def weights_id(folder: Path) -> str:
 
 
 def legacy_ids(folder: Path) -> set[str]:
-    """All ids that older versions may have given a folder."""
-    return {older_id(folder), *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED)}
+    """All ids that older versions may have given a folder, where they are not today's."""
+    found = {older_id(folder), *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED)}
+    return found - {weights_id(folder)}
 
 
 def older_id(folder: Path) -> str:

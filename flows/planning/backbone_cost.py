@@ -61,7 +61,7 @@ class BackboneCost:
     @property
     def computed(self) -> str | None:
         """What of its arithmetic has changed, see `TrialSpec`; None where it is not here."""
-        return self._info.computed if self._info else None
+        return self.info.computed if self.info else None
 
     @cached_property
     def _bare(self) -> Any:

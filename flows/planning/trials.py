@@ -190,7 +190,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
         adapter=(shape := inputs.shape(plan.recipe(draw.target).adapter, method)),
-        unseen=unseen(plan, inputs, draw, method in LINEAR or shape.reads),
+        unseen=unseen(plan, inputs, draw, method in LINEAR or bool(shape.reads)),
         **drawn(plan, inputs, draw),
         **common(plan, inputs, draw.target),
     )

@@ -21,7 +21,7 @@ from tests.registry.registry_helpers import make_outcome, save_adapter
 class Run(World):
     """What `flows.execution.context.RunContext` has beside."""
 
-    backbone_name, backbone_id, dtype = "tiny", ID, "float32"
+    backbone_name, backbone_id, dtype, computed = "tiny", ID, "float32", None
     stopping = Stopping()
 
 
