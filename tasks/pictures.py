@@ -34,7 +34,7 @@ class Picture:
 class Finder:
     """`picture_in` for the cells of one table: each name is looked up once, and its rows share one object."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder, self._known = folder, dict[str, Picture]()
 
     def __call__(self, cell: Any, where: str) -> Picture:
@@ -47,10 +47,11 @@ class Finder:
         return self._known[cell]
 
 
-def picture_in(cell: Any, folder: Path, where: str) -> Picture:
+def picture_in(cell: Any, folder: Path | None, where: str) -> Picture:
     """The picture that a cell of a table means.
 
     Args:
+        folder: None where the table may name no files of this machine.
         cell: a file's name below `folder`, or the picture's bytes, as the library `datasets` has them: bytes and path.
             Bytes are kept below DEPT_CACHE, under their sha256.
         where: file and line, for errors.
@@ -65,6 +66,11 @@ def picture_in(cell: Any, folder: Path, where: str) -> Picture:
     name = cell.strip() if isinstance(cell, str) else ""
     if not name:
         raise InputError(f"{where}: no picture is named; write a file's name there or remove the row")
+    if folder is None:
+        raise InputError(
+            f"{where}: picture {shown(name)} is a name, and rows of the hub must hold their pictures. Remedy: a "
+            "repository whose picture column holds bytes, or local copies in $DEPT_DATA"
+        )
     path = Path(name)
     if path.is_absolute() and path.is_relative_to(folder):
         path = path.relative_to(folder)

@@ -19,6 +19,7 @@ from infra.errors import InputError
 
 DTYPES = get_args(Dtype)
 _WIDTHS = ("word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "n_embd", "dim")
+_OTHER_WINDOWS = ("attention_chunk_size", "local_attention", "attention_window_size", "sliding_window_size")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -85,12 +86,16 @@ class BackboneInfo:
     def computed(self) -> str | None:
         """What of its arithmetic has changed since trials on it could be run; None where nothing has.
 
-        Until version 0.2.0 every layer of a causal model saw the whole text, whatever windows it has.
+        Until version 0.2.0 every layer of a causal model saw the whole text, whatever windows it has, and
+        encoder-decoders lost the scale of their embeddings.
         """
+        if self.family == "seq2seq":
+            return "scale" if self.config.get("scale_embedding") else None
         kinds = set(self.config.get("layer_types") or ()) | {str(self.config.get("attention_types") or "")}
         windows = self.config.get("sliding_window") if self.config.get("use_sliding_window", True) else None
+        windows = windows or any(self.config.get(key) for key in _OTHER_WINDOWS)
         local = any("sliding" in kind or "chunked" in kind or "local" in kind for kind in kinds)
-        return "windows" if self.family == "causal" and (windows or local) else None
+        return "windows" if windows or local else None
 
     @property
     def room(self) -> int | None:

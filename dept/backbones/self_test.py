@@ -119,7 +119,8 @@ class Test:
                     raise not_usable(self.name, model, f"cannot be measured in parts ({cause(error)})") from error
                 return self._measured(model, model, far=not _has_windows(model.config))
             way = self._measured(small, model, far=True)
-            way = _known[key] = replace(way, repacks=self._repacks(small))
+            way = replace(way, repacks=self._repacks(small), scale=_scale_of(way.scale, small, model))
+            _known[key] = way
         if whole and not self._confirmed(model, way):
             way = self._measured(model, model, far=False)
             if not self._confirmed(model, way):
@@ -154,6 +155,15 @@ class Test:
         raise NotImplementedError
 
 
+def _scale_of(found: float, small: Any, model: Any) -> float:
+    """What a sibling has shown of the embeddings' scale, for the model's own width."""
+    wide, narrow = (
+        int(getattr(table, "ds_shape", table.shape)[1])
+        for table in (one.get_input_embeddings().weight for one in (model, small))
+    )
+    return wide**0.5 if found != 1 and found == narrow**0.5 and found not in _named(model.config) else found
+
+
 def some_ids(model: Any, count: int) -> Tensor:
     """Some token ids, none of which pads."""
     table = model.get_input_embeddings().weight
@@ -163,14 +173,13 @@ def some_ids(model: Any, count: int) -> Tensor:
 
 def scales(config: Any, d: int) -> list[float]:
     """What a model may multiply its embeddings of width d by, the likeliest first."""
-    own = [getattr(config, name, None) for name in ("embedding_multiplier", "embed_scale", "scale_emb")]
-    found = [
-        1.0,
-        *(float(one) for one in own if isinstance(one, (int, float))),
-        d**0.5,
-        float(torch.tensor(d**0.5).bfloat16()),
-    ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([1.0, *_named(config), d**0.5, float(torch.tensor(d**0.5).bfloat16())]))
+
+
+def _named(config: Any) -> list[float]:
+    """Scales that a configuration names."""
+    own = (getattr(config, name, None) for name in ("embedding_multiplier", "embed_scale", "scale_emb"))
+    return [float(one) for one in own if isinstance(one, (int, float))]
 
 
 def near(ours: Tensor, theirs: Tensor) -> bool:

@@ -48,7 +48,7 @@ def read_hub(task: Task) -> HubRows:
     for role, split in _splits(source).items():
         copy = local_copy(task, split)
         lines = _local(task, copy) if copy else _remote(task, split)
-        names, find = Counter[str](), Finder(copy.parent if copy else Path())
+        names, find = Counter[str](), Finder(copy.parent if copy else None)
         parts[role] = []
         for index, (where, raw) in enumerate(_kept(lines, source)):
             row = _converted(task, raw, where)

@@ -1,9 +1,11 @@
 """Of many kinds of models: scores, gradients and new tokens are the model's own, or it is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers import MarianConfig, MarianMTModel
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors
@@ -109,6 +111,20 @@ def test_the_slow_way_trains_tests_and_reads(folders):
         torch.testing.assert_close(ours, theirs.detach(), atol=1e-4, rtol=0)
 
 
+def test_embeddings_are_scaled_by_the_models_own_width():
+    """Of a sharded model its sibling of width 64 alone is measured."""
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1}
+    config = MarianConfig(vocab_size=90, d_model=36, scale_embedding=True, **sizes, **heads, **ends)
+    model = MarianMTModel(config).eval()
+    kind = Backbone.kinds["seq2seq"]
+    for whole in (False, True):
+        self_test._known.clear()
+        way = kind.test("marian", lambda made, way: kind(made, None, "marian", None, way)).measure(model, whole)
+        assert way.scale == 6
+
+
 def test_the_slow_way_has_no_gap(folders):
     backbone = load(folders / "bloom")
     adapter = adapter_of(backbone, layout="paper")
@@ -160,6 +176,12 @@ def test_positions_by_configuration():
 def test_trials_of_what_was_computed_otherwise_are_new(folders):
     assert describe(str(folders / "mistral"), device="cpu").computed == "windows"
     assert describe(str(folders / "bloom"), device="cpu").computed is None
+    bart = describe(str(folders / "bart"), device="cpu")
+    assert bart.computed is None
+    assert replace(bart, config={"scale_embedding": True}).computed == "scale"
+    causal = replace(bart, family="causal")
+    assert replace(causal, config={"attention_chunk_size": 8}).computed == "windows"
+    assert replace(causal, config={"sliding_window": 8, "use_sliding_window": False}).computed is None
     fields = {
         "backbone": "x",
         "backbone_id": "0" * 64,

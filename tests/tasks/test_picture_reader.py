@@ -150,6 +150,13 @@ def test_cells_that_name_no_picture(tmp_path, name, said):
     assert str(caught.value).startswith("rows.csv, line 7: ")
 
 
+def test_a_hub_names_no_files_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"row 3: picture 'own\.png' is a name, and rows of the hub must hold"):
+        Finder(None)("own.png", "row 3")
+
+
 def test_cells_that_do(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(png(1))
