@@ -264,7 +264,7 @@ class Backbone(nn.Module):
             logits [batch, m + length, vocab] for causal models, [batch, label length, vocab] for encoder-decoders.
 
         Raises:
-            InputError: wrong width, a text longer than s, labels missing where needed.
+            InputError: wrong width, a text longer than s or than there are positions, labels missing where needed.
         """
         self.check_adapter(adapter)
         ids = input_ids.to(self.device)
@@ -274,6 +274,7 @@ class Backbone(nn.Module):
         lengths, s = real.sum(1), adapter.config.s
         if lengths.max() > s or lengths.min() < 1:
             raise InputError(f"backbone: texts of {int(lengths.min())} to {int(lengths.max())} tokens; 1 to s={s} fit")
+        self.check_room(adapter.config.m, s if adapter.layout == "paper" else int(lengths.max()))
         return self._answer(adapter, ids, real, real.int().argmax(1, keepdim=True), labels, all_positions)
 
     @abstractmethod

@@ -146,7 +146,7 @@ class CausalBackbone(Backbone):
         embeddings = shift(self.embed(ids), rows, only, tensors)
         if (ran := self.run_prefix(tensors.prompt.to(self.dtype))) is None:
             self.check_layout(adapter.config.layout)
-            hidden = self._alone_with_prompt(embeddings, real, causal, tensors.prompt[only])
+            hidden = self._alone_with_prompt(embeddings, real, tensors.prompt[only])
         else:
             keys, values, prompt_hidden = ran
             cache = self.cache_of(*([t.index_select(0, only) for t in part] for part in (keys, values)))
@@ -161,7 +161,7 @@ class CausalBackbone(Backbone):
         loss = functional.cross_entropy(picked, following[counted])
         return Output(loss, self.head(hidden) if all_positions else picked)
 
-    def _alone_with_prompt(self, embeddings: Tensor, real: Tensor, causal: Tensor, prompts: Tensor) -> Tensor:
+    def _alone_with_prompt(self, embeddings: Tensor, real: Tensor, prompts: Tensor) -> Tensor:
         """What `run_alone` gives, with the prompts' own states in front: [R, m + T, ...]."""
         m = prompts.shape[1]
         whole = torch.cat([prompts.to(embeddings.dtype), embeddings], dim=1)

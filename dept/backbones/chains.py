@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ def run_chains(
 ) -> tuple[Tensor, list[Tensor]]:
     """States [R, T, ...] of a batch of which each sequence is run by itself behind its prompt.
 
-    Of a token that stands in several sequences (a text with several answers) the first one's counts.
+    Of a token that stands in several sequences (a text with several answers) the first one's counts. No pass holds more
+    tokens than the batch, or one sequence: a row with many answers is many sequences.
 
     Args:
         embeddings: [R, T, d]. front: [R, m, d].
@@ -65,7 +66,8 @@ def run_chains(
         groups.setdefault(len(columns) if together else -number - 1, []).append((row, columns))
     m, taken = front.shape[1], torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
     rows_of, columns_of, states_of = list[Tensor](), list[Tensor](), list[list[Tensor]]()
-    for group in groups.values():
+    most = embeddings.shape[0] * (m + embeddings.shape[1])
+    for group in _of_size(groups.values(), m, most):
         rows = torch.tensor([row for row, _ in group], device=embeddings.device)
         columns = torch.stack([columns for _, columns in group])
         last, states = run(torch.cat([front[rows], embeddings[rows[:, None], columns]], dim=1))
@@ -81,6 +83,13 @@ def run_chains(
         empty = parts.new_zeros(*embeddings.shape[:2], *parts.shape[1:])
         found.append(empty.index_put(where, parts))
     return found[0], found[1:]
+
+
+def _of_size(groups: Iterable[list[tuple[int, Tensor]]], m: int, most: int) -> Iterator[list[tuple[int, Tensor]]]:
+    """Groups of sequences of one length in parts of at most `most` tokens, prompts of m counted, or one sequence."""
+    for group in groups:
+        each = max(1, most // (m + len(group[0][1])))
+        yield from (group[at : at + each] for at in range(0, len(group), each))
 
 
 def _first(flat: tuple[Tensor, Tensor], taken: Tensor) -> Tensor:

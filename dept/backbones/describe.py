@@ -32,7 +32,7 @@ class BackboneInfo:
         backbone_id: sha256 (hex) of weights and tokenizer, without number type.
         dtype: number type of its weights in memory.
         d: width of the input embeddings.
-        positions: tokens it was made for; None where it sets no bound.
+        positions: tokens of prompt and text together; None: no end.
         vocab: rows of the embedding table.
         family: "causal" or "seq2seq".
         folder: where its files lie on this machine.
@@ -97,18 +97,13 @@ class BackboneInfo:
         local = any("sliding" in kind or "chunked" in kind or "local" in kind for kind in kinds)
         return "windows" if windows or local else None
 
-    @property
-    def room(self) -> int | None:
-        """Tokens of prompt and text together; None: no end (positions are relative)."""
-        return self.positions
-
     def check_room(self, m: int, s: int) -> None:
         """Refuse a prompt of m and texts of s tokens that the backbone has no positions for.
 
         Raises:
             InputError: m + s is more than the backbone has positions.
         """
-        check_room(self.name, self.room, m, s)
+        check_room(self.name, self.positions, m, s)
 
 
 def describe(name_or_path: str, dtype: str | None = None, device: str | None = None) -> BackboneInfo:

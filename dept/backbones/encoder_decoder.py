@@ -36,14 +36,13 @@ class EncoderDecoderBackbone(Backbone):
         """See `Backbone`: the encoder sees both ways."""
         return
 
-    def run_encoder(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Encoder states [R, m + T, d] of prompts and text; mask [R, m + T]."""
-        return self.encoder_layers(embeddings, mask)[0]
-
     def encoder_layers(
         self, embeddings: Tensor, mask: Tensor, depths: Sequence[float] = ()
     ) -> tuple[Tensor, list[Tensor]]:
-        """As `run_encoder`, and the states at some depths; padded, or where that changes numbers row by row."""
+        """Encoder states [R, m + T, d] of prompts and text, mask [R, m + T], and those at some depths.
+
+        Rows are padded, or where that changes numbers computed one by one.
+        """
         if self.way.fast:
             return self._encoded(embeddings, mask.long(), depths)
         chains = [(row, mask[row].nonzero()[:, 0]) for row in range(len(mask))]

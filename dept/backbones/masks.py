@@ -39,7 +39,7 @@ def for_layers(
         positions: [R, T] of the tokens that look. places: [R, K] of those that are looked at.
 
     Raises:
-        NotImplementedError: a type of layers whose mask is not known here.
+        ValueError: a type of layers whose mask is not known here.
     """
     if masks == "one":
         return additive(allowed, dtype)
@@ -57,7 +57,7 @@ def for_layers(
             size = text.attention_chunk_size
             seen = allowed & (ahead // size == behind // size)
         else:
-            raise NotImplementedError(f"layers of type {kind}")
+            raise ValueError(f"layers of type {kind}")
         made[kind] = additive(seen, dtype)
     return made
 
@@ -66,9 +66,9 @@ def window_of(text: Any) -> int:
     """Tokens that a layer with a window sees.
 
     Raises:
-        NotImplementedError: the configuration names none.
+        ValueError: the configuration names none.
     """
     for name in _WINDOWS:
         if isinstance(found := getattr(text, name, None), int) and found > 0:
             return found
-    raise NotImplementedError("layers of a window whose length the configuration does not name")
+    raise ValueError("layers of a window whose length the configuration does not name")

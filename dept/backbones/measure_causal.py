@@ -10,20 +10,51 @@ from torch import Tensor
 
 from dept.backbones.chains import own_forward
 from dept.backbones.masks import behind_prompt, see_prompt
-from dept.backbones.self_test import Test, alike, cause, near, not_usable, scales, some_ids
+from dept.backbones.self_test import IDS, Test, alike, finite, near, not_usable, some_ids, with_gradients
 from dept.backbones.ways import Masks, Way
-from infra.errors import InputError
 
 _M = 5
-FORWARD = "lets tokens see what follows them, so it continues no text"
 
 
 class CausalTest(Test):
     """Of models that continue a text."""
 
+    def text(self, model: Any) -> Any:
+        """See `Test`."""
+        return model.config.get_text_config()
+
+    def own(self, model: Any) -> Tensor:
+        """See `Test`."""
+        with torch.no_grad():
+            return finite(model(input_ids=some_ids(model, IDS)[None]).logits[0])
+
+    def of_embeddings(self, model: Any, embeddings: Tensor) -> Tensor:
+        """See `Test`."""
+        logits: Tensor = own_forward(model, embeddings).logits[0]
+        return logits
+
+    def truth(self, model: Any, about: Any, far: bool) -> Callable[[Any], bool]:
+        """See `Test`."""
+        ids = some_ids(model, IDS)[None]
+        with torch.no_grad():
+            looks_back = near(model(input_ids=ids[:, :6]).logits, model(input_ids=ids).logits[:, :6])
+        truth = _Truth(model, far)
+        if not looks_back or not truth.looks_back:
+            raise not_usable(self.name, about, "lets tokens see what follows them, so it continues no text")
+        return truth.agrees
+
+    def ladder(self, model: Any, scale: float, far: bool) -> Iterator[Way]:
+        """See `Test`."""
+        kinds = getattr(self.text(model), "layer_types", None)
+        masks: list[Masks] = ["one", "window", *cast(list[Masks], ["types"] if kinds else [])]
+        if far:
+            yield from (Way("packed", one, scale) for one in masks)
+        for whole in (False, True):
+            yield from (Way(rows, "one", scale, whole) for rows in ("equal", "single"))
+
     def confirms(self, model: Any, way: Way) -> bool:
         """See `Test`: the first ids stand for a prompt, the others for a text beside which another lies."""
-        ids = some_ids(model, 9)
+        ids = some_ids(model, IDS)
         with torch.no_grad():
             made = self.make(model, way)
             embedded = made.embed(ids[None])[0]
@@ -31,73 +62,12 @@ class CausalTest(Test):
             found = _runs(made, front, texts)[0]
             return alike(made.head(found), model(input_ids=ids[None]).logits[0, 3:])
 
-    def own(self, model: Any) -> Tensor:
-        """See `Test`."""
-        with torch.no_grad():
-            found: Tensor = model(input_ids=some_ids(model, 9)[None]).logits[0]
-        if not found.isfinite().all():
-            raise ValueError("logits that are not finite")
-        return found
 
-    def _measured(self, model: Any, about: Any, far: bool) -> Way:
-        """See `Test`."""
-        try:
-            scale = self._scale(model)
-            self._check_causal(model)
-            truth = Truth(model, far)
-        except InputError:
-            raise
-        except Exception as error:  # whatever its code raises at what it is asked
-            raise not_usable(self.name, about, f"cannot be run on input embeddings ({cause(error)})") from error
-        if not truth.looks_back:
-            raise not_usable(self.name, about, FORWARD)
-        why = "nothing"
-        for way in self._ladder(model, scale, far):
-            try:
-                if truth.agrees(self.make(model, way)):
-                    return way
-                why = "other numbers than its own"
-            except Exception as error:  # a way that its code does not know
-                why = cause(error)
-        raise not_usable(self.name, about, f"gives {why} on [P; text] in every way that is known here")
-
-    def _ladder(self, model: Any, scale: float, far: bool) -> Iterator[Way]:
-        kinds = getattr(model.config.get_text_config(), "layer_types", None)
-        masks: list[Masks] = ["one", "window", *cast(list[Masks], ["types"] if kinds else [])]
-        if far:
-            yield from (Way("packed", one, scale) for one in masks)
-        for whole in (False, True):
-            yield from (Way(rows, "one", scale, whole) for rows in ("equal", "single"))
-
-    def _scale(self, model: Any) -> float:
-        """What the model multiplies embeddings of ids by where it makes them itself."""
-        ids, config = some_ids(model, 9)[None], model.config.get_text_config()
-        with torch.no_grad():
-            truth = model(input_ids=ids).logits
-            if not torch.equal(truth, model(input_ids=ids).logits) and not near(truth, model(input_ids=ids).logits):
-                raise not_usable(self.name, model, "gives other numbers each time it is asked")
-            embedded = model.get_input_embeddings()(ids)
-            for scale in scales(config, embedded.shape[-1]):
-                if near(own_forward(model, embedded * scale if scale != 1 else embedded).logits, truth):
-                    return scale
-        raise not_usable(
-            self.name,
-            model,
-            "makes more of a token id than an input embedding (per-layer or hashed embeddings), "
-            "which a prompt of vectors has not",
-        )
-
-    def _check_causal(self, model: Any) -> None:
-        ids = some_ids(model, 9)[None]
-        with torch.no_grad():
-            if not near(model(input_ids=ids[:, :6]).logits, model(input_ids=ids).logits[:, :6]):
-                raise not_usable(self.name, model, FORWARD)
-
-
-class Truth:
+class _Truth:
     """What a causal model itself makes of [P; text], and whether a way of computing it agrees.
 
-    Two answers behind one text and two texts more; packed they are longer than a sibling has positions.
+    Two answers behind one text and two texts more; two of the four rows are of one length. Packed they are longer than
+    a sibling has positions.
     """
 
     def __init__(self, model: Any, far: bool) -> None:
@@ -108,7 +78,7 @@ class Truth:
         def vectors(n: int) -> Tensor:
             return (torch.randn(n, d, generator=generator) * spread).to(table.device, table.dtype)
 
-        lengths = (24, 2, 3, 21, 30) if far else (6, 2, 3, 4, 5)
+        lengths = (24, 2, 3, 26, 30) if far else (6, 2, 3, 8, 5)
         self.prompt = vectors(_M)
         text, first, second, third, fourth = (vectors(n) for n in lengths)
         self.shared = len(text)
@@ -116,7 +86,6 @@ class Truth:
         self.wanted, self.gradients = self._of(
             lambda prompt, texts: [own_forward(model, torch.cat([prompt, one])[None]).logits[0, _M:] for one in texts]
         )
-        self.model = model
 
     @property
     def looks_back(self) -> bool:
@@ -128,9 +97,7 @@ class Truth:
         """Logits of the sequences, and the gradients of a number made of them."""
         leaves = [part.detach().requires_grad_() for part in (self.prompt, *self.sequences)]
         with torch.enable_grad():
-            found = run(leaves[0], leaves[1:])
-            total = torch.stack([one.float().log_softmax(-1)[:, 7].sum() for one in found]).sum()
-            return [one.detach() for one in found], list(torch.autograd.grad(total, leaves))
+            return with_gradients(run(leaves[0], leaves[1:]), leaves)
 
     def agrees(self, made: Any) -> bool:
         """Whether logits, gradients and the next tokens of a backbone are the model's own."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from dept.backbones.chains import own_forward
-from dept.backbones.self_test import Test, alike, cause, near, not_usable, scales, some_ids
-from dept.backbones.ways import Way
+from dept.backbones.self_test import IDS, Test, alike, finite, near, not_usable, some_ids, with_gradients
+from dept.backbones.ways import Rows, Way
 
-_M, _LENGTHS, _ANSWERS = 5, (24, 9, 30), (1, 4, 3)
+_M, _LENGTHS, _ANSWERS = 5, (24, 9, 24), (1, 4, 3)  # two texts of one length
 
 
 class EncoderDecoderTest(Test):
@@ -19,7 +20,7 @@ class EncoderDecoderTest(Test):
 
     def confirms(self, model: Any, way: Way) -> bool:
         """See `Test`: the first ids stand for a prompt, the others for a text beside which a longer one lies."""
-        ids, answer = some_ids(model, 9), some_ids(model, 3)[None]
+        ids, answer = some_ids(model, IDS), some_ids(model, 3)[None]
         with torch.no_grad():
             made = self.make(model, way)
             embedded = made.embed(ids[None])[0]
@@ -32,52 +33,29 @@ class EncoderDecoderTest(Test):
             return alike(found, model(input_ids=ids[None], decoder_input_ids=answer, use_cache=False).logits[0])
 
     def own(self, model: Any) -> Tensor:
-        """See `Test`."""
+        """See `Test`: of an answer of the first three ids."""
+        ids = some_ids(model, IDS)[None]
         with torch.no_grad():
-            ids = some_ids(model, 9)[None]
-            found: Tensor = model(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False).logits[0]
-        if not found.isfinite().all():
-            raise ValueError("logits that are not finite")
-        return found
+            return finite(model(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False).logits[0])
 
-    def _measured(self, model: Any, about: Any, far: bool) -> Way:
+    def of_embeddings(self, model: Any, embeddings: Tensor) -> Tensor:
         """See `Test`."""
-        try:
-            scale = self._scale(model, about)
-            truth = _Truth(model)
-        except Exception as error:  # whatever its code raises at what it is asked
-            if getattr(error, "told", False) or type(error).__name__ == "InputError":
-                raise
-            raise not_usable(self.name, about, f"cannot be run on input embeddings ({cause(error)})") from error
-        why = "nothing"
-        for rows in ("packed", "equal", "single"):
-            way = Way(rows, "one", scale)
-            try:
-                if truth.agrees(self.make(model, way)):
-                    return way
-                why = "other numbers than its own"
-            except Exception as error:  # a way that its code does not know
-                why = cause(error)
-        raise not_usable(self.name, about, f"gives {why} on [P; text] in every way that is known here")
+        answer = some_ids(model, IDS)[None, :3]
+        logits: Tensor = own_forward(model, embeddings, decoder_input_ids=answer).logits[0]
+        return logits
 
-    def _scale(self, model: Any, about: Any) -> float:
-        """What the encoder multiplies embeddings of ids by where it makes them itself."""
-        ids = some_ids(model, 9)[None]
-        answer = ids[:, :3]
+    def truth(self, model: Any, about: Any, far: bool) -> Callable[[Any], bool]:
+        """See `Test`."""
+        ids = some_ids(model, IDS)[None]
         with torch.no_grad():
-            truth = self.own(model)[None]
-            if not near(truth, self.own(model)[None]):
-                raise not_usable(self.name, about, "gives other numbers each time it is asked")
-            if not near(model(input_ids=ids, decoder_input_ids=answer[:, :2], use_cache=False).logits, truth[:, :2]):
-                raise not_usable(self.name, about, "has a decoder whose tokens see what follows them")
-            embedded = model.get_input_embeddings()(ids)
-            for scale in scales(model.config, embedded.shape[-1]):
-                given = embedded * scale if scale != 1 else embedded
-                if near(own_forward(model, given, decoder_input_ids=answer).logits, truth):
-                    return scale
-        raise not_usable(
-            self.name, about, "makes more of a token id than an input embedding, which a prompt of vectors has not"
-        )
+            shorter = model(input_ids=ids, decoder_input_ids=ids[:, :2], use_cache=False).logits[0]
+        if not near(shorter, self.own(model)[:2]):
+            raise not_usable(self.name, about, "has a decoder whose tokens see what follows them")
+        return _Truth(model).agrees
+
+    def ladder(self, model: Any, scale: float, far: bool) -> Iterator[Way]:
+        """See `Test`."""
+        return (Way(rows, "one", scale) for rows in get_args(Rows))
 
 
 class _Truth:
@@ -97,7 +75,7 @@ class _Truth:
                 own_forward(model, torch.cat([leaves[0], text])[None], decoder_input_ids=answer[None]).logits[0]
                 for text, answer in zip(leaves[1:], self.answers, strict=True)
             ]
-            self.wanted, self.gradients = _with_gradients(found, leaves)
+            self.wanted, self.gradients = with_gradients(found, leaves)
 
     def agrees(self, made: Any) -> bool:
         """Whether logits and gradients of a backbone are the model's own; and whether it can be taught."""
@@ -110,11 +88,6 @@ class _Truth:
             encoded, mask, _ = made.encode_text(texts, real, leaves[0].expand(len(texts), -1, -1))
             inputs = pad(self.answers, batch_first=True, padding_value=made.pad_id)
             logits = made.run_decoder(encoded, mask, inputs)
-            found, gradients = _with_gradients([row[:n] for row, n in zip(logits, _ANSWERS, strict=True)], leaves)
+            found, gradients = with_gradients([row[:n] for row, n in zip(logits, _ANSWERS, strict=True)], leaves)
         made.decoder_inputs(inputs)
         return all(map(near, found, self.wanted)) and all(map(near, gradients, self.gradients))
-
-
-def _with_gradients(found: list[Tensor], leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    total = torch.stack([one.float().log_softmax(-1)[:, 7].sum() for one in found]).sum()
-    return [one.detach() for one in found], list(torch.autograd.grad(total, leaves))

@@ -7,7 +7,8 @@ beyond them; what is found is then held against the model itself, by a text of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,10 +81,11 @@ def way_of(test: Test, model: Any, weights_id: str | None, whole: bool) -> Way:
     return found
 
 
+IDS = 9  # token ids that a model is asked about
 _known: dict[str, Way] = {}  # by class and configuration: what siblings have shown in this process
 
 
-class Test:
+class Test(ABC):
     """What a kind of backbone is measured by.
 
     Args:
@@ -119,7 +121,7 @@ class Test:
                     raise not_usable(self.name, model, f"cannot be measured in parts ({cause(error)})") from error
                 return self._measured(model, model, far=not _has_windows(model.config))
             way = self._measured(small, model, far=True)
-            way = replace(way, repacks=self._repacks(small), scale=_scale_of(way.scale, small, model))
+            way = replace(way, repacks=self._repacks(small), scale=self._scale_of(way.scale, small, model))
             _known[key] = way
         if whole and not self._confirmed(model, way):
             way = self._measured(model, model, far=False)
@@ -142,26 +144,97 @@ class Test:
         except Exception:  # code that reads what packed layers have not
             return False
 
-    def confirms(self, model: Any, way: Way) -> bool:
-        """Whether the model's logits for token ids are those that this way gives for their embeddings."""
-        raise NotImplementedError
-
     def _measured(self, model: Any, about: Any, far: bool) -> Way:
         """As `measure`, by this model alone; `far`: texts beyond its windows may be tried, so rows may be packed."""
-        raise NotImplementedError
+        try:
+            scale, agrees = self._scale(model, about), self.truth(model, about, far)
+        except InputError:
+            raise
+        except Exception as error:  # whatever its code raises at what it is asked
+            raise not_usable(self.name, about, f"cannot be run on input embeddings ({cause(error)})") from error
+        why = "nothing"
+        for way in self.ladder(model, scale, far):
+            try:
+                if agrees(self.make(model, way)):
+                    return way
+                why = "other numbers than its own"
+            except Exception as error:  # a way that its code does not know
+                why = cause(error)
+        raise not_usable(self.name, about, f"gives {why} on [P; text] in every way that is known here")
 
+    def _scale(self, model: Any, about: Any) -> float:
+        """What the model multiplies embeddings of ids by where it makes them itself."""
+        with torch.no_grad():
+            truth = self.own(model)
+            if not near(truth, self.own(model)):
+                raise not_usable(self.name, about, "gives other numbers each time it is asked")
+            embedded = model.get_input_embeddings()(some_ids(model, IDS)[None])
+            for scale in scales(self.text(model), embedded.shape[-1]):
+                if near(self.of_embeddings(model, embedded * scale if scale != 1 else embedded), truth):
+                    return scale
+        raise not_usable(
+            self.name,
+            about,
+            "makes more of a token id than an input embedding (per-layer or hashed embeddings), "
+            "which a prompt of vectors has not",
+        )
+
+    def _scale_of(self, found: float, small: Any, model: Any) -> float:
+        """What a sibling has shown of the embeddings' scale, for the model's own width."""
+        wide, narrow = (
+            int(getattr(table, "ds_shape", table.shape)[1])
+            for table in (one.get_input_embeddings().weight for one in (model, small))
+        )
+        return wide**0.5 if found != 1 and found == narrow**0.5 and found not in _named(self.text(model)) else found
+
+    def text(self, model: Any) -> Any:
+        """The configuration that speaks of what reads embeddings."""
+        return model.config
+
+    @abstractmethod
     def own(self, model: Any) -> Tensor:
-        """The model's own logits of some token ids."""
-        raise NotImplementedError
+        """The model's own logits [n, vocab] of `some_ids`.
+
+        Raises:
+            ValueError: they are not finite.
+        """
+
+    @abstractmethod
+    def of_embeddings(self, model: Any, embeddings: Tensor) -> Tensor:
+        """As `own`, of embeddings [1, IDS, d] in place of the ids."""
+
+    @abstractmethod
+    def truth(self, model: Any, about: Any, far: bool) -> Callable[[Any], bool]:
+        """What the model itself makes of [P; text]: says whether a backbone computes the same. `far`: see `measure`.
+
+        Raises:
+            InputError: a model of another kind than this one, such as one whose tokens see what follows them.
+        """
+
+    @abstractmethod
+    def ladder(self, model: Any, scale: float, far: bool) -> Iterable[Way]:
+        """The ways to be tried, the fastest first."""
+
+    @abstractmethod
+    def confirms(self, model: Any, way: Way) -> bool:
+        """Whether the model's logits for token ids are those that this way gives for their embeddings."""
 
 
-def _scale_of(found: float, small: Any, model: Any) -> float:
-    """What a sibling has shown of the embeddings' scale, for the model's own width."""
-    wide, narrow = (
-        int(getattr(table, "ds_shape", table.shape)[1])
-        for table in (one.get_input_embeddings().weight for one in (model, small))
-    )
-    return wide**0.5 if found != 1 and found == narrow**0.5 and found not in _named(model.config) else found
+def with_gradients(found: Sequence[Tensor], leaves: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits [n, vocab] of some rows, detached, and the gradients of a number made of them."""
+    total = torch.stack([one.float().log_softmax(-1)[:, 7].sum() for one in found]).sum()
+    return [one.detach() for one in found], list(torch.autograd.grad(total, leaves))
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits, which are finite.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not logits.isfinite().all():
+        raise ValueError("logits that are not finite")
+    return logits
 
 
 def some_ids(model: Any, count: int) -> Tensor:
@@ -184,22 +257,26 @@ def _named(config: Any) -> list[float]:
 
 def near(ours: Tensor, theirs: Tensor) -> bool:
     """Whether numbers are the same up to the rounding of their type."""
-    if ours.shape != theirs.shape:
-        return False
-    off, spread = (ours.float() - theirs.float()).abs(), max(1e-3, float(theirs.float().std()))
-    if not off.isfinite().all():
-        return False
-    if theirs.dtype not in (torch.float32, torch.float64):
-        return float(off.mean()) <= _NOISE * spread
-    return float(off.max()) <= _EXACT * max(1.0, 5 * spread)
+    return _within(ours, theirs, _EXACT * max(1.0, 5 * _spread(theirs)))
 
 
 def alike(ours: Tensor, theirs: Tensor) -> bool:
     """Whether numbers of a whole model are those of one computation, however long its sums."""
-    off, spread = (ours.float() - theirs.float()).abs(), max(1e-3, float(theirs.float().std()))
+    return _within(ours, theirs, _ALIKE * _spread(theirs))
+
+
+def _within(ours: Tensor, theirs: Tensor, most: float) -> bool:
+    """Whether no number is off by more than `most`; of types shorter than float32 the mean error alone is asked for."""
+    if ours.shape != theirs.shape:
+        return False
+    off = (ours.float() - theirs.float()).abs()
     if theirs.dtype in (torch.float32, torch.float64):
-        return float(off.max()) <= _ALIKE * spread
-    return float(off.mean()) <= _NOISE * spread
+        return float(off.max()) <= most
+    return float(off.mean()) <= _NOISE * _spread(theirs)
+
+
+def _spread(numbers: Tensor) -> float:
+    return max(1e-3, float(numbers.float().std()))
 
 
 def _has_windows(config: Any) -> bool:

@@ -115,7 +115,7 @@ def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
     if not backbone.way.fast:  # ranks must run the modules as often as each other, and rows of one length do not
         raise InputError(
             f"backbone {backbone.name}: a {model.config.model_type} model is computed row by row, which ranks cannot "
-            "share. Remedy: engine plain"
+            "share. Remedy: engine local"
         )
     backbone.attach(config)
     return backbone

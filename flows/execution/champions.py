@@ -84,7 +84,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         ledger=ledger,
         store=store,
         tracker=Tracker(),
-        room=backbone.room,
+        room=backbone.positions,
         computed=backbone.computed,
     )
     return context, left_out

@@ -54,7 +54,7 @@ def open_plan(plan: Plan) -> RunContext:
         ledger=ledger,
         store=store_of(ledger),
         tracker=Tracker(),
-        room=backbone.room,
+        room=backbone.positions,
         computed=backbone.computed,
     )
 

@@ -56,7 +56,7 @@ class BackboneCost:
     @property
     def room(self) -> int | None:
         """Tokens that it can read at once; None: no end, or not known."""
-        return self.info.room if self.info else None
+        return self.info.positions if self.info else None
 
     @property
     def computed(self) -> str | None:

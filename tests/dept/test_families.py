@@ -11,6 +11,7 @@ from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors
 from dept.backbones import masks, self_test, ways
 from dept.backbones.backbone import Backbone
+from dept.backbones.chains import run_chains
 from dept.backbones.describe import describe, room_of
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, TrainConfig
@@ -161,6 +162,23 @@ def test_texts_beyond_the_positions_are_refused_before_they_run(folders):
     assert len(score(backbone, [adapter], asked[:1])) == 1
     with pytest.raises(InputError, match=r"bart has 64 positions; m \+ s = 65"):
         score(backbone, [adapter], asked)
+    with pytest.raises(InputError, match=r"bart has 64 positions; m \+ s = 65"):
+        backbone(adapter, torch.ones(1, 35, dtype=torch.long), labels=torch.ones(1, 1, dtype=torch.long))
+
+
+def test_many_answers_of_a_row_are_no_larger_pass_than_the_batch():
+    """The slow way repeats the text for each answer of several tokens."""
+    sizes = []
+
+    def run(rows):
+        sizes.append(rows.shape[0] * rows.shape[1])
+        return rows * 2, []
+
+    embeddings, front = torch.randn(1, 40, 4), torch.randn(1, 10, 4)
+    columns = [torch.cat([torch.arange(10), torch.tensor([10 + i])]) for i in range(30)]
+    found, _ = run_chains(run, embeddings, front, [(0, one) for one in columns], together=True)
+    assert torch.equal(found, embeddings * 2)
+    assert (max(sizes), sum(sizes)) == (2 * 21, 30 * 21)
 
 
 def test_positions_by_configuration():
