@@ -105,7 +105,7 @@ def _opened(payload: bytes, what: str) -> Image.Image:
         raise InputError(f"{what}: not a picture that can be read ({known}). Remedy: save it as PNG or JPEG") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{what}: more than {MOST_PIXELS:,} pixels. Remedy: make it smaller") from error
-    except Exception as error:
+    except Exception as error:  # of headers, too, Pillow raises what its formats raise
         raise InputError(f"{what}: a damaged picture ({_reason(error)}). Remedy: save it again") from error
     width, height = picture.size
     if width * height > MOST_PIXELS:

@@ -36,7 +36,7 @@ def check_head(name: str, model: Any) -> None:
     """
     try:
         head = model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # how models of transformers say that they have none
         head = None
     if head is None:
         raise InputError(
@@ -53,7 +53,7 @@ def check_embeddings(name: str, model: Any) -> None:
     """
     try:
         table = model.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # likewise
         table = None
     if not isinstance(table, Tensor) or (table.ndim != 2 and not hasattr(table, "ds_shape")):
         raise not_usable(name, model, "has no table of token embeddings")
