@@ -120,6 +120,30 @@ def normalised(scores: Sequence[float]) -> list[float]:
     return [score - total for score in scores]
 
 
+def mean_answers(
+    parts: Sequence[Sequence[Sequence[float]]], weights: Sequence[float] | None = None
+) -> list[list[float]]:
+    """Log-probabilities (nats) over the labels of each row, from those of each member: their mean, of sum 1 again.
+
+    The mean of log-probabilities is a geometric mean of probabilities, whose loss on any row is at most the mean loss
+    of the members (Hinton 2002, Training Products of Experts, https://doi.org/10.1162/089976602760128018).
+
+    Args:
+        parts: of each member, scores of every row; they need no sum.
+        weights: of each member in the mean; None: all alike.
+    """
+    if len(parts) == 1:
+        return [list(line) for line in parts[0]]
+    shares = weights or [1.0] * len(parts)
+    total = sum(shares)
+    found = []
+    for lines in zip(*([normalised(line) for line in part] for part in parts), strict=True):
+        columns = zip(*lines, strict=True)
+        mean = [sum(share * one for share, one in zip(shares, column, strict=True)) / total for column in columns]
+        found.append(normalised(mean))
+    return found
+
+
 def _within(value: object, low: float, high: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

@@ -40,6 +40,8 @@ CONSTANTS: dict[Method, dict[str, Any]] = {
 }
 TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
 DISTILLED = "distilled:"  # and that of one adapter which has learned to answer as they do
+OWN_LOSS = "own_loss"  # of a refit, in `TrialOutcome.extra`: mean loss (nats) of its answers to the rows it has learned
+ADAPTERS = "adapters_together"  # of an ensemble, likewise: test score of its adapters without linear baselines
 AUTO = "auto"  # per draw the recipe of the lowest cross-validated loss, of all methods that were searched
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 6  # layout of a spec's JSON; older ones are migrated when they are read
@@ -80,6 +82,9 @@ class Search(Frozen):
         None, gt=0, description="of training and validating, after which no candidate goes on"
     )
     together: int = Field(1, ge=1, le=64, description="candidates that answer as one, unless fewer are better")
+    beside: tuple[Method, ...] = Field(
+        (), description="linear baselines that answer with them, unless they make it worse"
+    )
 
     @model_validator(mode="after")
     def _validated_at_rungs(self) -> Search:
@@ -128,7 +133,8 @@ class TrialSpec(Frozen):
         validation_rows: at most; of k shots None: as many of the draw; a number: those of the whole validation split.
         role: search trials choose learning rates on validation rows and are never tested; challenger and champion
             stand in decisions of retraining. One that is a member of what a search came to is not tested by itself.
-        sources: kinds mixture and ensemble: sha256 of each adapter that is mixed or answers, in order.
+        sources: kinds mixture and ensemble: sha256 of each adapter (of an ensemble: or linear baseline) that is mixed
+            or answers, in order. weights: of each that answers; none: all alike.
         teacher_sha256: the ensemble whose answers on its rows it learns to give, in place of their labels.
         calibration: how scores become answers after training, see `dept.engine.readout`; none in ledgers of 0.1.0.
         tested_on: of which rows of the task, see `tasks.draws.rows_to_test`.
@@ -158,6 +164,7 @@ class TrialSpec(Frozen):
     source_task: str | None = None
     source_sha256: str | None = None
     sources: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     teacher_sha256: str | None = None
     members: tuple[str, ...] = ()
     prompt_text: str
@@ -186,15 +193,17 @@ class TrialSpec(Frozen):
         """sha256 (hex) over the canonical JSON of every field that is part of the question."""
         found: Any = {"candidates": {"__all__": {"init", "source_task"}}}
         body = self.model_dump(mode="json", exclude=dict.fromkeys(PROVENANCE, True) | {"search": found})
-        if self.start != "text":
-            del body["prompt_text"]  # nothing is made of it
+        if self.start != "text":  # nothing is made of it
+            del body["prompt_text"]
         if self.tested_on == "test" or not self.test_rows:
             del body["tested_on"]
         if self.kind == "evaluate":
             del body["role"]  # an adapter's answers are the same, whatever it stands for
-        for late in ("teacher_sha256", "readout", "computed", "unseen"):  # as before there were any
-            if body[late] is None:
+        for late in ("teacher_sha256", "readout", "computed", "unseen", "weights"):  # as before there were any
+            if not body[late]:
                 del body[late]
+        if self.search and not self.search.beside:
+            del body["search"]["beside"]
         if self.kind == "search" and self.method in (*LORA, "full") and self.calibration != "none":
             body["raws"] = True  # they were compared by uncalibrated scores once
         if self.method in CONSTANTS:
@@ -256,9 +265,10 @@ class TrialOutcome:
         validation, test: the task's metrics; `score` is the one that ranks (accuracy, for most tasks).
         loss_curve: (step, training loss). validation_curve, validation_loss_curve: (step, score) and (step, loss) of
             each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
-        extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; LoRA: `rank`; kind mixture:
-            `weights`; kind ensemble: `members_alone`, the test score of each member by itself; kind evaluate: `rows`,
-            the outcome of each row; kind search: `search`, see `dept.engine.halving.Found.told`.
+        extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; LoRA: `rank`; a refit:
+            `own_loss`, see `OWN_LOSS`; kind mixture: `weights`; kind ensemble: `members_alone`, the test score of each
+            adapter by itself; kind evaluate: `rows`, the outcome of each row; kind search: `search`, see
+            `dept.engine.halving.Found.told`.
     """
 
     spec: TrialSpec

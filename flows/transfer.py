@@ -27,14 +27,17 @@ from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.mlflow_page import close_parent
 from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, step, tagged
+from flows.planning.astray import astray, steadied
+from flows.planning.astray import told as told_astray
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
+from flows.planning.joined import joined_targets
 from flows.planning.left_out import label, left_out
 from flows.planning.places import Place, Rates, needed_sources
 from flows.planning.plan import Plan, WorkerCount
 from flows.planning.rates import best_rates
 from flows.planning.roots import check_paths
-from flows.planning.searches import as_searched, joined_targets, searched_targets, searches
+from flows.planning.searches import as_searched, searched_targets, searches
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import search_specs, source_specs, target_specs
 from flows.reporting.headline import headline
@@ -214,12 +217,17 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     done.searched = settled_searches.by_fingerprint
     fixed = target_specs(plan, inputs, starts.origins, done.rates, {*missing, *done.searches})
     specs = [*fixed, *searched_targets(plan, inputs, done.searches, done.searched)]
-    targets = settled("train-targets", "targets", specs)
-    trained = {outcome.spec.fingerprint: outcome.adapter_sha256 for outcome in targets.outcomes}
-    together = ensemble_specs(plan, context.tasks, targets.outcomes)
+    targets = settled("train-targets", "targets", specs).outcomes
+    lost = astray(targets, done.searched)
+    for outcome in (one for one in targets if one.spec.fingerprint in lost):
+        say(told_astray(outcome))
+    again = settled("train-again", "targets again", list(lost.values())).by_fingerprint
+    kept = steadied(targets, lost, again)
+    trained = {fingerprint: outcome.adapter_sha256 for fingerprint, outcome in kept.items()}
+    together = ensemble_specs(plan, context.tasks, kept.values())
     together += joined_targets(plan, inputs, done.searches, done.searched, trained)
     ensembles = settled("test-ensembles", "ensembles", together)
-    reached = as_searched([*targets.outcomes, *ensembles.outcomes], done.searched)
+    reached = as_searched([*kept.values(), *ensembles.outcomes], done.searched)
     distilled = settled("distil-ensembles", "distilled", distilled_specs(plan, reached, done.rates))
     done.members = [outcome for outcome in reached if outcome.spec.role == "search"]
     done.outcomes = [*sources, *(o for o in reached if o.spec.role == "target"), *distilled.outcomes]

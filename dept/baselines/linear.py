@@ -67,12 +67,14 @@ class Chosen:
         found: metrics (`dept.engine.evaluate.summarise`) on rows that it was not fitted on, at the temperature of its
             `readout`; the loss leave-one-out. Empty where nothing judged it.
         told: about the temperature, see `dept.engine.readout.temper`; empty where none was asked for.
+        held_out: log-probabilities of the rows that judged it, each at the temperature of the others.
     """
 
     option: Option
     found: dict[str, float] = field(default_factory=dict)
     readout: Readout = field(default_factory=Readout)
     told: dict[str, Any] = field(default_factory=dict)
+    held_out: list[list[float]] = field(default_factory=list)
 
 
 def choose(
@@ -131,10 +133,11 @@ def judged(
 
 def _judged(option: Option, scores: list[list[float]], rows: Sequence[Row], tempered: bool) -> Chosen:
     if not tempered:
-        return Chosen(option, summarise(scores, rows))
-    readout, told = temper(scores, [row.gold for row in rows], PULL)
+        return Chosen(option, summarise(scores, rows), held_out=scores)
+    readout, told, others = temper(scores, [row.gold for row in rows], PULL)
     found = summarise([readout.answer(line) for line in scores], rows)
-    return Chosen(option, found | {"loss": told["loss"]}, readout, told)
+    held_out = [Readout(temperature=own).answer(line) for own, line in zip(others, scores, strict=True)]
+    return Chosen(option, found | {"loss": told["loss"]}, readout, told, held_out)
 
 
 def _folds(gold: Sequence[int]) -> list[Fold]:

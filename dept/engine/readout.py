@@ -175,21 +175,22 @@ def choose(scored: Scored, asked: Calibration, weights: Sequence[float] = WEIGHT
     return Choice(found, told, tuple(TEMPERATURES[at] for at in others[place].tolist()))
 
 
-def temper(scores: list[list[float]], gold: Sequence[int], pull: float = 1.0) -> tuple[Readout, dict[str, Any]]:
+def temper(scores: list[list[float]], gold: Sequence[int], pull: float = 1.0) -> Choice:
     """The temperature alone, of log-scores of labels [rows, labels], by the rule of `choose`.
 
     Args:
         pull: how many times as much as there a temperature costs that is far from 1.
 
     Returns:
-        The readout that has it; and `calibration`, `temperature`, and the mean loss (nats) `plain`, without it, and
-        `loss`, leave-one-out.
+        What is told: `calibration`, `temperature`, and the mean loss (nats) `plain`, without it, and `loss`,
+        leave-one-out.
     """
     losses = _losses([Readout()], Scored(Raw(scores), gold, Raw([]), Raw([])))
-    left_out, _, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64), pull)
+    left_out, others, best = _leave_one_out(losses, torch.tensor(TEMPERATURES, dtype=torch.float64), pull)
     found = Readout(temperature=TEMPERATURES[int(best[0])])
     plain = float(losses[0, TEMPERATURES.index(1.0)].mean())
-    return found, _told(found, heads=False) | {"plain": plain, "loss": float(left_out[0].mean())}
+    told = _told(found, heads=False) | {"plain": plain, "loss": float(left_out[0].mean())}
+    return Choice(found, told, tuple(TEMPERATURES[at] for at in others[0].tolist()))
 
 
 def _losses(tried: Sequence[Readout], scored: Scored) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dept.adapters.adapter import Adapter
-from dept.baselines.answering import Answering, load_answering, parts_of
+from dept.baselines.answering import Answering, load_answering, members_of
+from dept.baselines.ensemble import Ensemble
+from dept.baselines.single import Single
 from dept.trial import TrialOutcome
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
@@ -31,7 +33,7 @@ def load_adapter(context: RunContext, outcome: TrialOutcome) -> Answering:
         heal(context, outcome, str(error))
         raise
     try:
-        for part in parts_of(adapter):
+        for part in members_of(adapter):
             context.backbone.check_adapter(part)
     except InputError as error:
         raise UnusableError(str(error)) from error
@@ -49,6 +51,19 @@ def find_answering(context: RunContext, sha256: str) -> Answering:
     if row is None:
         raise UnusableError(f"adapter {sha256[:12]} is not in the ledger. Remedy: run the plan that trained it again")
     return load_adapter(context, context.ledger.outcome(row.fingerprint))
+
+
+def find_single(context: RunContext, sha256: str) -> Single:
+    """The adapter or linear baseline of this sha256, to answer beside others.
+
+    Raises:
+        UnusableError: it is not in the ledger, of another backbone, or several together.
+        LostError, InputError: as `load_adapter`.
+    """
+    found = find_answering(context, sha256)
+    if isinstance(found, Ensemble):
+        raise UnusableError(f"adapter {sha256[:12]} is several together, of which no other ensemble is made")
+    return found
 
 
 def find_adapter(context: RunContext, sha256: str) -> Adapter:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dept.backbones.shared import shared_backbone
 from dept.baselines.train import Baseline, train_baseline
 from dept.batches.tokenise import Row
-from dept.engine.evaluate import Raw, answers_of
+from dept.engine.evaluate import Raw, answers_of, summarise
 from dept.engine.memory import peak_memory_mib
 from dept.engine.readout import Known, given, settle
 from dept.readout import Readout
-from dept.trial import LINEAR, TrialSpec
+from dept.trial import LINEAR, OWN_LOSS, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
 from flows.execution.linear import linear_trial
@@ -19,6 +19,7 @@ from flows.execution.measure import of_scores
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, manifest, outcome_of
 from flows.execution.rows import examples_of, neutral_rows, of_task, rows_of, tests_of
+from flows.planning.astray import learned
 from infra.errors import InputError
 from registry.ledger import Claim
 
@@ -68,10 +69,14 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         told = manifest(context, spec, *examples) | {"readout": None if readout is None else readout.body}
         if not keep(context, lease, claim, outcome, lambda folder: baseline.save(folder, **told)):
             return
+
+        def answers(asked: Sequence[Row]) -> list[list[float]]:
+            return answers_of([readout], [(0, row) for row in asked], Raw(baseline.score(asked, lease.progress)))
+
+        if learned(spec):
+            outcome.extra[OWN_LOSS] = summarise(answers(training), training)["loss"]
         if tested:
-            raw = Raw(baseline.score(rows, lease.progress))
-            scores = answers_of([readout], [(0, row) for row in rows], raw)
-            found = of_scores(context.tasks[spec.task], tested, rows, scores)
+            found = of_scores(context.tasks[spec.task], tested, rows, answers(rows))
             outcome.test, outcome.cut_rows = found.metrics, outcome.cut_rows + found.cut
         close(context, lease, [(claim, outcome)])
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Ensemble, mean_answers, members_of
+from dept.baselines.answering import members_of, weights_of
+from dept.baselines.ensemble import Ensemble
 from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row
 from dept.engine.distil import taught
+from dept.readout import mean_answers
 from dept.trial import TrialSpec
 from flows.execution.adapters import UnusableError, find_answering
 from flows.execution.context import RunContext
@@ -70,4 +72,4 @@ def taught_rows(
     """A trial's rows with the answers of its teacher, from one mixed pass of all members."""
     own = [example for _, example in examples]
     _, parts = answered(context, members_of(teacher.answering), spec.task, own, progress)
-    return taught(rows, mean_answers(parts))
+    return taught(rows, mean_answers(parts, weights_of(teacher.answering)))

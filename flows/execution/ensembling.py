@@ -7,16 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Ensemble
+from dept.baselines.ensemble import Ensemble
+from dept.baselines.single import Single
 from dept.trial import TrialOutcome, TrialSpec
-from flows.execution.adapters import UnusableError
+from flows.execution.adapters import UnusableError, find_single
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
 from flows.execution.measure import measured
 from flows.execution.record import fail, keep, manifest
 from flows.execution.rows import examples_of
-from flows.execution.starts import sources_of
 from infra.errors import InputError
 from registry.ledger import Claim
 
@@ -37,12 +36,12 @@ def _kept(context: RunContext, lease: Lease, claim: Claim) -> TrialOutcome | Non
     spec, began = claim.spec, time.monotonic()
     lease.progress()
     try:
-        members = sources_of(context, spec)
+        members = [find_single(context, sha256) for sha256 in spec.sources]
     except UnusableError as error:
         fail(context, lease, claim, str(error))
         return None
     try:
-        ensemble = Ensemble(members)
+        ensemble = Ensemble(members, spec.weights or None)
         shots, checked = examples_of(context, spec)
     except InputError as error:
         fail(context, lease, claim, str(error))
@@ -65,7 +64,7 @@ def _kept(context: RunContext, lease: Lease, claim: Claim) -> TrialOutcome | Non
 def _mean_member(context: RunContext, spec: TrialSpec) -> dict[str, float]:
     """Of members that may have learned from each other's validation rows (several draws, refits): their own means.
 
-    The loss of the ensemble is at most that, see `dept.adapters.ensemble.mean_answers`.
+    The loss of the ensemble is at most that, see `dept.readout.mean_answers`.
     """
     rows = [context.ledger.by_sha256(sha256) for sha256 in spec.sources]
     known = [context.ledger.outcome(row.fingerprint).validation for row in rows if row is not None]
@@ -73,7 +72,7 @@ def _mean_member(context: RunContext, spec: TrialSpec) -> dict[str, float]:
     return {name: statistics.fmean(one[name] for one in known) for name in sorted(names)}
 
 
-def _drawn(members: Sequence[Adapter]) -> dict[str, list[str]]:
+def _drawn(members: Sequence[Single]) -> dict[str, list[str]]:
     """Ids of the rows that any of them has seen."""
     found: list[dict[str, Any]] = [member.metadata.get("drawn") or {} for member in members]
     return {part: sorted({row for one in found for row in one.get(part, ())}) for part in ("shots", "validation")}

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.ensemble import mean_answers, members_of
 from dept.adapters.stack import shape_of
-from dept.baselines.answering import Answering
+from dept.baselines.answering import Answering, members_of, weights_of
 from dept.baselines.regression import Regression
+from dept.baselines.single import Single
 from dept.batches.tokenise import Row, encode_open
 from dept.engine.evaluate import predictions, summarise
+from dept.readout import mean_answers
 from flows.execution.context import RunContext
 from flows.execution.reading import inputs_of, rows_to_read
 from flows.execution.rows import cut_of, of_task, room_of, rows_of
@@ -28,13 +29,15 @@ class Measured:
 
     Attributes:
         metrics: percent, loss in nats. answers: of each row, the class index (INVALID where a score is not finite) or
-            the text. cut: rows whose text was cut. alone: metrics of each of several members by itself.
+            the text. cut: rows whose text was cut. alone: metrics of each of several adapters by itself. adapters: of
+            these together, where linear baselines answer beside them.
     """
 
     metrics: dict[str, float]
     answers: list[int] | list[str]
     cut: int
     alone: list[dict[str, float]] = field(default_factory=list)
+    adapters: dict[str, float] = field(default_factory=dict)
 
 
 def measured(
@@ -44,7 +47,7 @@ def measured(
     examples: Sequence[Example],
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
-    """What an adapter, several together, or a linear baseline reach on rows of a task.
+    """What an adapter, a linear baseline, or several together reach on rows of a task.
 
     Args:
         name: of the task.
@@ -53,19 +56,19 @@ def measured(
     Raises:
         InputError: several together on a task whose answers are written.
     """
-    task = context.tasks[name]
-    if isinstance(answering, Regression):
-        asked = rows_to_read(context, answering.method, of_task(name, examples), answering.shape)
-        given = inputs_of(context, answering.method, of_task(name, examples), asked, progress)
-        return of_scores(task, examples, asked, answering.score(given))
-    members = members_of(answering)
+    task, members = context.tasks[name], members_of(answering)
     if task.scored:
         rows, parts = answered(context, members, name, examples, progress)
-        alone = [of_scores(task, examples, rows, part).metrics for part in parts] if len(parts) > 1 else []
-        return replace(of_scores(task, examples, rows, mean_answers(parts)), alone=alone)
+        ours = [part for one, part in zip(members, parts, strict=True) if isinstance(one, Adapter)]
+        alone = [of_scores(task, examples, rows, part).metrics for part in ours] if len(parts) > 1 else []
+        beside = 1 < len(ours) < len(parts)
+        adapters = of_scores(task, examples, rows, mean_answers(ours)).metrics if beside else {}
+        found = of_scores(task, examples, rows, mean_answers(parts, weights_of(answering)))
+        return replace(found, alone=alone, adapters=adapters)
     if len(members) > 1:
         raise InputError(f"task {name}: its answers are written, which several adapters cannot do together")
     (adapter,) = members
+    assert isinstance(adapter, Adapter)  # linear baselines tell classes apart
     continues = bool(adapter.metadata.get(CONTINUES))
     longest = room_of(context, name, adapter.config)
     about: dict[str, Any] = cut_of(task) | {"continues": continues}
@@ -78,18 +81,25 @@ def measured(
 
 def answered(
     context: RunContext,
-    members: Sequence[Adapter],
+    members: Sequence[Single],
     name: str,
     examples: Sequence[Example],
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Row], list[list[list[float]]]]:
-    """Rows of the first member, and the scores of each; members of one shape answer in one mixed batch."""
-    rows = [rows_of(context, of_task(name, examples), one.config, bool(one.metadata.get(CONTINUES))) for one in members]
-    parts: dict[int, list[list[float]]] = {}
-    for shape in dict.fromkeys(map(shape_of, members)):
-        alike = [place for place, one in enumerate(members) if shape_of(one) == shape]
+    """Rows of the first member, and the scores of each; adapters of one shape answer in one mixed batch."""
+    asked = of_task(name, examples)
+    rows, parts = [], {}
+    for place, one in enumerate(members):
+        if isinstance(one, Regression):
+            rows.append(rows_to_read(context, one.method, asked, one.shape))
+            parts[place] = one.score(inputs_of(context, one.method, asked, rows[place], progress))
+        else:
+            rows.append(rows_of(context, asked, one.config, bool(one.metadata.get(CONTINUES))))
+    adapters = {place: one for place, one in enumerate(members) if isinstance(one, Adapter)}
+    for shape in dict.fromkeys(map(shape_of, adapters.values())):
+        alike = [place for place, one in adapters.items() if shape_of(one) == shape]
         items = [(at, row) for at, place in enumerate(alike) for row in rows[place]]
-        found = context.backbone.score([members[place] for place in alike], items, progress=progress)
+        found = context.backbone.score([adapters[place] for place in alike], items, progress=progress)
         parts |= {place: found[at * len(examples) : (at + 1) * len(examples)] for at, place in enumerate(alike)}
     return rows[0], [parts[place] for place in range(len(members))]
 

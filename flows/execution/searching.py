@@ -20,7 +20,7 @@ from flows.execution.adapters import UnusableError, find_adapter
 from flows.execution.context import RunContext
 from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
-from flows.execution.linear_search import Fold, search_linear
+from flows.execution.linear_search import Fold, beside, search_linear
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
 from flows.execution.rows import examples_of, rows_of
@@ -55,6 +55,7 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
     try:
         linear = search_linear(context, lease, spec, folds_of(context, spec)) if spec.method in LINEAR else None
         candidates = [] if linear else _prepared(context, spec, sources, lease.progress)
+        linear_beside = beside(context, lease, spec, folds_of(context, spec))
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
@@ -66,7 +67,7 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
     if options:  # a linear baseline's own; there is one candidate
         outcome.extra["search"] |= {"winner": 0, "option": options[found.winner]}
     if found.raws:
-        _decide(outcome, found, candidates)
+        _decide(outcome, found, candidates, linear_beside)
     close(context, lease, [(claim, outcome)])
 
 
@@ -159,7 +160,9 @@ def _expected(how: Search, candidates: list[list[Trial]], anew: bool) -> float:
     return total
 
 
-def _decide(outcome: TrialOutcome, found: Found, candidates: list[list[Trial]]) -> None:
+def _decide(
+    outcome: TrialOutcome, found: Found, candidates: list[list[Trial]], linear: Mapping[str, list[list[float]]]
+) -> None:
     """Choose the winner anew by what each candidate's readout makes of its scores, and who answers beside it."""
     gold = [row.gold for trial in candidates[0] for row in trial.validation]
     labels = {len(row.candidates) for trial in candidates[0] for row in trial.validation}
@@ -173,6 +176,7 @@ def _decide(outcome: TrialOutcome, found: Found, candidates: list[list[Trial]]) 
         outcome.spec.calibration,
         {number: one.adapter.answers == "head" for number, one in enumerate(tried)},
         outcome.spec.search.together,
+        linear,
     )
     best = found.tried[decided.members[0]]
     outcome.best_step, outcome.validation_curve, outcome.validation_loss_curve = best.best[0], best.scores, best.losses
@@ -184,6 +188,8 @@ def _decide(outcome: TrialOutcome, found: Found, candidates: list[list[Trial]]) 
         "members": list(decided.members),
         "readouts": dict(zip(map(str, decided.members), bodies, strict=True)),
         "together": list(decided.losses),
+        "beside": list(decided.beside),
+        "weights": list(decided.weights),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dept.baselines.answering import Answering
-from dept.trial import TrialOutcome
+from dept.trial import ADAPTERS, OWN_LOSS, TrialOutcome
 from flows.execution.adapters import load_adapter
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
@@ -13,7 +13,8 @@ from flows.execution.lease import Lease
 from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
-from flows.execution.rows import tests_of
+from flows.execution.rows import examples_of, tests_of
+from flows.planning.astray import learned
 from infra.errors import InputError
 from registry.ledger import Claim
 from tasks.formatting import Example
@@ -24,16 +25,19 @@ Member = tuple[Answering, Sequence[Example]]
 def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim, TrialOutcome]]) -> None:
     """Test what is to be tested and close it, one trial after the other; a search trial is only closed.
 
+    A refit answers the rows that it has learned as well (`flows.planning.astray`).
+
     Raises:
         LeaseLostError: another worker holds some of them.
         InputError: a store that does not answer.
     """
-    untested = [(claim, outcome) for claim, outcome in trained if not outcome.spec.test_rows]
+    answers = {claim.fingerprint: bool(outcome.spec.test_rows) or learned(outcome.spec) for claim, outcome in trained}
+    untested = [(claim, outcome) for claim, outcome in trained if not answers[claim.fingerprint]]
     if untested:
         close(context, lease, untested)
     members = []
     for claim, outcome in trained:
-        if outcome.spec.test_rows:
+        if answers[claim.fingerprint]:
             lease.progress()
             member = _member(context, lease, claim, outcome)
             if member is not None:
@@ -43,11 +47,18 @@ def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim
     # One at a time: the rows of one test fill a batch, and a kill loses the test in hand alone.
     with bar(f"Testing {len(members)} adapters", sum(len(rows) for *_, rows in members)) as shown:
         for claim, outcome, adapter, rows in members:
-            reached = measured(context, adapter, outcome.spec.task, rows, lease.progress)
-            outcome.test = reached.metrics
-            outcome.cut_rows += reached.cut
-            if reached.alone:
-                outcome.extra["members_alone"] = [one["score"] for one in reached.alone]
+            if learned(outcome.spec) and context.tasks[outcome.spec.task].scored:
+                own = [example for _, example in examples_of(context, outcome.spec)[0]]
+                found = measured(context, adapter, outcome.spec.task, own, lease.progress)
+                outcome.extra[OWN_LOSS] = found.metrics["loss"]
+            if rows:
+                reached = measured(context, adapter, outcome.spec.task, rows, lease.progress)
+                outcome.test = reached.metrics
+                outcome.cut_rows += reached.cut
+                if reached.alone:
+                    outcome.extra["members_alone"] = [one["score"] for one in reached.alone]
+                if reached.adapters:
+                    outcome.extra[ADAPTERS] = reached.adapters["score"]
             close(context, lease, [(claim, outcome)])
             shown.advance(len(rows))
 
@@ -61,7 +72,7 @@ def _member(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutco
         lease.closed(claim.fingerprint)
         return None
     try:
-        return adapter, tests_of(context, spec)
+        return adapter, tests_of(context, spec) if spec.test_rows else ()
     except InputError as error:
         fail(context, lease, claim, str(error))
         return None

@@ -16,12 +16,13 @@ from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.distilled import distilled_specs, planned_distilled
 from flows.planning.ensembles import ensemble_specs, planned
+from flows.planning.joined import joined_targets
 from flows.planning.pictures import check_pictures
 from flows.planning.places import Draw, Origin
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
 from flows.planning.reach import in_reach
-from flows.planning.searches import asked, joined_targets, searched_targets, searches
+from flows.planning.searches import asked, searched_targets, searches
 from flows.planning.speed import Remembers, speed
 from flows.planning.strategies import choose, start_specs
 from flows.planning.trials import Inputs, search_specs, source_specs, target_specs

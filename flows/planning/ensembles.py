@@ -78,6 +78,7 @@ def together(members: Sequence[TrialSpec], shas: Sequence[str], **changes: Any) 
             "source_task": None,
             "source_sha256": None,
             "sources": tuple(shas),
+            "weights": (),
             "training": TrainConfig(steps=0),
             "calibration": "none",  # each member's own
             "readout": None,

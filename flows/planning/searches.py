@@ -14,7 +14,6 @@ from dept.config import Answers, TrainConfig
 from dept.readout import Readout
 from dept.trial import AUTO, LINEAR, Candidate, Init, Method, Search, Start, TrialOutcome, TrialSpec, goodness
 from flows.planning.candidates import Way, candidates
-from flows.planning.ensembles import together
 from flows.planning.places import Draw, Origins, Place, draws, places, rate_key, shown_beside, tells_classes
 from flows.planning.plan import Plan
 from flows.planning.search_plan import SearchPlan
@@ -50,9 +49,9 @@ def searches(
 def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
     """The trials of what searches found, and for each draw of `auto` that of the best of all.
 
-    Where the best is several adapters together, these are trained, but neither tested nor compared by themselves; see
-    `joined_targets`. What logistic regression makes of the same shots costs seconds: it is shown beside `auto` in any
-    case.
+    Where the best is several together, its adapters are trained, but neither tested nor compared by themselves; see
+    `flows.planning.joined`. What logistic regression makes of the same shots costs seconds: it is shown beside `auto`
+    in any case.
     """
     asked_for = {*places(plan), *(place for place in found if place[1] in LINEAR)}
     made = [
@@ -62,50 +61,11 @@ def searched_targets(plan: Plan, inputs: Inputs, found: Searches, outcomes: Outc
     ]
     for best in best_of_all(plan, found, outcomes).values():
         spec, outcome = found[best], outcomes[found[best].fingerprint]
-        members = members_of(outcome)
-        if len(members) == 1:
+        if several(outcome):
+            made += member_trials(plan, inputs, spec, outcome)
+        else:
             made.append(target_of(plan, inputs, spec, outcome).model_copy(update={"init": AUTO}))
-        else:
-            made += _members(plan, inputs, spec, outcome)
     return made
-
-
-def joined_targets(
-    plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes, trained: Mapping[str, str]
-) -> list[TrialSpec]:
-    """For each draw of which `auto` chose several adapters together the trial in which they answer as one.
-
-    Where one member alone is left, it answers by itself; where none is, or the trial of a single choice has failed,
-    there is a trial of the next best of what was searched.
-
-    Args:
-        trained: sha256 of adapters by the fingerprints of their trials; of a trial that has failed there is none.
-    """
-    made = []
-    for draw, best in best_of_all(plan, found, outcomes).items():
-        spec, outcome = found[best], outcomes[found[best].fingerprint]
-        numbers = members_of(outcome)
-        alone = [target_of(plan, inputs, spec, outcome, number).model_copy(update={"init": AUTO}) for number in numbers]
-        if len(numbers) == 1:
-            made += [] if alone[0].fingerprint in trained else _next_best(plan, inputs, draw, found, outcomes)
-            continue
-        members = _members(plan, inputs, spec, outcome)
-        left = [place for place, one in enumerate(members) if trained.get(one.fingerprint)]
-        if len(left) > 1:
-            about = {"method": "dept", "init": AUTO, "searched": spec.fingerprint}
-            tested = {"role": "target", "test_rows": _tested(plan, inputs, spec.task)}
-            shas = [trained[members[place].fingerprint] for place in left]
-            made.append(together([members[place] for place in left], shas, **about, **tested))
-        else:
-            made += [alone[place] for place in left] or _next_best(plan, inputs, draw, found, outcomes)
-    return made
-
-
-def _next_best(plan: Plan, inputs: Inputs, draw: Draw, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
-    """The trial of the second of all that `auto` chooses among; none where there is no second."""
-    ranked = _ranked(draw, found, outcomes)[1:2]
-    made = [target_of(plan, inputs, found[place], outcomes[found[place].fingerprint]) for place in ranked]
-    return [one.model_copy(update={"init": AUTO}) for one in made]
 
 
 def as_searched(outcomes: Iterable[TrialOutcome], searched: Outcomes) -> list[TrialOutcome]:
@@ -119,9 +79,15 @@ def as_searched(outcomes: Iterable[TrialOutcome], searched: Outcomes) -> list[Tr
     return found
 
 
-def _members(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> list[TrialSpec]:
+def member_trials(plan: Plan, inputs: Inputs, spec: TrialSpec, outcome: TrialOutcome) -> list[TrialSpec]:
+    """The trials of adapters that answer together, trained and not tested by themselves; the best first."""
     members = [target_of(plan, inputs, spec, outcome, number) for number in members_of(outcome)]
     return [one.model_copy(update={"role": "search", "test_rows": 0}) for one in members]
+
+
+def several(outcome: TrialOutcome) -> bool:
+    """Whether what a search came to is several together: candidates, or one of them with linear baselines beside it."""
+    return len(members_of(outcome)) + len(outcome.extra["search"].get("beside", ())) > 1
 
 
 def members_of(outcome: TrialOutcome) -> list[int]:
@@ -134,12 +100,12 @@ def best_of_all(plan: Plan, found: Searches, outcomes: Outcomes) -> dict[Draw, P
     """What `auto` chose for each draw: the lowest mean loss over the folds, of equals the first of `competing`."""
     chosen: dict[Draw, Place] = {}
     for draw in draws(plan) if AUTO in plan.methods else ():
-        if ranked := _ranked(draw, found, outcomes):
-            chosen[draw] = ranked[0]
+        if places_there := ranked(draw, found, outcomes):
+            chosen[draw] = places_there[0]
     return chosen
 
 
-def _ranked(draw: Draw, found: Searches, outcomes: Outcomes) -> list[Place]:
+def ranked(draw: Draw, found: Searches, outcomes: Outcomes) -> list[Place]:
     """What `auto` chooses among, the best first."""
     there = [place for place in competing(draw, found) if found[place].fingerprint in outcomes]
     return sorted(there, key=lambda place: goodness(outcomes[found[place].fingerprint].validation), reverse=True)
@@ -172,10 +138,11 @@ def target_of(
         readout = told.get("readouts", {}).get(str(number))  # a trial without validation rows could choose none
     changes: dict[str, Any] = {"role": "target", "refit": refit, "searched": spec.fingerprint, "training": training}
     changes |= {"readout": None if readout is None else Readout.of(readout)}
-    return spec.of(number, test_rows=_tested(plan, inputs, spec.task), **changes)
+    return spec.of(number, test_rows=tested_rows(plan, inputs, spec.task), **changes)
 
 
-def _tested(plan: Plan, inputs: Inputs, task: str) -> int:
+def tested_rows(plan: Plan, inputs: Inputs, task: str) -> int:
+    """Rows that a target of the plan is tested on."""
     found: int = common(plan, inputs, task)["test_rows"]
     return found
 
@@ -233,6 +200,8 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     folds = _folds(plan, fields, {way.init for way in ways})
+    together = how.together if strategy == AUTO and tells_classes(task) else 1
+    beside = LINEAR if together > 1 else ()
     return TrialSpec(
         kind="search",
         role="search",
@@ -241,14 +210,15 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         source_task=ways[0].source_task if strategy != AUTO else None,
         training=TrainConfig(steps=how.steps),
         adapter=shape.headless,
-        unseen=unseen(plan, inputs, draw, any(one.adapter.reads for one in tried)),
+        unseen=unseen(plan, inputs, draw, bool(beside) or any(one.adapter.reads for one in tried)),
         search=Search(
             candidates=tried,
             folds=folds,
             rungs=tuple(how.rungs),
             eta=how.eta,
             minutes=how.minutes,
-            together=how.together if strategy == AUTO and tells_classes(task) else 1,
+            together=together,
+            beside=beside,
         ),
         **fields,
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dept.trial import TOGETHER, TrialOutcome
+from dept.trial import ADAPTERS, TOGETHER, TrialOutcome
 from flows.reporting.shots import in_order
 from flows.reporting.summary import Cell, Row, score_of, shown
 
@@ -68,8 +68,8 @@ def honesty(rows: Sequence[Row]) -> list[Honesty]:
 
 
 def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
-    """Ensembles that were tested, in their order; in ledgers from before members were tested with them only those whose
-    members were tested as trials of their own.
+    """Ensembles of adapters that were tested, in their order, as they answer without the linear baselines beside them;
+    in ledgers from before members were tested with them only those whose members were tested as trials of their own.
     """
     single = [o for o in outcomes if o.spec.kind == "train" and not o.spec.teacher_sha256]
     by_sha = {o.adapter_sha256: o for o in single if o.adapter_sha256}
@@ -80,13 +80,13 @@ def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
             continue
         members = [by_sha[sha256] for sha256 in outcome.spec.sources if sha256 in by_sha]
         tested = [score_of(member.test) for member in members if member.test]
-        scores = outcome.extra.get("members_alone") or tested
-        if len(scores) == len(outcome.spec.sources):
+        scores = outcome.extra.get("members_alone") or (tested if len(tested) == len(outcome.spec.sources) else [])
+        if len(scores) > 1:
             spec = outcome.spec
             seeds = tuple(sorted({member.spec.seed for member in members} or {spec.seed}))
             mean, best = statistics.fmean(scores), max(scores)
             variant = spec.variant.removeprefix(TOGETHER)
-            alone, own = learned.get(outcome.adapter_sha256), score_of(outcome.test)
+            alone, own = learned.get(outcome.adapter_sha256), outcome.extra.get(ADAPTERS, score_of(outcome.test))
             found.append(Together(spec.task, spec.shots, variant, seeds, mean, best, own, alone))
     return found
 

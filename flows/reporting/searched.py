@@ -51,17 +51,17 @@ def _line(place: Place, outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def chosen(outcome: TrialOutcome) -> str:
-    """What a search came to in words: start, answers, shape where several were tried, and rates; of several adapters
-    that answer together those of the first, and each one's start and answers.
+    """What a search came to in words: start, answers, shape where several were tried, and rates; of several that
+    answer together those of the first, and each one's start and answers.
     """
     spec, told = outcome.spec, outcome.extra["search"]
     assert spec.search is not None
     first = _recipe(outcome)
     members = [spec.search.candidates[number] for number in told.get("members", [])]
-    if len(members) < 2:
+    each = [f"{one.init} by {one.adapter.answers}" for one in members] + list(told.get("beside", []))
+    if len(each) < 2:
         return first
-    each = ", ".join(f"{one.init} by {one.adapter.answers}" for one in members)
-    return f"{len(members)} together ({each}); the first: {first}"
+    return f"{len(each)} together ({', '.join(each)}); the first: {first}"
 
 
 def _recipe(outcome: TrialOutcome) -> str:

@@ -13,14 +13,14 @@ import pandas as pd
 import torch
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.ensemble import mean_answers, members_of
 from dept.backbones.backbone import Backbone
 from dept.backbones.files import short_name
 from dept.backbones.shared import shared_backbone
-from dept.baselines.answering import Answering, load_answering, parts_of
+from dept.baselines.answering import Answering, load_answering, members_of, weights_of
 from dept.baselines.regression import Regression
 from dept.engine.evaluate import Request, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
+from dept.readout import mean_answers
 from infra.errors import InputError
 from registry.promotion.lookup import Champion
 from registry.promotion.model import answer_columns
@@ -80,7 +80,7 @@ class Predictor:
         if backbone is None and needs_backbone(adapter):
             backbone = shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
         if backbone is not None:
-            for part in parts_of(adapter):
+            for part in members_of(adapter):
                 backbone.check_adapter(part)
         self.backbone = backbone
         self.backbone_name = backbone.name if backbone is not None else short_name(adapter.metadata["backbone"])
@@ -153,49 +153,51 @@ def answer_rows(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[An
         by_predictor[id(predictor)].append(place)
     for places in by_predictor.values():
         predictor = asked[places[0]][0]
-        texts = [predictor.text_of(asked[place][1]) for place in places]
-        if isinstance(predictor.adapter, Regression):
-            said = predictor.of_labels(predictor.adapter.answers(texts, predictor.backbone))
-        elif not predictor.words:
-            said = _written(predictor, texts)
-        else:
+        if predictor.words:
             scored[id(predictor.backbone)] += places
-            continue
-        answers |= dict(zip(places, said, strict=True))
+        else:
+            answers |= dict(zip(places, _written(predictor, [asked[place][1] for place in places]), strict=True))
     for places in scored.values():
         answers |= dict(zip(places, _scored([asked[place] for place in places]), strict=True))
     return [answers[place] for place in range(len(asked))]
 
 
 def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer]:
-    """Rows of one backbone: every member of every adapter scores its rows, all in one call."""
+    """Rows of one backbone: every adapter scores its rows, all in one call; linear baselines their own."""
     backbone = asked[0][0].backbone
-    assert backbone is not None
-    first: dict[int, int] = {}  # place of a predictor's first member
-    members: list[Adapter] = []
+    by_predictor: dict[int, list[int]] = defaultdict(list)
+    for place, (predictor, _) in enumerate(asked):
+        by_predictor[id(predictor)].append(place)
+    parts: list[list[list[float]]] = [[] for _ in asked]  # of each row the answers of its members, in their order
+    adapters: list[Adapter] = []
     requests: list[Request] = []
-    spans: list[tuple[int, int]] = []
-    for predictor, row in asked:
-        assert not isinstance(predictor.adapter, Regression)
-        own = members_of(predictor.adapter)
-        if id(predictor) not in first:
-            first[id(predictor)] = len(members)
-            members += own
-        text, start = predictor.text_of(row), first[id(predictor)]
-        spans.append((len(requests), len(requests) + len(own)))
-        requests += [Request(text, predictor.words, start + place) for place in range(len(own))]
-    scores = score(backbone, members, requests)
+    waiting: list[list[float]] = []  # where the answers to the requests go
+    for places in by_predictor.values():
+        predictor = asked[places[0]][0]
+        texts = [predictor.text_of(asked[place][1]) for place in places]
+        for member in members_of(predictor.adapter):
+            lines = member.answers(texts, backbone) if isinstance(member, Regression) else [[] for _ in texts]
+            for place, line in zip(places, lines, strict=True):
+                parts[place].append(line)
+            if isinstance(member, Adapter):
+                requests += [Request(text, predictor.words, len(adapters)) for text in texts]
+                waiting += lines
+                adapters.append(member)
+    if backbone is not None and requests:
+        for line, found in zip(waiting, score(backbone, adapters, requests), strict=True):
+            line += found
     said = []
-    for (predictor, _), (start, end) in zip(asked, spans, strict=True):
-        said += predictor.of_labels(mean_answers([[line] for line in scores[start:end]]))
+    for (predictor, _), mine in zip(asked, parts, strict=True):
+        said += predictor.of_labels(mean_answers([[line] for line in mine], weights_of(predictor.adapter)))
     return said
 
 
-def _written(predictor: Predictor, texts: Sequence[str]) -> list[Answer]:
+def _written(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> list[Answer]:
+    (adapter,) = members_of(predictor.adapter)
     assert predictor.backbone is not None
-    assert not isinstance(predictor.adapter, Regression)
-    asked = [Prompted(text, 0) for text in texts]
-    written = generate(predictor.backbone, members_of(predictor.adapter), asked, predictor.room)
+    assert isinstance(adapter, Adapter)
+    asked = [Prompted(predictor.text_of(row), 0) for row in rows]
+    written = generate(predictor.backbone, [adapter], asked, predictor.room)
     return [Answer(text.strip(), text.strip()) for text in written]
 
 
@@ -219,4 +221,4 @@ def load_adapter(folder: str | Path, sha256: str | None = None) -> Answering:
 
 def needs_backbone(adapter: Answering) -> bool:
     """Whether it answers by a pass of its backbone."""
-    return not isinstance(adapter, Regression) or adapter.needs_backbone
+    return any(not isinstance(one, Regression) or one.needs_backbone for one in members_of(adapter))

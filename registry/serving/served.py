@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from dept.adapters.ensemble import members_of
+from dept.baselines.answering import members_of
 from dept.baselines.regression import Regression
+from dept.baselines.single import Single
 from infra.errors import InputError
 from registry.promotion.model import ERROR, TASK, answer_columns
 from registry.serving.gate import Gate, RefusedError
@@ -167,11 +168,14 @@ def cost_of(asked: Sequence[Asked]) -> float:
 
 
 def _cost(predictor: Predictor, length: int) -> float:
-    adapter = predictor.adapter
-    if isinstance(adapter, Regression):
-        return float(min(length, adapter.shape.s) + 1) if adapter.needs_backbone else 1.0
+    return sum(_cost_of(one, predictor, length) for one in members_of(predictor.adapter))
+
+
+def _cost_of(one: Single, predictor: Predictor, length: int) -> float:
+    if isinstance(one, Regression):
+        return float(min(length, one.shape.s) + 1) if one.needs_backbone else 1.0
     written = 0.0 if predictor.words else _WRITTEN * predictor.room
-    return sum(min(length, one.config.s) + len(predictor.words) + 1 + written for one in members_of(adapter))
+    return min(length, one.config.s) + len(predictor.words) + 1 + written
 
 
 def _warm_up(gate: Gate, predictors: Sequence[Predictor]) -> None:

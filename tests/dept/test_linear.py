@@ -223,7 +223,7 @@ def test_answers_are_as_sure_as_rows_that_were_not_fitted_on_say(tmp_path):
     losses = []
     for i in range(160):  # each row at the temperature of the others
         others = [line for j, line in enumerate(bare.score(checks)) if j != i]
-        readout, _ = temper(others, [label for j, label in enumerate(right) if j != i], PULL)
+        readout, *_ = temper(others, [label for j, label in enumerate(right) if j != i], PULL)
         losses.append(-readout.answer(bare.score(checks[i : i + 1])[0])[right[i]])
     assert probe.validation["loss"] == pytest.approx(np.mean(losses))
     assert probe.chosen.told["plain"] == pytest.approx(plain["loss"])

@@ -4,11 +4,10 @@ import math
 
 import pytest
 
-from dept.adapters.ensemble import mean_answers
 from dept.engine.evaluate import Raw
 from dept.engine.readout import TEMPERATURES
 from dept.engine.together import decide
-from dept.readout import Readout
+from dept.readout import Readout, mean_answers
 
 GOLD = [0, 1] * 8
 
@@ -114,3 +113,36 @@ def test_what_has_no_loss_joins_nobody():
     found = decide({0: raw(0.9), 1: lost}, GOLD, "none", dict.fromkeys(range(2), False), most=4)
     assert found.members == (0,)
     assert found.loss == pytest.approx(-math.log(0.9))
+
+
+def answers(*sure):
+    return raw(*sure).words
+
+
+def test_linear_baselines_join_with_half_of_the_weight():
+    """They are sure and wrong elsewhere; each has one vote, the candidates have four."""
+    one, other = raw(0.9, 0.9, 0.2, 0.9), raw(0.9, 0.2, 0.9, 0.9)
+    words, states = answers(0.6, 0.9, 0.9, 0.9), answers(0.9, 0.9, 0.6, 0.8)
+    alone = decide({0: one, 1: other}, GOLD, "none", dict.fromkeys(range(2), False), most=2)
+    linear = {"tfidf": words, "probe": states}
+    found = decide({0: one, 1: other}, GOLD, "none", dict.fromkeys(range(2), False), 2, linear)
+    assert found.members == alone.members == (0, 1)
+    assert set(found.beside) == {"probe", "tfidf"}
+    assert found.weights == (2.0, 2.0, 1.0, 1.0)
+    assert (alone.beside, alone.weights) == ((), ())
+    assert found.loss < alone.loss
+    voices = [linear[name] for name in found.beside]
+    by_hand = [
+        sum(weight * line[label] for weight, line in zip(found.weights, lines, strict=True)) / 6
+        - sum(weight * line[1 - label] for weight, line in zip(found.weights, lines, strict=True)) / 6
+        for *lines, label in zip(one.words, other.words, *voices, GOLD, strict=True)
+    ]
+    assert found.loss == pytest.approx(sum(math.log1p(math.exp(-margin)) for margin in by_hand) / len(GOLD))
+    assert found.score == 100 * sum(margin > 0 for margin in by_hand) / len(GOLD)
+
+
+def test_linear_baselines_that_make_it_worse_by_more_than_noise_stay_away():
+    found = decide({0: raw(0.99)}, GOLD, "none", {0: False}, 1, {"probe": answers(0.3), "tfidf": answers(0.995)})
+    assert found.beside == ("tfidf",)
+    assert found.weights == (4.0, 1.0)
+    assert decide({0: raw(0.99)}, GOLD, "none", {0: False}, 1, {"probe": answers(0.1)}).beside == ()

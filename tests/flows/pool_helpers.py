@@ -66,7 +66,8 @@ def deploy(api, limit=None, **entrypoints):
                 name,
                 work_pool_name=pool,
                 entrypoint=entrypoints.get(name, entrypoint),
-                path=str(ROOT),
+                # As `prefect deploy` has it. A `path` alone would copy the folder, .venv with it, for each flow run.
+                pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
                 tags=["dept"],
                 enforce_parameter_schema=False,
                 job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}},

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import mean_answers
 from dept.adapters.stack import Tensors
 from dept.baselines.answering import load_answering
 from dept.config import TrainConfig
 from dept.engine.evaluate import score_rows
+from dept.readout import mean_answers
 from dept.trial import TrialSpec
 from flows import transfer
 from flows.execution import training

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Ensemble, mean_answers
 from dept.backbones.shared import shared_backbone
 from dept.baselines.answering import load_answering
+from dept.baselines.ensemble import Ensemble
 from dept.engine.evaluate import Request, score
+from dept.readout import mean_answers
 from flows import transfer
 from flows.execution.settle import work_here
 from flows.planning.cost import estimate
@@ -163,7 +164,7 @@ def test_files_of_an_ensemble(tmp_path):
     (tmp_path / "other" / "members.json").write_text(json.dumps(listed[::-1]))
     with pytest.raises(InputError, match="its members are not those"):
         load_answering(tmp_path / "other")
-    with pytest.raises(InputError, match="1 adapters"):
+    with pytest.raises(InputError, match="1 members"):
         Ensemble(members[:1])
 
 

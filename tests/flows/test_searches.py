@@ -11,11 +11,12 @@ from dept.trial import LINEAR, Candidate, Search, TrialOutcome
 from flows.execution.open import check_heads
 from flows.planning.candidates import RANGES, shapes
 from flows.planning.check import check
+from flows.planning.joined import joined_targets
 from flows.planning.leakage import guarded
 from flows.planning.left_out import label, left_out
 from flows.planning.places import Draw, Origin, places, to_start
 from flows.planning.plan_file import load_plan
-from flows.planning.searches import as_searched, best_of_all, joined_targets, searched_targets, searches
+from flows.planning.searches import as_searched, best_of_all, searched_targets, searches
 from flows.planning.strategies import Starts
 from flows.planning.trials import Inputs
 from flows.reporting.html import write_report

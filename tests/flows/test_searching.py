@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.ensemble import Ensemble
+from dept.baselines.ensemble import Ensemble
 from dept.engine.evaluate import summarise
 from dept.engine.together import Decided
 from dept.readout import Readout

@@ -1,0 +1,89 @@
+"""Refits that went astray, and the trials that take their place. Pure.
+
+A search validates what it trains; a refit, on all rows of its draw, validates nothing, so a training that has become
+unstable goes unseen. Its own rows show it: an adapter that answers the rows which it has learned worse than its search
+answered rows held out has learned nothing from them. It is trained again at half the rates, and the one of the two with
+the lower loss on these rows stays. No other row plays a part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from dept.trial import OWN_LOSS, TrialOutcome, TrialSpec
+
+SLOWER = 0.5  # of each rate
+
+
+def learned(spec: TrialSpec) -> bool:
+    """Whether a trial has learned by steps from all rows of its draw, so that none is left to validate it."""
+    return spec.kind == "train" and spec.refit and bool(spec.training.end)
+
+
+def astray(outcomes: Iterable[TrialOutcome], searched: Mapping[str, TrialOutcome]) -> dict[str, TrialSpec]:
+    """The trials that take the place of refits that went astray, by the fingerprints of these.
+
+    Args:
+        outcomes: `extra["own_loss"]` of refits is their loss on their own rows; where it is not known, as in ledgers
+            from before it was kept, nothing is said against them.
+        searched: outcomes of searches, by fingerprint.
+    """
+    found = {}
+    for one in outcomes:
+        search = searched.get(one.spec.searched or "")
+        if (
+            learned(one.spec)
+            and OWN_LOSS in one.extra
+            and search is not None
+            and _own(one) > _held_out(one.spec, search)
+        ):
+            found[one.spec.fingerprint] = _slower(one.spec)
+    return found
+
+
+def steadied(
+    outcomes: Iterable[TrialOutcome], lost: Mapping[str, TrialSpec], again: Mapping[str, TrialOutcome]
+) -> dict[str, TrialOutcome]:
+    """What stays of each trial, by its fingerprint.
+
+    Args:
+        lost: see `astray`. again: outcomes of its trials, by their fingerprints; those that have failed are not there.
+    """
+    found = {}
+    for one in outcomes:
+        key = one.spec.fingerprint
+        second = again.get(lost[key].fingerprint) if key in lost else None
+        found[key] = one if second is None or _own(second) >= _own(one) else second
+    return found
+
+
+def told(one: TrialOutcome) -> str:
+    """A sentence about a refit that went astray."""
+    return (
+        f"{one.spec.label} went astray: its loss on the rows that it has learned is {_own(one):.2f} nats, more than "
+        "its search found on rows held out. It is trained again at half the rates."
+    )
+
+
+def _own(one: TrialOutcome) -> float:
+    found = float(one.extra.get(OWN_LOSS, math.inf))
+    return found if math.isfinite(found) else math.inf
+
+
+def _held_out(spec: TrialSpec, search: TrialOutcome) -> float:
+    """Loss of the search's choice, or of this candidate alone and as it is, whichever is more."""
+    losses = [search.validation.get("loss", math.inf)]
+    tried = search.extra["search"]["tried"]
+    for number in range(len(search.spec.search.candidates) if search.spec.search else 0):
+        made = search.spec.of(number)
+        alike = made.training.model_copy(update={"last": spec.training.last}) == spec.training
+        if alike and (made.adapter, made.start, made.source_sha256) == (spec.adapter, spec.start, spec.source_sha256):
+            losses.append(float(tried[number]["validation"].get("loss", math.inf)))
+    return max(losses)
+
+
+def _slower(spec: TrialSpec) -> TrialSpec:
+    rates = ("lr_prompt", "lr_low_rank", "lr_head")
+    training = spec.training.model_copy(update={name: SLOWER * getattr(spec.training, name) for name in rates})
+    return spec.model_copy(update={"training": training})
