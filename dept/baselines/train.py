@@ -31,7 +31,7 @@ from dept.engine.disturb import Disturbance, Noise
 from dept.engine.evaluate import run_items
 from dept.engine.gradients import in_vocabulary, of_words, weights_of
 from dept.engine.memory import token_budget, within_memory
-from dept.engine.state import State, learned
+from dept.engine.state import Point, State, learned
 from dept.engine.train import data_order
 from infra.errors import InputError
 
@@ -147,6 +147,7 @@ def train_baseline(
     budget: int = 0,
     on_tokens: Tokens = None,
     on_validated: Validated = None,
+    on_point: Callable[[Point], None] | None = None,
 ) -> Baseline:
     """Train one baseline from the backbone's weights; the backbone itself stays as it is. Dropout is off, as in dept.
 
@@ -161,6 +162,7 @@ def train_baseline(
         on_tokens: called with the real training and validation tokens of each micro-batch.
         on_validated: called at each validation with its step and the log-probabilities (nats) of every candidate of
             each validation row, before any readout.
+        on_point: called with each training loss and each validation, as they come; without a key.
 
     Returns:
         The baseline with the weights of its best step. Training the next one closes it.
@@ -178,7 +180,7 @@ def train_baseline(
         need_peft()
     baseline = Baseline(cast(Method, method), backbone, rank, budget, seed)
     try:
-        _fit(baseline, rows, validation, config, on_tokens, on_validated)
+        _fit(baseline, rows, validation, config, on_tokens, on_validated, on_point)
     except BaseException:
         baseline.close()
         raise
@@ -198,6 +200,7 @@ def _fit(
     config: TrainConfig,
     on_tokens: Tokens,
     on_validated: Validated,
+    on_point: Callable[[Point], None] | None,
 ) -> None:
     """The loop of `dept.engine.train.Loop` for one trial, with torch.optim.AdamW."""
     state, parameters = baseline.state, baseline._parameters
@@ -205,6 +208,11 @@ def _fit(
     kept: list[Tensor] = []
     mean = Mean(parameters, config.average)
     batch = min(config.batch_size, len(rows))
+
+    def tell(curve: str, points: Sequence[tuple[int, float]]) -> None:
+        if on_point is not None and points:
+            on_point(Point("", curve, *points[-1], time.time()))
+
     while True:
         began = time.monotonic()
         if state.is_due(config):
@@ -214,6 +222,8 @@ def _fit(
                     on_validated(state.step, scores)
                 if state.validated(scores, validation):
                     kept = [parameter.detach().clone() for parameter in parameters]
+            tell("validation_loss", state.validation_loss_curve)
+            tell("validation_score", state.validation_curve)
         done = state.is_done(config)
         if not done:
             step = state.step
@@ -221,6 +231,7 @@ def _fit(
             noise = [Noise(config.noise, baseline.seed, step, i) if config.noise else None for i in range(len(chosen))]
             sums = _backward(baseline, chosen, Disturbance([config.label_smoothing], noise), on_tokens)
             _update(state, optimizer, config, sums.loss)
+            tell("loss", state.loss_curve)
             mean.stepped()
             state.tokens += sums.tokens
             state.padded += sums.padded

@@ -17,7 +17,7 @@ from flows.execution.lease import Lease
 from flows.execution.linear import linear_trial
 from flows.execution.measure import of_scores
 from flows.execution.progress import bar
-from flows.execution.record import close, fail, keep, manifest, outcome_of
+from flows.execution.record import close, fail, keep, key_of, manifest, outcome_of, provenance
 from flows.execution.rows import examples_of, neutral_rows, of_task, rows_of, tests_of
 from flows.planning.astray import learned
 from infra.errors import InputError
@@ -43,7 +43,7 @@ def baseline_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) 
 
 
 def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
-    spec, backbone = claim.spec, shared_backbone(context.backbone_name, context.dtype, context.device)
+    spec = claim.spec
     lease.progress()
     try:
         examples = examples_of(context, spec)
@@ -54,10 +54,7 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
-    budget = spec.adapter.trainable(backbone.d)
-    with train_baseline(
-        spec.method, backbone, training, validation, spec.training, spec.seed, budget=budget, on_tokens=lease.progress
-    ) as baseline:
+    with _trained(context, lease, claim, training, validation) as baseline:
         if baseline.state.failure is not None:
             fail(context, lease, claim, baseline.state.failure)
             return
@@ -79,6 +76,32 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
             found = of_scores(context.tasks[spec.task], tested, rows, answers(rows))
             outcome.test, outcome.cut_rows = found.metrics, outcome.cut_rows + found.cut
         close(context, lease, [(claim, outcome)])
+
+
+def _trained(
+    context: RunContext, lease: Lease, claim: Claim, training: Sequence[Row], validation: Sequence[Row]
+) -> Baseline:
+    """Train it, with its curves on MLflow's pages meanwhile."""
+    spec, key = claim.spec, claim.fingerprint
+    backbone = shared_backbone(context.backbone_name, context.dtype, context.device)
+    live = context.tracker.live(context.parent_run, {key: (spec, claim.attempt)}, provenance(context))
+    try:
+        baseline = train_baseline(
+            spec.method,
+            backbone,
+            training,
+            validation,
+            spec.training,
+            spec.seed,
+            budget=spec.adapter.trainable(backbone.d),
+            on_tokens=lease.progress,
+            on_point=lambda point: live.point(key, *point[1:]),
+        )
+        if (begun := live.hand_over(key)) is not None:
+            context.begun[key_of(claim)] = begun
+    finally:
+        live.close()
+    return baseline
 
 
 def _readout(spec: TrialSpec, baseline: Baseline, known: Known, lease: Lease) -> Readout | None:
