@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from dept.config import PROBE_TOKENS, AdapterConfig, Calibration, Dtype, Frozen, TestPart, TrainConfig
+from dept.config import AdapterConfig, Calibration, Dtype, Frozen, TestPart, TrainConfig
+from dept.constants import CONSTANTS, VOTES
 from dept.migrate import migrated
 from dept.readout import Readout
 
@@ -26,18 +27,6 @@ Start = Literal["text", "source", "prompt", "shots"]
 STACKED: tuple[Method, ...] = ("dept", "adept", "prompt-tuning", "in-context", "calibrated")  # others: one by one
 LORA: tuple[Method, ...] = ("lora", "lora-r8")
 LINEAR: tuple[Method, ...] = ("probe", "tfidf")  # logistic regressions: nothing is trained by steps
-PROBE_LAYERS = ((0.5,), (0.75,), (1.0,), (0.5, 1.0))  # depths that a probe may read; validation rows choose
-PROBE_C = (0.01, 0.1, 1.0, 10.0)  # how much rows count against small weights
-TFIDF_GRAMS = (("words",), ("letters",), ("words", "letters"))
-TFIDF_C = (1.0, 10.0, 100.0)
-PULL = 16.0  # of their temperature towards 1, see `dept.engine.readout.temper`
-# Constants of methods that have some: part of the question. Rank of LoRA: a number, or as many numbers as DePT trains.
-CONSTANTS: dict[Method, dict[str, Any]] = {
-    "lora": {"layers": "all-linear", "alpha": 32, "rank": "budget"},
-    "lora-r8": {"layers": "all-linear", "alpha": 32, "rank": 8},
-    "probe": {"layers": PROBE_LAYERS, "c": PROBE_C, "tokens": PROBE_TOKENS, "temperature": PULL},
-    "tfidf": {"grams": TFIDF_GRAMS, "c": TFIDF_C, "temperature": PULL},
-}
 TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant that answer as one
 DISTILLED = "distilled:"  # and that of one adapter which has learned to answer as they do
 OWN_LOSS = "own_loss"  # of a refit, in `TrialOutcome.extra`: mean loss (nats) of its answers to the rows it has learned
@@ -204,6 +193,8 @@ class TrialSpec(Frozen):
                 del body[late]
         if self.search and not self.search.beside:
             del body["search"]["beside"]
+        elif self.search:
+            body["beside"] = [VOTES, *(CONSTANTS[method] for method in self.search.beside)]
         if self.kind == "search" and self.method in (*LORA, "full") and self.calibration != "none":
             body["raws"] = True  # they were compared by uncalibrated scores once
         if self.method in CONSTANTS:

@@ -6,7 +6,7 @@ waits for the ledger and adds the next stage. It loads no backbone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from flows.execution.progress import say
 from flows.execution.settle import Settled, Workers, settle, work_here
 from flows.mlflow_page import close_parent
 from flows.pages import SHORT_SECONDS, ended_in_prefect, ends, run_name, step, tagged
-from flows.planning.astray import astray, steadied
+from flows.planning.astray import Steadied, astray, steadied
 from flows.planning.astray import told as told_astray
 from flows.planning.distilled import distilled_specs
 from flows.planning.ensembles import ensemble_specs
@@ -76,7 +76,7 @@ class Done:
     """What the stages of a run have reached so far.
 
     outcomes: of sources and targets; members: of what answers for a target together with others; tried: of the search
-    of rates and of recipes. searches: by what they are for.
+    of rates and of recipes, and refits in whose place others stay. searches: by what they are for.
     """
 
     outcomes: list[TrialOutcome] = field(default_factory=list)
@@ -89,6 +89,7 @@ class Done:
     others: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
+    astray: dict[str, str] = field(default_factory=dict)  # what became of refits, by the fingerprint of their search
 
     @property
     def reused(self) -> set[str]:
@@ -218,21 +219,36 @@ def stages(context: RunContext, plan: Plan, workers: Workers) -> Done:
     fixed = target_specs(plan, inputs, starts.origins, done.rates, {*missing, *done.searches})
     specs = [*fixed, *searched_targets(plan, inputs, done.searches, done.searched)]
     targets = settled("train-targets", "targets", specs).outcomes
-    lost = astray(targets, done.searched)
-    for outcome in (one for one in targets if one.spec.fingerprint in lost):
-        say(told_astray(outcome))
-    again = settled("train-again", "targets again", list(lost.values())).by_fingerprint
-    kept = steadied(targets, lost, again)
-    trained = {fingerprint: outcome.adapter_sha256 for fingerprint, outcome in kept.items()}
-    together = ensemble_specs(plan, context.tasks, kept.values())
-    together += joined_targets(plan, inputs, done.searches, done.searched, trained)
+    kept = _steadied(context, targets, done, workers)
+    pairs = zip(targets, kept.outcomes, strict=True)
+    trained = {given.spec.fingerprint: stays.adapter_sha256 for given, stays in pairs}
+    together = ensemble_specs(plan, context.tasks, kept.outcomes)
+    together += joined_targets(plan, inputs, done.searches, done.searched, trained, kept.instead)
     ensembles = settled("test-ensembles", "ensembles", together)
-    reached = as_searched([*kept.values(), *ensembles.outcomes], done.searched)
+    reached = as_searched([*kept.outcomes, *ensembles.outcomes], done.searched)
     distilled = settled("distil-ensembles", "distilled", distilled_specs(plan, reached, done.rates))
     done.members = [outcome for outcome in reached if outcome.spec.role == "search"]
     done.outcomes = [*sources, *(o for o in reached if o.spec.role == "target"), *distilled.outcomes]
-    done.tried = [*search.outcomes, *settled_searches.outcomes]
+    done.tried = [*search.outcomes, *settled_searches.outcomes, *kept.left]
     return done
+
+
+def _steadied(context: RunContext, targets: list[TrialOutcome], done: Done, workers: Workers) -> Steadied:
+    """What stays of refits: those that went astray are trained again. One that then fails changes nothing."""
+    lost = astray(targets, done.searched)
+    if not lost:
+        return Steadied(targets)
+    for outcome in {one.spec.fingerprint: one for one in targets if one.spec.fingerprint in lost}.values():
+        say(told_astray(outcome))
+    specs = list(lost.values())
+    title = f"refits trained again ({len(specs)} trials)"
+    again = step("train-again", lambda: settle(context, "targets again", specs, workers), title=title, kinds=["stage"])
+    for name, reason in again.told.items():
+        say(f"{name}, trained again, failed: {reason}. What was trained first stays.")
+    done.note(replace(again, failed={}))
+    kept = steadied(targets, lost, again.by_fingerprint)
+    done.astray = kept.notes
+    return kept
 
 
 def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers) -> list[dict[str, Any]]:
@@ -259,7 +275,7 @@ def report(context: RunContext, plan: Plan, done: Done, champions: list[dict[str
             f"{key} on {target}" if target else key: rate[: 2 if key in ("dept", "transfer") else 1]
             for (key, target), rate in done.rates.items()
         },
-        "searches": told_searches(plan, done.searches, done.searched),
+        "searches": told_searches(plan, done.searches, done.searched, done.astray),
         "leaked": {name: n for name, splits in context.splits.items() if (n := splits.dropped.get("leaked", 0))},
         "seconds": (datetime.now().astimezone() - datetime.fromisoformat(started)).total_seconds(),
         "reused": sorted(done.reused),

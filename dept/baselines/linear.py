@@ -4,10 +4,10 @@ The regression is scikit-learn's (lbfgs, L2 on the weights, none on the bias): C
 the square of the weights. The loss is convex, so what it finds follows from rows and C alone. How sure its answers are
 hangs on C and on how few rows there were, so each option has the temperature that rows ask for which it was not fitted
 on, and is judged by its loss at that temperature. C has made them about as sure as these few rows can tell, so the
-temperature is pulled towards 1 (`dept.trial.PULL`): over 8 draws of movie-polarity, tweet-polarity and sms-spam, fitted
-on all rows of a draw, test loss of the probe at k = 4 and 16 and of TF-IDF without a temperature 0.615, 0.365, 0.674,
-0.579; at a pull of 1 0.708, 0.390, 0.695, 0.579; of 4 0.654, 0.368, 0.679, 0.578; of 16 0.617, 0.363, 0.674, 0.575.
-Where no C of the grid is sure enough it helps all the same (TF-IDF on bbc-topic, which had no say: 0.92 to 0.56).
+temperature is pulled towards 1 (`PULL`): over 8 draws of movie-polarity, tweet-polarity and sms-spam, fitted on all
+rows of a draw, test loss of the probe at k = 4 and 16 and of TF-IDF without a temperature 0.615, 0.365, 0.674, 0.579;
+at a pull of 1 0.708, 0.390, 0.695, 0.579; of 4 0.654, 0.368, 0.679, 0.578; of 16 0.617, 0.363, 0.674, 0.575. Where no C
+of the grid is sure enough it helps all the same (TF-IDF on bbc-topic, which had no say: 0.92 to 0.56).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from scipy.special import logsumexp
 
 from dept.adapters.head import Head
 from dept.batches.tokenise import Row
+from dept.constants import PULL
 from dept.engine.evaluate import summarise
 from dept.engine.readout import temper
 from dept.readout import Readout
-from dept.trial import PULL, goodness
+from dept.trial import goodness
 from infra.errors import InputError
 
 MOST_ROWS = 2_000  # whose products with each other are made

@@ -16,7 +16,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from dept.baselines.need_peft import need_peft
-from dept.trial import CONSTANTS, Method
+from dept.constants import CONSTANTS
+from dept.trial import Method
 from infra.errors import InputError
 
 

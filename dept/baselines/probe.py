@@ -14,8 +14,8 @@ from dept.backbones.backbone import Backbone
 from dept.baselines.linear import Chosen, Inputs, Option, Way, choose, fit
 from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row, encode
+from dept.constants import PROBE_C, PROBE_LAYERS
 from dept.engine.features import features
-from dept.trial import PROBE_C, PROBE_LAYERS
 
 DEPTHS = tuple(sorted({depth for layers in PROBE_LAYERS for depth in layers}))  # what `train_probe` is given
 

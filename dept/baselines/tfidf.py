@@ -15,7 +15,7 @@ from dept.backbones.backbone import Backbone
 from dept.baselines.linear import Chosen, Inputs, Option, Way, choose, fit
 from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row
-from dept.trial import TFIDF_C, TFIDF_GRAMS
+from dept.constants import TFIDF_C, TFIDF_GRAMS
 from tasks.cut import Places
 
 KINDS = {"words": ("word", (1, 2)), "letters": ("char_wb", (2, 5))}  # analyser and lengths of n-grams, as sklearn's

@@ -15,14 +15,10 @@ from typing import Any
 import torch
 
 from dept.config import Calibration
+from dept.constants import VOTES
 from dept.engine.evaluate import Raw
 from dept.engine.readout import WEIGHTS, Choice, Scored, choose, plainest
 from dept.readout import Readout, mean_answers
-
-# Of candidates together, beside one of each linear baseline. With 4, probe and TF-IDF beside what auto had chosen on 7
-# draws of 16 shots (movie-polarity, sms-spam, tweet-polarity; 150 rows that no study tests on): mean loss 0.202 without
-# them, 0.189 with, and 0.3 points more; with the probe alone and half of the votes each 0.212, and 0.6 points less.
-VOTES = 4.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,8 @@ def decide(
     losses = [_losses(answers, gold) for answers in joint]
     count = len(best) - plainest(torch.tensor(losses[::-1], dtype=torch.float64))
     members = [one[3] for one in best[:count]]
-    linear = sorted((beside or {}).items(), key=lambda one: _mean(_losses(one[1], gold)))
+    finite = [one for one in (beside or {}).items() if all(math.isfinite(part) for line in one[1] for part in line)]
+    linear = sorted(finite, key=lambda one: _mean(_losses(one[1], gold)))
     shares: list[list[float] | None] = [None]
     shares += [[VOTES / count] * count + [1.0] * joined for joined in range(1, len(linear) + 1)]
     voices = [

@@ -19,7 +19,8 @@ from flows.execution.measure import of_scores
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, key_of, manifest, outcome_of, provenance
 from flows.execution.rows import examples_of, neutral_rows, of_task, rows_of, tests_of
-from flows.planning.astray import learned
+from flows.execution.testing import own_rows
+from flows.planning.astray import unvalidated
 from infra.errors import InputError
 from registry.ledger import Claim
 
@@ -50,6 +51,8 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         training, validation = (rows_of(context, part, spec.adapter) for part in examples)
         tested = tests_of(context, spec)
         rows = rows_of(context, of_task(spec.task, tested), spec.adapter)
+        mine = of_task(spec.task, own_rows(context, spec)) if unvalidated(spec) else []
+        own = rows_of(context, mine, spec.adapter)
         known = Known(validation, training, neutral_rows(context, spec))
     except InputError as error:
         fail(context, lease, claim, str(error))
@@ -70,8 +73,8 @@ def _one(context: RunContext, lease: Lease, claim: Claim) -> None:
         def answers(asked: Sequence[Row]) -> list[list[float]]:
             return answers_of([readout], [(0, row) for row in asked], Raw(baseline.score(asked, lease.progress)))
 
-        if learned(spec):
-            outcome.extra[OWN_LOSS] = summarise(answers(training), training)["loss"]
+        if own:
+            outcome.extra[OWN_LOSS] = summarise(answers(own), own)["loss"]
         if tested:
             found = of_scores(context.tasks[spec.task], tested, rows, answers(rows))
             outcome.test, outcome.cut_rows = found.metrics, outcome.cut_rows + found.cut

@@ -57,7 +57,7 @@ def _standing_in(context: RunContext, spec: TrialSpec) -> TrialSpec:
     """The trial of one adapter that challenges several: made as the first of them that was trained."""
     rows = [context.ledger.by_sha256(sha256) for sha256 in spec.sources]
     known = [row.trial_spec for row in rows if row is not None and row.unreadable is None]
-    known.append(spec.model_copy(update={"kind": "train", "sources": ()}))
+    known.append(spec.model_copy(update={"kind": "train", "sources": (), "weights": ()}))
     return next((one for one in known if one.training.steps), known[0])
 
 

@@ -69,7 +69,7 @@ def taught_rows(
     rows: Sequence[Row],
     progress: Callable[[int], None] | None = None,
 ) -> list[Row]:
-    """A trial's rows with the answers of its teacher, from one mixed pass of all members."""
+    """A trial's rows with the answers of its teacher, of all members together."""
     own = [example for _, example in examples]
     _, parts = answered(context, members_of(teacher.answering), spec.task, own, progress)
     return taught(rows, mean_answers(parts, weights_of(teacher.answering)))

@@ -12,8 +12,10 @@ from dept.trial import TrialSpec, goodness
 from flows.execution.context import RunContext
 from flows.execution.lease import Lease
 from flows.execution.linear import tempered, told_option
+from flows.execution.progress import say
 from flows.execution.reading import inputs_of, rows_to_read
 from flows.execution.rows import TaskExample
+from infra.errors import InputError
 
 Examples = list[TaskExample]
 Fold = tuple[Examples, Examples]  # what trains, and what validates
@@ -60,14 +62,17 @@ def judged_options(
 def beside(context: RunContext, lease: Lease, spec: TrialSpec, folds: Sequence[Fold]) -> dict[str, list[list[float]]]:
     """What the best option of each linear baseline beside a search's candidates answers rows held out.
 
-    Raises:
-        InputError: rows that do not fit.
+    One that cannot be fitted, as where hidden states are not finite, is said and left out.
     """
     found = {}
     for method in spec.search.beside if spec.search else ():
         shape = spec.adapter.of_method(method, context.d, context.room)
         alone = spec.model_copy(update={"method": method, "adapter": shape})
-        options, _ = judged_options(context, lease, alone, folds)
+        try:
+            options, _ = judged_options(context, lease, alone, folds)
+        except InputError as error:
+            say(f"{spec.label}: {method} answers with nobody: {error}")
+            continue
         found[str(method)] = max(options, key=lambda one: goodness(one.found)).held_out
     return found
 

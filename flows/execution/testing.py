@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dept.baselines.answering import Answering
-from dept.trial import ADAPTERS, OWN_LOSS, TrialOutcome
+from dept.trial import ADAPTERS, OWN_LOSS, TrialOutcome, TrialSpec
 from flows.execution.adapters import load_adapter
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError
@@ -14,12 +14,14 @@ from flows.execution.measure import measured
 from flows.execution.progress import bar
 from flows.execution.record import close, fail
 from flows.execution.rows import examples_of, tests_of
-from flows.planning.astray import learned
+from flows.planning.astray import unvalidated
 from infra.errors import InputError
 from registry.ledger import Claim
+from tasks.draws import subset
 from tasks.formatting import Example
 
-Member = tuple[Answering, Sequence[Example]]
+Member = tuple[Answering, Sequence[Example], Sequence[Example]]  # what answers, its own rows, and test rows
+MOST_OWN = 256  # rows that a refit answers of those that it has learned
 
 
 def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim, TrialOutcome]]) -> None:
@@ -31,13 +33,12 @@ def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim
         LeaseLostError: another worker holds some of them.
         InputError: a store that does not answer.
     """
-    answers = {claim.fingerprint: bool(outcome.spec.test_rows) or learned(outcome.spec) for claim, outcome in trained}
-    untested = [(claim, outcome) for claim, outcome in trained if not answers[claim.fingerprint]]
+    untested = [(claim, outcome) for claim, outcome in trained if not _answers(outcome.spec)]
     if untested:
         close(context, lease, untested)
     members = []
     for claim, outcome in trained:
-        if answers[claim.fingerprint]:
+        if _answers(outcome.spec):
             lease.progress()
             member = _member(context, lease, claim, outcome)
             if member is not None:
@@ -45,10 +46,9 @@ def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim
     if not members:
         return
     # One at a time: the rows of one test fill a batch, and a kill loses the test in hand alone.
-    with bar(f"Testing {len(members)} adapters", sum(len(rows) for *_, rows in members)) as shown:
-        for claim, outcome, adapter, rows in members:
-            if learned(outcome.spec) and context.tasks[outcome.spec.task].scored:
-                own = [example for _, example in examples_of(context, outcome.spec)[0]]
+    with bar(f"Testing {len(members)} adapters", sum(len(own) + len(rows) for *_, own, rows in members)) as shown:
+        for claim, outcome, adapter, own, rows in members:
+            if own:
                 found = measured(context, adapter, outcome.spec.task, own, lease.progress)
                 outcome.extra[OWN_LOSS] = found.metrics["loss"]
             if rows:
@@ -60,11 +60,27 @@ def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim
                 if reached.adapters:
                     outcome.extra[ADAPTERS] = reached.adapters["score"]
             close(context, lease, [(claim, outcome)])
-            shown.advance(len(rows))
+            shown.advance(len(own) + len(rows))
+
+
+def _answers(spec: TrialSpec) -> bool:
+    return bool(spec.test_rows) or unvalidated(spec)
+
+
+def own_rows(context: RunContext, spec: TrialSpec) -> Sequence[Example]:
+    """Rows that a trial has learned, of many some.
+
+    Raises:
+        InputError: see `examples_of`.
+    """
+    return subset([example for _, example in examples_of(context, spec)[0]], MOST_OWN, spec.seed)
 
 
 def _member(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutcome) -> Member | None:
-    """A trial's adapter and test rows; one whose adapter is lost is made again, one whose rows are gone fails."""
+    """A trial's adapter, its own rows where none validates it, and test rows.
+
+    One whose adapter is lost is made again, one whose rows are gone fails.
+    """
     spec = outcome.spec
     try:
         adapter = load_adapter(context, outcome)
@@ -72,7 +88,8 @@ def _member(context: RunContext, lease: Lease, claim: Claim, outcome: TrialOutco
         lease.closed(claim.fingerprint)
         return None
     try:
-        return adapter, tests_of(context, spec) if spec.test_rows else ()
+        own = own_rows(context, spec) if unvalidated(spec) and context.tasks[spec.task].scored else ()
+        return adapter, own, tests_of(context, spec) if spec.test_rows else ()
     except InputError as error:
         fail(context, lease, claim, str(error))
         return None

@@ -9,16 +9,32 @@ the lower loss on these rows stays. No other row plays a part.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from dept.trial import OWN_LOSS, TrialOutcome, TrialSpec
 
 SLOWER = 0.5  # of each rate
 
 
-def learned(spec: TrialSpec) -> bool:
-    """Whether a trial has learned by steps from all rows of its draw, so that none is left to validate it."""
-    return spec.kind == "train" and spec.refit and bool(spec.training.end)
+@dataclass
+class Steadied:
+    """Trials after those that went astray were trained again.
+
+    Attributes:
+        outcomes: what stays, in the order of the trials. instead: specs of what took another's place, by its
+            fingerprint. left: the outcomes that do not stay. notes: what became of it, by its search.
+    """
+
+    outcomes: list[TrialOutcome] = field(default_factory=list)
+    instead: dict[str, TrialSpec] = field(default_factory=dict)
+    left: list[TrialOutcome] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def unvalidated(spec: TrialSpec) -> bool:
+    """Whether a trial of a search's recipe has learned by steps from all rows of its draw: none validates it."""
+    return spec.kind == "train" and spec.refit and spec.searched is not None and bool(spec.training.end)
 
 
 def astray(outcomes: Iterable[TrialOutcome], searched: Mapping[str, TrialOutcome]) -> dict[str, TrialSpec]:
@@ -26,35 +42,44 @@ def astray(outcomes: Iterable[TrialOutcome], searched: Mapping[str, TrialOutcome
 
     Args:
         outcomes: `extra["own_loss"]` of refits is their loss on their own rows; where it is not known, as in ledgers
-            from before it was kept, nothing is said against them.
+            from before it was kept and for answers that are written, nothing is said against them.
         searched: outcomes of searches, by fingerprint.
     """
     found = {}
     for one in outcomes:
         search = searched.get(one.spec.searched or "")
-        if (
-            learned(one.spec)
-            and OWN_LOSS in one.extra
-            and search is not None
-            and _own(one) > _held_out(one.spec, search)
-        ):
+        if search is None or not unvalidated(one.spec) or OWN_LOSS not in one.extra:
+            continue
+        if _own(one) > _held_out(one.spec, search):
             found[one.spec.fingerprint] = _slower(one.spec)
     return found
 
 
 def steadied(
-    outcomes: Iterable[TrialOutcome], lost: Mapping[str, TrialSpec], again: Mapping[str, TrialOutcome]
-) -> dict[str, TrialOutcome]:
-    """What stays of each trial, by its fingerprint.
+    outcomes: Sequence[TrialOutcome], lost: Mapping[str, TrialSpec], again: Mapping[str, TrialOutcome]
+) -> Steadied:
+    """What stays of trials, of which several may have one fingerprint: `auto` may have chosen what is shown beside it.
 
     Args:
         lost: see `astray`. again: outcomes of its trials, by their fingerprints; those that have failed are not there.
     """
-    found = {}
+    found, said = Steadied(), set()
     for one in outcomes:
         key = one.spec.fingerprint
-        second = again.get(lost[key].fingerprint) if key in lost else None
-        found[key] = one if second is None or _own(second) >= _own(one) else second
+        if key not in lost:
+            found.outcomes.append(one)
+            continue
+        second = again.get(lost[key].fingerprint)
+        better = second is not None and _own(second) < _own(one)
+        stays = replace(second, spec=_slower(one.spec)) if better and second is not None else one
+        found.outcomes.append(stays)
+        if better:
+            found.instead[key] = stays.spec
+        if key not in said and second is not None:
+            found.left.append(_as_tried(one if better else second))
+        said.add(key)
+        rates = "at half the rates" if better else "as it was"
+        found.notes[one.spec.searched or ""] = f"{one.spec.variant} went astray and was trained again; kept: {rates}"
     return found
 
 
@@ -64,6 +89,11 @@ def told(one: TrialOutcome) -> str:
         f"{one.spec.label} went astray: its loss on the rows that it has learned is {_own(one):.2f} nats, more than "
         "its search found on rows held out. It is trained again at half the rates."
     )
+
+
+def _as_tried(one: TrialOutcome) -> TrialOutcome:
+    """As reports count what was made to choose by."""
+    return replace(one, spec=one.spec.model_copy(update={"role": "search", "searched": None}))
 
 
 def _own(one: TrialOutcome) -> float:

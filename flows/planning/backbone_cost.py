@@ -9,7 +9,8 @@ from typing import Any
 
 from dept.backbones.describe import BackboneInfo, default_dtype, describe
 from dept.config import Dtype
-from dept.trial import LINEAR, PROBE_LAYERS, TrialSpec
+from dept.constants import PROBE_LAYERS
+from dept.trial import LINEAR, TrialSpec
 from flows.planning.plan import Plan
 from infra.errors import InputError
 

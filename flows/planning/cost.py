@@ -172,7 +172,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     together = ensemble_specs(plan, tasks, tested.values()) if whole else planned(plan, tasks, targets)
     shas = {one.fingerprint: one.fingerprint for one in targets}
     shas |= {fingerprint: outcome.adapter_sha256 for fingerprint, outcome in tested.items()}
-    together += joined_targets(plan, inputs, wanted, winners, shas)
+    together += joined_targets(plan, inputs, wanted, winners, shas, {})
     answered = done(together)
     for spec in together:
         add("ensembles", spec.variant, spec, answered)

@@ -74,6 +74,7 @@ def _distilled(
                 "start": "source",
                 "source_sha256": start,
                 "sources": (),
+                "weights": (),
                 "teacher_sha256": sha256,
                 "seed": best.seed,
                 "adapter": best.adapter,

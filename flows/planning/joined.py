@@ -23,7 +23,12 @@ from flows.planning.trials import Inputs
 
 
 def joined_targets(
-    plan: Plan, inputs: Inputs, found: Searches, outcomes: Outcomes, trained: Mapping[str, str]
+    plan: Plan,
+    inputs: Inputs,
+    found: Searches,
+    outcomes: Outcomes,
+    trained: Mapping[str, str],
+    instead: Mapping[str, TrialSpec],
 ) -> list[TrialSpec]:
     """For each draw of which `auto` chose several together the trial in which they answer as one.
 
@@ -32,13 +37,14 @@ def joined_targets(
 
     Args:
         trained: sha256 of what was trained by the fingerprints of the trials; of one that has failed there is none.
+        instead: specs of what took the place of a trial that went astray, by its fingerprint.
     """
     made = []
     for draw, best in best_of_all(plan, found, outcomes).items():
         spec, outcome = found[best], outcomes[found[best].fingerprint]
         if not several(outcome):
             alone = target_of(plan, inputs, spec, outcome).model_copy(update={"init": AUTO})
-            made += [] if alone.fingerprint in trained else _next_best(plan, inputs, draw, found, outcomes)
+            made += [] if alone.fingerprint in trained else _next_best(plan, inputs, draw, found, outcomes, instead)
             continue
         members = member_trials(plan, inputs, spec, outcome)
         there = [place for place, one in enumerate(members) if one.fingerprint in trained]
@@ -51,10 +57,11 @@ def joined_targets(
             shas = [trained[one.fingerprint] for one, _ in voices]
             made.append(together([one for one, _ in voices], shas, weights=weights, **about, **tested))
         elif there:
-            number = members_of(outcome)[there[0]]
-            made.append(target_of(plan, inputs, spec, outcome, number).model_copy(update={"init": AUTO}))
+            number, place = members_of(outcome)[there[0]], members[there[0]].fingerprint
+            alone = target_of(plan, inputs, spec, outcome, number)
+            made.append(_steady(alone, place, instead).model_copy(update={"init": AUTO}))
         else:
-            made += _next_best(plan, inputs, draw, found, outcomes)
+            made += _next_best(plan, inputs, draw, found, outcomes, instead)
     return made
 
 
@@ -76,8 +83,15 @@ def _voices(
     return [(one, weight) for one, weight in zip(trials, weights, strict=True) if one is not None]
 
 
-def _next_best(plan: Plan, inputs: Inputs, draw: Draw, found: Searches, outcomes: Outcomes) -> list[TrialSpec]:
+def _next_best(
+    plan: Plan, inputs: Inputs, draw: Draw, found: Searches, outcomes: Outcomes, instead: Mapping[str, TrialSpec]
+) -> list[TrialSpec]:
     """The trial of the second of all that `auto` chooses among; none where there is no second."""
     second = ranked(draw, found, outcomes)[1:2]
     made = [target_of(plan, inputs, found[place], outcomes[found[place].fingerprint]) for place in second]
-    return [one.model_copy(update={"init": AUTO}) for one in made]
+    return [_steady(one, one.fingerprint, instead).model_copy(update={"init": AUTO}) for one in made]
+
+
+def _steady(spec: TrialSpec, fingerprint: str, instead: Mapping[str, TrialSpec]) -> TrialSpec:
+    """A trial at the rates of what took the place of this one."""
+    return spec.model_copy(update={"training": instead[fingerprint].training}) if fingerprint in instead else spec

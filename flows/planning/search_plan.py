@@ -51,8 +51,8 @@ class SearchPlan(BaseModel):
         ge=1,
         le=16,
         description="of auto: so many of the best candidates answer as one (an ensemble), unless fewer are better on "
-        "rows held out by more than their noise, and beside them probe and TF-IDF by the same rule, with half of their "
-        "weight; each answer costs as many passes. 1: one adapter alone",
+        "rows held out by more than their noise, and beside them probe and TF-IDF by the same rule, each with a "
+        "quarter of their weight; each answer costs as many passes. 1: one adapter alone",
     )
     refit: bool = Field(
         True, description="what was found is trained on shots and validation rows together; false: on the shots alone"

@@ -138,6 +138,8 @@ def target_of(
         readout = told.get("readouts", {}).get(str(number))  # a trial without validation rows could choose none
     changes: dict[str, Any] = {"role": "target", "refit": refit, "searched": spec.fingerprint, "training": training}
     changes |= {"readout": None if readout is None else Readout.of(readout)}
+    reads = spec.method in LINEAR or bool(spec.search.candidates[number].adapter.reads)
+    changes |= {} if reads else {"unseen": None}
     return spec.of(number, test_rows=tested_rows(plan, inputs, spec.task), **changes)
 
 

@@ -48,6 +48,7 @@ class Together:
     best_member: float
     score: float
     distilled: float | None = None
+    with_linear: float | None = None  # with linear baselines beside the adapters
 
     @property
     def gain(self) -> float:
@@ -87,7 +88,8 @@ def together(outcomes: Sequence[TrialOutcome]) -> list[Together]:
             mean, best = statistics.fmean(scores), max(scores)
             variant = spec.variant.removeprefix(TOGETHER)
             alone, own = learned.get(outcome.adapter_sha256), outcome.extra.get(ADAPTERS, score_of(outcome.test))
-            found.append(Together(spec.task, spec.shots, variant, seeds, mean, best, own, alone))
+            whole = score_of(outcome.test) if ADAPTERS in outcome.extra else None
+            found.append(Together(spec.task, spec.shots, variant, seeds, mean, best, own, alone, whole))
     return found
 
 
@@ -101,6 +103,8 @@ def worth(found: Sequence[Together]) -> str:
     note = " Members of several seeds have learned from the shots of several draws." if seeds else ""
     kept = [one.distilled - one.mean_member for one in found if one.distilled is not None]
     alone = f" One adapter that learned their answers was worth {statistics.fmean(kept):+.1f}." if kept else ""
+    joined = [one.with_linear - one.score for one in found if one.with_linear is not None]
+    alone += f" Linear baselines beside them: {statistics.fmean(joined):+.1f} ({len(joined)})." if joined else ""
     return f"Answering together was worth {gain:+.1f} points over the mean member ({how}).{alone}{note}"
 
 

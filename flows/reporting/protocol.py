@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from dept.trial import CONSTANTS, LINEAR, TrialOutcome
+from dept.constants import CONSTANTS
+from dept.trial import LINEAR, TrialOutcome
 from flows.reporting.summary import joins, trained
 
 SHOTS = "True few-shot: steps, rates and starts were chosen on as many validation rows of a draw as it has shots."

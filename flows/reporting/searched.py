@@ -12,22 +12,37 @@ from flows.planning.searches import best_of_all, competing
 
 
 def told_searches(
-    plan: Plan, found: Mapping[Place, TrialSpec], outcomes: Mapping[str, TrialOutcome]
+    plan: Plan,
+    found: Mapping[Place, TrialSpec],
+    outcomes: Mapping[str, TrialOutcome],
+    astray: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Each search with what it chose, its loss and its cost; of `auto` also the losses of the best of each kind.
 
     Args:
         outcomes: by fingerprint; of a search that failed there is none.
+        astray: what became of refits of searches, by their fingerprints.
     """
     done = {place: outcomes[spec.fingerprint] for place, spec in found.items() if spec.fingerprint in outcomes}
-    lines = [_line(place, outcome) for place, outcome in done.items()]
+    lines = []
+    for place, outcome in done.items():
+        line = _line(place, outcome)
+        notes = filter(None, (line["why"], (astray or {}).get(found[place].fingerprint)))
+        lines.append({**line, "why": "; ".join(notes)})
     for draw, best in best_of_all(plan, found, outcomes).items():
-        losses = {place[1]: done[place].validation["loss"] for place in competing(draw, found) if place in done}
+        there = [place for place in competing(draw, found) if place in done]
+        losses = {_kind(place, done[place]): done[place].validation["loss"] for place in there}
         line = _line(best, done[best])
         told = ", ".join(f"{kind} {loss:.3f}" for kind, loss in sorted(losses.items(), key=lambda pair: pair[1]))
         free = {"candidates": 0, "steps": 0, "tokens": 0, "seconds": 0.0}  # the searches above have cost it
         lines.append({**line, **free, "for": "auto", "why": f"lowest loss of {told}"})
     return lines
+
+
+def _kind(place: Place, outcome: TrialOutcome) -> str:
+    """What competes: a method, and what answers beside it."""
+    beside = outcome.extra["search"].get("beside")
+    return f"{place[1]} with {' and '.join(beside)}" if beside else place[1]
 
 
 def _line(place: Place, outcome: TrialOutcome) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer
                 adapters.append(member)
     if backbone is not None and requests:
         for line, found in zip(waiting, score(backbone, adapters, requests), strict=True):
-            line += found
+            line += found  # it stands among the answers of its row
     said = []
     for (predictor, _), mine in zip(asked, parts, strict=True):
         said += predictor.of_labels(mean_answers([[line] for line in mine], weights_of(predictor.adapter)))

@@ -17,9 +17,9 @@ from dept.baselines.linear import Chosen, Option, Way, choose, fit, log_probs
 from dept.baselines.probe import DEPTHS, WAY, Probe, train_head, train_probe
 from dept.baselines.tfidf import Tfidf, contents, train_tfidf
 from dept.batches.tokenise import Row
+from dept.constants import PULL
 from dept.engine.evaluate import predictions, summarise
 from dept.engine.readout import temper
-from dept.trial import PULL
 from infra.errors import InputError
 
 D = 3

@@ -10,7 +10,8 @@ from dept.baselines.plain import plain_copy
 from dept.baselines.train import train_baseline
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, TrainConfig
-from dept.trial import CONSTANTS, TrialSpec
+from dept.constants import CONSTANTS
+from dept.trial import TrialSpec
 from infra.errors import InputError
 
 pytest.importorskip("peft", reason="peft is an optional extra: pip install 'peft>=0.17'")

@@ -146,3 +146,10 @@ def test_linear_baselines_that_make_it_worse_by_more_than_noise_stay_away():
     assert found.beside == ("tfidf",)
     assert found.weights == (4.0, 1.0)
     assert decide({0: raw(0.99)}, GOLD, "none", {0: False}, 1, {"probe": answers(0.1)}).beside == ()
+
+
+def test_a_baseline_whose_answers_are_not_finite_joins_nobody():
+    broken = [[math.nan, math.nan], *answers(0.9)[1:]]
+    found = decide({0: raw(0.6)}, GOLD, "none", {0: False}, 1, {"probe": broken, "tfidf": answers(0.9)})
+    assert found.beside == ("tfidf",)
+    assert math.isfinite(found.loss)

@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from dept.baselines import probe
 from dept.baselines.answering import load_answering
 from dept.baselines.ensemble import Ensemble
 from dept.baselines.probe import Probe
 from dept.baselines.tfidf import Tfidf
+from dept.constants import CONSTANTS
 from dept.engine.evaluate import Request, score
 from dept.readout import mean_answers
 from dept.trial import ADAPTERS
 from flows import transfer
+from flows.execution import linear_search
 from flows.execution.challengers import renewed
 from flows.execution.judge import judge
 from flows.execution.settle import work_here
@@ -98,16 +101,53 @@ def test_without_a_baseline_the_others_answer_and_without_an_adapter_another_met
     context, plan, done, one = joint
     about = plan, context.inputs, done.searches, done.searched
     shas = {o.spec.fingerprint: o.adapter_sha256 for o in (*done.outcomes, *done.members)}
-    (whole,) = joined_targets(*about, shas)
+    (whole,) = joined_targets(*about, shas, {})
     assert whole.fingerprint == one.spec.fingerprint
     tfidf = next(o for o in done.outcomes if o.spec.method == "tfidf")
-    (less,) = joined_targets(*about, {key: sha for key, sha in shas.items() if key != tfidf.spec.fingerprint})
+    (less,) = joined_targets(*about, {key: sha for key, sha in shas.items() if key != tfidf.spec.fingerprint}, {})
     assert tfidf.adapter_sha256 not in less.sources
     assert less.weights == (2.0, 2.0, 1.0)
     adapters = {o.spec.fingerprint for o in done.members}
     first, _ = done.members
     lone = {key: sha for key, sha in shas.items() if key == first.spec.fingerprint}
-    (single,) = joined_targets(*about, lone)
+    (single,) = joined_targets(*about, lone, {})
     assert (single.kind, single.init) == ("train", "auto")
-    (other,) = joined_targets(*about, {key: sha for key, sha in shas.items() if key not in adapters})
+    slower = first.spec.model_copy(update={"training": first.spec.training.model_copy(update={"lr_prompt": 1e-9})})
+    (steady,) = joined_targets(*about, lone, {first.spec.fingerprint: slower})
+    assert steady.training == slower.training  # what took its place, not what went astray
+    (other,) = joined_targets(*about, {key: sha for key, sha in shas.items() if key not in adapters}, {})
     assert (other.method in ("probe", "tfidf"), other.init) == (True, "auto")
+
+
+def test_what_auto_chose_is_shown_under_its_own_name_too(begin):
+    """One trial, two rows of the report: the baseline's and auto's."""
+    context, plan = begin(**{**PLAN, "search": {**SEARCH, "candidates": 1, "together": 1}, "seeds": [0]})
+    done = transfer.stages(context, plan, work_here)
+    assert done.failed == {}
+    shown = {o.spec.variant: o.spec.method for o in done.outcomes if o.spec.role == "target"}
+    assert set(shown) == {"untrained", "probe", "tfidf", "auto"}
+
+
+def test_a_baseline_that_cannot_be_fitted_answers_with_nobody(begin, monkeypatch, capsys):
+    def broken(way, *args):
+        if way is probe.WAY:
+            raise InputError("features are not finite")
+        return judged(way, *args)
+
+    judged = linear_search.judged
+    monkeypatch.setattr(linear_search, "judged", broken)
+    monkeypatch.setattr("dept.engine.together.plainest", lambda losses: 0)
+    context, plan = begin(**{**PLAN, "search": {**SEARCH, "answers": ["words"]}, "seeds": [0]})
+    done = transfer.stages(context, plan, work_here)
+    (found,) = [one for one in done.searched.values() if one.spec.method == "dept"]
+    assert found.extra["search"]["beside"] == ["tfidf"]
+    assert "probe answers with nobody: features are not finite" in capsys.readouterr().err
+    assert [o.spec.variant for o in done.outcomes if o.spec.init == "auto"] == ["auto"]
+
+
+def test_a_change_of_a_baseline_is_a_new_question(joint, monkeypatch):
+    _, _, done, one = joint
+    spec = done.searched[one.spec.searched].spec
+    before = spec.fingerprint
+    monkeypatch.setitem(CONSTANTS, "probe", CONSTANTS["probe"] | {"temperature": 1.0})
+    assert spec.fingerprint != before

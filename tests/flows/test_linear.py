@@ -14,10 +14,10 @@ from dept.baselines.probe import DEPTHS, Probe, train_head
 from dept.baselines.tfidf import WAY, Tfidf, contents, train_tfidf
 from dept.batches.tokenise import Row
 from dept.config import AdapterConfig, TrainConfig
+from dept.constants import PULL
 from dept.engine.evaluate import summarise
 from dept.engine.features import features
 from dept.engine.readout import temper
-from dept.trial import PULL
 from flows import transfer
 from flows.execution import linear, reading
 from flows.execution.open import check_methods
