@@ -133,6 +133,7 @@ class TrialSpec(Frozen):
         readout: how its scores become answers, where its search has chosen that on rows held out.
         computed: what of the backbone's arithmetic changed after trials on it could be run; None where nothing did.
         unseen: likewise of heads and linear baselines, where labels may have no row.
+        chat: sha256 of the chat template that its task is read in; None: none.
     """
 
     schema_version: int = SCHEMA
@@ -171,6 +172,7 @@ class TrialSpec(Frozen):
     readout: Readout | None = None
     computed: str | None = None
     unseen: str | None = None
+    chat: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -188,7 +190,7 @@ class TrialSpec(Frozen):
             del body["tested_on"]
         if self.kind == "evaluate":
             del body["role"]  # an adapter's answers are the same, whatever it stands for
-        for late in ("teacher_sha256", "readout", "computed", "unseen", "weights"):  # as before there were any
+        for late in ("teacher_sha256", "readout", "computed", "unseen", "weights", "chat"):  # as before there were any
             if not body[late]:
                 del body[late]
         if self.search and not self.search.beside:

@@ -145,10 +145,11 @@ def look(context: RunContext, order: Retraining) -> Looked:
             continue
         spec = row.trial_spec  # its adapter may be lost: what judges it makes it again
         name, last = current.task, _last_decision(context, current)
-        today: dict[str, str | int] = {
+        today: dict[str, str | int | None] = {
             "data_hash": context.splits[name].data_hash,
             "task_version": context.tasks[name].version,
             "backbone_id": context.backbone_id,
+            "computed": context.computed,
         }
         age = (now - (last.at if last else current.since)).total_seconds() / DAY
         changed, old = reasons(spec, state_of(context, spec), today, age, order.max_age_days)
@@ -207,13 +208,13 @@ def _last_decision(context: RunContext, current: Champion) -> DecisionRow | None
     return made[-1] if made else None
 
 
-def _answered(context: RunContext, current: Champion, today: dict[str, str | int]) -> bool:
+def _answered(context: RunContext, current: Champion, today: dict[str, str | int | None]) -> bool:
     """Whether a challenger on the data, spec and backbone of today was compared with this champion, and lost."""
     for row in _about(context, current):
         compared = row.decision == "kept" and row.rows  # else one of the two could not be scored
         if compared and row.champion_fingerprint == current.fingerprint and row.challenger_fingerprint:
             trial = context.ledger.get(row.challenger_fingerprint)
-            if trial is not None and all(trial.spec[key] == value for key, value in today.items()):
+            if trial is not None and all(trial.spec.get(key) == value for key, value in today.items()):
                 return True
     return False
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from infra.errors import InputError
 from tasks.formatting import Example, Record
+from tasks.leakage import guard
 from tasks.order import digester, shares
 from tasks.spec import Task
 
@@ -74,6 +75,18 @@ def halved(rows: Sequence[Example], n: int) -> tuple[tuple[Example, ...], list[E
     counts = [sum(row.label == label for row in rows) for label in range(classes)]
     parts = parted(rows, {"kept": shares(counts, n, counts)}, classes)
     return tuple(parts["kept"]), parts["train"]
+
+
+def apart(task: Task, parts: dict[str, list[Example]]) -> int:
+    """Let no picture stand both in validation and in test, though splits of the hub may share some; how many rows go.
+
+    Before training rows become validation (`large`) those of test pictures go; of given splits validation rows do.
+    """
+    if not task.pictured or task.rule == "small":
+        return 0
+    of, held = ("train", "validation") if task.rule == "large" else ("validation", "test")
+    parts[of], gone = guard(parts[of], parts[held])
+    return gone
 
 
 def together(records: Sequence[Record], again: bool) -> Record:

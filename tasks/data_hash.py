@@ -38,6 +38,7 @@ def _own(task: Task) -> dict[str, object]:
     count as long as it is the catalogue's, which is part of the task's version."""
     said = {"cut": task.cut, "answer_length": task.answer_length}
     said |= {"picture": task.picture} if task.pictured and not task.sees else {}
+    said |= {"chat": True} if task.chat else {}
     found: dict[str, object] = {key: value for key, value in said.items() if value is not None}
     shipped = catalogue().get(task.name)
     if task.max_length != (shipped.max_length if shipped else None):

@@ -70,6 +70,11 @@ class Task(Frozen):
         description="of rows with pictures. shown: the backbone sees them; hidden: it reads the text alone, of the "
         "same rows: how far questions get without their pictures",
     )
+    chat: bool = Field(
+        False,
+        description="the text is the user's message in the chat template of the backbone's tokenizer, and the answer "
+        "stands behind the assistant's header",
+    )
     source: Annotated[PackageSource | FileSource | HubSource, Field(discriminator="kind")] = Field(
         description="where the rows come from: kind file, hub or package"
     )

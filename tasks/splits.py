@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InputError
-from tasks.by_picture import carved, halved, parted, together
+from tasks.by_picture import apart, carved, halved, parted, together
 from tasks.cut import ANSWER_LEAST, usual_answer_length
 from tasks.data_hash import data_hash
 from tasks.formatting import Example, Record, key_of, to_example
@@ -135,6 +135,7 @@ def make_hub_splits(task: Task, rows: Mapping[str, Sequence[Record]], unlabelled
         found = make_splits(task, [record for part in rows.values() for record in part])
         return replace(found, dropped=found.dropped | {"unlabelled": unlabelled})
     parts = {role: [to_example(task, record) for record in part] for role, part in rows.items()}
+    before = apart(task, parts)
     if task.rule == "small":
         parts["validation"], parts["test"] = _carve(parts["validation"], len(parts["validation"]) // 2)
     elif task.rule == "large":
@@ -150,7 +151,7 @@ def make_hub_splits(task: Task, rows: Mapping[str, Sequence[Record]], unlabelled
     for index, label in enumerate(task.labels if task.strata > 1 else ()):
         if index not in there:
             raise InputError(f"task {task.name}: label {label!r} has no training row; take it out of the verbalizer")
-    return made(task, parts, {"unlabelled": unlabelled, "leaked": leaked})
+    return made(task, parts, {"unlabelled": unlabelled, "leaked": leaked + before})
 
 
 def made(

@@ -2,6 +2,7 @@
 
 `python -m tests.families` tries all and writes the table of dept/backbones/README.md; with names it tries these. Each
 type runs in a process of its own, through the public API, against the model's own forward pass over [P; embeddings].
+Behind a name `+` asks for a model that is made apart from the self-test's siblings (`tests.twisted`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dept.backbones.sizes import answer_room_of, text_of, width_of
 from infra.errors import InputError
 
 SECONDS = 600
@@ -48,7 +50,9 @@ def names() -> list[str]:
     from transformers.models.auto import modeling_auto as auto
 
     causal, both = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    return [*sorted(causal), *(f"{name}:s" for name in sorted(both))]
+    from tests.twisted import CHANGES
+
+    return [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *(f"{name}+" for name in sorted(CHANGES))]
 
 
 def tokenizer():
@@ -69,10 +73,15 @@ def model_of(name: str):
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
     from dept.backbones.sibling import random_model, small
-    from tests.family_sizes import config_of
+    from tests.family_sizes import TINY, config_of
 
+    if name.endswith("+"):
+        from tests import twisted
+
+        return twisted.model_of(name[:-1])
     kind, _, seq = name.partition(":")
-    config = small(config_of(CONFIG_MAPPING[kind], kind, bool(seq)))
+    tiny, of = TINY.get(kind), CONFIG_MAPPING[kind]
+    config = of(**tiny) if tiny and not seq else small(config_of(of, kind, bool(seq)))
     config.eos_token_id, config.pad_token_id = 1, 0
     if seq and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 1
@@ -100,7 +109,7 @@ def tried(name: str) -> Found:
     except InputError as error:
         words = re.sub(r"^backbone \S+: an? \S+ model |\. Remedy:.*", "", str(error))
         return Found(name, "refused" if "\n" not in str(error) else "traceback", words[:160])
-    off = compared(backbone)
+    off = compared(backbone) or positions_of(backbone)
     told = f"{backbone.way.rows}, masks {backbone.way.masks}, embeddings x {backbone.way.scale:g}"
     return Found(name, "wrong", off) if off else Found(name, backbone.way.told, told)
 
@@ -139,6 +148,22 @@ def compared(backbone) -> str:
     written = generate(backbone, [adapter], [Prompted(text, 0) for text in TEXTS], 3)
     if written != (theirs := [backbone.tokenizer.decode(truth.written(ids)) for ids in truth.ids]):
         return f"new tokens {written} are not {theirs}"
+    return ""
+
+
+@torch.no_grad()
+def positions_of(backbone) -> str:
+    """What is wrong with the sizes and positions that its configuration is taken to tell; "" where nothing is."""
+    text, more = text_of(backbone.config.to_dict()), {}
+    if (width_of(text), text.get("vocab_size")) != (backbone.d, backbone.tokens.vocab):
+        return f"its configuration is taken to tell width {width_of(text)} and {text.get('vocab_size')} tokens"
+    room, d = min(backbone.positions or 64, 200), backbone.d
+    if backbone.family == "seq2seq":
+        more = {"decoder_input_ids": torch.full((1, min(answer_room_of(backbone.config.to_dict()) or 64, 200)), 5)}
+    try:
+        backbone.model(inputs_embeds=torch.zeros(1, room, d), **more)
+    except (IndexError, RuntimeError, ValueError) as error:
+        return f"{room} positions cannot be used: {error}"
     return ""
 
 
@@ -260,7 +285,8 @@ def write_table(found: list[Found]) -> None:
     """Put the table between its marks."""
     shown = {"fast": "exact, fast", "slow": "exact, slow", "none": "no tiny model"}
     lines = [
-        f"transformers {version('transformers')}; `:s` marks encoder-decoders.",
+        f"transformers {version('transformers')}; `:s` marks encoder-decoders, `+` models of other sizes, weights and "
+        "options than siblings have.",
         "",
         "| type | ends | how, or why |",
         "| --- | --- | --- |",

@@ -41,6 +41,13 @@ class Vocabulary(Protocol):
         """Refuse shots in the prompt where the model was not trained to continue them."""
 
 
+class Talk(Protocol):
+    """What makes a conversation of solved examples: `dept.backbones.chat.ChatTokens`."""
+
+    def conversation(self, shots: Sequence[tuple[str, str]], s: int, room: float) -> list[int]:
+        """Token ids of (text, answer) pairs, of those that fit into `room`; texts are cut to s tokens."""
+
+
 def from_text(backbone: Vocabulary, config: AdapterConfig, text: str, seed: int) -> Adapter:
     """Adapter whose prompt is the embeddings of `text`, repeated or cut to m tokens (the authors' TEXT start).
 
@@ -57,7 +64,9 @@ def from_text(backbone: Vocabulary, config: AdapterConfig, text: str, seed: int)
     return _with_new_pair(_embedded(backbone, ids), config, seed)
 
 
-def from_shots(backbone: Vocabulary, config: AdapterConfig, shots: Sequence[tuple[str, str]]) -> Adapter:
+def from_shots(
+    backbone: Vocabulary, config: AdapterConfig, shots: Sequence[tuple[str, str]], chat: Talk | None = None
+) -> Adapter:
     """In-context learning as an adapter: P holds the embeddings of the solved examples, the pair is empty.
 
     Nothing is trained. Since P is a prefix like any other, the engine runs the shots once for the whole test set.
@@ -65,11 +74,15 @@ def from_shots(backbone: Vocabulary, config: AdapterConfig, shots: Sequence[tupl
 
     Args:
         shots: (text with the template applied, answer), in the order in which they are to be read.
+        chat: they are turns of user and assistant; it makes token ids of such.
 
     Raises:
         InputError: an encoder-decoder, or not one example fits into the backbone's positions.
     """
     backbone.check_in_context()
+    if chat is not None:
+        room = backbone.positions - config.s if backbone.positions else math.inf
+        return _told(backbone, config, chat.conversation(shots, config.s, room))
     begin = backbone.encode_texts([""])[0]
     room = (backbone.positions - config.s if backbone.positions else math.inf) - len(begin)
     ids: list[int] = []
@@ -80,11 +93,15 @@ def from_shots(backbone: Vocabulary, config: AdapterConfig, shots: Sequence[tupl
         if len(ids) + len(more) > room:
             break
         ids = more + ids
+    return _told(backbone, config, [*begin, *ids] if ids else [])  # it begins once, at the very beginning
+
+
+def _told(backbone: Vocabulary, config: AdapterConfig, ids: Sequence[int]) -> Adapter:
+    """An untrained adapter whose prompt holds what texts go on from."""
     if not ids:
         raise InputError(
             f"in-context: no shot fits beside s={config.s}; {backbone.name} has {backbone.positions} positions"
         )
-    ids = [*begin, *ids]  # once, at the very beginning
     config = config.model_copy(update={"m": len(ids), "r": 0})
     made = _with_new_pair(_embedded(backbone, ids), config, 0)
     made.metadata = {CONTINUES: True}

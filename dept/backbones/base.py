@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dept.adapters.adapter import Adapter
 from dept.adapters.fits import Fits
 from dept.backbones import files
-from dept.backbones.describe import check_room, room_of
 from dept.backbones.loading import digest_of_tensors
 from dept.backbones.opening import opened
 from dept.backbones.self_test import Test, check_embeddings, check_head, way_of
+from dept.backbones.sizes import answer_room_of, check_answers, check_room, room_of
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.backbones.ways import Way
 from infra.errors import InputError
@@ -214,6 +214,15 @@ class Backbone(nn.Module):
             InputError: m + s is more than the backbone has positions.
         """
         check_room(self.name, self.positions, m, s)
+
+    def check_answers(self, longest: int) -> None:
+        """Refuse answers of so many tokens that the decoder of an encoder-decoder has no positions for.
+
+        Raises:
+            InputError: so it is.
+        """
+        written = answer_room_of(self.config.to_dict()) if self.family == "seq2seq" else None
+        check_answers(self.name, written, longest)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., d] of token ids [...], as the model's first layer gets them."""

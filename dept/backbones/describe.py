@@ -12,13 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from dept.backbones.files import cannot_load, folder_of, legacy_ids, short_name, weights_id
+from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, short_name, weights_id
+from dept.backbones.sizes import answer_room_of, check_answers, check_room, room_of, text_of, width_of
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
 
 DTYPES = get_args(Dtype)
-_WIDTHS = ("word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "n_embd", "dim")
 _OTHER_WINDOWS = ("attention_chunk_size", "local_attention", "attention_window_size", "sliding_window_size")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -37,6 +37,7 @@ class BackboneInfo:
         family: "causal" or "seq2seq".
         folder: where its files lie on this machine.
         config: its config.json.
+        answer_positions: of an encoder-decoder: tokens of an answer; None: no end.
     """
 
     name: str
@@ -48,6 +49,7 @@ class BackboneInfo:
     family: Family
     folder: Path
     config: Mapping[str, Any]
+    answer_positions: int | None = None
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -67,7 +69,7 @@ class BackboneInfo:
                 tokenizer = AutoTokenizer.from_pretrained(self.folder)
         except Exception as error:  # each library raises its own
             raise cannot_load(str(self.folder), error) from error
-        ends = [_read(self.folder / "generation_config.json").get("eos_token_id"), self.config.get("eos_token_id")]
+        ends = [json_of(self.folder / "generation_config.json").get("eos_token_id"), self.config.get("eos_token_id")]
         made = KINDS[self.family](
             tokenizer,
             self.name,
@@ -105,6 +107,14 @@ class BackboneInfo:
         """
         check_room(self.name, self.positions, m, s)
 
+    def check_answers(self, longest: int) -> None:
+        """Refuse answers of so many tokens that an encoder-decoder has no positions for.
+
+        Raises:
+            InputError: so it is.
+        """
+        check_answers(self.name, self.answer_positions, longest)
+
 
 def describe(name_or_path: str, dtype: str | None = None, device: str | None = None) -> BackboneInfo:
     """What a backbone is, by catalogue name (`smollm2-135m`), local folder or hub id; weights are hashed, not loaded.
@@ -130,25 +140,29 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     folder = folder_of(name_or_path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # Of a model of several parts the text part counts, but for what the whole says of its tokens.
-        own = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
-        inner = {**config, **(config.get("text_config") or {}), **own}
-        d = next(int(inner[key]) for key in _WIDTHS if inner.get(key))
-        vocab = int(inner["vocab_size"])
-    except StopIteration as error:
-        raise InputError(f"backbone {name_or_path}: its config.json names no width (hidden_size)") from error
+        inner = text_of(config)
+        d, vocab, positions, written = (
+            width_of(inner),
+            int(inner["vocab_size"]),
+            room_of(config),
+            answer_room_of(config),
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise cannot_load(str(name_or_path), error) from error
+    if d is None:
+        raise InputError(f"backbone {name_or_path}: its config.json names no width (hidden_size)")
+    seq2seq = bool(config.get("is_encoder_decoder"))
     return BackboneInfo(
         short_name(name_or_path),
         weights_id(folder),
         cast(Dtype, dtype) if dtype else default_dtype(device),
         d,
-        room_of(config),
+        positions,
         vocab,
-        "seq2seq" if config.get("is_encoder_decoder") else "causal",
+        "seq2seq" if seq2seq else "causal",
         folder,
         inner,
+        written if seq2seq else None,
     )
 
 
@@ -201,51 +215,17 @@ def check_quantised(dtype: str, device: str) -> None:
         )
 
 
-def room_of(config: Mapping[str, Any]) -> int | None:
-    """Positions that a configuration (its JSON) makes room for, prompt and text together; None where there is no end.
-
-    Those of the text part, where there are several. Rotations that change with the length of what is read (longrope,
-    dynamic) end where they would change: a prompt that runs once for texts of all lengths can be rotated in one way.
-    Attention to the `index_topk` best tokens ends there too: which of equals they are hangs on the length of the row.
-    """
-    text = {**config, **(config.get("text_config") or {})}
-    if text.get("relative_attention_num_buckets"):
-        return None  # as t5: of no length
-    names = ("max_encoder_position_embeddings", "n_positions", "max_position_embeddings", "max_seq_len")
-    found = next((int(text[name]) for name in names if isinstance(text.get(name), int) and text[name] > 0), None)
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = {rope.get("rope_type", rope.get("type"))} | {
-        one.get("rope_type") for one in rope.values() if isinstance(one, dict)
-    }
-    if kinds & {"longrope", "dynamic"}:
-        first = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings")
-        found = min(filter(None, (found, first)), default=None)
-    sparse = None
-    if text.get("attention_type") == "block_sparse":  # big_bird: up to here all tokens are seen, however long a row is
-        sparse = (5 + 2 * int(text.get("num_random_blocks", 3))) * int(text.get("block_size", 64))
-    return min(filter(None, (found, text.get("index_topk"), sparse)), default=None)
-
-
-def check_room(name: str, positions: int | None, m: int, s: int) -> None:
-    """Refuse a prompt and text longer than a backbone's learned positions.
-
-    Raises:
-        InputError: m + s is more than the backbone has positions.
-    """
-    if positions and m + s > positions:
-        raise InputError(f"backbone {name} has {positions} positions; m + s = {m + s}. Remedy: a smaller s or m")
-
-
 class PlainTokenizer:
     """The part of a transformers tokenizer that `Tokens` uses, read from tokenizer.json without torch."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import AddedToken, Tokenizer
 
+        self._folder = folder
         self._inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._inner.no_truncation()
         self._inner.no_padding()
-        config = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
+        config = {**json_of(folder / "special_tokens_map.json"), **json_of(folder / "tokenizer_config.json")}
         named = {key: _content(config.get(key)) for key in _SPECIAL}
         listed = config.get("added_tokens_decoder", {})
         later = [_content(listed[key]) for key in sorted(listed, key=int)]
@@ -274,6 +254,21 @@ class PlainTokenizer:
         found: str | None = self._inner.id_to_token(index)
         return found
 
+    @cached_property
+    def _whole(self) -> Any:
+        from transformers import AutoTokenizer  # imports torch: for chat templates alone
+
+        return AutoTokenizer.from_pretrained(self._folder)
+
+    @property
+    def chat_template(self) -> Any:
+        """As transformers has it; None where there is none."""
+        return self._whole.chat_template
+
+    def apply_chat_template(self, turns: Sequence[Mapping[str, str]], **options: Any) -> Any:
+        """A conversation as the template of the tokenizer writes it."""
+        return self._whole.apply_chat_template(turns, **options)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Text of ids."""
         return str(self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens))
@@ -282,11 +277,3 @@ class PlainTokenizer:
 def _content(token: Any) -> str | None:
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -69,8 +69,10 @@ class EncoderDecoderBackbone(Backbone):
     def _decoded(self, encoded: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutput
 
+        states = BaseModelOutput(last_hidden_state=encoded)
+        object.__setattr__(states, "router_logits", None)  # that models of several experts hand on
         logits: Tensor = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            encoder_outputs=states,
             attention_mask=mask.long(),
             decoder_input_ids=inputs,
             use_cache=False,

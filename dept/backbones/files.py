@@ -16,7 +16,9 @@ from dept.config import QUANTISED, Dtype
 from infra.errors import InputError, of_hub
 from infra.files import write_text
 
-# What decides a number: weights, shapes, and each file that turns text into ids. A chat template does not.
+# What decides a number: weights, shapes, and each file that turns text into ids. A chat template does where a task asks
+# for it (`TrialSpec.chat`).
+_LOADED = ("model.safetensors", "pytorch_model.bin")  # as transformers looks for them; each may be parts, by an index
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 _OLDER_TOKENS = (
     "tokenizer.json",
@@ -38,6 +40,16 @@ _TOKENS = (
     "tekken.json",
     "normalizer.json",
     "*.model.v*",
+)
+# and those of fewer: fsmt, marian of two vocabularies, luke, prophetnet, myt5, roc_bert, gpt_neox_japanese
+_RARE = (
+    "vocab-*.json",
+    "target_vocab.json",
+    "entity_vocab.json",
+    "*.tokenizer",
+    "byte_maps.json",
+    "word_*.json",
+    "emoji.json",
 )
 _LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
 _SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
@@ -72,10 +84,10 @@ def folder_of(name_or_path: str) -> Path:
         return Path(found)
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "vocab.*", "merges.txt", "*.jinja", *_TOKENS]
+    wanted = ["*.json", "vocab.*", "merges.txt", "*.jinja", *_TOKENS, *_RARE]
     try:
         folder = Path(snapshot_download(found, allow_patterns=[*wanted, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
+        if not _loaded(folder):
             folder = Path(snapshot_download(found, allow_patterns=[*wanted, "pytorch_model*.bin"]))
     except Exception as error:  # the hub's client raises several kinds
         raise _not_there(found, of_hub(error)) from error
@@ -109,16 +121,54 @@ def weights_id(folder: Path) -> str:
     if origin := _origin(folder):
         digest.update(origin.encode())
         return digest.hexdigest()
-    # The first kind of weights that is there counts, as it is what is loaded: a clone of a hub repository may hold
-    # several, of which only that one is fetched by its id.
-    weights = next((found for kind in _WEIGHTS if (found := list(folder.glob(kind)))), [])
-    return _digest_of(digest, weights, [folder / "config.json"], *(folder.glob(pattern) for pattern in _TOKENS))
+    others = (folder.glob(pattern) for pattern in (*_TOKENS, *_RARE))
+    return _digest_of(digest, weights_of(folder), [folder / "config.json"], *others)
+
+
+def weights_of(folder: Path) -> list[Path]:
+    """The files of weights that transformers loads from a folder; a clone of a hub repository may hold others beside.
+
+    Of a folder from which it loads none the first kind of weights that is there.
+    """
+    return _loaded(folder) or next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), [])
+
+
+def _loaded(folder: Path) -> list[Path]:
+    named = json_of(folder / "config.json").get("transformers_weights")
+    for name in (*([named] if isinstance(named, str) else ()), *_LOADED):
+        whole, index = folder / name, folder / (name if name.endswith(".json") else f"{name}.index.json")
+        if whole.is_file() and whole.suffix != ".json":
+            return [whole]
+        if index.is_file():
+            parts = json_of(index).get("weight_map")
+            return sorted({folder / str(part) for part in parts.values()}) if isinstance(parts, dict) else []
+    return []
+
+
+def json_of(file: Path) -> dict[str, Any]:
+    """What a JSON file holds; {} where it is missing, damaged or no mapping."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def legacy_ids(folder: Path) -> set[str]:
     """All ids that older versions may have given a folder, where they are not today's."""
-    found = {older_id(folder), *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED)}
+    found = {
+        older_id(folder),
+        _first_kind_id(folder),
+        *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED),
+    }
     return found - {weights_id(folder)}
+
+
+def _first_kind_id(folder: Path) -> str:
+    """The id that was given while all weights of the first kind that is there counted, loaded or not."""
+    weights = next((found for kind in _WEIGHTS if (found := list(folder.glob(kind)))), [])
+    others = (folder.glob(pattern) for pattern in _TOKENS)
+    return _digest_of(hashlib.sha256(b"dept weights 2"), weights, [folder / "config.json"], *others)
 
 
 def older_id(folder: Path) -> str:

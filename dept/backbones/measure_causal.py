@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dept.backbones.chains import own_forward
 from dept.backbones.masks import behind_prompt, see_prompt
-from dept.backbones.self_test import IDS, Test, alike, finite, near, not_usable, some_ids, with_gradients
+from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
+from dept.backbones.self_test import IDS, Test, embedded_ids, finite, not_usable, some_ids, with_gradients
 from dept.backbones.ways import Masks, Way
 
 _M = 5
@@ -37,7 +38,8 @@ class CausalTest(Test):
         """See `Test`."""
         ids = some_ids(model, IDS)[None]
         with torch.no_grad():
-            looks_back = near(model(input_ids=ids[:, :6]).logits, model(input_ids=ids).logits[:, :6])
+            shakes = [shake[:6] for shake in self.shakes(model, embedded_ids(model))]
+            looks_back = near(model(input_ids=ids[:, :6]).logits[0], model(input_ids=ids).logits[0, :6], shakes)
         truth = _Truth(model, far)
         if not looks_back or not truth.looks_back:
             raise not_usable(self.name, about, "lets tokens see what follows them, so it continues no text")
@@ -60,7 +62,8 @@ class CausalTest(Test):
             embedded = made.embed(ids[None])[0]
             front, texts = embedded[None, :3], [embedded[3:], embedded[5:8]]
             found = _runs(made, front, texts)[0]
-            return alike(made.head(found), model(input_ids=ids[None]).logits[0, 3:])
+            shakes = [shake[3:] for shake in self.shakes(model, embedded[None])]
+            return alike(made.head(found), model(input_ids=ids[None]).logits[0, 3:], shakes)
 
 
 class _Truth:
@@ -83,26 +86,40 @@ class _Truth:
         text, first, second, third, fourth = (vectors(n) for n in lengths)
         self.shared = len(text)
         self.sequences = [torch.cat([text, first]), torch.cat([text, second]), third, fourth]
-        self.wanted, self.gradients = self._of(
-            lambda prompt, texts: [own_forward(model, torch.cat([prompt, one])[None]).logits[0, _M:] for one in texts]
-        )
+
+        def own(prompt: Tensor, texts: list[Tensor]) -> list[Tensor]:
+            return [own_forward(model, torch.cat([prompt, one])[None]).logits[0, _M:] for one in texts]
+
+        parts = [self.prompt, *self.sequences]
+        self.wanted, self.gradients = self._of(own, parts)
+        draws = range(DRAWS) if is_short(model) else ()
+        shaking = [self._of(own, [shaken(part, 100 * draw + i) for i, part in enumerate(parts)]) for draw in draws]
+        self.shakes = [[a - b for a, b in zip(one, self.wanted, strict=True)] for one, _ in shaking]
+        self.shakes_of_gradients = [[a - b for a, b in zip(one, self.gradients, strict=True)] for _, one in shaking]
 
     @property
     def looks_back(self) -> bool:
         """Whether a text is read alike whatever follows it."""
         first, second = self.wanted[:2]
-        return near(first[: self.shared], second[: self.shared])
+        return near(first[: self.shared], second[: self.shared], [one[0][: self.shared] for one in self.shakes])
 
-    def _of(self, run: Callable[[Tensor, list[Tensor]], list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits of the sequences, and the gradients of a number made of them."""
-        leaves = [part.detach().requires_grad_() for part in (self.prompt, *self.sequences)]
+    def _of(
+        self, run: Callable[[Tensor, list[Tensor]], list[Tensor]], parts: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits of the sequences, and the gradients of a number made of them; parts: the prompt, then these."""
+        leaves = [part.detach().requires_grad_() for part in parts]
         with torch.enable_grad():
             return with_gradients(run(leaves[0], leaves[1:]), leaves)
 
     def agrees(self, made: Any) -> bool:
         """Whether logits, gradients and the next tokens of a backbone are the model's own."""
-        found, gradients = self._of(lambda prompt, texts: [made.head(one) for one in _runs(made, prompt[None], texts)])
-        if not all(map(near, found, self.wanted)) or not all(map(near, gradients, self.gradients)):
+        found, gradients = self._of(
+            lambda prompt, texts: [made.head(one) for one in _runs(made, prompt[None], texts)],
+            [self.prompt, *self.sequences],
+        )
+        if not all_near(found, self.wanted, self.shakes):
+            return False
+        if not all_near(gradients, self.gradients, self.shakes_of_gradients):
             return False
         return not made.way.fast or self._continues(made)
 
@@ -131,8 +148,10 @@ class _Truth:
             new = torch.stack([one[len(one) - 3 + step] for one in self.sequences])[:, None]
             hidden, _ = made.run_layers(new, at, held[:, None, None], cache, places)
             logits = made.head(hidden)[:, 0]
-            wanted = torch.stack([one[len(one) - 3 + step] for one in self.wanted])
-            if not near(logits, wanted):
+            wanted, *shakes = (
+                torch.stack([one[len(one) - 3 + step] for one in rows]) for rows in (self.wanted, *self.shakes)
+            )
+            if not near(logits, wanted, shakes):
                 return False
         return True
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from dept.backbones.chains import own_forward
-from dept.backbones.self_test import IDS, Test, alike, finite, near, not_usable, some_ids, with_gradients
+from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
+from dept.backbones.self_test import IDS, Test, embedded_ids, finite, not_usable, some_ids, with_gradients
 from dept.backbones.ways import Rows, Way
 
 _M, _LENGTHS, _ANSWERS = 5, (24, 9, 24), (1, 4, 3)  # two texts of one length
@@ -30,7 +31,8 @@ class EncoderDecoderTest(Test):
             real[0, 6:] = False
             encoded, mask, _ = made.encode_text(texts, real, embedded[None, :3].expand(2, -1, -1))
             found = made.run_decoder(encoded, mask, answer.expand(2, -1))[0]
-            return alike(found, model(input_ids=ids[None], decoder_input_ids=answer, use_cache=False).logits[0])
+            wanted = model(input_ids=ids[None], decoder_input_ids=answer, use_cache=False).logits[0]
+            return alike(found, wanted, self.shakes(model, embedded[None]))
 
     def own(self, model: Any) -> Tensor:
         """See `Test`: of an answer of the first three ids."""
@@ -49,7 +51,8 @@ class EncoderDecoderTest(Test):
         ids = some_ids(model, IDS)[None]
         with torch.no_grad():
             shorter = model(input_ids=ids, decoder_input_ids=ids[:, :2], use_cache=False).logits[0]
-        if not near(shorter, self.own(model)[:2]):
+            shakes = [shake[:2] for shake in self.shakes(model, embedded_ids(model))]
+        if not near(shorter, self.own(model)[:2], shakes):
             raise not_usable(self.name, about, "has a decoder whose tokens see what follows them")
         return _Truth(model).agrees
 
@@ -69,13 +72,22 @@ class _Truth:
         made = [torch.randn(n, d, generator=generator).to(table.device, table.dtype) * spread for n in sizes]
         self.prompt, self.texts = made[0], made[1:]
         self.answers = [some_ids(model, n) for n in _ANSWERS]
-        leaves = [part.detach().requires_grad_() for part in (self.prompt, *self.texts)]
+        parts = [self.prompt, *self.texts]
+        self.wanted, self.gradients = self._own(model, parts)
+        draws = range(DRAWS) if is_short(model) else ()
+        shaking = [self._own(model, [shaken(part, 100 * draw + i) for i, part in enumerate(parts)]) for draw in draws]
+        self.shakes = [[a - b for a, b in zip(one, self.wanted, strict=True)] for one, _ in shaking]
+        self.shakes_of_gradients = [[a - b for a, b in zip(one, self.gradients, strict=True)] for _, one in shaking]
+
+    def _own(self, model: Any, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The model's own logits of each answer, and the gradients of a number made of them."""
+        leaves = [part.detach().requires_grad_() for part in parts]
         with torch.enable_grad():
             found = [
                 own_forward(model, torch.cat([leaves[0], text])[None], decoder_input_ids=answer[None]).logits[0]
                 for text, answer in zip(leaves[1:], self.answers, strict=True)
             ]
-            self.wanted, self.gradients = with_gradients(found, leaves)
+            return with_gradients(found, leaves)
 
     def agrees(self, made: Any) -> bool:
         """Whether logits and gradients of a backbone are the model's own; and whether it can be taught."""
@@ -90,4 +102,5 @@ class _Truth:
             logits = made.run_decoder(encoded, mask, inputs)
             found, gradients = with_gradients([row[:n] for row, n in zip(logits, _ANSWERS, strict=True)], leaves)
         made.decoder_inputs(inputs)
-        return all(map(near, found, self.wanted)) and all(map(near, gradients, self.gradients))
+        alright = all_near(found, self.wanted, self.shakes)
+        return alright and all_near(gradients, self.gradients, self.shakes_of_gradients)

@@ -7,6 +7,7 @@ beyond them; what is found is then held against the model itself, by a text of i
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,16 +17,13 @@ import torch
 from torch import Tensor
 
 from dept.backbones import cpu_linear, ways
+from dept.backbones.rounding import DRAWS, is_short, near, shaken
 from dept.backbones.sibling import sibling
 from dept.backbones.ways import Way
 from infra.errors import InputError
 
 Make = Callable[[Any, Way], Any]  # a backbone of a model, computed in a way that is taken for right
 _REMEDY = "Remedy: another backbone, such as smollm2-135m or a llama, gpt2 or t5 model"
-_EXACT = 1e-4  # largest error, of a spread of 0.2 at least
-# Of a whole model's logits, in their spread: largest error of float32, mean error of shorter types. It is about what is
-# computed; how exactly, its sibling has shown.
-_ALIKE, _NOISE = 0.02, 0.3
 
 
 def check_head(name: str, model: Any) -> None:
@@ -105,11 +103,13 @@ class Test(ABC):
         Raises:
             InputError: there is none; it says why.
         """
+        table = model.get_input_embeddings().weight
         about = (
             type(self).__name__,
             type(model).__name__,
             model.config._attn_implementation,
             model.config.to_json_string(),
+            (table.dtype, table.device) if is_short(model) else "",
         )
         key = " ".join(map(str, about))
         if (way := _known.get(key)) is None:
@@ -121,6 +121,8 @@ class Test(ABC):
                     raise not_usable(self.name, model, f"cannot be measured in parts ({cause(error)})") from error
                 return self._measured(model, model, far=not _has_windows(model.config))
             way = self._measured(small, model, far=True)
+            if is_short(model):
+                way = self._in_type(small, model, way)
             way = replace(way, repacks=self._repacks(small), scale=self._scale_of(way.scale, small, model))
             _known[key] = way
         if whole and not self._confirmed(model, way):
@@ -128,6 +130,16 @@ class Test(ABC):
             if not self._confirmed(model, way):
                 raise not_usable(self.name, model, "gives other numbers for token ids than for their embeddings")
         return way
+
+    def _in_type(self, small: Any, model: Any, way: Way) -> Way:
+        """The fastest way, this or a slower one, that is right in the model's short type, on its device, as well."""
+        table = model.get_input_embeddings().weight
+        tried = list(self.ladder(small, way.scale, True))
+        try:
+            there = copy.deepcopy(small).to(table.device, table.dtype)
+            return self._measured(there, model, True, tried[tried.index(way) :])
+        except (InputError, RuntimeError):  # it cannot be had in that type: the model itself has the last word
+            return way
 
     def _confirmed(self, model: Any, way: Way) -> bool:
         try:
@@ -144,16 +156,21 @@ class Test(ABC):
         except Exception:  # code that reads what packed layers have not
             return False
 
-    def _measured(self, model: Any, about: Any, far: bool) -> Way:
-        """As `measure`, by this model alone; `far`: texts beyond its windows may be tried, so rows may be packed."""
+    def _measured(self, model: Any, about: Any, far: bool, tried: Sequence[Way] = ()) -> Way:
+        """As `measure`, by this model alone.
+
+        Args:
+            far: texts beyond its windows may be tried, so rows may be packed.
+            tried: ways to be tried; default all.
+        """
         try:
-            scale, agrees = self._scale(model, about), self.truth(model, about, far)
+            scale, agrees = 1.0 if tried else self._scale(model, about), self.truth(model, about, far)
         except InputError:
             raise
         except Exception as error:  # whatever its code raises at what it is asked
             raise not_usable(self.name, about, f"cannot be run on input embeddings ({cause(error)})") from error
         why = "nothing"
-        for way in self.ladder(model, scale, far):
+        for way in tried or self.ladder(model, scale, far):
             try:
                 if agrees(self.make(model, way)):
                     return way
@@ -165,12 +182,12 @@ class Test(ABC):
     def _scale(self, model: Any, about: Any) -> float:
         """What the model multiplies embeddings of ids by where it makes them itself."""
         with torch.no_grad():
-            truth = self.own(model)
-            if not near(truth, self.own(model)):
+            truth, embedded = self.own(model), embedded_ids(model)
+            if not near(truth, self.own(model), self.shakes(model, embedded)):
                 raise not_usable(self.name, about, "gives other numbers each time it is asked")
-            embedded = model.get_input_embeddings()(some_ids(model, IDS)[None])
             for scale in scales(self.text(model), embedded.shape[-1]):
-                if near(self.of_embeddings(model, embedded * scale if scale != 1 else embedded), truth):
+                given = embedded * scale if scale != 1 else embedded
+                if near(self.of_embeddings(model, given), truth, self.shakes(model, given)):
                     return scale
         raise not_usable(
             self.name,
@@ -186,6 +203,13 @@ class Test(ABC):
             for table in (one.get_input_embeddings().weight for one in (model, small))
         )
         return wide**0.5 if found != 1 and found == narrow**0.5 and found not in _named(self.text(model)) else found
+
+    def shakes(self, model: Any, embeddings: Tensor) -> list[Tensor]:
+        """Of a model of a short type by how much `of_embeddings` differs for shaken embeddings; see `rounding`."""
+        if not is_short(model):
+            return []
+        own = self.of_embeddings(model, embeddings)
+        return [self.of_embeddings(model, shaken(embeddings, draw)) - own for draw in range(DRAWS)]
 
     def text(self, model: Any) -> Any:
         """The configuration that speaks of what reads embeddings."""
@@ -244,6 +268,12 @@ def some_ids(model: Any, count: int) -> Tensor:
     return torch.tensor([i for i in range(4, 4 + count + 1) if i != pad][:count], device=table.device)
 
 
+def embedded_ids(model: Any) -> Tensor:
+    """What the table of embeddings holds for `some_ids`, [1, IDS, d]."""
+    found: Tensor = model.get_input_embeddings()(some_ids(model, IDS)[None])
+    return found
+
+
 def scales(config: Any, d: int) -> list[float]:
     """What a model may multiply its embeddings of width d by, the likeliest first."""
     return list(dict.fromkeys([1.0, *_named(config), d**0.5, float(torch.tensor(d**0.5).bfloat16())]))
@@ -253,30 +283,6 @@ def _named(config: Any) -> list[float]:
     """Scales that a configuration names."""
     own = (getattr(config, name, None) for name in ("embedding_multiplier", "embed_scale", "scale_emb"))
     return [float(one) for one in own if isinstance(one, (int, float))]
-
-
-def near(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether numbers are the same up to the rounding of their type."""
-    return _within(ours, theirs, _EXACT * max(1.0, 5 * _spread(theirs)))
-
-
-def alike(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether numbers of a whole model are those of one computation, however long its sums."""
-    return _within(ours, theirs, _ALIKE * _spread(theirs))
-
-
-def _within(ours: Tensor, theirs: Tensor, most: float) -> bool:
-    """Whether no number is off by more than `most`; of types shorter than float32 the mean error alone is asked for."""
-    if ours.shape != theirs.shape:
-        return False
-    off = (ours.float() - theirs.float()).abs()
-    if theirs.dtype in (torch.float32, torch.float64):
-        return float(off.max()) <= most
-    return float(off.mean()) <= _NOISE * _spread(theirs)
-
-
-def _spread(numbers: Tensor) -> float:
-    return max(1e-3, float(numbers.float().std()))
 
 
 def _has_windows(config: Any) -> bool:

@@ -123,6 +123,8 @@ def _enlarge(model: nn.Module) -> None:
                 weight.normal_()
                 if module.padding_idx is not None:
                     weight[module.padding_idx] = 0
+            elif type(module).__name__ == "Conv1D":  # of gpt2: transposed
+                weight.normal_(std=1.5 / math.sqrt(weight.shape[0]))
             elif isinstance(module, nn.Linear) or (weight.ndim == 3 and not isinstance(module, nn.Conv1d)):
                 weight.normal_(std=1.5 / math.sqrt(weight.shape[-1]))
 

@@ -38,6 +38,7 @@ class Probe(Regression):
             cut=about.get("cut"),
             template=about["template"],
             max_length=about.get("max_length"),
+            chat=bool(about.get("chat", False)),
         )
         return self.score(features(backbone, [(0, row) for row in rows], DEPTHS))
 

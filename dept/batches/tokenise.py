@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
+from dept.backbones.chat import in_chat
 from dept.backbones.tokens import Cut, Tokens
 from dept.config import AdapterConfig
 from infra.errors import InputError
@@ -54,12 +55,14 @@ class Reading(TypedDict, total=False):
         template: by which the texts were made, where `cut` is one of its fields.
         max_length: tokens of a text that are kept at most; default as many as fit into s.
         continues: the prompt holds text that these go on from (`adapters.adapter.CONTINUES`).
+        chat: a text is the user's message in the tokenizer's chat template (`dept.backbones.chat`).
     """
 
     cut: str | None
     template: str | None
     max_length: int | None
     continues: bool
+    chat: bool
 
 
 def encode(
@@ -81,6 +84,7 @@ def encode(
         InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
             token, or a token outside the embedding table.
     """
+    tokens = in_chat(tokens) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
@@ -111,6 +115,7 @@ def encode_answers(
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
             embedding table.
     """
+    tokens = in_chat(tokens) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]
     places: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
@@ -137,6 +142,7 @@ def encode_open(
     Raises:
         InputError: see `encode_answers`.
     """
+    tokens = in_chat(tokens) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]
     made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
     return [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]

@@ -210,6 +210,7 @@ def reading_of(adapter: Adapter) -> dict[str, Any]:
         "template": about.get("template"),
         "max_length": about.get("max_length"),
         "continues": bool(about.get(CONTINUES, False)),
+        "chat": bool(about.get("chat", False)),
     }
 
 

@@ -35,9 +35,14 @@ def features(
         depths: share of the layers, 0 the embeddings, 1 the last; of an encoder-decoder those of its encoder.
         tensors: of the adapters, whose prompts stand in front; none: the bare frozen backbone, text alone.
         budget, progress: see `run_items`; default budget by rule.
+
+    Raises:
+        InputError: a text that the backbone has no positions for.
     """
     if not items:
         return torch.zeros(0, len(depths) * backbone.d)
+    texts = [(which, _text_of(row, tensors is None)) for which, row in items]
+    forward.check_lengths(backbone, tensors, texts)
     prompts = forward.prefix(backbone, tensors) if tensors is not None else None
     found: list[Tensor] = []
 
@@ -48,7 +53,6 @@ def features(
         found.append(forward.pooled(batch, states).cpu())
         return torch.arange(first, first + len(batch.owner))
 
-    texts = [(which, _text_of(row, tensors is None)) for which, row in items]
     places = run_items(backbone, texts, budget or token_budget(backbone), run, progress)
     return torch.cat(found)[[int(place) for (place,) in places]]
 

@@ -55,22 +55,25 @@ def prefix(backbone: Backbone, tensors: Tensors) -> Prefix | None:
     return None if found is None else Prefix(*found)
 
 
-def check_lengths(backbone: Backbone, tensors: Tensors, items: Sequence[tuple[int, Row]], more: int = 0) -> None:
+def check_lengths(backbone: Backbone, tensors: Tensors | None, items: Sequence[tuple[int, Row]], more: int = 0) -> None:
     """Refuse (adapter id, row) items that the backbone has no positions for behind its prompts.
 
     Args:
-        more: tokens that a causal backbone will write behind each.
+        tensors: of the adapters, whose prompts stand in front; none: the bare backbone.
+        more: tokens that will be written behind each.
 
     Raises:
         InputError: so it is.
     """
     if not items:
         return
+    answer = max(max(map(len, row.candidates)) for _, row in items)
     if backbone.family == "causal":
         longest = max(row.first + len(row.source) + max(map(len, row.candidates)) - 1 for _, row in items) + more
     else:
         longest = max(len(row.source) for _, row in items)
-    backbone.check_room(tensors.prompt.shape[1], longest)
+        backbone.check_answers(answer + more)
+    backbone.check_room(0 if tensors is None else tensors.prompt.shape[1], longest)
 
 
 class Scores(NamedTuple):

@@ -83,6 +83,8 @@ def generate_ids(
     forward.check_lengths(backbone, tensors, items, max_new_tokens - 1)
     prompts = forward.prefix(backbone, tensors)
     written: list[list[int] | None] = [None] * len(items)
+    own = (row.candidates[0][-1] for _, row in items)  # a chat template may have its own
+    ends = tuple(dict.fromkeys((*backbone.tokens.end_ids, *own)))
 
     def attempt(budget: int) -> None:
         left = [i for i, found in enumerate(written) if found is None]
@@ -94,7 +96,7 @@ def generate_ids(
             else:
                 assert isinstance(backbone, CausalBackbone)
                 following = _causal(backbone, batch, tensors, prompts)
-            for pack, ids in zip(group, _greedy(following, backbone.tokens.end_ids, max_new_tokens), strict=True):
+            for pack, ids in zip(group, _greedy(following, ends, max_new_tokens), strict=True):
                 written[left[pack.indices[0]]] = ids
             if progress is not None:
                 progress(batch.tokens)

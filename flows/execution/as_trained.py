@@ -13,7 +13,7 @@ from tasks.load import load_splits
 from tasks.metrics import INVALID
 from tasks.spec import Task
 
-_LENGTHS = ("cut", "max_length", "answer_length")
+_LENGTHS = ("cut", "max_length", "answer_length", "chat")  # what changes no row
 
 
 def as_trained(
@@ -59,6 +59,7 @@ def _own(task: Task, about: Mapping[str, Any]) -> Task:
         if {label for label, _ in pairs} >= set(task.labels):  # else its rows could not be read
             body["verbalizer"] = pairs
     body |= {key: about[key] for key in ("cut", "max_length") if key in about}
+    body["chat"] = bool(about.get("chat", False))
     if not task.scored and about.get("answer_length"):
         body["answer_length"] = about["answer_length"]
     if all(getattr(task, key) == value for key, value in body.items()):

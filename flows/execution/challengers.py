@@ -126,6 +126,7 @@ def _today(context: RunContext, name: str) -> dict[str, Any]:
         "backbone_id": context.backbone_id,
         "dtype": context.dtype,
         "computed": context.computed,
+        "chat": context.chat if context.tasks[name].chat else None,
         "data_hash": context.splits[name].data_hash,
         "task_version": context.tasks[name].version,
         "init": "scratch",

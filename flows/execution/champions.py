@@ -9,6 +9,7 @@ from dept.backbones.describe import describe
 from flows.execution.context import Engine, RunContext
 from flows.execution.open import store_of
 from flows.execution.own_tasks import known_tasks, stored_rows
+from flows.planning.backbone_cost import chat_of
 from flows.planning.retraining import Retraining
 from infra.errors import InputError
 from registry.ledger import Ledger
@@ -86,6 +87,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         tracker=Tracker(),
         room=backbone.positions,
         computed=backbone.computed,
+        chat=chat_of(backbone, (tasks[name] for name in splits)),
     )
     return context, left_out
 

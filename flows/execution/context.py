@@ -46,7 +46,7 @@ class RunContext:
     Attributes:
         order: the plan, or the order of a retraining.
         backbone_name: as the order gives it. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
-        room: tokens that it can read at once; None: no end. computed: see `TrialSpec`.
+        room: tokens that it can read at once; None: no end. computed, chat: see `TrialSpec`.
         tasks, splits: by name.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
@@ -68,6 +68,7 @@ class RunContext:
     tracker: Tracker
     room: int | None = None
     computed: str | None = None
+    chat: str | None = None
     run_id: str = ""
     parent_run: str = ""
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
@@ -115,4 +116,6 @@ class RunContext:
     @property
     def inputs(self) -> Inputs:
         """What the trials of the run stand on."""
-        return Inputs(self.tasks, self.splits, self.backbone_id, self.d, self.dtype, self.room, self.computed)
+        return Inputs(
+            self.tasks, self.splits, self.backbone_id, self.d, self.dtype, self.room, self.computed, self.chat
+        )

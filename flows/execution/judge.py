@@ -88,6 +88,8 @@ def _lost(context: RunContext, candidate: TrialSpec) -> TrialSpec | None:
     row = standing(context, candidate)
     if row is None or row.unreadable is not None:
         return None
+    if row.trial_spec.computed != candidate.computed:
+        return None  # what would be made now is another adapter than it was; its decision says what can be done
     if row.status == "finished" and not look(context, [context.ledger.outcome(row.fingerprint)]):
         return None
     spec = row.trial_spec

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dept.backbones.describe import describe
+from dept.backbones.chat import in_chat
+from dept.backbones.describe import BackboneInfo, describe
 from dept.baselines.need_peft import need_peft
 from dept.trial import LINEAR, LORA
 from flows.execution.context import Engine, RunContext
 from flows.execution.own_tasks import stored_rows
+from flows.planning.backbone_cost import chat_of
 from flows.planning.check import check
 from flows.planning.pictures import check_pictures
 from flows.planning.plan import Plan
@@ -16,7 +18,9 @@ from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.store import Store
 from registry.tracking import Tracker
+from tasks.cut import answer_room
 from tasks.spec import Task
+from tasks.splits import Splits
 
 
 def open_plan(plan: Plan) -> RunContext:
@@ -35,8 +39,7 @@ def open_plan(plan: Plan) -> RunContext:
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:
-            if task.scored:
-                backbone.tokens.encode_words(task.words)
+            _check_tokens(plan, task, splits[name], backbone)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
     check_methods(plan, tasks)
@@ -56,7 +59,27 @@ def open_plan(plan: Plan) -> RunContext:
         tracker=Tracker(),
         room=backbone.positions,
         computed=backbone.computed,
+        chat=chat_of(backbone, tasks.values()),
     )
+
+
+def _check_tokens(plan: Plan, task: Task, splits: Splits, backbone: BackboneInfo) -> None:
+    """Refuse a task for whose prompts, texts or answers the backbone has no tokens, or no positions.
+
+    Raises:
+        InputError: so it is.
+    """
+    shape = plan.recipe(task.name).adapter if task.name in plan.targets else plan.adapter
+    for method in plan.methods if task.name in plan.targets else ("dept",):
+        if method in ("dept", "adept", "prompt-tuning", "calibrated"):  # others have no prompt, or make it fit
+            asked = shape.of_method(method, backbone.d, backbone.positions)
+            backbone.check_room(asked.m, asked.s)
+    tokens = in_chat(backbone.tokens) if task.chat else backbone.tokens
+    if task.scored:
+        longest = max(map(len, tokens.encode_words(task.words)))
+    else:
+        longest = answer_room(task.answer_length, splits.answer_length, shape.s)
+    backbone.check_answers(longest)
 
 
 def store_of(ledger: Ledger) -> Store:

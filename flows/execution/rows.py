@@ -129,8 +129,9 @@ def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) 
 
 
 def cut_of(task: Task) -> dict[str, Any]:
-    """How long texts of a task are cut, as `dept.batches.tokenise` takes it and adapters' files say it."""
-    return {"cut": task.cut, "template": task.template, "max_length": task.max_length}
+    """How texts of a task are read, as `dept.batches.tokenise` takes it and adapters' files say it."""
+    chat = {"chat": True} if task.chat else {}
+    return {"cut": task.cut, "template": task.template, "max_length": task.max_length, **chat}
 
 
 def room_of(context: RunContext, name: str, shape: AdapterConfig) -> int:

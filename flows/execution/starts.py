@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.initialise import from_prompt, from_shots, from_source, from_text
+from dept.backbones.chat import in_chat
 from dept.trial import TrialSpec
 from flows.execution.adapters import find_adapter
 from flows.execution.context import RunContext
@@ -32,7 +33,9 @@ def start_of(
         InputError: shots that do not fit, or a source of another shape.
     """
     if spec.start == "shots":
-        return from_shots(context.backbone, spec.adapter, [(example.text, example.target) for _, example in shots])
+        solved = [(example.text, example.target) for _, example in shots]
+        chat = in_chat(context.backbone.tokens) if context.tasks[spec.task].chat else None
+        return from_shots(context.backbone, spec.adapter, solved, chat)
     if spec.start == "text":
         return from_text(context.backbone, spec.adapter, spec.prompt_text, spec.seed)
     (source,) = sources

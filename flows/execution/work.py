@@ -21,6 +21,7 @@ from flows.execution.heal import LostError
 from flows.execution.lease import Lease, LeaseLostError
 from flows.execution.mixing import mix_claims
 from flows.execution.progress import say, stack_name
+from flows.execution.record import fail
 from flows.execution.searching import search_claims
 from flows.execution.stopping import RunEndedError
 from flows.execution.testing import test_claims
@@ -121,6 +122,24 @@ def _waiting(context: RunContext) -> list[str]:
     return list(context.waiting)[:MOST_WAITING]
 
 
+def _of_today(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> list[Claim]:
+    """Claims without those that were planned while the backbone was computed otherwise: they would be other trials."""
+    today = []
+    for claim in claims:
+        if claim.spec.computed == context.computed:
+            today.append(claim)
+            continue
+        then = claim.spec.computed or "its first way"
+        fail(
+            context,
+            lease,
+            claim,
+            f"it was planned while backbone {context.backbone_name} was computed otherwise ({then}; today: "
+            f"{context.computed or 'its first way'}), so it cannot be made again. Remedy: `dept run` of its plan",
+        )
+    return today
+
+
 def _do(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
     wanted = claims[0].spec  # all have its backbone and number type
     context = replace(context, dtype=wanted.dtype or context.dtype)
@@ -132,7 +151,7 @@ def _do(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
         )
     lease.renew()  # that may have taken long
     trained, running = [], []
-    for claim in claims:
+    for claim in _of_today(context, lease, claims):
         outcome = claim.outcome
         lost = outcome is not None and claim.spec.method not in STACKED  # a baseline's weights died with its process
         if outcome is None or lost:

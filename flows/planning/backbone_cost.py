@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dept.backbones.chat import in_chat, template_sha256
 from dept.backbones.describe import BackboneInfo, default_dtype, describe
 from dept.config import Dtype
 from dept.constants import PROBE_LAYERS
 from dept.trial import LINEAR, TrialSpec
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from tasks.spec import Task
 
 # Width d of the input embeddings, from the configurations that their makers publish.
 WIDTHS = {
@@ -98,10 +100,30 @@ class BackboneCost:
         budget = spec.adapter.trainable(self.info.d)
         return rank_of(spec.method, self._bare, budget) * numbers(self._bare)
 
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text."""
+    def chat(self, tasks: Iterable[Task]) -> str | None:
+        """sha256 of its chat template, where a task is read in it; None where it is not here."""
+        return chat_of(self.info, tasks) if self.info else None
+
+    def lengths(self, texts: Sequence[str], chat: bool) -> list[int]:
+        """Tokens of each text; chat: in the chat template."""
         assert self.info is not None
-        return [len(ids) for ids in self.info.tokens.encode_texts(texts)]
+        tokens = in_chat(self.info.tokens) if chat else self.info.tokens
+        return [len(ids) for ids in tokens.encode_texts(texts)]
+
+
+def chat_of(info: BackboneInfo, tasks: Iterable[Task]) -> str | None:
+    """sha256 of a backbone's chat template where a task is read in it; None where none is.
+
+    Raises:
+        InputError: it has none that can be used.
+    """
+    asked = next((task.name for task in tasks if task.chat), None)
+    if asked is None:
+        return None
+    try:
+        return template_sha256(in_chat(info.tokens).tokenizer)
+    except InputError as error:
+        raise InputError(f"task {asked}: {error}") from error
 
 
 def local_folder(name: str) -> str | None:

@@ -54,9 +54,11 @@ def counting(task: Task, backbone: str | None) -> Counting:
             lambda texts: [len(_words(t)) + (not task.scored) for t in texts],
             False,
         )
+    from dept.backbones.chat import in_chat
     from dept.backbones.describe import describe
 
     tokens = describe(backbone).tokens
+    tokens = in_chat(tokens) if task.chat else tokens
     words = tokens.encode_words if task.scored else lambda answers: tokens.encode_answers(answers, task.template[-1])
     return Counting(
         tokens.family == "causal",

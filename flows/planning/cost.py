@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from dept.backbones.describe import told_dtype
@@ -100,6 +100,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     check_pictures(plan.backbone, tasks, lambda: backbone.info)
     splits, away = _splits(plan)
     inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room, backbone.computed)
+    inputs = replace(inputs, chat=backbone.chat(tasks.values()))
     means = {name: _lengths(task, splits[name], backbone, name in away) for name, task in tasks.items()}
     read_already: set[tuple[object, ...]] = set()
     lines: dict[tuple[str, str], Line] = {}
@@ -225,7 +226,7 @@ def _lengths(task: Task, splits: Splits, backbone: BackboneCost, away: bool) -> 
     """Tokens of some training rows, as the task cuts them; None where rows or tokenizer are out of reach."""
     if away or backbone.folder is None:
         return None
-    found = backbone.lengths([row.text for row in splits.train[:SAMPLE]])
+    found = backbone.lengths([row.text for row in splits.train[:SAMPLE]], task.chat)
     return [min(length, task.max_length or length) for length in found]
 
 

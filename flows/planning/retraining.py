@@ -56,7 +56,7 @@ class Stale(BaseModel):
 
 
 def reasons(
-    spec: TrialSpec, state: str, today: Mapping[str, str | int], age_days: float, max_age_days: float
+    spec: TrialSpec, state: str, today: Mapping[str, str | int | None], age_days: float, max_age_days: float
 ) -> tuple[list[str], list[str]]:
     """Why a champion is stale: what has changed, and whether it is too old; nothing where it is fresh.
 
@@ -64,11 +64,13 @@ def reasons(
 
     Args:
         spec: of the champion's trial. state: hash of its task's rows then.
-        today: `data_hash`, `task_version` and `backbone_id` as they are now.
+        today: `data_hash`, `task_version`, `backbone_id` and `computed` as they are now.
         age_days: since the last decision about it.
     """
     then = {"data_hash": state, "task_version": spec.task_version, "backbone_id": spec.backbone_id}
+    then |= {"computed": spec.computed}
     names = {"data_hash": "task data", "task_version": "task spec", "backbone_id": "backbone"}
+    names |= {"computed": "how the backbone is computed"}
     changed = [f"{names[key]} changed" for key in names if then[key] != today[key]]
     old = [f"{age_days:.1f} days old, more than {max_age_days:g}"] if age_days > max_age_days else []
     return changed, old

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,8 @@ from tasks.splits import Splits
 @dataclass(frozen=True)
 class Inputs:
     """What trials stand on: tasks and splits by name; of the backbone the sha256 of weights and tokenizer, the width d
-    of its embeddings, the number type of its frozen weights, the tokens that it can read (None: no end), and what of
-    its arithmetic has changed (`TrialSpec.computed`).
+    of its embeddings, the number type of its frozen weights, the tokens that it can read (None: no end), what of
+    its arithmetic has changed (`TrialSpec.computed`), and the sha256 of its chat template where a task asks for it.
     """
 
     tasks: Mapping[str, Task]
@@ -47,6 +47,11 @@ class Inputs:
     dtype: Dtype | None = None
     room: int | None = None
     computed: str | None = None
+    chat: str | None = None
+
+    def chat_of(self, names: Sequence[str]) -> str | None:
+        """`TrialSpec.chat` of a trial on the rows of these tasks."""
+        return self.chat if any(self.tasks[name].chat for name in names) else None
 
     def shape(self, adapter: AdapterConfig, method: str) -> AdapterConfig:
         """The shape that a method has where dept has `adapter`."""
@@ -69,6 +74,7 @@ def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
                 "train_rows": plan.source_rows,
                 "validation_rows": plan.source_validation_rows,
                 "test_rows": 0,
+                "chat": inputs.chat_of(plan.sources),
                 "calibration": "none",  # it answers for no task of its own
             }
         )
@@ -231,6 +237,7 @@ def common(plan: Plan, inputs: Inputs, name: str, drawn: bool = True) -> dict[st
         "backbone_id": inputs.backbone_id,
         "dtype": inputs.dtype,
         "computed": inputs.computed,
+        "chat": inputs.chat_of([name]),
         "task": name,
         "task_version": inputs.tasks[name].version,
         "data_hash": inputs.splits[name].data_hash,

@@ -13,13 +13,13 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
-from dept.config import TrainConfig
-from dept.trial import Role, TrialOutcome, TrialSpec
+from dept.trial import TrialOutcome, TrialSpec
 from registry.ledger.locks import Held
 from registry.ledger.schema import DecisionRow, TrialRow
 from registry.promotion import versions
 from registry.promotion.alone import ChampionChangedError, alone
 from registry.promotion.compare import CONFIDENCE, Comparison, compare, rows_hash
+from registry.promotion.evaluation import evaluation, otherwise
 from registry.promotion.lookup import MOVES, Champion, champion, of_weights
 from registry.promotion.names import CHALLENGER, CHAMPION, model_name
 from registry.promotion.older import adopt
@@ -35,7 +35,8 @@ class Match:
     """A candidate, the champion it stands against, and the rows that judge; `specs`: what has to be evaluated.
 
     unsure: of which of the two it is not known which rows it has seen, so that these may favour it; "" for neither.
-    older: why a champion of 0.1.0 cannot be met.
+    older: why a champion of 0.1.0 cannot be met. otherwise: what is to be said of a champion that was trained while
+    its backbone was computed otherwise (`TrialSpec.computed`), "" of others.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Match:
     specs: tuple[TrialSpec, ...] = ()
     unsure: str = ""
     older: str = ""
+    otherwise: str = ""
 
 
 def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpec]) -> Match:
@@ -76,42 +78,19 @@ def match(stores: Stores, candidate: TrialOutcome, considered: Iterable[TrialSpe
     specs: tuple[TrialSpec, ...] = ()
     if rows:
         old = stores.ledger.outcome(found.fingerprint)
-        specs = (evaluation(stores, old, rows, "champion"), evaluation(stores, candidate, rows, "challenger"))
+        specs = (
+            evaluation(stores, old, rows, "champion", spec.computed),
+            evaluation(stores, candidate, rows, "challenger", spec.computed),
+        )
     unsure = " and ".join(name for name, good in (("the champion", sure), ("the candidate", known)) if not good)
-    return Match(spec.task, name, candidate, found, rows, specs, unsure)
+    told = otherwise(stores.ledger.get(found.fingerprint), spec)
+    return Match(spec.task, name, candidate, found, rows, specs, unsure, otherwise=told)
 
 
 def standing(stores: Stores, spec: TrialSpec) -> TrialRow | None:
     """The trial of the champion that a candidate of this spec would meet; None where the ledger does not know it."""
     found = champion(stores.ledger, stores.tracker, spec.task, spec.backbone_id)
     return None if found is None else stores.ledger.get(found.fingerprint)
-
-
-def evaluation(stores: Stores, outcome: TrialOutcome, rows: Iterable[Example], role: Role) -> TrialSpec:
-    """The trial that lets an adapter answer rows, with the number type that it was trained on."""
-    spec, ids = outcome.spec, tuple(row.id for row in rows)
-    task = stores.tasks[spec.task]
-    return TrialSpec(
-        kind="evaluate",
-        backbone=spec.backbone,
-        backbone_id=spec.backbone_id,
-        dtype=spec.dtype,
-        computed=spec.computed,
-        task=spec.task,
-        task_version=task.version,
-        data_hash=stores.splits[spec.task].data_hash,
-        role=role,
-        method=spec.method,
-        init=spec.init,
-        start="source",
-        source_task=spec.task,
-        source_sha256=outcome.adapter_sha256,
-        prompt_text="",
-        adapter=spec.adapter,
-        training=TrainConfig(steps=0),
-        test_rows=len(ids),
-        row_ids=ids,
-    )
 
 
 def decide(
@@ -194,9 +173,9 @@ def _unscored(stores: Stores, fingerprint: str) -> str:
 
 
 def _unsure(of: Match, found: Comparison) -> str:
-    if not of.unsure:
-        return found.reason
-    return f"{found.reason} (not all rows that {of.unsure} had seen are known; these may favour it)"
+    told = [f"not all rows that {of.unsure} had seen are known; these may favour it"] if of.unsure else []
+    told += [of.otherwise] if of.otherwise else []
+    return f"{found.reason} ({'; '.join(told)})" if told else found.reason
 
 
 def _columns(found: Comparison, looks: int) -> dict[str, Any]:

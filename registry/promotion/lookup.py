@@ -33,6 +33,7 @@ class Champion:
         adapter_key: its place in the store; None where the ledger does not know it.
         files_sha256: of all files of its adapter; "" in ledgers from before it was kept.
         since: when it became champion. validation: percent, on the rows of its own draw.
+        computed: see `TrialSpec`; "" where it is not known.
         note: what is to be said about it, "" for nothing.
     """
 
@@ -50,6 +51,7 @@ class Champion:
     validation: float | None = None
     note: str = ""
     files_sha256: str = ""
+    computed: str | None = ""
 
 
 def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone_id: str) -> Champion | None:
@@ -94,6 +96,7 @@ def champion(ledger: Ledger | None, tracker: Tracker | None, task: str, backbone
         validation=None if score is None else float(score),
         note="" if version or tracker is None else f"{name}: MLflow has lost its champion; `dept run` writes it again",
         files_sha256=left.get("files_sha256", "") if left else tags.get("files_sha256", ""),
+        computed=row.spec.get("computed") if row is not None else "",
     )
 
 

@@ -52,6 +52,11 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
         )
     notes = [found.note] if found.note else []
     adapter = load_adapter(adapter_folder(found, store, tracker, notes.append), found.adapter_sha256)
+    if needs_backbone(adapter) and found.computed not in ("", now := describe(backbone).computed):
+        notes.append(
+            f"{found.name}: it was trained while its backbone was computed otherwise (today with right {now}), so its "
+            "answers are others than it was chosen for. Remedy: `dept retrain`, or `dept run` of its plan"
+        )
     found = replace(found, note="; ".join(notes))
     dtype = found.dtype or adapter.metadata.get("dtype")
     return Predictor(adapter, shared_backbone(backbone, dtype) if needs_backbone(adapter) else None, found)

@@ -14,6 +14,7 @@ import torch
 
 from dept.adapters.adapter import CONTINUES, Adapter
 from dept.backbones.backbone import Backbone
+from dept.backbones.chat import in_chat
 from dept.backbones.files import short_name
 from dept.backbones.shared import shared_backbone
 from dept.baselines.answering import Answering, load_answering, members_of, weights_of
@@ -105,8 +106,9 @@ class Predictor:
         if self.backbone is None:
             return [0] * len(rows)
         texts = [self.text_of(row)[:most].rstrip(" \t") for row in rows]
-        goes_on = bool(self.adapter.metadata.get(CONTINUES, False))
-        return list(map(len, self.backbone.tokens.encode_texts(texts, goes_on)))
+        about = self.adapter.metadata
+        tokens = in_chat(self.backbone.tokens) if about.get("chat") else self.backbone.tokens
+        return list(map(len, tokens.encode_texts(texts, bool(about.get(CONTINUES, False)))))
 
     @property
     def room(self) -> int:

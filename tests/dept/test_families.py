@@ -12,7 +12,8 @@ from dept.adapters.stack import Tensors
 from dept.backbones import masks, self_test, ways
 from dept.backbones.backbone import Backbone
 from dept.backbones.chains import run_chains
-from dept.backbones.describe import describe, room_of
+from dept.backbones.describe import describe
+from dept.backbones.sizes import room_of
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig, TrainConfig
 from dept.engine.evaluate import Request, score
@@ -38,6 +39,14 @@ EXPECTED = {
     "pegasus:s": ("fast", "packed"),
     "m2m_100:s": ("fast", "packed"),
     "t5:s": ("fast", "packed"),
+    "switch_transformers:s": ("fast", "packed"),
+    # Made apart from the self-test's siblings, of options that are not the default.
+    "llama+": ("fast", "packed, masks one"),
+    "qwen2+": ("fast", "packed, masks types"),
+    "gemma2+": ("fast", "packed, masks types"),
+    "granite+": ("fast", "packed, masks one, embeddings x 1"),
+    "gpt2+": ("fast", "packed, masks one"),
+    "t5:s+": ("fast", "packed"),
 }
 
 

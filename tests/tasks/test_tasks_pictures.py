@@ -10,7 +10,7 @@ from infra.errors import InputError
 from tasks.catalogue import get_task
 from tasks.data_hash import data_hash
 from tasks.draws import few_shot
-from tasks.formatting import Example
+from tasks.formatting import Example, Record
 from tasks.leakage import guard
 from tasks.load import load_splits
 from tasks.metrics import measure
@@ -18,6 +18,7 @@ from tasks.picture_reader import read_picture
 from tasks.pictures import Picture, payload_of
 from tasks.rows_file import read_rows, write_pictures, write_rows
 from tasks.spec import Task
+from tasks.splits import make_hub_splits
 from tests.tasks.picture_cases import BLOCK, folder_of, pictures_of, png, task_of
 
 
@@ -238,3 +239,28 @@ def test_rows_without_pictures_are_written_as_before(tmp_path):
     assert set(head) == {"format", "task", "data_hash", "dropped", "whole"}
     assert head["format"] == 1
     assert "picture" not in row
+
+
+@pytest.mark.parametrize("rule", ["large", "given"])
+def test_no_picture_stands_in_validation_and_test(rule):
+    """The hub's own splits may share pictures, whatever is asked about them."""
+
+    def row(number, picture):
+        seen = Picture("b" * 60 + f"{picture:04d}", "here")
+        return Record(f"{number}", {"text": f"question {number}?"}, "yes", ("yes",), picture=seen)
+
+    source = {"kind": "hub", "repo": "a/b", "validation": "validation", "picture": "image", "label": "answer"}
+    source |= {"test": "test"} if rule == "given" else {}
+    block = {"kind": "generation", "template": "{text}", "rule": rule, "source": source}
+    rows = {"train": [row(number, number // 2) for number in range(100)]}
+    rows["validation"] = [row(200 + number, 45 + number // 2) for number in range(30)]  # 45 to 49 are in both
+    rows["test"] = [row(300 + number, 58 + number // 2) for number in range(10)]  # 58 and 59 stand in validation
+    if rule == "large":
+        del rows["test"]
+    splits = make_hub_splits(Task.build("t", block, "test"), rows, 0)
+    parts = [{one.picture.sha256 for one in part} for part in (splits.train, splits.validation, splits.test)]
+    assert len(set().union(*parts)) == sum(map(len, parts))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == (
+        [72, 18, 30] if rule == "large" else [90, 26, 10]
+    )
+    assert splits.dropped["leaked"] == (10 if rule == "large" else 14)
