@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dept.backbones.sizes import answer_room_of, text_of, width_of
 from infra.errors import InputError
+from tests import twisted
 
 SECONDS = 600
 TABLE = Path(__file__).parents[1] / "dept" / "backbones" / "README.md"
@@ -50,9 +51,8 @@ def names() -> list[str]:
     from transformers.models.auto import modeling_auto as auto
 
     causal, both = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    from tests.twisted import CHANGES
-
-    return [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *(f"{name}+" for name in sorted(CHANGES))]
+    apart = (f"{name}+" for name in sorted(twisted.CHANGES))
+    return [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *apart]
 
 
 def tokenizer():
@@ -76,8 +76,6 @@ def model_of(name: str):
     from tests.family_sizes import TINY, config_of
 
     if name.endswith("+"):
-        from tests import twisted
-
         return twisted.model_of(name[:-1])
     kind, _, seq = name.partition(":")
     tiny, of = TINY.get(kind), CONFIG_MAPPING[kind]
