@@ -57,15 +57,16 @@ def test_the_page_of_the_command_line_names_every_file_and_command():
         assert f"`{name}`" in text, name
 
 
-def test_the_study_table_is_the_committed_one():
-    study = json.loads((STUDIES / "offline-suite.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("name", "head"), [("offline-suite", "k = {}"), ("few-shot-suite", "k = {}, searched")])
+def test_a_study_table_is_the_committed_one(name, head):
+    study = json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8"))
     found = {(row["target"], row["k"], row["variant"]): row for row in study["rows"]}
     means = {(row["k"], row["variant"]): row["mean"] for row in study["means"]}
     targets = study["plan"]["targets"]
     text = (STUDIES / "README.md").read_text(encoding="utf-8")
     expected = []
     for k in study["plan"]["shots"]:
-        expected.append(f"| k = {k} | " + " | ".join(targets) + " | mean |")
+        expected.append(f"| {head.format(k)} | " + " | ".join(targets) + " | mean |")
         for variant in dict.fromkeys(row["variant"] for row in study["rows"]):
             cells = [_shown(found[target, k, variant]) for target in targets]
             expected.append(f"| {variant} | " + " | ".join(cells) + f" | {means[k, variant]:.1f} |")
