@@ -179,14 +179,14 @@ def _start(
     )
     try:
         say(f"deploying {file.name}")
-        fault = deployments.put(api, file, root, env, timeout=timeout)
+        fault = deployments.put(api, file, root, env, timeout=max(timeout, deployments.DEPLOY_SECONDS))
     except ConnectionError as error:
         record = known.records[PREFECT]
         raise ServiceError(
             f"Prefect server refused the set-up ({error}); {record.log} ends:\n{tail(record.log)}"
         ) from error
     if fault:
-        raise ServiceError(fault)
+        raise ServiceError(f"{fault}\nAll is stopped again. Remedy: run `dept up` again; what is deployed stays")
     began, names = time.time(), dict[str, str]()
     for name, pool in POOLS.items():  # both at once, as above
         if name in alive:

@@ -38,6 +38,7 @@ from infra.service_records import ServiceRecords
 from infra.settings import home
 
 START_SECONDS = 180.0  # a first start makes the database: 10 s on a quiet machine, more on a busy one
+TRIES = 3  # to reach the server that Prefect is set to, 2 s each
 LOOK_SECONDS = 0.5  # how often the server looks whether anybody uses it
 # Of a server that a person runs; the temporary one has its own file, and only this machine reaches it.
 _NOT_OURS = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT_SERVER_API_", "PREFECT_API_AUTH_STRING")
@@ -110,21 +111,23 @@ class _Server:
         return None
 
 
-def lasting_api() -> str | None:
-    """API of the server that Prefect is set to or, without one, that of `dept up` in this home; None: none answers."""
+def needed_api() -> str:
+    """API of the server that Prefect is set to or, where it is set to none, that of `dept up` in this home.
+
+    Raises:
+        InputError: it does not answer, or there is none. Another one is not taken in its place.
+    """
     from prefect.settings import PREFECT_API_URL
 
     configured: str | None = PREFECT_API_URL.value()
-    return configured if configured and answers(configured) else _of_up()
-
-
-def needed_api() -> str:
-    """The same, where a command can do nothing without one.
-
-    Raises:
-        InputError: none answers.
-    """
-    if (api := lasting_api()) is None:
+    if configured and any(answers(configured) for _ in range(TRIES)):
+        return configured
+    if configured:
+        raise InputError(
+            f"the Prefect server that PREFECT_API_URL (or Prefect's profile) names does not answer: {configured}. "
+            "Remedy: start it, correct the address, or unset it (then the server of `dept up` is taken)"
+        )
+    if (api := _of_up()) is None:
         raise InputError("no Prefect server is in reach. Remedy: `dept up`, or set PREFECT_API_URL")
     return api
 

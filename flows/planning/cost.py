@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 from dept.backbones.describe import told_dtype
 from dept.trial import MULTITASK, TrialOutcome, TrialSpec
+from flows.planning.astray import astray, steadied
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.distilled import distilled_specs, planned_distilled
@@ -169,15 +170,22 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     tested = done(targets)
     for spec in targets:
         add("targets", "auto, together" if spec.role == "search" else spec.variant, spec, tested)
-    whole = len(tested) == len(targets)
-    together = ensemble_specs(plan, tasks, tested.values()) if whole else planned(plan, tasks, targets)
+    outcomes = [replace(tested[one.fingerprint], spec=one) for one in targets if one.fingerprint in tested]
+    lost = astray(outcomes, found)
+    again = done(lost.values())
+    for spec in lost.values():
+        add("targets again", spec.variant, spec, again)
+    kept = steadied(outcomes, lost, again)
+    whole = len(outcomes) == len(targets) and len(again) == len(lost)
+    together = ensemble_specs(plan, tasks, kept.outcomes) if whole else planned(plan, tasks, targets)
     shas = {one.fingerprint: one.fingerprint for one in targets}
-    shas |= {fingerprint: outcome.adapter_sha256 for fingerprint, outcome in tested.items()}
-    together += joined_targets(plan, inputs, wanted, winners, shas, {})
+    pairs = zip(outcomes, kept.outcomes, strict=True)
+    shas |= {given.spec.fingerprint: stays.adapter_sha256 for given, stays in pairs}
+    together += joined_targets(plan, inputs, wanted, winners, shas, kept.instead)
     answered = done(together)
     for spec in together:
         add("ensembles", spec.variant, spec, answered)
-    reached = [*tested.values(), *answered.values()]
+    reached = [*kept.outcomes, *answered.values()]
     whole = whole and len(answered) == len(together)
     taught = distilled_specs(plan, reached, rates) if whole else planned_distilled(plan, together, targets, rates)
     learned = done(taught)

@@ -22,6 +22,7 @@ WARM_UP = 16  # rows that tell how fast this machine is
 UNREAD = "the text holds no token that the backbone knows. Remedy: give a text"
 _COUNTED = 256  # rows of a champion whose tokens are counted
 _CHARACTERS = 16_384  # of a text that are looked at for that
+MOST_CHARACTERS = 200_000  # of a text; what is longer would be cut to a small part, after seconds of reading
 _WRITTEN = 4.0  # what a written token costs, in tokens that are read
 
 Asked = tuple[Predictor, Mapping[str, str]]
@@ -123,9 +124,15 @@ def _rows(inputs: Any, fields: Sequence[str]) -> list[Any]:
 
 def _tried(made: Callable[..., Asked], *given: Any) -> Found:
     try:
-        return made(*given)
+        found = made(*given)
     except InputError as error:
         return error
+    for name, value in found[1].items():
+        if len(value) > MOST_CHARACTERS:
+            return InputError(
+                f"{name} has {len(value):,} characters, at most {MOST_CHARACTERS:,} are read. Remedy: cut it"
+            )
+    return found
 
 
 def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], list[str | None]]:

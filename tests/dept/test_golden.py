@@ -173,7 +173,7 @@ def test_greedy_generation_of_the_authors(golden):
     """T5 alone: for causal models the authors' generate() uses other positions than their forward(), and we do not."""
     info, tensors, backbone = golden
     rows = [
-        (0, Row(tuple(ids[mask.bool()].tolist()), ((0,),), -1, 0))
+        (0, Row(tuple(ids[mask.bool()].tolist()), ((backbone.end_id,),), -1, 0))  # as `encode_open` makes them
         for ids, mask in zip(tensors["gen.input_ids"], tensors["gen.attention_mask"], strict=True)
     ]
     adapter = adapter_of(info, tensors)

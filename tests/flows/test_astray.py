@@ -10,6 +10,7 @@ from dept.trial import OWN_LOSS
 from flows import transfer
 from flows.execution.settle import work_here
 from flows.planning.astray import astray, steadied
+from flows.planning.cost import estimate
 from flows.reporting.searched import told_searches
 from registry.ledger.schema import TrialRow
 from tests.flows.test_searches import SEARCH
@@ -70,6 +71,7 @@ def test_one_that_is_worse_on_what_it_learned_than_on_rows_held_out_is_trained_a
     assert second.spec.variant == one.spec.variant
     assert "went astray" in capsys.readouterr().err
     assert second.validation == searched[one.spec.searched].validation
+    assert estimate(plan, context.ledger).lines == []  # a dry run knows of both
     lines = told_searches(plan, done.searches, done.searched, done.astray)
     assert [line["why"] for line in lines if line["for"] == "scratch"] == [
         "scratch went astray and was trained again; kept: at half the rates"

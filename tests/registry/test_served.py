@@ -15,7 +15,7 @@ from registry.promotion import versions
 from registry.promotion.names import all_tasks_name
 from registry.serving import load_champion
 from registry.serving.gate import TIMEOUT, Gate, RefusedError
-from registry.serving.served import TaskModel, cost_of
+from registry.serving.served import MOST_CHARACTERS, TaskModel, cost_of
 from registry.tracking import Tracker
 from tests.registry.serving_helpers import ROOT, ask, made, make_champion, served
 
@@ -254,3 +254,10 @@ def test_more_rows_than_a_server_takes_are_refused_before_they_are_read(monkeypa
     monkeypatch.setattr(champion.backbone.tokens, "encode_texts", None)
     with pytest.raises(RefusedError, match="4 rows; this server takes 3"):
         served.table(["a film"] * 4)
+
+
+def test_a_text_that_takes_seconds_to_read_has_its_own_error(folder):
+    champion = make_champion(made(folder)) and load_champion("mood", str(folder))
+    found = TaskModel(champion).table(["a film", "x" * (MOST_CHARACTERS + 1), "x" * MOST_CHARACTERS])
+    assert found["label"].notna().tolist() == [True, False, True]
+    assert found["error"][1] == "text has 200,001 characters; at most 200,000 are read. Remedy: cut it"
