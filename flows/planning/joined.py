@@ -28,7 +28,7 @@ def joined_targets(
     found: Searches,
     outcomes: Outcomes,
     trained: Mapping[str, str],
-    instead: Mapping[str, TrialSpec],
+    instead: Mapping[str, TrialSpec] | None = None,
 ) -> list[TrialSpec]:
     """For each draw of which `auto` chose several together the trial in which they answer as one.
 
@@ -39,7 +39,7 @@ def joined_targets(
         trained: sha256 of what was trained by the fingerprints of the trials; of one that has failed there is none.
         instead: specs of what took the place of a trial that went astray, by its fingerprint.
     """
-    made = []
+    made, instead = [], instead or {}
     for draw, best in best_of_all(plan, found, outcomes).items():
         spec, outcome = found[best], outcomes[found[best].fingerprint]
         if not several(outcome):
