@@ -25,6 +25,7 @@ from registry.tracking.system import SystemMetrics
 from registry.tracking.trial_run import TrialLog, cleaned, now, numbers, params
 from registry.tracking.trials import TrialRuns
 
+RACES = 5  # runs that begin at once may enter the same data set; MLflow refuses all but the first
 MOST_DATASETS = 50  # in one request; their row ids go with them
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,13 @@ class Tracker(Client):
         """Say which data sets a run works with."""
         found = [rows.entity() for rows in datasets]
         for start in range(0, len(found), MOST_DATASETS):
-            self.ask("log_inputs", run_id, datasets=found[start : start + MOST_DATASETS])
+            for left in reversed(range(RACES)):
+                try:
+                    self.ask("log_inputs", run_id, datasets=found[start : start + MOST_DATASETS])
+                    break
+                except MlflowException as error:
+                    if not left or not _was_made_meanwhile(error):
+                        raise
 
     def reopen_flow_run(self, run_id: str) -> str | None:
         """Let a parent run go on that was ended, or whose process died; None where it is gone."""
@@ -176,3 +183,9 @@ class Tracker(Client):
     def place(self, run_id: str | None = None) -> str:
         """The same page, for links between pages of one server."""
         return runs_page(self.experiment_id) if run_id is None else run_page(self.experiment_id, run_id)
+
+
+def _was_made_meanwhile(error: MlflowException) -> bool:
+    """Whether another run has entered the same data set between MLflow's look and its write; then it will be found."""
+    said = str(error)
+    return "dataset" in said and ("UNIQUE constraint failed" in said or "duplicate key value" in said)

@@ -4,6 +4,7 @@ import math
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from infra.commit import source_commit
 from infra.errors import InputError
@@ -136,6 +137,28 @@ def test_data_sets_are_inputs_with_their_rows(local):
     assert json.loads(found["training"].source)["url"] == "https://example.org"
     many = json.loads(found["test"].profile)
     assert (many["num_rows"], "row_ids" in many, len(many["row_ids_sha256"])) == (3000, False, 64)
+
+
+def test_a_data_set_that_another_run_enters_meanwhile_is_entered_again(local, monkeypatch):
+    rows, log, asked = [Rows("film", "training", ["a"], digest="d" * 64)], local.client.log_inputs, []
+
+    def raced(*args, **options):
+        asked.append(args)
+        if len(asked) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name, datasets.digest")
+        return log(*args, **options)
+
+    def refused(*_, **__):
+        raise MlflowException("no such run")
+
+    run_id = local.client.create_run(local.experiment_id).info.run_id
+    monkeypatch.setattr(local.client, "log_inputs", raced)
+    local.log_datasets(run_id, rows)
+    assert len(asked) == 2
+    assert len(local.client.get_run(run_id).inputs.dataset_inputs) == 1
+    monkeypatch.setattr(local.client, "log_inputs", refused)
+    with pytest.raises(MlflowException, match="no such run"):
+        local.log_datasets(run_id, rows)
 
 
 def test_names_tell_trials_apart_in_their_first_20_characters():
