@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from dept.trial import TrialOutcome
 from flows.cli.cost_table import _short, _span
 from flows.planning.backbone_cost import WIDTHS
 from flows.planning.cost import estimate
@@ -145,9 +146,7 @@ def test_what_the_ledger_holds_is_left_out(plan):
                 return {}
             names = iter(("one", "two", *["three"] * 100))
             return {
-                key: SimpleNamespace(
-                    spec=SimpleNamespace(task=next(names)), adapter_sha256=key, validation={"loss": 1.0, "score": 1.0}
-                )
+                key: TrialOutcome(SimpleNamespace(task=next(names)), key, key, 0, 0, {"loss": 1.0, "score": 1.0})
                 for key in fingerprints
             }
 
