@@ -52,6 +52,7 @@ _RARE = (
     "emoji.json",
 )
 _LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
+_VERSION = b"dept weights 2"
 _SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -117,7 +118,7 @@ def short_name(name_or_path: str) -> str:
 
 def weights_id(folder: Path) -> str:
     """sha256 (hex) of weights, config and tokenizer: the same for every path of the same files, and number type."""
-    digest = hashlib.sha256(b"dept weights 2")
+    digest = hashlib.sha256(_VERSION)
     if origin := _origin(folder):
         digest.update(origin.encode())
         return digest.hexdigest()
@@ -130,7 +131,11 @@ def weights_of(folder: Path) -> list[Path]:
 
     Of a folder from which it loads none the first kind of weights that is there.
     """
-    return _loaded(folder) or next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), [])
+    return _loaded(folder) or _of_first_kind(folder)
+
+
+def _of_first_kind(folder: Path) -> list[Path]:
+    return next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), [])
 
 
 def _loaded(folder: Path) -> list[Path]:
@@ -166,9 +171,8 @@ def legacy_ids(folder: Path) -> set[str]:
 
 def _first_kind_id(folder: Path) -> str:
     """The id that was given while all weights of the first kind that is there counted, loaded or not."""
-    weights = next((found for kind in _WEIGHTS if (found := list(folder.glob(kind)))), [])
     others = (folder.glob(pattern) for pattern in _TOKENS)
-    return _digest_of(hashlib.sha256(b"dept weights 2"), weights, [folder / "config.json"], *others)
+    return _digest_of(hashlib.sha256(_VERSION), _of_first_kind(folder), [folder / "config.json"], *others)
 
 
 def older_id(folder: Path) -> str:

@@ -10,8 +10,17 @@ from torch import Tensor
 
 from dept.backbones.chains import own_forward
 from dept.backbones.masks import behind_prompt, see_prompt
-from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
-from dept.backbones.self_test import IDS, Test, embedded_ids, finite, not_usable, some_ids, with_gradients
+from dept.backbones.rounding import alike, all_near, near
+from dept.backbones.self_test import (
+    IDS,
+    Test,
+    embedded_ids,
+    finite,
+    not_usable,
+    shakes_of,
+    some_ids,
+    with_gradients,
+)
 from dept.backbones.ways import Masks, Way
 
 _M = 5
@@ -92,10 +101,8 @@ class _Truth:
 
         parts = [self.prompt, *self.sequences]
         self.wanted, self.gradients = self._of(own, parts)
-        draws = range(DRAWS) if is_short(model) else ()
-        shaking = [self._of(own, [shaken(part, 100 * draw + i) for i, part in enumerate(parts)]) for draw in draws]
-        self.shakes = [[a - b for a, b in zip(one, self.wanted, strict=True)] for one, _ in shaking]
-        self.shakes_of_gradients = [[a - b for a, b in zip(one, self.gradients, strict=True)] for _, one in shaking]
+        right = self.wanted, self.gradients
+        self.shakes, self.shakes_of_gradients = shakes_of(model, parts, lambda off: self._of(own, off), right)
 
     @property
     def looks_back(self) -> bool:

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from dept.backbones.chains import own_forward
-from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
-from dept.backbones.self_test import IDS, Test, embedded_ids, finite, not_usable, some_ids, with_gradients
+from dept.backbones.rounding import alike, all_near, near
+from dept.backbones.self_test import (
+    IDS,
+    Test,
+    embedded_ids,
+    finite,
+    not_usable,
+    shakes_of,
+    some_ids,
+    with_gradients,
+)
 from dept.backbones.ways import Rows, Way
 
 _M, _LENGTHS, _ANSWERS = 5, (24, 9, 24), (1, 4, 3)  # two texts of one length
@@ -74,10 +83,8 @@ class _Truth:
         self.answers = [some_ids(model, n) for n in _ANSWERS]
         parts = [self.prompt, *self.texts]
         self.wanted, self.gradients = self._own(model, parts)
-        draws = range(DRAWS) if is_short(model) else ()
-        shaking = [self._own(model, [shaken(part, 100 * draw + i) for i, part in enumerate(parts)]) for draw in draws]
-        self.shakes = [[a - b for a, b in zip(one, self.wanted, strict=True)] for one, _ in shaking]
-        self.shakes_of_gradients = [[a - b for a, b in zip(one, self.gradients, strict=True)] for _, one in shaking]
+        right = self.wanted, self.gradients
+        self.shakes, self.shakes_of_gradients = shakes_of(model, parts, lambda off: self._own(model, off), right)
 
     def _own(self, model: Any, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The model's own logits of each answer, and the gradients of a number made of them."""

@@ -18,8 +18,8 @@ DRAWS = 3  # of shaken embeddings
 _SHORT = (torch.bfloat16, torch.float16)
 _EXACT = 1e-4  # float32: largest error, of a spread of 0.2 at least
 _ALIKE = 0.02  # and of a whole model's logits, whose sums may be long, in their spread
-# Shorter types: mean error, in that of shaken embeddings. Of 30 types right ways have 0 to 1.6, a mask or position that
-# is off by one 7 and more.
+# Shorter types: mean error, in that of shaken embeddings. Of about 20 types right ways have 0 to 1.6, a mask or
+# position that is off by one 7 and more.
 _TIMES = 3.0
 _UNSHAKEN = 0.1  # and in their spread, where nothing has been shaken
 

@@ -250,6 +250,25 @@ def with_gradients(found: Sequence[Tensor], leaves: Sequence[Tensor]) -> tuple[l
     return [one.detach() for one in found], list(torch.autograd.grad(total, leaves))
 
 
+Answered = tuple[list[Tensor], list[Tensor]]  # logits of some rows, and gradients
+
+
+def shakes_of(
+    model: Any, parts: Sequence[Tensor], own: Callable[[Sequence[Tensor]], Answered], right: Answered
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """Of a model of a short type by how much logits, and gradients, differ for shaken embeddings; see `rounding`.
+
+    Args:
+        own: what the model itself makes of embeddings; `right`: of these, `parts`.
+    """
+    draws = range(DRAWS) if is_short(model) else ()
+    found = [own([shaken(part, 100 * draw + i) for i, part in enumerate(parts)]) for draw in draws]
+    logits, gradients = (
+        [[a - b for a, b in zip(one[kind], right[kind], strict=True)] for one in found] for kind in (0, 1)
+    )
+    return logits, gradients
+
+
 def finite(logits: Tensor) -> Tensor:
     """The logits, which are finite.
 
