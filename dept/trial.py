@@ -260,8 +260,8 @@ class TrialOutcome:
             each validation; the lowest loss chose `best_step`, and 0 there means that the adapter is its start.
         extra: `metric`, the name of that metric; `rate`, the peak learning rate of P; LoRA: `rank`; a refit:
             `own_loss`, see `OWN_LOSS`; kind mixture: `weights`; kind ensemble: `members_alone`, the test score of each
-            adapter by itself; kind evaluate: `rows`, the outcome of each row; kind search: `search`, see
-            `dept.engine.halving.Found.told`.
+            adapter by itself, and see `ADAPTERS`; kind evaluate: `rows`, the outcome of each row; kind search:
+            `search`, see `dept.engine.halving.Found.told`.
     """
 
     spec: TrialSpec

@@ -53,9 +53,10 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
         fail(context, lease, claim, str(error))
         return
     try:
-        linear = search_linear(context, lease, spec, folds_of(context, spec)) if spec.method in LINEAR else None
-        candidates = [] if linear else _prepared(context, spec, sources, lease.progress)
-        linear_beside = beside(context, lease, spec, folds_of(context, spec))
+        folds = folds_of(context, spec)
+        linear = search_linear(context, lease, spec, folds) if spec.method in LINEAR else None
+        candidates = [] if linear else _prepared(context, spec, folds, sources, lease.progress)
+        linear_beside = beside(context, lease, spec, folds)
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
@@ -90,11 +91,14 @@ def folds_of(context: RunContext, spec: TrialSpec) -> list[Fold]:
 
 
 def _prepared(
-    context: RunContext, spec: TrialSpec, sources: Mapping[str, Adapter], progress: Callable[[int], None]
+    context: RunContext,
+    spec: TrialSpec,
+    folds: Sequence[Fold],
+    sources: Mapping[str, Adapter],
+    progress: Callable[[int], None],
 ) -> list[list[Trial]]:
     """One trial for each candidate and fold; a head is fitted on what trains in the fold alone."""
     assert spec.search is not None
-    folds = folds_of(context, spec)
     known: dict[tuple[object, ...], list[tuple[list[Row], list[Row]]]] = {}
     heads: list[Heads] = [{} for _ in folds]
     made: list[list[Trial]] = []

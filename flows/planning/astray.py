@@ -70,15 +70,15 @@ def steadied(
             found.outcomes.append(one)
             continue
         second = again.get(lost[key].fingerprint)
-        better = second is not None and _own(second) < _own(one)
-        stays = replace(second, spec=_slower(one.spec)) if better and second is not None else one
+        better = second if second is not None and _own(second) < _own(one) else None
+        stays = one if better is None else replace(better, spec=_slower(one.spec))
         found.outcomes.append(stays)
-        if better:
+        if better is not None:
             found.instead[key] = stays.spec
         if key not in said and second is not None:
-            found.left.append(_as_tried(one if better else second))
+            found.left.append(_as_tried(second if better is None else one))
         said.add(key)
-        rates = "at half the rates" if better else "as it was"
+        rates = "as it was" if better is None else "at half the rates"
         found.notes[one.spec.searched or ""] = f"{one.spec.variant} went astray and was trained again; kept: {rates}"
     return found
 
