@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,7 @@ def answer_rows(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[An
     """
     answers: dict[int, Answer] = {}
     scored: dict[int, list[int]] = defaultdict(list)  # by backbone
-    by_predictor: dict[int, list[int]] = defaultdict(list)
-    for place, (predictor, _) in enumerate(asked):
-        by_predictor[id(predictor)].append(place)
-    for places in by_predictor.values():
+    for places in _by_predictor(asked):
         predictor = asked[places[0]][0]
         if predictor.words:
             scored[id(predictor.backbone)] += places
@@ -164,17 +161,22 @@ def answer_rows(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[An
     return [answers[place] for place in range(len(asked))]
 
 
+def _by_predictor(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> Iterable[list[int]]:
+    """Places of the rows of each predictor."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for place, (predictor, _) in enumerate(asked):
+        found[id(predictor)].append(place)
+    return found.values()
+
+
 def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer]:
     """Rows of one backbone: every adapter scores its rows, all in one call; linear baselines their own."""
     backbone = asked[0][0].backbone
-    by_predictor: dict[int, list[int]] = defaultdict(list)
-    for place, (predictor, _) in enumerate(asked):
-        by_predictor[id(predictor)].append(place)
     parts: list[list[list[float]]] = [[] for _ in asked]  # of each row the answers of its members, in their order
     adapters: list[Adapter] = []
     requests: list[Request] = []
     waiting: list[list[float]] = []  # where the answers to the requests go
-    for places in by_predictor.values():
+    for places in _by_predictor(asked):
         predictor = asked[places[0]][0]
         texts = [predictor.text_of(asked[place][1]) for place in places]
         for member in members_of(predictor.adapter):

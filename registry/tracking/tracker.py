@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from dept.trial import TrialSpec
 from infra.identity import is_gone, process_id
@@ -75,13 +76,10 @@ class Tracker(Client):
         """Say which data sets a run works with."""
         found = [rows.entity() for rows in datasets]
         for start in range(0, len(found), MOST_DATASETS):
-            for left in reversed(range(RACES)):
-                try:
-                    self.ask("log_inputs", run_id, datasets=found[start : start + MOST_DATASETS])
-                    break
-                except MlflowException as error:
-                    if not left or not _was_made_meanwhile(error):
-                        raise
+            again = Retrying(
+                stop=stop_after_attempt(RACES), retry=retry_if_exception(_was_made_meanwhile), reraise=True
+            )
+            again(self.ask, "log_inputs", run_id, datasets=found[start : start + MOST_DATASETS])
 
     def reopen_flow_run(self, run_id: str) -> str | None:
         """Let a parent run go on that was ended, or whose process died; None where it is gone."""
@@ -185,7 +183,8 @@ class Tracker(Client):
         return runs_page(self.experiment_id) if run_id is None else run_page(self.experiment_id, run_id)
 
 
-def _was_made_meanwhile(error: MlflowException) -> bool:
+def _was_made_meanwhile(error: BaseException) -> bool:
     """Whether another run has entered the same data set between MLflow's look and its write; then it will be found."""
     said = str(error)
-    return "dataset" in said and ("UNIQUE constraint failed" in said or "duplicate key value" in said)
+    twice = "UNIQUE constraint failed" in said or "duplicate key value" in said
+    return isinstance(error, MlflowException) and "dataset" in said and twice
