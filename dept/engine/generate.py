@@ -83,7 +83,7 @@ def generate_ids(
     forward.check_lengths(backbone, tensors, items, max_new_tokens - 1)
     prompts = forward.prefix(backbone, tensors)
     written: list[list[int] | None] = [None] * len(items)
-    own = (row.candidates[0][-1] for _, row in items)  # a chat template may have its own
+    own = (row.candidates[0][-1] for _, row in items)  # what ends an open row (`encode_open`): a chat template's own
     ends = tuple(dict.fromkeys((*backbone.tokens.end_ids, *own)))
 
     def attempt(budget: int) -> None:

@@ -25,10 +25,7 @@ from infra.errors import InputError
 from registry.serving import Predictor, load_champion
 from registry.serving.predictor import answer_rows
 from registry.serving.served import cost_of
-
-SEARCH = {"candidates": 3, "steps": 4, "eval_every": 2, "rungs": [2], "together": 2}
-PLAN = {"methods": ["auto"], "sources": [], "strategies": ["scratch"], "targets": ["film"], "search": SEARCH}
-TEXTS = ["the film 3 was very good", "the film 4 was awful", "the film 5 was not so bad"]
+from tests.flows.test_joint_champions import PLAN, SEARCH, TEXTS
 
 
 @pytest.fixture
