@@ -1,7 +1,8 @@
-"""Whether a study meets its bars: `python -m flows.studies.bars flows/studies/few-shot-suite.json`.
+"""Whether a study meets its bars: `python -m flows.studies.bars flows/studies/few-shot-suite*.json`.
 
-The bars are those that were set before any row was tested (flows/studies/README.md). Means are over targets and seeds,
-test rows only; beside each stands the standard deviation over seeds of the same difference.
+Several files are parts of one study: other methods or other k of the same plan, run elsewhere or later. The bars are
+those that were set before any row was tested (flows/studies/README.md). Means are over targets and seeds, test rows
+only; beside each stands the standard deviation over seeds of the same difference.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class Bar:
         return f"{self.name}, k = {self.k}: {verdict}. {self.told}"
 
 
-def bars(study: Mapping[str, Any]) -> list[Bar]:
-    """Each bar at each k of a study's JSON (`flows.reporting.study_table.write_study`)."""
-    scores = _scores(study)
+def bars(*parts: Mapping[str, Any]) -> list[Bar]:
+    """Each bar at each k of a study's JSON, or of all its parts' (`flows.reporting.study_table.write_study`)."""
+    scores = _scores([row for part in parts for row in part["rows"]])
+    ensembles = [one for part in parts for one in part.get("ensembles", [])]
     found: list[Bar] = []
     for k in sorted({k for _, k, _ in scores}, reverse=True):
         targets = sorted({target for target, one, _ in scores if one == k})
@@ -49,16 +51,17 @@ def bars(study: Mapping[str, Any]) -> list[Bar]:
         found.append(_ahead("3 transfer against scratch", scores, k, targets, "transfer", "scratch", 5))
         for target in (target for target in targets if target in SENTIMENT):
             found.append(_ahead(f"3 transfer on {target}", scores, k, [target], "transfer", "scratch", 0))
-        found.append(_ensembles(study, k))
+        found.append(_ensembles(ensembles, k))
         found += _auto(f"5 auto on {LEFT_OUT}", scores, k, [target for target in targets if target == LEFT_OUT])
     return found
 
 
-def _scores(study: Mapping[str, Any]) -> Scores:
+def _scores(rows: Iterable[Mapping[str, Any]]) -> Scores:
     """The untrained has one score, which counts for each seed of its target and k."""
-    rows = [row for row in study["rows"] if row["k"] is not None]
     found = {
-        (row["target"], row["k"], row["variant"]): dict(zip(row["seeds"], row["scores"], strict=True)) for row in rows
+        (row["target"], row["k"], row["variant"]): dict(zip(row["seeds"], row["scores"], strict=True))
+        for row in rows
+        if row["k"] is not None
     }
     for (target, k, variant), scores in list(found.items()):
         if variant == "untrained":
@@ -110,8 +113,8 @@ def _by_seed(scores: Scores, k: int, targets: Collection[str], variant: str) -> 
     return {seed: statistics.fmean(one[seed] for one in found) for seed in seeds}
 
 
-def _ensembles(study: Mapping[str, Any], k: int) -> Bar:
-    name, found = "4 ensembles against their mean member", [one for one in study.get("ensembles", []) if one["k"] == k]
+def _ensembles(ensembles: Iterable[Mapping[str, Any]], k: int) -> Bar:
+    name, found = "4 ensembles against their mean member", [one for one in ensembles if one["k"] == k]
     if not found:
         return Bar(name, k, None, "there are none")
     gains = [one["gain"] for one in found]
@@ -121,4 +124,4 @@ def _ensembles(study: Mapping[str, Any], k: int) -> Bar:
 
 
 if __name__ == "__main__":
-    print(*bars(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))), sep="\n")
+    print(*bars(*(json.loads(Path(file).read_text(encoding="utf-8")) for file in sys.argv[1:])), sep="\n")

@@ -54,6 +54,14 @@ def test_transfer_scratch_prompt_tuning_and_ensembles():
     assert "± 2.5 over 2 seeds" in next(str(bar) for bar in bars(told) if bar.name == "3 transfer against scratch")
 
 
+def test_parts_of_a_study_count_as_one():
+    auto, lora = {"movie-polarity": (90, 92)}, {"movie-polarity": (70, 72)}
+    first, second = study(auto=auto, ensembles=(0.5,)), study(lora=lora, ensembles=(2.5,))
+    whole = study(auto=auto, lora=lora, ensembles=(0.5, 2.5))
+    assert [str(bar) for bar in bars(first, second)] == [str(bar) for bar in bars(whole)]
+    assert verdicts(whole)["1 auto"] == 17
+
+
 def test_what_was_not_run_is_said():
     found = bars(study(scratch={"movie-polarity": (80, 82)}))
     assert all(bar.points is None for bar in found)
