@@ -26,6 +26,7 @@ def dept(command, home, url, **kwargs):
     """Run a README command line; `dept` and `.venv/bin/dept` mean the package under test."""
     words = shlex.split(re.sub(r"^(\.venv/bin/)?dept\b", DEPT, command))
     environment = {**os.environ, "DEPT_HOME": str(home), "PREFECT_API_URL": url, "COLUMNS": "120"}
+    environment["OMP_NUM_THREADS"] = "1"  # beside another test two threads wait for each other
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **kwargs)
 
 
