@@ -30,6 +30,36 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class PictureMap(Frozen):
+    """An adapter's own way to see pictures: grid * grid vectors, each a trained linear map of what is seen there.
+
+    A picture is resized to (grid * pixels) ** 2 pixels, whatever its own shape, and cut into patches, as a vision
+    transformer does (Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1); each place has a trained vector added.
+
+    Raises:
+        pydantic.ValidationError: an unknown key, or a number out of its bounds.
+    """
+
+    grid: int = Field(4, ge=1, le=32, description="patches in a row and in a column; each is one position")
+    pixels: int = Field(16, ge=1, le=64, description="height and width of a patch, pixels")
+    rank: int = Field(0, ge=0, le=4096, description="rank of the map; 0: a full matrix")
+
+    @property
+    def positions(self) -> int:
+        """Positions that a picture takes."""
+        return self.grid**2
+
+    @property
+    def features(self) -> int:
+        """Numbers of a patch that the map reads."""
+        return 3 * self.pixels**2
+
+    def trainable(self, d: int) -> int:
+        """Trainable numbers on a backbone of width `d`."""
+        f = self.features
+        return (self.rank * (f + d) if self.rank else f * d) + self.positions * d
+
+
 class AdapterConfig(Frozen):
     """Shape of one DePT adapter: P [m, d], A [s, r], B [r, d] (paper section 2.3).
 
@@ -49,6 +79,10 @@ class AdapterConfig(Frozen):
     offset: int = Field(
         0, ge=0, le=4096, description="hidden width of ADePT's map of each token's embedding; 0: none (DePT)"
     )
+    pictures: PictureMap | None = Field(
+        None,
+        description="a trained map of pictures to vectors before the text; none: the backbone's own, if any",
+    )
     answers: Answers = Field(
         "words", description="what a label is told by: its words, a linear head over hidden states, or both together"
     )
@@ -65,8 +99,13 @@ class AdapterConfig(Frozen):
         return self.alpha / math.sqrt(self.r) if self.r else 0.0
 
     @property
+    def blind(self) -> AdapterConfig:
+        """The same adapter without a map of pictures."""
+        return self if self.pictures is None else self.model_copy(update={"pictures": None})
+
+    @property
     def shape(self) -> tuple[object, ...]:
-        """What an adapter and the one that it starts from must have alike; a head is its task's own."""
+        """What an adapter and the one that it starts from must have alike; a head or a map of pictures may be new."""
         return self.m, self.r, self.s, self.alpha, self.layout, self.offset
 
     @property
@@ -82,18 +121,20 @@ class AdapterConfig(Frozen):
     def trainable(self, d: int, labels: int = 0) -> int:
         """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r of P, A and B.
 
-        And 2*d*h + h + d of an offset of width h, (layers*d + 1) * labels of a head.
+        And 2*d*h + h + d of an offset of width h, (layers*d + 1) * labels of a head, those of a map of pictures.
         """
         head = (len(self.reads) * d + 1) * labels if self.reads else 0
         token_wise = (2 * d + 1) * self.offset + d if self.offset else 0
-        return self.m * d + (self.s + d) * self.r + token_wise + head
+        seen = self.pictures.trainable(d) if self.pictures else 0
+        return self.m * d + (self.s + d) * self.r + token_wise + head + seen
 
     def equal_prompt_length(self, d: int) -> float:
-        """Length (tokens) of the plain soft prompt that costs as many numbers."""
-        return self.trainable(d) / d
+        """Length (tokens) of the plain soft prompt that costs as many numbers; a map of pictures stays beside it."""
+        return self.blind.trainable(d) / d
 
     def of_method(self, method: str, d: int, positions: int | None = None) -> AdapterConfig:
-        """This shape, or that of a method of about as many trainable numbers; only dept and adept may have a head.
+        """This shape, or that of a method of about as many trainable numbers; only dept and adept may have a head, and
+        only these and prompt-tuning a map of pictures.
 
         Args:
             positions: tokens that the backbone can read at once; None: no end.
@@ -107,7 +148,7 @@ class AdapterConfig(Frozen):
             return self.as_prompt_tuning(d)
         if method == "adept":
             return self.as_adept(d)
-        return self if method == "dept" else self.headless
+        return self if method == "dept" else self.headless.blind
 
     def as_prompt_tuning(self, d: int) -> AdapterConfig:
         """Plain prompt tuning with as many trainable numbers, to the nearest token (paper section 3.1).
@@ -150,6 +191,7 @@ class TrainConfig(Frozen):
     lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head, where there is one")
+    lr_pictures: float = Field(1e-3, ge=0, description="peak learning rate of the map of pictures, where there is one")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
     schedule: Schedule = Field(
         "constant", description="how rates fall after the warm-up: to 0 on a line or as a cosine, or not"

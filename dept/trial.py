@@ -193,6 +193,10 @@ class TrialSpec(Frozen):
         for late in ("teacher_sha256", "readout", "computed", "unseen", "weights", "chat"):  # as before there were any
             if not body[late]:
                 del body[late]
+        recipes = [body, *(body["search"]["candidates"] if self.search else ())]
+        for recipe in recipes:
+            if recipe["adapter"]["pictures"] is None:  # as before there were any
+                del recipe["adapter"]["pictures"], recipe["training"]["lr_pictures"]
         if self.search and not self.search.beside:
             del body["search"]["beside"]
         elif self.search:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from dept.adapters.fits import Legacy, check_weights
 from dept.adapters.head import FIXED, TRAINED, Head
 from dept.adapters.offset import Offset
-from dept.config import AdapterConfig, Layout
+from dept.adapters.picture_map import SeenBy
+from dept.config import AdapterConfig, Layout, PictureMap
 from dept.readout import Readout, header_of, readout_of
 from infra.errors import InputError
 from infra.files import new_folder
 
-FORMAT = 2  # 1, which is still read and written: P, A and B alone
+FORMAT = 3  # 2: no map of pictures; 1: P, A and B alone; both are still read and written
 TENSORS = "adapter.safetensors"
 MANIFEST = "adapter.json"
 CONTINUES = "continues"  # metadata: the prompt holds text that the texts go on from, so they begin nothing anew
@@ -31,7 +32,7 @@ _PICKLE = (b"\x80", b"PK\x03\x04")
 
 
 class Adapter(nn.Module):
-    """P, A and B, where asked a head or an offset too: what adapts a frozen backbone (section 2.3, arXiv 2309.05173).
+    """P, A and B, where asked more: what adapts a frozen backbone (section 2.3, arXiv 2309.05173).
 
     Args:
         prompt: P [m, d], placed before the text.
@@ -42,6 +43,7 @@ class Adapter(nn.Module):
         head: a linear head over pooled hidden states of the adapted pass; default none, the words alone answer.
         layers: the depths that the head reads, see `AdapterConfig`.
         offset: ADePT's map of each token's embedding; default none.
+        pictures: its map of pictures to vectors before the text; default none.
 
     Attributes:
         readout: how scores become log-probabilities over the labels; None: they are the words' own.
@@ -68,6 +70,7 @@ class Adapter(nn.Module):
         head: Head | None = None,
         layers: Sequence[float] = (),
         offset: Offset | None = None,
+        pictures: SeenBy | None = None,
     ) -> None:
         super().__init__()
         fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
@@ -82,7 +85,10 @@ class Adapter(nn.Module):
             raise InputError(f"adapter: alpha must be a positive number, got {alpha!r}")
         if head is not None and (not layers or len(head.mean) != len(layers) * prompt.shape[1]):
             raise InputError(f"adapter: a head over {len(head.mean)} features does not read {len(layers)} layers of it")
-        more = {**(head.named() if head is not None else {}), **(offset.named() if offset is not None else {})}
+        if pictures is not None and pictures.place.shape[1] != prompt.shape[1]:
+            raise InputError(f"adapter: P {list(prompt.shape)} beside places of pictures {list(pictures.place.shape)}")
+        parts = [part.named() for part in (head, offset, pictures) if part is not None]
+        more = {name: tensor for part in parts for name, tensor in part.items()}
         for name, tensor in (("P", prompt), ("A", a), ("B", b), *more.items()):
             if not tensor.is_floating_point():
                 raise InputError(f"adapter: {name} must hold floating-point numbers, not {tensor.dtype}")
@@ -95,6 +101,7 @@ class Adapter(nn.Module):
             value = tensor.detach().clone().float()
             setattr(self, name, nn.Parameter(value, requires_grad=name not in FIXED))
         self.layers = tuple(layers) if head is not None else ()
+        self.sees: PictureMap | None = None if pictures is None else pictures.config
         self.readout: Readout | None = Readout() if head is not None else None
         self.alpha = float(alpha)
         self.layout: Layout = layout
@@ -109,12 +116,18 @@ class Adapter(nn.Module):
         if self.layers:
             whole = self.readout is not None and self.readout.weight == 1
             told |= {"answers": "head" if whole else "both", "layers": self.layers}
-        return AdapterConfig(**told, offset=len(self.offset.inside_bias) if self.offset is not None else 0)
+        told["offset"] = len(self.offset.inside_bias) if self.offset is not None else 0
+        return AdapterConfig(**told, pictures=self.sees)
 
     @property
     def offset(self) -> Offset | None:
         """ADePT's map, or None."""
         return Offset.of(dict(self.named_parameters()))
+
+    @property
+    def pictures(self) -> SeenBy | None:
+        """Its map of pictures, or None."""
+        return SeenBy.of(dict(self.named_parameters()), self.sees)
 
     @property
     def head(self) -> Head | None:
@@ -154,8 +167,10 @@ class Adapter(nn.Module):
             more["offset"] = self.config.offset
         if self.readout is not None:
             more["readout"] = self.readout.body
+        if self.sees is not None:
+            more["pictures"] = self.sees.model_dump()
         manifest = {
-            "format": FORMAT if more else 1,
+            "format": FORMAT if self.sees is not None else 2 if more else 1,
             **self.config.model_dump(include={"m", "r", "s", "alpha", "layout"}),
             **more,
             "d": self.d,
@@ -193,11 +208,12 @@ class Adapter(nn.Module):
             expected, alpha, layout = manifest["sha256"], manifest["alpha"], manifest["layout"]
             sizes, metadata = {size: manifest[size] for size in ("m", "s", "r", "d")}, dict(manifest["metadata"])
             layers, readout = manifest.get("layers", ()), manifest.get("readout")
+            sees = None if manifest.get("pictures") is None else PictureMap.model_validate(manifest["pictures"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"adapter {folder}: {MANIFEST} is damaged ({error})") from error
-        if manifest.get("format") not in (1, FORMAT):
+        if manifest.get("format") not in range(1, FORMAT + 1):
             raise InputError(
-                f"adapter {folder}: format {manifest.get('format')} is not 1 or {FORMAT}, which this version reads. "
+                f"adapter {folder}: format {manifest.get('format')} is not 1 to {FORMAT}, which this version reads. "
                 "Remedy: a newer version of dept-transfer"
             )
         payload = tensors.read_bytes()
@@ -215,7 +231,8 @@ class Adapter(nn.Module):
             stored = load_bytes(payload)
             head = Head.of(stored) if layers else None
             of_tokens = Offset.of(stored)
-            adapter = cls(stored["prompt"], stored["a"], stored["b"], alpha, layout, head, layers, of_tokens)
+            p, a, b = (stored[name] for name in ("prompt", "a", "b"))
+            adapter = cls(p, a, b, alpha, layout, head, layers, of_tokens, SeenBy.of(stored, sees))
             adapter.readout = readout_of(payload, readout, len(head.bias) if head else 0)
         except InputError:
             raise
@@ -231,7 +248,8 @@ class Adapter(nn.Module):
         """The same adapter with other tensors, by the names that `parts` has for them."""
         head = Head.of(dict(parts)) if self.layers else None
         p, a, b = (parts[name] for name in ("prompt", "a", "b"))
-        made = type(self)(p, a, b, self.alpha, self.layout, head, self.layers, Offset.of(parts))
+        pictures = SeenBy.of(parts, self.sees)
+        made = type(self)(p, a, b, self.alpha, self.layout, head, self.layers, Offset.of(parts), pictures)
         made.metadata, made.readout = dict(self.metadata), self.readout
         return made
 

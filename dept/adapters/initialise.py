@@ -13,6 +13,7 @@ from torch.nn import functional
 from dept.adapters.adapter import CONTINUES, Adapter
 from dept.adapters.head import Head
 from dept.adapters.offset import Offset
+from dept.adapters.picture_map import SeenBy
 from dept.config import AdapterConfig
 from dept.readout import Readout
 from infra.errors import InputError
@@ -108,33 +109,36 @@ def _told(backbone: Vocabulary, config: AdapterConfig, ids: Sequence[int]) -> Ad
     return made
 
 
-def from_source(source: Adapter, config: AdapterConfig) -> Adapter:
+def from_source(source: Adapter, config: AdapterConfig, seed: int = 0) -> Adapter:
     """Adapter that starts as a copy of a source adapter's P, A and B (paper section 3.4); a head is its task's own.
 
+    Where the target asks for a map of pictures it is the source's as well, or new where the source has none.
+
     Raises:
-        InputError: the source has another shape or layout than the target asks for.
+        InputError: the source has another shape, layout or map of pictures than the target asks for.
     """
     if source.config.shape != config.shape:
         raise InputError(
             f"source adapter has {source.config}, the target asks for {config}. Remedy: the same m, r, s, "
             "alpha, layout and offset for both"
         )
-    copy = Adapter(source.prompt, source.a, source.b, source.alpha, source.layout, offset=source.offset)
+    own = _sight(source, config, seed)
+    copy = Adapter(source.prompt, source.a, source.b, source.alpha, source.layout, None, (), source.offset, own)
     copy.metadata = {"source_sha256": source.sha256}
     return copy
 
 
 def from_prompt(source: Adapter, config: AdapterConfig, seed: int) -> Adapter:
-    """Adapter that takes P from a source; A and B are new (the pair is what a text's positions need).
+    """Adapter that takes P, and a map of pictures, from a source; A and B are new (what a text's positions need).
 
     Raises:
-        InputError: the source has another m than the target asks for.
+        InputError: the source has another m or map of pictures than the target asks for.
     """
     if source.config.m != config.m:
         raise InputError(
             f"source adapter has m={source.config.m}, the target asks for m={config.m}; use one m for both"
         )
-    copy = _with_new_pair(source.prompt, config, seed)
+    copy = _with_new_pair(source.prompt, config, seed, _sight(source, config, seed))
     copy.metadata = {"source_sha256": source.sha256}
     return copy
 
@@ -156,8 +160,11 @@ def from_mixture(sources: Sequence[Adapter], weights: Sequence[float]) -> Adapte
     first = sources[0]
     if len({source.config for source in sources}) > 1:
         raise InputError("mixture: the sources have different shapes; train them with one m, r, s, alpha and layout")
-    if first.offset is not None:
-        raise InputError("mixture: maps of token embeddings cannot be mixed. Remedy: sources without an offset")
+    if first.offset is not None or first.sees is not None:
+        raise InputError(
+            "mixture: maps of token embeddings and of pictures cannot be mixed. Remedy: sources without, or another "
+            "strategy"
+        )
     if len(weights) != len(sources) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-3:
         raise InputError(f"mixture: weights {list(weights)} must be one per source, not negative, with sum 1")
     with torch.no_grad():
@@ -179,7 +186,8 @@ def factored(product: Tensor, r: int) -> tuple[Tensor, Tensor]:
 
 def with_head(start: Adapter, head: Head, config: AdapterConfig) -> Adapter:
     """The same start with a head over `config.layers`; the head alone answers where `config.answers` says so."""
-    made = Adapter(start.prompt, start.a, start.b, start.alpha, start.layout, head, config.layers, start.offset)
+    p, a, b, layers = start.prompt, start.a, start.b, config.layers
+    made = Adapter(p, a, b, start.alpha, start.layout, head, layers, start.offset, start.pictures)
     made.metadata = dict(start.metadata)
     if config.answers == "head":
         made.readout = Readout(weight=1.0)
@@ -191,9 +199,23 @@ def _embedded(backbone: Vocabulary, ids: Sequence[int]) -> Tensor:
         return backbone.embed(torch.tensor(ids, device=backbone.device)).float().cpu()
 
 
-def _with_new_pair(prompt: Tensor, config: AdapterConfig, seed: int) -> Adapter:
+def _sight(source: Adapter, config: AdapterConfig, seed: int) -> SeenBy | None:
+    """The map of pictures that a target asks for, from its source where that has one."""
+    if config.pictures is None:
+        return None
+    if source.sees not in (None, config.pictures):
+        raise InputError(
+            f"source adapter sees pictures by {source.sees}, the target asks for {config.pictures}. Remedy: the same "
+            "adapter.pictures for both"
+        )
+    return source.pictures or SeenBy.started(config.pictures, source.prompt.detach(), seed)
+
+
+def _with_new_pair(prompt: Tensor, config: AdapterConfig, seed: int, pictures: SeenBy | None = None) -> Adapter:
     bound = 1 / math.sqrt(config.r) if config.r else 0.0  # kaiming_uniform with a=sqrt(5) on [s, r]: fan_in = r
     a = torch.empty(config.s, config.r).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
     b = torch.zeros(config.r, prompt.shape[1])
     offset = Offset.started(prompt.shape[1], config.offset, seed) if config.offset else None
-    return Adapter(prompt, a, b, alpha=config.alpha, layout=config.layout, offset=offset)
+    if config.pictures is not None and pictures is None:
+        pictures = SeenBy.started(config.pictures, prompt, seed)
+    return Adapter(prompt, a, b, config.alpha, config.layout, offset=offset, pictures=pictures)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.offset import NAMES as OFFSET
 from dept.adapters.offset import offsets
 from dept.adapters.optimizer import AdamW
+from dept.adapters.picture_map import NAMES as PICTURE
+from dept.config import PictureMap
 from dept.readout import Readout
 from infra.errors import InputError
 
 NAMES = ("prompt", "a", "b")  # what every adapter has
 RATES = {"prompt": "lr_prompt", "a": "lr_low_rank", "b": "lr_low_rank", **dict.fromkeys(TRAINED, "lr_head")}
-RATES |= dict.fromkeys(OFFSET, "lr_low_rank")
+RATES |= dict.fromkeys(OFFSET, "lr_low_rank") | dict.fromkeys(PICTURE, "lr_pictures")
+Shape = tuple[tuple[float, ...], PictureMap | None]
 
 
 @dataclass
@@ -28,11 +32,13 @@ class Tensors:
 
     With heads also head_weight [N, L, F], head_bias [N, L], head_mean and head_spread [N, F]; L is the most labels that
     one of them has, and the others' rows behind their own labels are never read. With ADePT's maps also those of
-    `dept.adapters.offset.Stacked`.
+    `dept.adapters.offset.Stacked`, with maps of pictures those of `dept.adapters.picture_map.Stacked`; of adapters
+    without a map they are zeros, which nothing reads.
 
     Attributes:
         layers: depths that the heads read; none: no heads.
         readouts: how each adapter's scores become answers; empty: as they are.
+        pictures: what the maps of pictures read; None: no maps.
     """
 
     prompt: Tensor
@@ -47,32 +53,62 @@ class Tensors:
     offset_in_bias: Tensor | None = None
     offset_out: Tensor | None = None
     offset_out_bias: Tensor | None = None
+    picture_in: Tensor | None = None
+    picture_out: Tensor | None = None
+    picture_place: Tensor | None = None
     layers: tuple[float, ...] = ()
     readouts: Sequence[Readout | None] = ()
+    pictures: PictureMap | None = None
 
     @classmethod
-    def of(cls, adapters: Sequence[Adapter], device: torch.device, labels: int = 0) -> Tensors:
-        """Stack adapters of equal shape.
+    def of(
+        cls, adapters: Sequence[Adapter], device: torch.device, labels: int = 0, like: Adapter | None = None
+    ) -> Tensors:
+        """Stack adapters of equal shape, of which some may have no map of pictures.
 
         Args:
             labels: room for as many labels, where there are heads.
+            like: room for a map of pictures as this one has.
 
         Raises:
             InputError: adapters of different (m, r, s), or with heads over different layers.
         """
-        if len({shape_of(adapter) for adapter in adapters}) > 1:
-            raise InputError("stack: adapters of different (m, r, s, offset, layers of a head) do not fit in one stack")
-        parts = [dict(adapter.named_parameters()) for adapter in adapters]
+        shapes = {shape_of(adapter) for adapter in adapters}
+        if len({_joined(shape, shapes) for shape in shapes}) > 1:
+            raise InputError(
+                "stack: adapters of different (m, r, s, offset, layers of a head, pictures) do not fit in one stack"
+            )
+        parts: list[dict[str, Tensor]] = [dict(adapter.named_parameters()) for adapter in adapters]
+        seeing = next((one for one in (like, *adapters) if one is not None and one.sees is not None), None)
+        blank = {name: torch.zeros_like(seeing.parts[name]) for name in PICTURE} if seeing is not None else {}
+        parts = [blank | part for part in parts]
         labels = max([labels, *(len(part["head_bias"]) for part in parts if "head_bias" in part)])
         named = {name: torch.stack([_room(name, part[name], labels) for part in parts]).to(device) for name in parts[0]}
         scale = torch.tensor([adapter.scale for adapter in adapters], device=device)
         readouts = [adapter.readout for adapter in adapters]
-        return cls(**named, scale=scale, layers=adapters[0].layers, readouts=readouts if any(readouts) else ())
+        told: dict[str, Any] = {"layers": adapters[0].layers, "pictures": None if seeing is None else seeing.sees}
+        told |= named | {"scale": scale, "readouts": readouts if any(readouts) else ()}
+        return cls(**told)
 
 
-def shape_of(adapter: Adapter) -> tuple[float, ...]:
-    """m, s, r, the width of its offset, the layers of its head: adapters of one shape share a stack."""
-    return (adapter.prompt.shape[0], *adapter.a.shape, adapter.config.offset, *adapter.layers)
+def shape_of(adapter: Adapter) -> Shape:
+    """m, s, r, the width of its offset, the layers of its head, and its map of pictures: see `together`."""
+    return (adapter.prompt.shape[0], *adapter.a.shape, adapter.config.offset, *adapter.layers), adapter.sees
+
+
+def together(shapes: Sequence[Shape]) -> dict[Shape, list[int]]:
+    """Which of some adapters share a stack: those of one shape, and with them those that lack nothing but the map."""
+    found: dict[Shape, list[int]] = {}
+    for index, shape in enumerate(shapes):
+        found.setdefault(_joined(shape, shapes), []).append(index)
+    return found
+
+
+def _joined(shape: Shape, others: Iterable[Shape]) -> Shape:
+    """Of those that one without a map of pictures could join, the first that has one."""
+    if shape[1] is not None:
+        return shape
+    return next((other for other in others if other[0] == shape[0] and other[1] is not None), shape)
 
 
 def _room(name: str, tensor: Tensor, labels: int) -> Tensor:
@@ -82,11 +118,18 @@ def _room(name: str, tensor: Tensor, labels: int) -> Tensor:
     return functional.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, labels - len(tensor)))
 
 
-def shift(embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors) -> Tensor:
+def shift(
+    embeddings: Tensor, rows: Tensor, adapter_id: Tensor, tensors: Tensors, blank: Tensor | None = None
+) -> Tensor:
     """E + scale * (A @ B)[row] for text embeddings [R, T, d], rows of A [R, T], adapters [R]: the only place of it.
 
     With ADePT's map what it makes of each embedding is added as well.
+
+    Args:
+        blank: bool [R, T], True where embeddings stay as they are: pictures.
     """
+    if blank is not None:
+        return torch.where(blank[..., None], embeddings, shift(embeddings, rows, adapter_id, tensors))
     if tensors.offset_in is not None:
         embeddings = embeddings + offsets(embeddings, adapter_id, tensors).to(embeddings.dtype)
     n, s, r = tensors.a.shape
@@ -107,12 +150,12 @@ class Training:
 
     def __init__(self, starts: Mapping[str, Adapter], device: torch.device) -> None:
         self.starts = dict(starts)
-        like = next(iter(self.starts.values()))
+        like = next((one for one in self.starts.values() if one.sees is not None), next(iter(self.starts.values())))
         most = max(len(start.head.bias) if start.head else 0 for start in self.starts.values())
         self.labels = 1 << (most - 1).bit_length() if most else 0  # so that other trials beside it change no shape
         whole = Tensors.of([like], device, self.labels)
         empty = {name: getattr(whole, name)[:0].clone() for name in like.parts}
-        self.layers = like.layers
+        self.like, self.layers = like, like.layers
         self.keys: list[str] = []
         self.parameters = {n: v.requires_grad_() for n, v in empty.items() if n not in FIXED}
         self.kept = {n: v.detach().clone() for n, v in self.parameters.items()}
@@ -133,7 +176,8 @@ class Training:
 
     def _with(self, trained: Mapping[str, Tensor]) -> Tensors:
         readouts = [self.starts[key].readout for key in self.keys] if self.layers else ()
-        return Tensors(**trained, **self.fixed, scale=self.scale, layers=self.layers, readouts=readouts)
+        told: dict[str, Any] = {**trained, **self.fixed, "scale": self.scale, "layers": self.layers}
+        return Tensors(**told, readouts=readouts, pictures=self.like.sees)
 
     def gradients(self) -> dict[str, Tensor]:
         """Name -> [N, ...]; zeros where nothing flowed."""
@@ -143,7 +187,7 @@ class Training:
         """Give each of these trials a place at the end of the stack."""
         if not keys:
             return
-        fresh = Tensors.of([self.starts[key] for key in keys], self.scale.device, self.labels)
+        fresh = Tensors.of([self.starts[key] for key in keys], self.scale.device, self.labels, self.like)
         new = {name: getattr(fresh, name).detach() for name in self.parameters}
         zeros = {name: torch.zeros_like(value) for name, value in new.items()}
         fixed = {name: getattr(fresh, name) for name in self.fixed}
@@ -177,7 +221,7 @@ class Training:
         """The kept adapter of a trial."""
         adapter_id, start = self.keys.index(key), self.starts[key]
         kept = {name: value[adapter_id].cpu() for name, value in self.kept.items()}
-        own = {name: value[: len(start.parts[name])] for name, value in kept.items()}
+        own = {name: value[: len(start.parts[name])] for name, value in kept.items() if name in start.parts}
         return start.with_parts({**start.parts, **own})
 
     def update(

@@ -22,6 +22,7 @@ from dept.backbones.sizes import answer_room_of, check_answers, check_room, room
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.backbones.ways import Way
 from infra.errors import InputError
+from tasks.pictures import Picture
 
 IGNORE = -100  # label value that no loss counts (the convention of transformers)
 
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         folder: where its files lie, None for a model in memory.
         tokens: text to token ids and back.
         way: how its numbers are computed, as its `test` has found.
+        reads_pictures: whether it sees pictures by itself, see `see`.
         packs: whether several texts may lie in one row of a batch: positions are explicit, attention looks back only.
         sharded: whether other processes hold parts of the weights.
         packed: whether linear layers run on packed weights (`cpu_linear`).
@@ -61,6 +63,7 @@ class Backbone(nn.Module):
     family: ClassVar[Family]
     test: ClassVar[type[Test]]
     kinds: ClassVar[dict[str, type[Backbone]]] = {}
+    reads_pictures = False
     sharded = False
     packed = False
     compiled = False
@@ -228,6 +231,14 @@ class Backbone(nn.Module):
         """Input embeddings [..., d] of token ids [...], as the model's first layer gets them."""
         embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded if self.way.scale == 1 else embedded * self.way.scale
+
+    def see(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """Vectors of each picture, [vectors of its `Tokens.picture_block`, d], as the model's first layer gets them.
+
+        Raises:
+            InputError: this backbone reads no pictures; or one that is gone, has changed, or cannot be read.
+        """
+        raise InputError(f"backbone {self.name}: it reads no pictures")
 
     def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
         """See `Tokens.encode_texts`."""

@@ -38,6 +38,7 @@ class BackboneInfo:
         folder: where its files lie on this machine.
         config: its config.json.
         answer_positions: of an encoder-decoder: tokens of an answer; None: no end.
+        reads_pictures: whether it sees pictures by itself.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BackboneInfo:
     folder: Path
     config: Mapping[str, Any]
     answer_positions: int | None = None
+    reads_pictures: bool = False
 
     @cached_property
     def tokens(self) -> Tokens:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from infra.errors import InputError
+from tasks.pictures import Picture
 
 Family = Literal["causal", "seq2seq"]
 Cut = Literal["start", "end"]
+
+
+class Block(NamedTuple):
+    """What stands for a picture among the tokens of a text.
+
+    ids: placeholders, and what a model writes around them. vectors: indices of the placeholders in it, ascending, which
+    vectors take the places of.
+    """
+
+    ids: tuple[int, ...]
+    vectors: tuple[int, ...]
 
 
 class Tokens(ABC):
@@ -88,6 +100,22 @@ class Tokens(ABC):
     @abstractmethod
     def shorten(self, ids: list[int], room: int, cut: Cut) -> list[int]:
         """At most `room` of a text's ids, those at the side `cut` left out; what marks its ends stays."""
+
+    def picture_block(self, picture: Picture) -> Block:
+        """What stands for a picture, where the backbone reads pictures itself.
+
+        Raises:
+            InputError: it reads none; or the picture is gone or no picture.
+        """
+        raise InputError(
+            f"backbone {self.name}: it reads no pictures. Remedy: adapter.pictures, a trained map of them, or picture: "
+            "hidden in the task, which leaves the text alone"
+        )
+
+    def picture_place(self, ids: Sequence[int]) -> int:
+        """Where a picture stands among the ids of a text: behind the special tokens that begin it."""
+        begin = [] if self.tokenizer is None else self.around[0]
+        return len(begin) if list(ids[: len(begin)]) == begin else 0
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:

@@ -12,17 +12,47 @@ from torch import Tensor
 
 from dept.backbones.base import IGNORE, Backbone
 from dept.batches.pack import Pack
+from dept.batches.tokenise import Row
+from tasks.pictures import Picture
+
+
+@dataclass
+class Sight:
+    """Where pictures stand in a micro-batch of R packs, T tokens wide, with V vectors in all.
+
+    Attributes:
+        blank: bool [R, T], True in the blocks of pictures, which have no rows of A.
+        positions: [R, T], behind the prompt: rows of A, with the blocks counted.
+        at: [V], flat positions in R * T of the vectors.
+        which: [V], of which of `pictures`. index: [V], the number of the vector in its picture.
+        owner: [V], the adapter.
+        pictures: each once.
+    """
+
+    blank: Tensor
+    positions: Tensor
+    at: Tensor
+    which: Tensor
+    index: Tensor
+    owner: Tensor
+    pictures: tuple[Picture, ...]
+
+    def to(self, device: torch.device) -> Sight:
+        """The same on another device."""
+        moved: dict[str, Any] = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass
 class Batch:
     """Tensors of one micro-batch of R packs, T tokens wide, with B texts and C candidates in all.
 
-    `rows[i, t]` is the token's row of A, and m + row its position for causal backbones. `adapter_id[i]` is the pack's
-    adapter in the stack, `candidate_row[c]` the pack of a candidate. `text[i, t]` is the text that a token belongs to,
-    B for padding and the tokens of answers; `owner[b]` is a text's adapter, `table[b]` its candidates, C where there
-    are fewer than in the widest row, and `gold[b]` which of them is right, 0 where unknown. `soft[b]` is the
-    probability that each of them should have, 0 throughout where `gold` alone counts; None where no row has any.
+    `rows[i, t]` is the token's row of A (in pictures 0), and m + `positions[i, t]` its position for causal backbones.
+    `adapter_id[i]` is the pack's adapter in the stack, `candidate_row[c]` the pack of a candidate. `text[i, t]` is the
+    text that a token belongs to, B for padding, pictures and the tokens of answers; `owner[b]` is a text's adapter,
+    `table[b]` its candidates, C where there are fewer than in the widest row, and `gold[b]` which of them is right, 0
+    where unknown. `soft[b]` is the probability that each of them should have, 0 throughout where `gold` alone counts;
+    None where no row has any. `seen` says where pictures stand; None where there are none.
     """
 
     ids: Tensor
@@ -35,6 +65,12 @@ class Batch:
     table: Tensor
     gold: Tensor
     soft: Tensor | None
+    seen: Sight | None
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions behind the prompt [R, T]."""
+        return self.rows if self.seen is None else self.seen.positions
 
     @property
     def tokens(self) -> int:
@@ -43,7 +79,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
-        moved: dict[str, Any] = {name: t if t is None else t.to(device) for name, t in vars(self).items()}
+        moved: dict[str, Any] = {name: None if t is None else t.to(device) for name, t in vars(self).items()}
         return replace(self, **moved)
 
 
@@ -82,7 +118,34 @@ def _blank(packs: Sequence[Pack], pad: int, width: int) -> dict[str, Any]:
         "adapter_id": torch.tensor([pack.adapter_id for pack in packs]),
         "candidate_row": torch.tensor([i for i, pack in enumerate(packs) for row in pack.rows for _ in row.candidates]),
         **_texts(packs, width),
+        "seen": None,
     }
+
+
+def _sight(text: dict[str, Any], places: Sequence[tuple[int, slice, Row]]) -> None:
+    """Note the pictures of rows, and take the rows of A, and their part in the text, away from them.
+
+    Args:
+        places: row and columns of the batch where each row, its answers included, lies.
+    """
+    if not any(row.seen for _, _, row in places):
+        return
+    rows, width = text["rows"], text["ids"].shape[1]
+    blank, positions = torch.zeros_like(text["real"]), rows.clone()
+    known: dict[Picture, int] = {}
+    vectors: list[tuple[int, int, int, int]] = []
+    for i, place, row in places:
+        if row.seen is None:
+            continue
+        begin, size = place.start + row.seen.at, row.seen.size
+        blank[i, begin : begin + size] = True
+        rows[i, begin + size : place.stop] -= size  # the rest of the text, and its answers
+        one, adapter = known.setdefault(row.seen.picture, len(known)), int(text["adapter_id"][i])
+        vectors += [(i * width + begin + v, one, number, adapter) for number, v in enumerate(row.seen.vectors)]
+    rows[blank] = 0
+    text["text"][blank] = len(text["owner"])
+    at, which, index, owner = torch.tensor(vectors, dtype=torch.long).reshape(-1, 4).T.contiguous()
+    text["seen"] = Sight(blank, positions, at, which, index, owner, tuple(known))
 
 
 def _texts(packs: Sequence[Pack], width: int) -> dict[str, Any]:
@@ -112,17 +175,19 @@ def _write(text: dict[str, Any], i: int, at: int, tokens: Sequence[int], first: 
 
 def _collate_causal(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch:
     width = max(pack.length for pack in packs)
-    text = _blank(packs, backbone.pad_id, width)
+    text: dict[str, Any] = _blank(packs, backbone.pad_id, width)
     allowed = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(packs), 1, 1)
     query: dict[int, int] = {}
     picks: list[tuple[int, int, int]] = []
     candidate_index = text_index = 0
+    places = []
     for i, pack in enumerate(packs):
         tail = 0  # where the next text or label word begins
         for row in pack.rows:
             begin, end = tail, tail + len(row.source)
             allowed[i, begin : begin + row.length, :begin] = False
             _write(text, i, begin, row.source, row.first)
+            places.append((i, slice(begin, begin + row.length), row))
             text["text"][i, begin:end] = text_index
             text_index += 1
             tail = end
@@ -137,8 +202,10 @@ def _collate_causal(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch:
                     picks.append((query.setdefault(position, len(query)), token, candidate_index))
                 tail += inner
                 candidate_index += 1
+    _sight(text, places)
     allowed &= text["real"][:, None, :]
-    return CausalBatch(**text, allowed=allowed, query=torch.tensor(list(query)), **_columns(picks))
+    text |= {"allowed": allowed, "query": torch.tensor(list(query)), **_columns(picks)}
+    return CausalBatch(**text)
 
 
 def _columns(picks: list[tuple[int, int, int]]) -> dict[str, Tensor]:
@@ -151,6 +218,7 @@ def _collate_seq2seq(packs: Sequence[Pack], backbone: Backbone) -> Seq2SeqBatch:
     for i, row in enumerate(rows):
         _write(text, i, 0, row.source, row.first)
         text["text"][i, : len(row.source)] = i
+    _sight(text, [(i, slice(0, len(row.source)), row) for i, row in enumerate(rows)])
     candidates = [candidate for row in rows for candidate in row.candidates]
     targets = torch.full((len(candidates), max(map(len, candidates))), IGNORE)
     for i, candidate in enumerate(candidates):

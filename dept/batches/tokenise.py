@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, Unpack
 
 from dept.backbones.chat import in_chat
-from dept.backbones.tokens import Cut, Tokens
+from dept.backbones.tokens import Block, Cut, Tokens
 from dept.config import AdapterConfig
 from infra.errors import InputError
 from tasks.cut import Places, kept
+from tasks.pictures import Picture
 
 ANSWER_TOKENS = 32  # room for a free answer, in training and generation alike, where a task does not say
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture among the tokens of a text.
+
+    Attributes:
+        at: index in the row's source of the first id of its block. size: ids of the block; none of them has a row of A.
+        vectors: indices in the block where vectors stand in place of embeddings.
+    """
+
+    picture: Picture
+    at: int
+    size: int
+    vectors: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -20,12 +36,13 @@ class Row:
     """One text and the label words that may follow it.
 
     Attributes:
-        source: token ids of the text.
+        source: token ids of the text, with the block of its picture.
         candidates: token ids of each candidate answer; training rows hold the right one alone.
         gold: index of the right one, -1 where unknown.
-        first: row of A (and position after the prompt) of the first source token.
+        first: row of A of the first token of the text, and position behind the prompt of the first of source.
         cut: the text was longer than the adapter's s.
         soft: probability of each candidate, of sum 1, that training aims at in place of `gold` alone; empty: none.
+        seen: its picture; None: none.
     """
 
     source: tuple[int, ...]
@@ -34,6 +51,7 @@ class Row:
     first: int
     cut: bool = False
     soft: tuple[float, ...] = ()
+    seen: Seen | None = field(default=None, repr=False)  # checkpoints know rows by their repr
 
     @property
     def length(self) -> int:
@@ -71,6 +89,7 @@ def encode(
     words: Sequence[str],
     labels: Sequence[int] | None,
     config: AdapterConfig,
+    pictures: Sequence[Picture | None] = (),
     **reading: Unpack[Reading],
 ) -> list[Row]:
     """Tokenise texts and label words for an adapter of shape `config`.
@@ -78,11 +97,12 @@ def encode(
     Args:
         tokens: of a loaded backbone (`backbone.tokens`) or a described one (`info.tokens`).
         labels: index of each text's right word; None where unknown.
+        pictures: of each text; empty: none has any. They take no part of s, and are never cut.
         reading: see `Reading`.
 
     Raises:
         InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
-            token, or a token outside the embedding table.
+            token, a token outside the embedding table, or a picture that cannot be read.
     """
     tokens = in_chat(tokens) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
@@ -90,10 +110,11 @@ def encode(
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
     made = _rows(tokens, texts, config, longest, f"a label word of {longest} tokens", reading)
     gold = [-1] * len(texts) if labels is None else labels
-    return [
+    rows = [
         Row(ids, known[_after(text)], right, first, was_cut)
         for text, (ids, first, was_cut), right in zip(texts, made, gold, strict=True)
     ]
+    return _with_pictures(tokens, rows, config, pictures)
 
 
 def encode_answers(
@@ -102,6 +123,7 @@ def encode_answers(
     answers: Sequence[str],
     config: AdapterConfig,
     longest: int = ANSWER_TOKENS,
+    pictures: Sequence[Picture | None] = (),
     **reading: Unpack[Reading],
 ) -> list[Row]:
     """Tokenise texts and the answer that each is trained to be followed by, with the token that ends it.
@@ -109,7 +131,7 @@ def encode_answers(
     Args:
         longest: tokens kept free for an answer, whatever its length, so that generation finds the text where training
             had it; a longer answer is cut.
-        tokens, reading: see `encode`.
+        tokens, pictures, reading: see `encode`.
 
     Raises:
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
@@ -124,10 +146,11 @@ def encode_answers(
     for after, members in places.items():
         ends |= dict(zip(members, tokens.encode_answers([answers[i] for i in members], after), strict=True))
     made = _rows(tokens, texts, config, longest, f"an answer of {longest} tokens", reading)
-    return [
+    rows = [
         Row(ids, (tuple(ends[i][:longest]),), 0, first, was_cut or len(ends[i]) > longest)
         for i, (ids, first, was_cut) in enumerate(made)
     ]
+    return _with_pictures(tokens, rows, config, pictures)
 
 
 def encode_open(
@@ -135,6 +158,7 @@ def encode_open(
     texts: Sequence[str],
     config: AdapterConfig,
     longest: int = ANSWER_TOKENS,
+    pictures: Sequence[Picture | None] = (),
     **reading: Unpack[Reading],
 ) -> list[Row]:
     """Tokenise texts whose answer, of at most `longest` tokens, is to be written; see `encode_answers`.
@@ -145,7 +169,36 @@ def encode_open(
     tokens = in_chat(tokens) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]
     made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
-    return [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
+    rows = [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
+    return _with_pictures(tokens, rows, config, pictures)
+
+
+def block_of(tokens: Tokens, config: AdapterConfig, picture: Picture) -> Block:
+    """What stands for a picture: placeholders of the adapter's map, else what the backbone has.
+
+    Raises:
+        InputError: neither can see it.
+    """
+    if config.pictures is None:
+        return tokens.picture_block(picture)
+    places = range(config.pictures.positions)
+    return Block(tuple(tokens.pad_id for _ in places), tuple(places))
+
+
+def _with_pictures(
+    tokens: Tokens, rows: list[Row], config: AdapterConfig, pictures: Sequence[Picture | None]
+) -> list[Row]:
+    """Rows with the blocks of their pictures put in: after any cut, so that none is lost."""
+    return [
+        row if picture is None else _with_block(row, block_of(tokens, config, picture), tokens, picture)
+        for row, picture in zip(rows, pictures or [None] * len(rows), strict=True)
+    ]
+
+
+def _with_block(row: Row, block: Block, tokens: Tokens, picture: Picture) -> Row:
+    at = tokens.picture_place(row.source)
+    source = (*row.source[:at], *block.ids, *row.source[at:])
+    return replace(row, source=source, seen=Seen(picture, at, len(block.ids), block.vectors))
 
 
 def _rows(

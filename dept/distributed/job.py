@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from dept.adapters.adapter import Adapter
-from dept.batches.tokenise import Row
+from dept.batches.tokenise import Row, Seen
 from dept.config import EngineOptions, TrainConfig
 from dept.engine.state import Point, Result, State, Trial
 from dept.readout import Readout
 from infra.files import write_text
+from tasks.pictures import Picture
 
 SESSION, PROGRESS, ERROR, LOG, STOP = "session.json", "progress.json", "error.json", "ranks.log", "stop"
 JOB, DONE, RESTORED, ANSWER, TENSOR = "job.json", "done.json", "restored.json", "answer.json", "answer.safetensors"
@@ -91,21 +92,32 @@ class _Tables:
         if id(rows) not in self.places:
             self.places[id(rows)] = len(self.tables)
             known = self.words
-            self.tables.append(
-                [[r.source, known.setdefault(r.candidates, len(known)), r.gold, r.first, r.cut, r.soft] for r in rows]
-            )
+            self.tables.append([[r.source, known.setdefault(r.candidates, len(known)), *_told(r)] for r in rows])
         return self.places[id(rows)]
 
     def body(self) -> dict[str, Any]:
         return {"rows": self.tables, "words": list(self.words)}
 
 
+def _told(row: Row) -> list[Any]:
+    return [row.gold, row.first, row.cut, row.soft, row.seen and asdict(row.seen)]
+
+
 def _tables(body: dict[str, Any]) -> list[list[Row]]:
     words = [tuple(tuple(word) for word in candidates) for candidates in body["words"]]
     return [
-        [Row(tuple(source), words[at], gold, first, cut, tuple(soft)) for source, at, gold, first, cut, soft in table]
+        [
+            Row(tuple(source), words[at], gold, first, cut, tuple(soft), _seen(seen))
+            for source, at, gold, first, cut, soft, seen in table
+        ]
         for table in body["rows"]
     ]
+
+
+def _seen(told: dict[str, Any] | None) -> Seen | None:
+    if told is None:
+        return None
+    return Seen(Picture(**told["picture"]), told["at"], told["size"], tuple(told["vectors"]))
 
 
 def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions, kind: str = "train", **more: Any) -> None:

@@ -81,7 +81,7 @@ class Checkpoint:
         if not found:
             return {}
         keys = list(found)  # in the order of the stack that saved them, so that its bits come out again
-        names = next(iter(found.values()))[1]
+        names = packed(training)
         unpack(training, {name: torch.stack([found[key][1][name] for key in keys]) for name in names}, keys)
         return {key: found[key][0] for key in keys}
 
@@ -98,7 +98,7 @@ class Checkpoint:
             if digest(tensors) != body["sha256"]:
                 raise ValueError("its sha256 is another")
             shapes = {f"{part}.{n}": t.shape[1:] for part, old in training.dump().items() for n, t in old.items()}
-            if any(tensors[name].shape[1:] != shape for name, shape in shapes.items()):
+            if any(name not in tensors or tensors[name].shape[1:] != shape for name, shape in shapes.items()):
                 return []
             made = [
                 (body["keys"][i], State.of(body["states"][body["keys"][i]]), {n: t[i] for n, t in tensors.items()})

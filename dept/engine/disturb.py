@@ -46,13 +46,13 @@ class Disturbance:
     noise: Sequence[Noise | None] = field(default=())
 
     def on(self, group: Sequence[Pack], batch: CausalBatch | Seq2SeqBatch, d: int) -> Tensor | None:
-        """What is added to the embeddings of a micro-batch: [R, T, d] on its device, 0 where there is no text."""
+        """What is added to the embeddings of a micro-batch: [R, T, d] on its device, 0 off the text."""
         rows = [(index, row) for pack in group for index, row in zip(pack.indices, pack.rows, strict=True)]
         if not any(self.noise[index] for index, _ in rows if self.noise):
             return None
         drawn = []
         for index, row in rows:
-            noise, tokens = self.noise[index], len(row.source)
+            noise, tokens = self.noise[index], len(row.source) - (row.seen.size if row.seen else 0)
             drawn.append(torch.zeros(tokens, d) if noise is None else noise.drawn(tokens, d))
         found = torch.zeros(*batch.text.shape, d)
         found[(batch.text < len(rows)).cpu()] = torch.cat(drawn)  # texts lie in the order of the packs' rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.stack import Tensors, shape_of
+from dept.adapters.stack import Tensors, shape_of, together
 from dept.backbones.backbone import Backbone
 from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
 from dept.batches.pack import micro_batches
@@ -191,9 +191,7 @@ def score(
         for index, made in zip(members, encoded, strict=True):
             rows[index] = made
     results: list[list[float]] = [[] for _ in requests]
-    shapes = [shape_of(adapter) for adapter in adapters]
-    for shape in dict.fromkeys(shapes):
-        same = [i for i, other in enumerate(shapes) if other == shape]
+    for same in together([shape_of(adapter) for adapter in adapters]).values():
         tensors = Tensors.of([adapters[i] for i in same], backbone.device)
         members = [i for i, request in enumerate(requests) if request.adapter in same]
         items = [(same.index(requests[i].adapter), row) for i in members if (row := rows[i]) is not None]

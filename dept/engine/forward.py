@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dept.adapters.head import FIXED, TRAINED
+from dept.adapters.picture_map import mapped, patches
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderDecoderBackbone
 from dept.backbones.masks import behind_prompt, see_prompt
-from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.collate import CausalBatch, Seq2SeqBatch, Sight
 from dept.batches.tokenise import Row
 
 
@@ -107,9 +109,7 @@ def passed(
         depths: share of the layers whose states are wanted, 1 the last.
         noise: added to the embeddings [R, T, d], in training.
     """
-    embeddings = disturbed(backbone.embed(batch.ids), noise)
-    if tensors is not None:
-        embeddings = shift(embeddings, batch.rows, batch.adapter_id, tensors)
+    embeddings = embedded(backbone, batch, tensors, noise)
     if isinstance(batch, Seq2SeqBatch):
         assert isinstance(backbone, EncoderDecoderBackbone)
         front = embeddings[:, :0] if tensors is None else tensors.prompt.index_select(0, batch.adapter_id)
@@ -121,9 +121,48 @@ def passed(
         return Passed(last, batch.real, states)
     m = 0 if tensors is None else tensors.prompt.shape[1]
     cache = None if prompts is None else prompts.cache(backbone, batch.adapter_id)
-    seen, positions = see_prompt(batch.allowed, m), m + batch.rows
+    seen, positions = see_prompt(batch.allowed, m), m + batch.positions
     last, states = backbone.run_layers(embeddings, positions, seen, cache, behind_prompt(positions, m), depths)
     return Passed(last, batch.real, states)
+
+
+def embedded(
+    backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors | None = None, noise: Tensor | None = None
+) -> Tensor:
+    """What enters the first layer behind the prompts [R, T, d]: embeddings with A @ B, vectors where pictures stand.
+
+    Args:
+        tensors, noise: see `passed`.
+
+    Raises:
+        InputError: a picture that is gone, has changed, or cannot be read.
+    """
+    embeddings = disturbed(backbone.embed(batch.ids), noise)
+    if batch.seen is None:
+        return embeddings if tensors is None else shift(embeddings, batch.rows, batch.adapter_id, tensors)
+    flat = embeddings.flatten(0, 1).index_copy(
+        0, batch.seen.at, seen_by(backbone, batch.seen, tensors).to(embeddings.dtype)
+    )
+    embeddings = flat.view_as(embeddings)
+    if tensors is None:
+        return embeddings
+    return shift(embeddings, batch.rows, batch.adapter_id, tensors, batch.seen.blank)
+
+
+def seen_by(backbone: Backbone, seen: Sight, tensors: Tensors | None) -> Tensor:
+    """The vectors [V, d] of a batch's pictures: of the adapters' maps, where they have one, else the backbone's own."""
+    if tensors is None or tensors.pictures is None:
+        return _own(backbone, seen)
+    vectors = mapped(patches(seen.pictures, tensors.pictures).to(backbone.device), seen, tensors)
+    assert tensors.picture_in is not None
+    none = ~tensors.picture_in.detach().flatten(1).any(1)[seen.owner]  # zeros stand for no map
+    return torch.where(none[:, None], _own(backbone, seen), vectors) if bool(none.any()) else vectors
+
+
+def _own(backbone: Backbone, seen: Sight) -> Tensor:
+    found = backbone.see(seen.pictures)
+    starts = torch.tensor([0, *itertools.accumulate(map(len, found))], device=backbone.device)
+    return torch.cat(found).index_select(0, starts[seen.which] + seen.index)
 
 
 def in_front(backbone: CausalBackbone, batch: CausalBatch, embeddings: Tensor, tensors: Tensors | None) -> Tensor:
@@ -134,7 +173,7 @@ def in_front(backbone: CausalBackbone, batch: CausalBatch, embeddings: Tensor, t
     """
     if tensors is None:
         return embeddings[:, :0]
-    if bool(batch.rows[:, 0].any()):  # a text begins at its first column
+    if bool(batch.positions[:, 0].any()):  # a text begins at its first column
         backbone.check_layout("paper")
     return tensors.prompt.index_select(0, batch.adapter_id)
 

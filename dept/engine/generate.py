@@ -128,21 +128,21 @@ def _causal(
     last = batch.real.sum(1) - 1
     cache = prompts.cache(backbone, batch.adapter_id)
     held = torch.cat([batch.real.new_ones(len(every), m), batch.real], dim=1)
-    row = batch.rows[every, last]
-    places = behind_prompt(m + batch.rows, m)
+    row, position = batch.rows[every, last], batch.positions[every, last]
+    places = behind_prompt(m + batch.positions, m)
 
     def following(token: Tensor | None) -> Tensor:
-        nonlocal held, row, places
+        nonlocal held, row, position, places
         if token is None:
-            embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
+            embeddings = forward.embedded(backbone, batch, tensors)
             mask = see_prompt(batch.allowed, m)
-            hidden, _ = backbone.run_layers(embeddings, m + batch.rows, mask, cache, places)
+            hidden, _ = backbone.run_layers(embeddings, m + batch.positions, mask, cache, places)
             return backbone.head(hidden[every, last])
-        row = row + 1
+        row, position = row + 1, position + 1
         held = torch.cat([held, held.new_ones(len(every), 1)], dim=1)
-        places = torch.cat([places, m + row[:, None]], dim=1)
+        places = torch.cat([places, m + position[:, None]], dim=1)
         embeddings = shift(backbone.embed(token[:, None]), row[:, None], batch.adapter_id, tensors)
-        hidden, _ = backbone.run_layers(embeddings, m + row[:, None], held[:, None, None], cache, places)
+        hidden, _ = backbone.run_layers(embeddings, m + position[:, None], held[:, None, None], cache, places)
         return backbone.head(hidden[:, 0])
 
     return following
@@ -151,20 +151,22 @@ def _causal(
 def _alone(backbone: CausalBackbone, batch: CausalBatch, tensors: Tensors) -> Callable[[Tensor | None], Tensor]:
     """As `_causal`, where a backbone is computed row by row: whole rows anew for each token."""
     every = torch.arange(len(batch.ids), device=batch.ids.device)
-    ids, rows, real = batch.ids, batch.rows, batch.real
-    embedded = forward.in_front(backbone, batch, backbone.embed(ids[:, :0]), tensors)
+    rows, real = batch.rows, batch.real
+    front = forward.in_front(backbone, batch, backbone.embed(batch.ids[:, :0]), tensors)
+    embeddings = forward.embedded(backbone, batch, tensors)
 
     def following(token: Tensor | None) -> Tensor:
-        nonlocal ids, rows, real
+        nonlocal embeddings, rows, real
         if token is not None:  # behind the last token of each row, whatever stands in others
             column, last = real.sum(1), real.sum(1) - 1
-            ids, rows = (torch.cat([part, part[:, :1]], dim=1) for part in (ids, rows))
+            embeddings, rows = (torch.cat([part, part[:, :1]], dim=1) for part in (embeddings, rows))
             real = torch.cat([real, real.new_zeros(len(every), 1)], dim=1)
-            ids[every, column], real[every, column] = token, True
-            rows[every, column] = rows[every, last] + 1
-        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
-        embeddings = shift(backbone.embed(ids), rows, batch.adapter_id, tensors)
-        states, _ = backbone.run_alone(embeddings, real, causal.expand(len(every), -1, -1), embedded)
+            real[every, column] = True
+            rows[every, column] = row = rows[every, last] + 1
+            added = shift(backbone.embed(token[:, None]), row[:, None], batch.adapter_id, tensors)
+            embeddings[every, column] = added[:, 0]
+        causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
+        states, _ = backbone.run_alone(embeddings, real, causal.expand(len(every), -1, -1), front)
         return backbone.head(states[every, real.sum(1) - 1])
 
     return following
@@ -173,7 +175,7 @@ def _alone(backbone: CausalBackbone, batch: CausalBatch, tensors: Tensors) -> Ca
 def _seq2seq(
     backbone: EncoderDecoderBackbone, batch: Seq2SeqBatch, tensors: Tensors
 ) -> Callable[[Tensor | None], Tensor]:
-    embeddings = shift(backbone.embed(batch.ids), batch.rows, batch.adapter_id, tensors)
+    embeddings = forward.embedded(backbone, batch, tensors)
     encoded, mask, _ = backbone.encode_text(embeddings, batch.real, tensors.prompt.index_select(0, batch.adapter_id))
     inputs = backbone.decoder_inputs(batch.targets)[:, :1]  # the start token alone
 

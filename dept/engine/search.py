@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_bytes
 
+from dept.adapters.stack import together
 from dept.backbones.backbone import Backbone
 from dept.config import EngineOptions
 from dept.engine.checkpoint import digest, packed, unpack
@@ -84,12 +85,10 @@ class _Search:
 
     def run(self, seconds: float | None, on_tokens: Callable[[int], None] | None, parallel: Parallel) -> Found:
         """See `search`."""
-        by_shape: dict[tuple[float, ...], list[Trial]] = {}
-        for trials in self.folds:
-            by_shape.setdefault(trials[0].shape, []).extend(trials)
+        shared = together([trials[0].shape for trials in self.folds]).values()
+        stacks = [[trial for number in members for trial in self.folds[number]] for members in shared]
         self.loops = [
-            Loop(trials, self.backbone, self.options, on_tokens=on_tokens, parallel=parallel)
-            for trials in by_shape.values()
+            Loop(trials, self.backbone, self.options, on_tokens=on_tokens, parallel=parallel) for trials in stacks
         ]
         self._restore()
         saved, over = time.monotonic(), False

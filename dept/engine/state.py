@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from dept.adapters.adapter import Adapter
-from dept.adapters.stack import shape_of
+from dept.adapters.stack import Shape, shape_of
 from dept.batches.tokenise import Row
 from dept.config import Calibration, TrainConfig
 from dept.engine.evaluate import summarise
@@ -83,8 +83,8 @@ class Trial:
     readout: Readout | None = None
 
     @property
-    def shape(self) -> tuple[float, ...]:
-        """Trials of one shape share a stack."""
+    def shape(self) -> Shape:
+        """Trials of one shape share a stack, see `dept.adapters.stack.together`."""
         return shape_of(self.start)
 
     def learned(self, row: Row) -> Row:
@@ -104,13 +104,15 @@ class Trial:
             known: remembers digests of rows by their id().
         """
         shape = (self.start.alpha, self.start.layout, self.start.layers, self.start.readout)
-        own = (self.key, self.config.model_dump_json(), self.seed, *shape, backbone)
+        recipe = self.config.model_dump_json(exclude=None if self.start.sees else {"lr_pictures"})
+        own = (self.key, recipe, self.seed, *shape, backbone)
         digest = hashlib.sha256(repr(own).encode())
         for _, tensor in sorted(self.start.parts.items()):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         for rows in (self.rows, self.validation):
             if id(rows) not in known:
-                known[id(rows)] = hashlib.sha256(repr(list(rows)).encode()).hexdigest()
+                seen = [(row.seen.picture.sha256, row.seen.at) for row in rows if row.seen]
+                known[id(rows)] = hashlib.sha256(f"{list(rows)!r}{seen or ''}".encode()).hexdigest()
             digest.update(known[id(rows)].encode())
         return digest.hexdigest()
 

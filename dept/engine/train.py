@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.optimizer import rate_factor
-from dept.adapters.stack import Tensors, Training
+from dept.adapters.stack import RATES, Tensors, Training, together
 from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
 from dept.config import EngineOptions
@@ -71,8 +71,8 @@ def train(
     """
     options = options or EngineOptions()
     results: dict[str, Result] = {}
-    for shape in dict.fromkeys(trial.shape for trial in trials):
-        group = [trial for trial in trials if trial.shape == shape]
+    for members in together([trial.shape for trial in trials]).values():
+        group = [trials[index] for index in members]
         loop = Loop(
             group,
             backbone,
@@ -285,7 +285,7 @@ class Loop:
         norms = self.stack.update(
             {
                 kind: [getattr(c, kind) * f for c, f in zip(configs, factors, strict=True)]
-                for kind in ("lr_prompt", "lr_low_rank", "lr_head")
+                for kind in sorted(set(RATES.values()))
             },
             [c.weight_decay for c in configs],
             [math.inf if c.clip is None else c.clip for c in configs],

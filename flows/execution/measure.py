@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dept.adapters.adapter import CONTINUES, Adapter
-from dept.adapters.stack import shape_of
+from dept.adapters.stack import shape_of, together
 from dept.baselines.answering import Answering, members_of, weights_of
 from dept.baselines.regression import Regression
 from dept.baselines.single import Single
@@ -96,8 +96,9 @@ def answered(
         else:
             rows.append(rows_of(context, asked, one.config, bool(one.metadata.get(CONTINUES))))
     adapters = {place: one for place, one in enumerate(members) if isinstance(one, Adapter)}
-    for shape in dict.fromkeys(map(shape_of, adapters.values())):
-        alike = [place for place, one in adapters.items() if shape_of(one) == shape]
+    places = list(adapters)
+    for same in together([shape_of(one) for one in adapters.values()]).values():
+        alike = [places[index] for index in same]
         items = [(at, row) for at, place in enumerate(alike) for row in rows[place]]
         found = context.backbone.score([adapters[place] for place in alike], items, progress=progress)
         parts |= {place: found[at * len(examples) : (at + 1) * len(examples)] for at, place in enumerate(alike)}

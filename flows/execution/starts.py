@@ -41,4 +41,4 @@ def start_of(
     (source,) = sources
     if spec.start == "prompt":
         return from_prompt(source, spec.adapter, spec.seed)
-    return from_source(source, spec.adapter)
+    return from_source(source, spec.adapter, spec.seed)
