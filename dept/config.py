@@ -118,12 +118,15 @@ class AdapterConfig(Frozen):
         """The same adapter without a head, as sources, baselines and what is tried for a start have it."""
         return self.model_copy(update={"answers": "words", "layers": type(self).model_fields["layers"].default})
 
-    def trainable(self, d: int, labels: int = 0) -> int:
+    def trainable(self, d: int, labels: int = 0, hidden: int | None = None) -> int:
         """Trainable numbers on a backbone of width `d`: m*d + (s+d)*r of P, A and B.
 
-        And 2*d*h + h + d of an offset of width h, (layers*d + 1) * labels of a head, those of a map of pictures.
+        And 2*d*h + h + d of an offset of width h, (layers*hidden + 1) * labels of a head, those of a map of pictures.
+
+        Args:
+            hidden: width of the backbone's hidden states; default d.
         """
-        head = (len(self.reads) * d + 1) * labels if self.reads else 0
+        head = (len(self.reads) * (hidden or d) + 1) * labels if self.reads else 0
         token_wise = (2 * d + 1) * self.offset + d if self.offset else 0
         seen = self.pictures.trainable(d) if self.pictures else 0
         return self.m * d + (self.s + d) * self.r + token_wise + head + seen

@@ -2,6 +2,7 @@
 
 from dept.backbones.base import IGNORE, Backbone, Output
 from dept.backbones.causal import CausalBackbone
+from dept.backbones.encoder import EncoderBackbone
 from dept.backbones.encoder_decoder import EncoderDecoderBackbone
 
-__all__ = ["IGNORE", "Backbone", "CausalBackbone", "EncoderDecoderBackbone", "Output"]
+__all__ = ["IGNORE", "Backbone", "CausalBackbone", "EncoderBackbone", "EncoderDecoderBackbone", "Output"]

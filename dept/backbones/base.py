@@ -1,4 +1,4 @@
-"""A frozen language model: what every kind of it has. The kinds themselves: causal.py, encoder_decoder.py."""
+"""A frozen language model: what every kind of it has. The kinds: causal.py, encoder_decoder.py, encoder.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dept.adapters.adapter import Adapter
 from dept.adapters.fits import Fits
 from dept.backbones import files
+from dept.backbones.family import family_of
 from dept.backbones.loading import digest_of_tensors
 from dept.backbones.opening import opened
 from dept.backbones.self_test import Test, check_embeddings, check_head, way_of
@@ -39,7 +40,7 @@ class Backbone(nn.Module):
     """A language model that is never trained. `from_pretrained` loads one; `of` takes a model that is in memory.
 
     Attributes:
-        family: kind of model, "causal" or "seq2seq" (encoder-decoder).
+        family: kind of model, "causal", "seq2seq" (encoder-decoder) or "encoder".
         name: short name for people, runs and registered models.
         folder: where its files lie, None for a model in memory.
         tokens: text to token ids and back.
@@ -90,7 +91,8 @@ class Backbone(nn.Module):
         self.folder = Path(folder) if folder else None
         model.requires_grad_(False)
         model.eval()
-        check_head(self.name, self.model)
+        if self.family != "encoder":  # which a trained head may read alone
+            check_head(self.name, self.model)
         check_embeddings(self.name, self.model)
         self.tokens.check()
         kind = Backbone.kinds[self.family]
@@ -104,7 +106,7 @@ class Backbone(nn.Module):
         """The backbone of a model in memory, of the kind that its configuration says; the model is frozen.
 
         Args:
-            model: a transformers model with a language-modelling head.
+            model: a transformers model with a language-modelling head; of an encoder a masked-LM head, or none.
             tokenizer: its tokenizer; None where only token ids are used.
             name: short name; default the model's type.
             folder: where its files lie, for `weights_id`.
@@ -113,8 +115,8 @@ class Backbone(nn.Module):
             InputError: a model without a language-modelling head, or whose own numbers cannot be had from a prompt of
                 vectors in front of a text.
         """
-        kind = Backbone.kinds["seq2seq" if model.config.is_encoder_decoder else "causal"]
-        return kind(model, tokenizer, name, folder)
+        about = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+        return Backbone.kinds[family_of(about)](model, tokenizer, name, folder)
 
     @classmethod
     def from_pretrained(
@@ -277,11 +279,13 @@ class Backbone(nn.Module):
         Args:
             input_ids: [batch, length], padded on either side or not at all.
             attention_mask: [batch, length], 1 on text; default all text.
-            labels: causal [batch, length] aligned with input_ids; encoder-decoder [batch, label length]; -100 ignored.
-            all_positions: causal only: False computes logits at label positions alone, [label tokens, vocab].
+            labels: causal and encoder [batch, length], as input_ids; encoder-decoder [batch, label length]; -100
+                ignored.
+            all_positions: not of encoder-decoders: False computes logits at label positions alone: [labels, vocab].
 
         Returns:
-            logits [batch, m + length, vocab] for causal models, [batch, label length, vocab] for encoder-decoders.
+            logits [batch, m + length, vocab] for causal models, [batch, label length, vocab] for encoder-decoders,
+            [batch, length, vocab] for encoders, whose loss is that of the labels where they stand.
 
         Raises:
             InputError: wrong width, a text longer than s or than there are positions, labels missing where needed.

@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, short_name, weights_id
-from dept.backbones.sizes import answer_room_of, check_answers, check_room, room_of, text_of, width_of
+from dept.backbones.sizes import answer_room_of, check_answers, check_room, hidden_of, room_of, text_of, width_of
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
@@ -34,11 +35,13 @@ class BackboneInfo:
         d: width of the input embeddings.
         positions: tokens of prompt and text together; None: no end.
         vocab: rows of the embedding table.
-        family: "causal" or "seq2seq".
+        family: "causal", "seq2seq" or "encoder".
         folder: where its files lie on this machine.
         config: its config.json.
         answer_positions: of an encoder-decoder: tokens of an answer; None: no end.
         reads_pictures: whether it sees pictures by itself.
+        hidden: width of its hidden states, which heads read; None: not known.
+        tells_words: not of an encoder without a masked-LM head, which trained heads alone read.
     """
 
     name: str
@@ -52,6 +55,8 @@ class BackboneInfo:
     config: Mapping[str, Any]
     answer_positions: int | None = None
     reads_pictures: bool = False
+    hidden: int | None = None
+    tells_words: bool = True
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -93,6 +98,8 @@ class BackboneInfo:
         Until version 0.2.0 every layer of a causal model saw the whole text, whatever windows it has, and
         encoder-decoders lost the scale of their embeddings.
         """
+        if self.family == "encoder":
+            return None
         if self.family == "seq2seq":
             return "scale" if self.config.get("scale_embedding") else None
         kinds = set(self.config.get("layer_types") or ()) | {str(self.config.get("attention_types") or "")}
@@ -153,7 +160,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
         raise cannot_load(str(name_or_path), error) from error
     if d is None:
         raise InputError(f"backbone {name_or_path}: its config.json names no width (hidden_size)")
-    seq2seq = bool(config.get("is_encoder_decoder"))
+    family = family_of(config)
     return BackboneInfo(
         short_name(name_or_path),
         weights_id(folder),
@@ -161,10 +168,12 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
         d,
         positions,
         vocab,
-        "seq2seq" if seq2seq else "causal",
+        family,
         folder,
         inner,
-        written if seq2seq else None,
+        written if family == "seq2seq" else None,
+        hidden=hidden_of(inner),
+        tells_words=family != "encoder" or fills_in(config),
     )
 
 
@@ -234,9 +243,9 @@ class PlainTokenizer:
         for content in (*later, *named.values()):
             if content is not None and self._inner.token_to_id(content) is None:
                 self._inner.add_special_tokens([AddedToken(content, special=True, normalized=False)])
-        self.eos_token_id, self.pad_token_id = (
+        self.eos_token_id, self.pad_token_id, self.mask_token_id = (
             None if (token := named[key]) is None else self._inner.token_to_id(token)
-            for key in ("eos_token", "pad_token")
+            for key in ("eos_token", "pad_token", "mask_token")
         )
 
     def __call__(

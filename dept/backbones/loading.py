@@ -13,6 +13,7 @@ from typing import Any, get_args
 import torch
 
 from dept.backbones.describe import check_quantised
+from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
@@ -76,7 +77,7 @@ def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = 
     Raises:
         InputError: see `Backbone.from_pretrained`.
     """
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -86,13 +87,7 @@ def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = 
         pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
         if isinstance(pad, int) and isinstance(size, int) and pad >= size:  # added to the tokenizer, not to the table
             config.pad_token_id = 0  # any id pads: padding is masked
-        decodes = config.is_encoder_decoder or getattr(config, "is_decoder", False)
-        if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not decodes:
-            raise InputError(
-                f"backbone {source!r}: {config.model_type} is an encoder alone: its tokens see what follows them. "
-                "Remedy: a model for causal or text-to-text generation"
-            )
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        auto = class_of(config)
         with errors_alone("transformers"):
             try:
                 model, found = auto.from_pretrained(source, config=config, attn_implementation="sdpa", **options)
@@ -100,17 +95,30 @@ def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = 
                 if "scaled_dot_product" not in str(error) and "sdpa" not in str(error):
                     raise
                 model, found = auto.from_pretrained(source, config=config, **options)
-    except InputError:
-        raise
     except Exception as error:  # transformers, hub and safetensors each raise their own
         raise cannot_load(source, error) from error
-    if missing := sorted(found["missing_keys"]):  # transformers has filled them with random numbers
+    missing = [key for key in sorted(found["missing_keys"]) if auto.__name__ != "AutoModel" or "pooler" not in key]
+    if missing:  # transformers has filled them with random numbers
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(
             f"backbone {source!r}: its files hold no weights {missing[0]}{more}. Remedy: restore the files, or use "
             "those of a model with a language-modelling head"
         )
     return model
+
+
+def class_of(config: Any) -> Any:
+    """The class of transformers that loads a model; of an encoder without a masked-LM head the bare one.
+
+    What the bare one pools (`pooler`) is not read.
+    """
+    import transformers
+
+    body = config.to_dict()
+    family = family_of(body)
+    if family == "encoder":
+        return transformers.AutoModelForMaskedLM if fills_in(body) else transformers.AutoModel
+    return transformers.AutoModelForSeq2SeqLM if family == "seq2seq" else transformers.AutoModelForCausalLM
 
 
 def load_tokenizer(source: str) -> Any:

@@ -24,7 +24,8 @@ _HEADS = 4
 # Size fields of transformers' configurations by name; of several patterns the first that fits counts.
 _SIZES: tuple[tuple[str, int], ...] = (
     (
-        r"(sliding_window|window_size|attention_window|sliding_window_size|attention_chunk_size|local_window_size)",
+        r"(sliding_window|window_size|attention_window|sliding_window_size|attention_chunk_size|local_window_size|"
+        r"local_attention)",
         WINDOW,
     ),
     (r"(attention_window_size|max_local_attention)", WINDOW),

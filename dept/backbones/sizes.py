@@ -8,6 +8,7 @@ from typing import Any
 from infra.errors import InputError
 
 _WIDTHS = ("word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "n_embd", "dim", "emb_dim")
+_STATES = ("hidden_size", "d_model", "n_embd", "dim", "emb_dim")
 _PARTS = ("text_config", "thinker_config", "llm_config", "language_config", "lm_config")
 _READERS = ("encoder", "text_encoder", "encoder_config")  # of encoder-decoders: what reads the text
 _WRITERS = ("decoder", "decoder_config")
@@ -41,6 +42,11 @@ def width_of(text: Mapping[str, Any]) -> int | None:
         text: what `text_of` gives.
     """
     return next((int(text[key]) for key in _WIDTHS if isinstance(text.get(key), int) and text[key]), None)
+
+
+def hidden_of(text: Mapping[str, Any]) -> int | None:
+    """Width of the hidden states, where it is not that of the input embeddings (electra, albert); None: not named."""
+    return next((int(text[key]) for key in _STATES if isinstance(text.get(key), int) and text[key]), None)
 
 
 def room_of(config: Mapping[str, Any]) -> int | None:

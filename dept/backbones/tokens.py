@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from infra.errors import InputError
 from tasks.pictures import Picture
 
-Family = Literal["causal", "seq2seq"]
+Family = Literal["causal", "seq2seq", "encoder"]
 Cut = Literal["start", "end"]
 
 
@@ -38,10 +38,12 @@ class Tokens(ABC):
     Attributes:
         family: kind of backbone.
         cut: the side of a text that is too long which is cut off, where a task does not say.
+        masked: a label word is told at masks within the text, not behind it.
     """
 
     family: ClassVar[Family]
     cut: ClassVar[Cut]
+    masked: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Any, name: str, vocab: int, pads: Sequence[Any], ends: Sequence[Any]) -> None:
         self.tokenizer, self.name, self.vocab = tokenizer, name, vocab
@@ -117,6 +119,10 @@ class Tokens(ABC):
         begin = [] if self.tokenizer is None else self.around[0]
         return len(begin) if list(ids[: len(begin)]) == begin else 0
 
+    def with_masks(self, ids: list[int], count: int) -> tuple[list[int], tuple[int, ...]]:
+        """A text's ids with as many masks in the answer's place, and where these stand; see `masked`."""
+        return ids, ()
+
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts in front of a text, and behind it."""
@@ -158,6 +164,18 @@ class Tokens(ABC):
                 )
         return found
 
+    def check_writes(self) -> None:
+        """Refuse a backbone that writes no free answers.
+
+        Raises:
+            InputError: so it is.
+        """
+        if self.masked:
+            raise InputError(
+                f"backbone {self.name} is an encoder, which writes no answers. Remedy: a causal or encoder-decoder "
+                "model, or a task of labels or numbers"
+            )
+
     def check(self) -> None:
         """Refuse a tokenizer whose every text holds a token that the model does not know."""
         if self.tokenizer is not None:
@@ -168,6 +186,19 @@ class Tokens(ABC):
             return []
         found: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
         return self.checked(found)
+
+    def _following(self, answers: Sequence[str], after: str) -> list[list[int]]:
+        """Ids of answers in their place; a tokenizer that joins them to what stands before gives them alone."""
+        if not answers:
+            return []
+        blank = "" if after.endswith("\n") else " "
+        before = self._ids([f"x{after}"], False)[0]
+        whole = self._ids([f"x{after}{blank}{answer}" for answer in answers], False)
+        alone = self._ids([f"{blank}{answer}" for answer in answers], False)
+        return [
+            ids[len(before) :] if ids[: len(before)] == before else other
+            for ids, other in zip(whole, alone, strict=True)
+        ]
 
     def _told_apart(self, words: tuple[str, ...], found: list[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
         if any(a != b and b[: len(a)] == a for a in found for b in found):
@@ -201,19 +232,6 @@ class CausalTokens(Tokens):
         """See `Tokens`."""
         return self._told_apart(words, [tuple(ids) for ids in self._following(words, after)])
 
-    def _following(self, answers: Sequence[str], after: str) -> list[list[int]]:
-        """Ids of answers in their place; a tokenizer that joins them to what stands before gives them alone."""
-        if not answers:
-            return []
-        blank = "" if after.endswith("\n") else " "
-        before = self._ids([f"x{after}"], False)[0]
-        whole = self._ids([f"x{after}{blank}{answer}" for answer in answers], False)
-        alone = self._ids([f"{blank}{answer}" for answer in answers], False)
-        return [
-            ids[len(before) :] if ids[: len(before)] == before else other
-            for ids, other in zip(whole, alone, strict=True)
-        ]
-
     def room(self, s: int, longest: int) -> int:
         """See `Tokens`: text and answer share the s positions."""
         return s - longest
@@ -234,28 +252,12 @@ class CausalTokens(Tokens):
         return ids[:room] if cut == "end" else [*ids[:held], *ids[len(ids) - room + held :]]
 
 
-class EncoderDecoderTokens(Tokens):
-    """Of a model whose decoder writes the answer: the text has the encoder, and its s positions, to itself."""
-
-    family = "seq2seq"
-    cut = "end"  # as the authors do
+class FramedTokens(Tokens):
+    """Of a model with an encoder: what the tokenizer puts at both ends of a text stays there."""
 
     def encode_texts(self, texts: Sequence[str], continues: bool = False) -> list[list[int]]:
         """See `Tokens`."""
         return self._ids(texts, True)
-
-    def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
-        """See `Tokens`."""
-        found = self._ids(answers, True)
-        return [ids if ids and ids[-1] in self.end_ids else [*ids, self.end_id] for ids in found]
-
-    def encode_words(self, words: tuple[str, ...], after: str = ":") -> tuple[tuple[int, ...], ...]:
-        """See `Tokens`."""
-        return self._told_apart(words, [tuple(ids) for ids in self._ids(words, True)])
-
-    def room(self, s: int, longest: int) -> int:
-        """See `Tokens`."""
-        return s
 
     def first_row(self, length: int, longest: int, s: int, layout: str) -> int:
         """See `Tokens`: padding stands on the right in both layouts."""
@@ -275,4 +277,79 @@ class EncoderDecoderTokens(Tokens):
         return [*ids[:first], *ids[len(ids) - room + first :]]
 
 
-KINDS: dict[Family, type[Tokens]] = {kind.family: kind for kind in (CausalTokens, EncoderDecoderTokens)}
+class EncoderDecoderTokens(FramedTokens):
+    """Of a model whose decoder writes the answer: the text has the encoder, and its s positions, to itself."""
+
+    family = "seq2seq"
+    cut = "end"  # as the authors do
+
+    def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
+        """See `Tokens`."""
+        found = self._ids(answers, True)
+        return [ids if ids and ids[-1] in self.end_ids else [*ids, self.end_id] for ids in found]
+
+    def encode_words(self, words: tuple[str, ...], after: str = ":") -> tuple[tuple[int, ...], ...]:
+        """See `Tokens`."""
+        return self._told_apart(words, [tuple(ids) for ids in self._ids(words, True)])
+
+    def room(self, s: int, longest: int) -> int:
+        """See `Tokens`."""
+        return s
+
+
+class EncoderTokens(FramedTokens):
+    """Of a model that fills in masks: they stand behind the text, before what ends it, and take of its s positions.
+
+    There are as many as the longest label word has tokens; a shorter one is told at the first of them, and what the
+    model makes of the others is left out (Schick & Schütze 2021, arXiv 2009.07118, section 3.1).
+    """
+
+    family = "encoder"
+    cut = "start"  # the question stands at the end
+    masked = True
+
+    @property
+    def end_id(self) -> int:
+        """What ends a text: it tells a word from one that begins with it.
+
+        Raises:
+            InputError: the tokenizer puts nothing behind a text.
+        """
+        if not self.around[1]:
+            raise InputError(
+                f"backbone {self.name}: its tokenizer puts no token behind a text, which could end a word. Remedy: "
+                "words of which none begins another"
+            )
+        return self.around[1][0]
+
+    def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
+        """See `Tokens`: an encoder has none."""
+        self.check_writes()
+        return []
+
+    def encode_words(self, words: tuple[str, ...], after: str = ":") -> tuple[tuple[int, ...], ...]:
+        """See `Tokens`."""
+        return self._told_apart(words, [tuple(ids) for ids in self._following(words, after)])
+
+    def room(self, s: int, longest: int) -> int:
+        """See `Tokens`: text and masks share the s positions."""
+        return s - longest
+
+    def with_masks(self, ids: list[int], count: int) -> tuple[list[int], tuple[int, ...]]:
+        """See `Tokens`.
+
+        Raises:
+            InputError: the tokenizer has no mask.
+        """
+        if not count:
+            return ids, ()
+        mask, end = getattr(self.tokenizer, "mask_token_id", None), self.around[1]
+        if mask is None:
+            raise InputError(
+                f"backbone {self.name}: its tokenizer has no mask token, so no word can be told. Remedy: answers: head"
+            )
+        at = len(ids) - (len(end) if end and ids[-len(end) :] == end else 0)
+        return [*ids[:at], *[mask] * count, *ids[at:]], tuple(range(at, at + count))
+
+
+KINDS: dict[Family, type[Tokens]] = {kind.family: kind for kind in (CausalTokens, EncoderDecoderTokens, EncoderTokens)}

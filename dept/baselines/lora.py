@@ -74,8 +74,9 @@ def attach(model: Any, rank: int, seed: int) -> Any:
     layers(model)
     from peft import LoraConfig, TaskType, get_peft_model
 
+    writes = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config = LoraConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM,
+        task_type=writes if hasattr(model, "prepare_inputs_for_generation") else TaskType.FEATURE_EXTRACTION,
         r=rank,
         lora_alpha=int(CONSTANTS["lora"]["alpha"]),
         lora_dropout=0.0,

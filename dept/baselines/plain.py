@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
+from dept.backbones.backbone import Backbone
 from dept.backbones.loading import load_model
 from dept.baselines import lora
-from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.collate import Batch
 from dept.batches.tokenise import Row
 from dept.engine import forward
 from infra.errors import InputError
@@ -79,20 +79,13 @@ def release(backbone: Backbone) -> None:
         copy.turn += 1
 
 
-def log_probs(
-    bare: Backbone, batch: CausalBatch | Seq2SeqBatch, noise: Tensor | None = None, smoothing: Tensor | None = None
-) -> Tensor:
+def log_probs(bare: Backbone, batch: Batch, noise: Tensor | None = None, smoothing: Tensor | None = None) -> Tensor:
     """Log-probability of every candidate of a batch: float32 [C], summed over its tokens. No prompt, no shift.
 
     Args:
         noise, smoothing: in training, see `dept.engine.forward.scores`.
     """
-    last, mask, _ = forward.passed(bare, batch, noise=noise)
-    if isinstance(batch, Seq2SeqBatch):
-        assert isinstance(bare, EncoderDecoderBackbone)
-        return forward.decoded(bare, batch, last, mask, smoothing)
-    assert isinstance(bare, CausalBackbone)
-    return forward.picked(bare, batch, last, smoothing)
+    return forward.told(bare, batch, forward.passed(bare, batch, noise=noise), smoothing)
 
 
 def items_of(rows: Sequence[Row]) -> list[tuple[int, Row]]:

@@ -84,16 +84,27 @@ class Batch:
 
 
 @dataclass
-class CausalBatch(Batch):
-    """`allowed` [R, T, T]: which tokens of its pack a token sees. A candidate's log-probability is the sum over its
-    picks of log p(token | hidden[query]); `query` holds flat positions in R * T.
+class PickedBatch(Batch):
+    """A candidate's log-probability is the sum over its picks of log p(token | hidden[query]); `query` holds flat
+    positions in R * T.
     """
 
-    allowed: Tensor
     query: Tensor
     pick_query: Tensor
     pick_token: Tensor
     pick_candidate: Tensor
+
+
+@dataclass
+class CausalBatch(PickedBatch):
+    """`allowed` [R, T, T]: which tokens of its pack a token sees."""
+
+    allowed: Tensor
+
+
+@dataclass
+class EncoderBatch(PickedBatch):
+    """One text a row; a candidate's tokens are told at the masks of its text."""
 
 
 @dataclass
@@ -103,10 +114,12 @@ class Seq2SeqBatch(Batch):
     targets: Tensor
 
 
-def collate(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch | Seq2SeqBatch:
+def collate(packs: Sequence[Pack], backbone: Backbone) -> Batch:
     """Make the tensors of one micro-batch on the backbone's device; candidates keep the order of the packs' rows."""
     if backbone.family == "causal":
         return _collate_causal(packs, backbone).to(backbone.device)
+    if backbone.family == "encoder":
+        return _collate_encoder(packs, backbone).to(backbone.device)
     return _collate_seq2seq(packs, backbone).to(backbone.device)
 
 
@@ -209,16 +222,36 @@ def _collate_causal(packs: Sequence[Pack], backbone: Backbone) -> CausalBatch:
 
 
 def _columns(picks: list[tuple[int, int, int]]) -> dict[str, Tensor]:
-    return dict(zip(("pick_query", "pick_token", "pick_candidate"), torch.tensor(picks).T.contiguous(), strict=True))
+    columns = torch.tensor(picks, dtype=torch.long).reshape(-1, 3).T.contiguous()
+    return dict(zip(("pick_query", "pick_token", "pick_candidate"), columns, strict=True))
 
 
-def _collate_seq2seq(packs: Sequence[Pack], backbone: Backbone) -> Seq2SeqBatch:
-    rows = [row for pack in packs for row in pack.rows]  # one in each
+def _one_each(packs: Sequence[Pack], backbone: Backbone) -> tuple[list[Row], dict[str, Any]]:
+    """The texts of packs, one in each, and their tensors."""
+    rows = [row for pack in packs for row in pack.rows]
     text = _blank(packs, backbone.pad_id, max(len(row.source) for row in rows))
     for i, row in enumerate(rows):
         _write(text, i, 0, row.source, row.first)
         text["text"][i, : len(row.source)] = i
     _sight(text, [(i, slice(0, len(row.source)), row) for i, row in enumerate(rows)])
+    return rows, text
+
+
+def _collate_encoder(packs: Sequence[Pack], backbone: Backbone) -> EncoderBatch:
+    rows, text = _one_each(packs, backbone)
+    width = text["ids"].shape[1]
+    query: dict[int, int] = {}
+    picks: list[tuple[int, int, int]] = []
+    candidates = [(i, candidate) for i, row in enumerate(rows) for candidate in row.candidates]
+    for number, (i, candidate) in enumerate(candidates):
+        for at, token in zip(rows[i].masks, candidate, strict=False):  # no masks: a head alone tells
+            picks.append((query.setdefault(i * width + at, len(query)), token, number))
+    text |= {"query": torch.tensor(list(query), dtype=torch.long), **_columns(picks)}
+    return EncoderBatch(**text)
+
+
+def _collate_seq2seq(packs: Sequence[Pack], backbone: Backbone) -> Seq2SeqBatch:
+    rows, text = _one_each(packs, backbone)
     candidates = [candidate for row in rows for candidate in row.candidates]
     targets = torch.full((len(candidates), max(map(len, candidates))), IGNORE)
     for i, candidate in enumerate(candidates):

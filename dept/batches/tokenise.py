@@ -41,6 +41,7 @@ class Row:
         gold: index of the right one, -1 where unknown.
         first: row of A of the first token of the text, and position behind the prompt of the first of source.
         cut: the text was longer than the adapter's s.
+        masks: where in `source` an answer's tokens are told; empty: behind it, or by an encoder-decoder's decoder.
         soft: probability of each candidate, of sum 1, that training aims at in place of `gold` alone; empty: none.
         seen: its picture; None: none.
     """
@@ -52,11 +53,13 @@ class Row:
     cut: bool = False
     soft: tuple[float, ...] = ()
     seen: Seen | None = field(default=None, repr=False)  # checkpoints know rows by their repr
+    masks: tuple[int, ...] = field(default=(), repr=False)
 
     @property
     def length(self) -> int:
         """Tokens that enter the backbone: the text, and all but the last token of each candidate (causal)."""
-        return len(self.source) + sum(len(candidate) - 1 for candidate in self.candidates)
+        behind = 0 if self.masks else sum(len(candidate) - 1 for candidate in self.candidates)
+        return len(self.source) + behind
 
     def only_gold(self) -> Row:
         """The same row with the right candidate alone, as training wants it."""
@@ -68,8 +71,8 @@ class Reading(TypedDict, total=False):
 
     Attributes:
         cut: what a text longer than s loses first: a field of the template (its end), or the `start` or `end` of the
-            whole; default the start for causal backbones, whose question stands at the end, and the end for
-            encoder-decoders, as the authors do.
+            whole; default the start for causal backbones and encoders, whose question stands at the end, and the end
+            for encoder-decoders, as the authors do.
         template: by which the texts were made, where `cut` is one of its fields.
         max_length: tokens of a text that are kept at most; default as many as fit into s.
         continues: the prompt holds text that these go on from (`adapters.adapter.CONTINUES`).
@@ -108,12 +111,14 @@ def encode(
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
-    made = _rows(tokens, texts, config, longest, f"a label word of {longest} tokens", reading)
+    masks = longest if tokens.masked and config.answers != "head" else 0
+    beside = f"a label word of {longest} tokens"
+    made = _rows(tokens, texts, config, masks if tokens.masked else longest, beside, reading)
     gold = [-1] * len(texts) if labels is None else labels
-    rows = [
-        Row(ids, known[_after(text)], right, first, was_cut)
-        for text, (ids, first, was_cut), right in zip(texts, made, gold, strict=True)
-    ]
+    rows = []
+    for text, (ids, first, was_cut), right in zip(texts, made, gold, strict=True):
+        source, places = tokens.with_masks(list(ids), masks)
+        rows.append(Row(tuple(source), known[_after(text)], right, first, was_cut, masks=places))
     return _with_pictures(tokens, rows, config, pictures)
 
 
@@ -167,6 +172,7 @@ def encode_open(
         InputError: see `encode_answers`.
     """
     tokens = in_chat(tokens) if reading.get("chat") else tokens
+    tokens.check_writes()
     texts = [text.rstrip(" \t") for text in texts]
     made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
     rows = [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
@@ -198,7 +204,8 @@ def _with_pictures(
 def _with_block(row: Row, block: Block, tokens: Tokens, picture: Picture) -> Row:
     at = tokens.picture_place(row.source)
     source = (*row.source[:at], *block.ids, *row.source[at:])
-    return replace(row, source=source, seen=Seen(picture, at, len(block.ids), block.vectors))
+    masks = tuple(mask + len(block.ids) * (mask >= at) for mask in row.masks)
+    return replace(row, source=source, masks=masks, seen=Seen(picture, at, len(block.ids), block.vectors))
 
 
 def _rows(
@@ -225,7 +232,7 @@ def _rows(
         part = places.of(text).get(key) if by_field and places is not None and key is not None else None
         if part is None:
             return tokens.shorten(ids, room, side)
-        return [ids[i] for i in kept(tokens.spans(text, continues), room, part, tokens.family == "causal")]
+        return [ids[i] for i in kept(tokens.spans(text, continues), room, part, tokens.cut == "start")]
 
     made = []
     for index, ids in enumerate(tokens.encode_texts(texts, continues)):

@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from dept.backbones.backbone import Backbone, CausalBackbone, EncoderDecoderBackbone
-from dept.backbones.files import folder_of, short_name
-from dept.backbones.loading import DTYPES, load_model, load_tokenizer, same_bits_twice
+from dept.backbones.family import family_of
+from dept.backbones.files import folder_of, json_of, short_name
+from dept.backbones.loading import DTYPES, class_of, load_model, load_tokenizer, same_bits_twice
 from infra.errors import InputError
 
 COLLECTIVE_MINUTES = 30
@@ -102,6 +103,8 @@ def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
     if device.startswith("cuda"):
         same_bits_twice()  # all ranks decide alike
     folder = folder_of(name_or_path)
+    if (family := family_of(json_of(folder / "config.json"))) == "encoder":
+        raise InputError(f"backbone {short_name(name_or_path)}: ranks do not share an encoder. Remedy: engine local")
     _import_classes(str(folder))
     config = engine_config(DTYPES[dtype])
     held = HfDeepSpeedConfig(config)  # while it lives, transformers creates models inside deepspeed.zero.Init
@@ -110,7 +113,7 @@ def load_sharded(name_or_path: str, dtype: str, device: str) -> Sharded:
     finally:
         del held
         unset_hf_deepspeed_config()
-    kind: type[Sharded] = ShardedEncoderDecoder if model.config.is_encoder_decoder else ShardedCausal
+    kind: type[Sharded] = ShardedEncoderDecoder if family == "seq2seq" else ShardedCausal
     backbone = kind(model.to(device), load_tokenizer(str(folder)), short_name(name_or_path), folder)
     if not backbone.way.fast:  # ranks must run the modules as often as each other, and rows of one length do not
         raise InputError(
@@ -166,10 +169,9 @@ def check_shares(backbone: Backbone, size: int) -> dict[str, int]:
 
 def _import_classes(folder: str) -> None:
     """Make transformers import a model's classes now, by an empty model: inside zero.Init these imports fail."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
     # What cannot be read here cannot be loaded either, and load_model then says why.
     with contextlib.suppress(Exception), torch.device("meta"):
         config = AutoConfig.from_pretrained(folder)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        auto.from_config(config)
+        class_of(config).from_config(config)

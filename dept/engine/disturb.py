@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.collate import Batch
 from dept.batches.pack import Pack
 
 
@@ -45,7 +45,7 @@ class Disturbance:
     smoothing: Sequence[float] = ()
     noise: Sequence[Noise | None] = field(default=())
 
-    def on(self, group: Sequence[Pack], batch: CausalBatch | Seq2SeqBatch, d: int) -> Tensor | None:
+    def on(self, group: Sequence[Pack], batch: Batch, d: int) -> Tensor | None:
         """What is added to the embeddings of a micro-batch: [R, T, d] on its device, 0 off the text."""
         rows = [(index, row) for pack in group for index, row in zip(pack.indices, pack.rows, strict=True)]
         if not any(self.noise[index] for index, _ in rows if self.noise):

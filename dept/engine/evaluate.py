@@ -13,7 +13,7 @@ from torch import Tensor
 from dept.adapters.adapter import CONTINUES, Adapter
 from dept.adapters.stack import Tensors, shape_of, together
 from dept.backbones.backbone import Backbone
-from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
+from dept.batches.collate import Batch, collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row, encode
 from dept.engine import forward
@@ -65,7 +65,7 @@ def run_items(
     backbone: Backbone,
     items: Sequence[tuple[int, Row]],
     budget: int,
-    run: Callable[[CausalBatch | Seq2SeqBatch], Tensor],
+    run: Callable[[Batch], Tensor],
     progress: Progress | None = None,
 ) -> list[list[float]]:
     """The loop of every test: what `run` gives for each candidate of (adapter id, row) items, in their order.
@@ -113,7 +113,7 @@ def raw_scores(
     forward.check_lengths(backbone, tensors, items)
     prompts = forward.prefix(backbone, tensors)
 
-    def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
+    def run(batch: Batch) -> Tensor:
         words, head = forward.scores(backbone, batch, tensors, prompts)
         return words if head is None else torch.stack([words, head], dim=1)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.collate import Batch
 from dept.batches.tokenise import Row
 from dept.engine import forward
 from dept.engine.evaluate import Progress, run_items
@@ -46,7 +46,7 @@ def features(
     prompts = forward.prefix(backbone, tensors) if tensors is not None else None
     found: list[Tensor] = []
 
-    def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
+    def run(batch: Batch) -> Tensor:
         """Where the texts of a batch stand among all that was found."""
         states = forward.passed(backbone, batch, tensors, prompts, depths).states
         first = sum(map(len, found))
@@ -58,5 +58,12 @@ def features(
 
 
 def _text_of(row: Row, bare: bool) -> Row:
-    """A row without its answers; before a bare backbone no row of A, and so no gap, stands before the text."""
-    return replace(row, candidates=_NO_ANSWER, gold=0, first=0 if bare else row.first)
+    """A row without its answers; before a bare backbone no row of A, and so no gap, stands before the text.
+
+    And no masks stand in it.
+    """
+    row = replace(row, candidates=_NO_ANSWER, gold=0, first=0 if bare else row.first)
+    if not bare or not row.masks:
+        return row
+    left = tuple(token for at, token in enumerate(row.source) if at not in row.masks)
+    return replace(row, source=left, masks=())

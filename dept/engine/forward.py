@@ -14,9 +14,9 @@ from torch import Tensor
 from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.picture_map import mapped, patches
 from dept.adapters.stack import Tensors, shift
-from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderDecoderBackbone
+from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderBackbone, EncoderDecoderBackbone
 from dept.backbones.masks import behind_prompt, see_prompt
-from dept.batches.collate import CausalBatch, Seq2SeqBatch, Sight
+from dept.batches.collate import Batch, CausalBatch, PickedBatch, Seq2SeqBatch, Sight
 from dept.batches.tokenise import Row
 
 
@@ -74,7 +74,8 @@ def check_lengths(backbone: Backbone, tensors: Tensors | None, items: Sequence[t
         longest = max(row.first + len(row.source) + max(map(len, row.candidates)) - 1 for _, row in items) + more
     else:
         longest = max(len(row.source) for _, row in items)
-        backbone.check_answers(answer + more)
+        if backbone.family == "seq2seq":
+            backbone.check_answers(answer + more)
     backbone.check_room(0 if tensors is None else tensors.prompt.shape[1], longest)
 
 
@@ -86,7 +87,7 @@ class Scores(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """last: [R, T, d], of an encoder [R, m + T, d] with mask [R, m + T]; states: [R, T, d] of the text, by depth."""
+    """last: [R, T, d], of an encoder-decoder [R, m + T, d] with mask [R, m + T]; states: [R, T, d], by depth."""
 
     last: Tensor
     mask: Tensor
@@ -95,7 +96,7 @@ class Passed(NamedTuple):
 
 def passed(
     backbone: Backbone,
-    batch: CausalBatch | Seq2SeqBatch,
+    batch: Batch,
     tensors: Tensors | None = None,
     prompts: Prefix | None = None,
     depths: Sequence[float] = (),
@@ -110,9 +111,12 @@ def passed(
         noise: added to the embeddings [R, T, d], in training.
     """
     embeddings = embedded(backbone, batch, tensors, noise)
-    if isinstance(batch, Seq2SeqBatch):
-        assert isinstance(backbone, EncoderDecoderBackbone)
+    if not isinstance(batch, CausalBatch):
         front = embeddings[:, :0] if tensors is None else tensors.prompt.index_select(0, batch.adapter_id)
+        if isinstance(backbone, EncoderBackbone):
+            last, states = backbone.encode_text(embeddings, batch.real, front, depths)
+            return Passed(last, batch.real, states)
+        assert isinstance(backbone, EncoderDecoderBackbone)
         return Passed(*backbone.encode_text(embeddings, batch.real, front, depths))
     assert isinstance(backbone, CausalBackbone)
     if not backbone.way.fast:
@@ -126,9 +130,7 @@ def passed(
     return Passed(last, batch.real, states)
 
 
-def embedded(
-    backbone: Backbone, batch: CausalBatch | Seq2SeqBatch, tensors: Tensors | None = None, noise: Tensor | None = None
-) -> Tensor:
+def embedded(backbone: Backbone, batch: Batch, tensors: Tensors | None = None, noise: Tensor | None = None) -> Tensor:
     """What enters the first layer behind the prompts [R, T, d]: embeddings with A @ B, vectors where pictures stand.
 
     Args:
@@ -180,7 +182,7 @@ def in_front(backbone: CausalBackbone, batch: CausalBatch, embeddings: Tensor, t
 
 def scores(
     backbone: Backbone,
-    batch: CausalBatch | Seq2SeqBatch,
+    batch: Batch,
     tensors: Tensors,
     prompts: Prefix | None,
     noise: Tensor | None = None,
@@ -191,19 +193,38 @@ def scores(
     Args:
         prompts: what `prefix` gave for these tensors.
         noise: added to the embeddings [R, T, d], in training.
-        smoothing: see `picked`, in training.
+        smoothing: see `told`, in training.
     """
-    last, mask, states = passed(backbone, batch, tensors, prompts, tensors.layers, noise)
-    if isinstance(batch, Seq2SeqBatch):
-        assert isinstance(backbone, EncoderDecoderBackbone)
-        words = decoded(backbone, batch, last, mask, smoothing)
-    else:
-        assert isinstance(backbone, CausalBackbone)
-        words = picked(backbone, batch, last, smoothing)
+    found = passed(backbone, batch, tensors, prompts, tensors.layers, noise)
+    words, states = told(backbone, batch, found, smoothing, tensors), found.states
     return Scores(words, head_logits(batch, pooled(batch, states), tensors) if states else None)
 
 
-def pooled(batch: CausalBatch | Seq2SeqBatch, states: Sequence[Tensor]) -> Tensor:
+def told(
+    backbone: Backbone, batch: Batch, found: Passed, smoothing: Tensor | None = None, tensors: Tensors | None = None
+) -> Tensor:
+    """Log-probability of every candidate, float32 [C], from what `passed` found; 0 where heads alone tell labels.
+
+    Args:
+        smoothing: of each candidate [C], in training: what the mean over the vocabulary counts beside each token.
+        tensors: of the adapters; none: the bare backbone.
+
+    Raises:
+        InputError: words are wanted of a backbone that tells none.
+    """
+    if isinstance(batch, Seq2SeqBatch):
+        assert isinstance(backbone, EncoderDecoderBackbone)
+        return decoded(backbone, batch, found.last, found.mask, smoothing)
+    assert isinstance(batch, PickedBatch)
+    assert isinstance(backbone, (CausalBackbone, EncoderBackbone))
+    if isinstance(backbone, EncoderBackbone):
+        backbone.check_words(tensors)
+        if not (backbone.fills_in and len(batch.query)):
+            return found.last.new_zeros(len(batch.candidate_row), dtype=torch.float32)
+    return picked(backbone, batch, found.last, smoothing)
+
+
+def pooled(batch: Batch, states: Sequence[Tensor]) -> Tensor:
     """Mean hidden states of each text: float32 [B, layers * d] from [R, T, d] of each layer, answers left out."""
     each, texts = batch.text.flatten(), len(batch.owner)
     count = torch.bincount(each, minlength=texts + 1)[:texts, None]
@@ -214,7 +235,7 @@ def pooled(batch: CausalBatch | Seq2SeqBatch, states: Sequence[Tensor]) -> Tenso
     return torch.cat([part[:texts] / count for part in sums], dim=1)
 
 
-def head_logits(batch: CausalBatch | Seq2SeqBatch, features: Tensor, tensors: Tensors) -> Tensor:
+def head_logits(batch: Batch, features: Tensor, tensors: Tensors) -> Tensor:
     """The head's logit of each candidate's label, [C], from features [B, F]."""
     weight, bias, mean, spread = (getattr(tensors, name) for name in (*TRAINED, *FIXED))
     own = (features - mean.index_select(0, batch.owner)) / spread.index_select(0, batch.owner)
@@ -228,7 +249,7 @@ def head_logits(batch: CausalBatch | Seq2SeqBatch, features: Tensor, tensors: Te
     return found
 
 
-def by_text(batch: CausalBatch | Seq2SeqBatch, flat: Tensor) -> Tensor:
+def by_text(batch: Batch, flat: Tensor) -> Tensor:
     """Scores [C] of candidates as a table [B, most candidates of a text], -inf where a text has fewer."""
     return torch.cat([flat, flat.new_full((1,), -math.inf)])[batch.table]
 
@@ -238,11 +259,13 @@ def disturbed(embeddings: Tensor, noise: Tensor | None) -> Tensor:
     return embeddings if noise is None else embeddings + noise.to(embeddings.dtype)
 
 
-def picked(backbone: CausalBackbone, batch: CausalBatch, hidden: Tensor, smoothing: Tensor | None = None) -> Tensor:
+def picked(
+    backbone: CausalBackbone | EncoderBackbone, batch: PickedBatch, hidden: Tensor, smoothing: Tensor | None = None
+) -> Tensor:
     """Log-probability of every candidate, float32 [C], from last hidden states [R, T, d].
 
     Args:
-        smoothing: of each candidate [C], in training: what the mean over the vocabulary counts beside each token.
+        smoothing: see `told`.
     """
     logits = backbone.head(hidden.flatten(0, 1).index_select(0, batch.query)).float()
     total = logits.logsumexp(-1)
@@ -262,7 +285,7 @@ def decoded(
     """Log-probability of every candidate, float32 [C], from encoder states [R, m + T, d] and their mask.
 
     Args:
-        smoothing: see `picked`.
+        smoothing: see `told`.
     """
     logits = backbone.run_decoder(
         encoded.index_select(0, batch.candidate_row),

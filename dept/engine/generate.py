@@ -95,6 +95,7 @@ def generate_ids(
                 following = _seq2seq(backbone, batch, tensors)
             else:
                 assert isinstance(backbone, CausalBackbone)
+                assert isinstance(batch, CausalBatch)
                 following = _causal(backbone, batch, tensors, prompts)
             for pack, ids in zip(group, _greedy(following, ends, max_new_tokens), strict=True):
                 written[left[pack.indices[0]]] = ids

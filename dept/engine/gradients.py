@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.collate import CausalBatch, Seq2SeqBatch, collate
+from dept.batches.collate import Batch, collate
 from dept.batches.pack import micro_batches
 from dept.batches.tokenise import Row
 from dept.engine import forward
@@ -95,7 +95,7 @@ def accumulate(
     return Sums(losses, tokens, padded)
 
 
-def in_vocabulary(batch: CausalBatch | Seq2SeqBatch, smoothing: Tensor | None) -> Tensor | None:
+def in_vocabulary(batch: Batch, smoothing: Tensor | None) -> Tensor | None:
     """The smoothing of each candidate among the vocabulary, [C], from that of each text [B]: where there is but one."""
     if smoothing is None:
         return None
@@ -103,7 +103,7 @@ def in_vocabulary(batch: CausalBatch | Seq2SeqBatch, smoothing: Tensor | None) -
     return smoothing.new_zeros(len(batch.candidate_row)).index_add(0, batch.table[single, 0], smoothing[single])
 
 
-def of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor, smoothing: Tensor | None = None) -> Tensor:
+def of_words(batch: Batch, words: Tensor, smoothing: Tensor | None = None) -> Tensor:
     """Loss of each text [B]: among its words where there are several, else of its answer in the vocabulary.
 
     Args:
@@ -117,7 +117,7 @@ def of_words(batch: CausalBatch | Seq2SeqBatch, words: Tensor, smoothing: Tensor
     return torch.where(single, -table[:, 0], _among(batch, words, smoothing))
 
 
-def _among(batch: CausalBatch | Seq2SeqBatch, flat: Tensor, smoothing: Tensor | None) -> Tensor:
+def _among(batch: Batch, flat: Tensor, smoothing: Tensor | None) -> Tensor:
     """Cross-entropy (nats) of each text [B] of the right one among its candidates, or of its soft labels."""
     table = forward.by_text(batch, flat)
     found = functional.cross_entropy(table, batch.gold, reduction="none")

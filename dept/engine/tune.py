@@ -14,7 +14,7 @@ import torch
 
 from dept.adapters.stack import Tensors
 from dept.backbones import tuned
-from dept.backbones.backbone import Backbone
+from dept.backbones.backbone import Backbone, EncoderBackbone
 from dept.backbones.compiled import compile_layers, parts_of, switch
 from dept.backbones.cpu_linear import pack, unpacked
 from dept.batches.collate import collate
@@ -188,9 +188,9 @@ def _spread(what: str, rates: list[float]) -> Measured:
 def seconds_of(backbone: Backbone, tokens: int) -> float:
     """Time of a forward and backward pass of a micro-batch of `tokens` tokens of short texts, one adapter."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = backbone.tokens.vocab
+    vocabulary, masks = backbone.tokens.vocab, (_LENGTH - 1,) if backbone.tokens.masked else ()
     rows = [
-        Row(tuple(torch.randint(vocabulary, (_LENGTH,), generator=generator).tolist()), ((1,),), 0, 0)
+        Row(tuple(torch.randint(vocabulary, (_LENGTH,), generator=generator).tolist()), ((1,),), 0, 0, masks=masks)
         for _ in range(max(1, tokens // _LENGTH))
     ]
     shapes = (_M, backbone.d), (_LENGTH, _R), (_R, backbone.d)
@@ -199,7 +199,10 @@ def seconds_of(backbone: Backbone, tokens: int) -> float:
     batch = collate([Pack(0, (row,), (i,)) for i, row in enumerate(rows)], backbone)
     began = time.perf_counter()
     prompts = forward.prefix(backbone, tensors)
-    (-forward.scores(backbone, batch, tensors, prompts).words.sum()).backward()
+    if isinstance(backbone, EncoderBackbone) and not backbone.fills_in:
+        forward.passed(backbone, batch, tensors, prompts).last.sum().backward()
+    else:
+        (-forward.scores(backbone, batch, tensors, prompts).words.sum()).backward()
     if backbone.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began

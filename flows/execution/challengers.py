@@ -96,7 +96,7 @@ def _probe(spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
             "source_task": source.spec.task,
             "source_sha256": source.adapter_sha256,
             "training": TrainConfig(steps=0),
-            "adapter": spec.adapter.headless,
+            "adapter": spec.adapter if spec.adapter.answers == "head" else spec.adapter.headless,
             "calibration": "none",
         }
     )

@@ -77,6 +77,8 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         backbone_name=order.backbone,
         backbone_id=backbone.backbone_id,
         d=backbone.d,
+        tells_words=backbone.tells_words,
+        hidden=backbone.hidden,
         dtype=backbone.dtype,
         device=order.device,
         engine=Engine(),

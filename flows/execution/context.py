@@ -69,6 +69,8 @@ class RunContext:
     room: int | None = None
     computed: str | None = None
     chat: str | None = None
+    tells_words: bool = True
+    hidden: int | None = None
     run_id: str = ""
     parent_run: str = ""
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
@@ -116,6 +118,5 @@ class RunContext:
     @property
     def inputs(self) -> Inputs:
         """What the trials of the run stand on."""
-        return Inputs(
-            self.tasks, self.splits, self.backbone_id, self.d, self.dtype, self.room, self.computed, self.chat
-        )
+        about = (self.backbone_id, self.d, self.dtype, self.room, self.computed, self.chat, self.tells_words)
+        return Inputs(self.tasks, self.splits, *about)

@@ -12,6 +12,7 @@ from flows.execution.context import Engine, RunContext
 from flows.execution.own_tasks import stored_rows
 from flows.planning.backbone_cost import chat_of
 from flows.planning.check import check
+from flows.planning.encoders import check_encoder
 from flows.planning.pictures import check_pictures
 from flows.planning.plan import Plan
 from infra.errors import InputError
@@ -36,6 +37,7 @@ def open_plan(plan: Plan) -> RunContext:
     ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
     splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
     backbone = describe(plan.backbone, plan.dtype, plan.device)
+    check_encoder(plan, tasks, backbone)
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:
@@ -60,6 +62,8 @@ def open_plan(plan: Plan) -> RunContext:
         room=backbone.positions,
         computed=backbone.computed,
         chat=chat_of(backbone, tasks.values()),
+        tells_words=backbone.tells_words,
+        hidden=backbone.hidden,
     )
 
 

@@ -104,12 +104,9 @@ def _prepared(
     made: list[list[Trial]] = []
     for number, candidate in enumerate(spec.search.candidates):
         shape, single, continues = candidate.adapter, spec.of(number), candidate.start == "shots"
-        reading = (
-            shape.s,
-            shape.layout,
-            shape.pictures,
-            continues,
-        )  # all that rows hang on; shared, so that they are hashed once
+        alone = shape.answers == "head" and context.backbone.tokens.masked  # such rows hold no masks
+        # all that rows hang on; shared, so that they are hashed once
+        reading = shape.s, shape.layout, shape.pictures, continues, alone
         if reading not in known:
             known[reading] = [
                 (rows_of(context, training, shape, continues), rows_of(context, validation, shape, continues))

@@ -148,7 +148,7 @@ def _record(context: RunContext, lease: Lease, mine: Prepared, result: Result) -
 def _trainable(context: RunContext, spec: TrialSpec) -> int:
     """Numbers that were fitted; without steps those of its head alone."""
     labels = len(context.tasks[spec.task].words) if spec.adapter.reads else 0
-    whole = spec.adapter.trainable(context.d, labels)
+    whole = spec.adapter.trainable(context.d, labels, context.hidden)
     return whole if spec.training.steps else whole - spec.adapter.trainable(context.d)
 
 

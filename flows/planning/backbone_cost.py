@@ -70,13 +70,14 @@ class BackboneCost:
     def _bare(self) -> Any:
         """The model without weights: its shapes."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+        from transformers import AutoConfig
+
+        from dept.backbones.loading import class_of
 
         assert self.info is not None
         config = AutoConfig.from_pretrained(self.info.folder)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
-            return auto.from_config(config)
+            return class_of(config).from_config(config)
 
     def numbers(self, spec: TrialSpec, labels: int = 0) -> int | None:
         """Trainable numbers of a trial; of a probe the most that it may choose.
@@ -87,10 +88,15 @@ class BackboneCost:
         if spec.kind == "ensemble" or spec.init == "untrained" or spec.method in ("in-context", "calibrated"):
             return 0
         if spec.method in ("dept", "adept", "prompt-tuning"):
-            return None if self.d is None else spec.adapter.trainable(self.d, labels)
+            return (
+                None
+                if self.d is None
+                else spec.adapter.trainable(self.d, labels, self.info.hidden if self.info else None)
+            )
         if spec.method in LINEAR:
             most = max(map(len, PROBE_LAYERS))
-            return (most * self.d + 1) * labels if spec.method == "probe" and self.d else None
+            width = (self.info and self.info.hidden) or self.d
+            return (most * width + 1) * labels if spec.method == "probe" and width else None
         if self.info is None:
             return None
         if spec.method == "full":

@@ -61,7 +61,7 @@ def counting(task: Task, backbone: str | None) -> Counting:
     tokens = in_chat(tokens) if task.chat else tokens
     words = tokens.encode_words if task.scored else lambda answers: tokens.encode_answers(answers, task.template[-1])
     return Counting(
-        tokens.family == "causal",
+        tokens.family != "seq2seq",
         lambda texts: [tokens.spans(text) for text in texts],
         lambda answers: list(map(len, words(tuple(answers)))),
         True,

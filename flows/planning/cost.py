@@ -16,6 +16,7 @@ from flows.planning.astray import astray, steadied
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.distilled import distilled_specs, planned_distilled
+from flows.planning.encoders import check_encoder
 from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.joined import joined_targets
 from flows.planning.pictures import check_pictures
@@ -102,6 +103,9 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     splits, away = _splits(plan)
     inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room, backbone.computed)
     inputs = replace(inputs, chat=backbone.chat(tasks.values()))
+    if backbone.info is not None:
+        check_encoder(plan, tasks, backbone.info)
+        inputs = replace(inputs, tells_words=backbone.info.tells_words)
     means = {name: _lengths(task, splits[name], backbone, name in away) for name, task in tasks.items()}
     read_already: set[tuple[object, ...]] = set()
     lines: dict[tuple[str, str], Line] = {}

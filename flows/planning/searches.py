@@ -188,15 +188,19 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
     how, task = asked(plan), inputs.tasks[draw.target]
     shape = inputs.shape(plan.recipe(draw.target).adapter, method)
     answers = how.answers or (ALL_ANSWERS if strategy == AUTO else ())
+    if not inputs.tells_words:
+        answers = ("head",)
     tried: tuple[Candidate, ...] = candidates(
         how if method == "dept" else how.model_copy(update={"shapes": False}),
         list({(way.start, way.source_sha256): way for way in ways}.values()),
         shape,
         inputs.d,
-        answers if tells_classes(task) and method == "dept" else ("words",),
+        answers if not inputs.tells_words or (tells_classes(task) and method == "dept") else ("words",),
         how.objectives if task.scored else ("vocabulary",),
     )
-    if strategy == AUTO and task.scored:  # what needs no training at all: the prompt's text, calibrated
+    if (
+        strategy == AUTO and task.scored and inputs.tells_words
+    ):  # what needs no training at all: the prompt's text, calibrated
         untrained = TrainConfig(steps=0, eval_every=how.eval_every)
         tried = (*tried, Candidate(adapter=shape.headless, training=untrained))
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
@@ -211,7 +215,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         init=init,
         source_task=ways[0].source_task if strategy != AUTO else None,
         training=TrainConfig(steps=how.steps),
-        adapter=shape.headless,
+        adapter=inputs.bare(shape),
         unseen=unseen(plan, inputs, draw, bool(beside) or any(one.adapter.reads for one in tried)),
         search=Search(
             candidates=tried,

@@ -157,7 +157,7 @@ def _trial(
         source_task=source_task,
         source_sha256=source_sha256,
         training=training,
-        adapter=plan.adapter.headless,
+        adapter=inputs.bare(plan.adapter),
         **drawn(plan, inputs, draw),
         **fields,
     )

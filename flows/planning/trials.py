@@ -37,7 +37,8 @@ from tasks.splits import Splits
 class Inputs:
     """What trials stand on: tasks and splits by name; of the backbone the sha256 of weights and tokenizer, the width d
     of its embeddings, the number type of its frozen weights, the tokens that it can read (None: no end), what of
-    its arithmetic has changed (`TrialSpec.computed`), and the sha256 of its chat template where a task asks for it.
+    its arithmetic has changed (`TrialSpec.computed`), the sha256 of its chat template where a task asks for it, and
+    whether words can tell labels; else heads do, of sources as well.
     """
 
     tasks: Mapping[str, Task]
@@ -48,6 +49,7 @@ class Inputs:
     room: int | None = None
     computed: str | None = None
     chat: str | None = None
+    tells_words: bool = True
 
     def chat_of(self, names: Sequence[str]) -> str | None:
         """`TrialSpec.chat` of a trial on the rows of these tasks."""
@@ -55,7 +57,16 @@ class Inputs:
 
     def shape(self, adapter: AdapterConfig, method: str) -> AdapterConfig:
         """The shape that a method has where dept has `adapter`."""
-        return adapter.of_method(method, self.d, self.room)
+        found = adapter.of_method(method, self.d, self.room)
+        return self.told(found, adapter) if method in ("dept", "adept", "prompt-tuning") else found
+
+    def bare(self, adapter: AdapterConfig) -> AdapterConfig:
+        """The shape without a head, where words can tell labels: of sources, and of what is tried for a start."""
+        return self.told(adapter.headless, adapter)
+
+    def told(self, shape: AdapterConfig, asked: AdapterConfig) -> AdapterConfig:
+        """The shape; where no words can tell labels with a head over the layers that are asked for."""
+        return shape if self.tells_words else shape.model_copy(update={"answers": "head", "layers": asked.layers})
 
 
 def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
@@ -98,7 +109,7 @@ def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:
         training=plan.source_training,
         train_rows=None if plan.source_rows is None else min(plan.source_rows, len(rows.train)),
         validation_rows=min(plan.source_validation_rows, len(rows.validation)),
-        adapter=plan.adapter.headless,
+        adapter=inputs.bare(plan.adapter),
         **common(plan, inputs, name),
     )
 
@@ -147,6 +158,9 @@ def target_specs(
         by_target[place[0].target].append(place)
     specs = []
     for name, mine in by_target.items():
+        if not inputs.tells_words:  # an untrained head tells nothing
+            specs += [_target(plan, inputs, place, origins, rates or {}) for place in mine if place not in missing]
+            continue
         # Nothing is drawn or trained, so neither shots nor seed may make two trials of it.
         untrained = TrialSpec(
             role="target",

@@ -10,6 +10,7 @@ from dept.backbones import loading
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
 from infra.errors import InputError
+from tests.encoders import save_encoder
 from tests.tiny import WORDS, save_backbone
 
 
@@ -80,16 +81,11 @@ def test_weights_of_another_shape(folder):
     refused(folder, "cannot be loaded")
 
 
-def test_an_encoder_alone_is_refused(tmp_path, tiny_folders):
-    from transformers import BertConfig, BertForMaskedLM, BertModel
-
-    shutil.copytree(tiny_folders["llama"], tmp_path / "bert")  # for its tokenizer
-    config = BertConfig(
-        vocab_size=384, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    for kind in (BertModel, BertForMaskedLM):
-        kind(config).save_pretrained(tmp_path / "bert")
-        refused(tmp_path / "bert", "bert is an encoder alone", "Remedy: a model for causal or text-to-text generation")
+def test_an_encoder_without_the_weights_of_its_head_is_refused(tmp_path):
+    folder = save_encoder(tmp_path / "bert", "bert", words=False)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("BertModel", "BertForMaskedLM"))
+    refused(folder, "its files hold no weights cls.predictions", "Remedy: restore the files")
 
 
 def test_a_model_without_a_head_is_refused(tiny_folders):

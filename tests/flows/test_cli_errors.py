@@ -110,7 +110,7 @@ def test_words_that_the_backbone_cannot_tell_apart(plan, tmp_path):
     refused(dept("run", plan(backbone=str(folder))), "words ['awful', 'great'] are not told apart")
 
 
-def test_an_encoder_or_a_damaged_backbone(plan, tmp_path, tiny_folders):
+def test_another_type_or_a_damaged_backbone(plan, tmp_path, tiny_folders):
     folder = shutil.copytree(tiny_folders["llama"], tmp_path / "damaged")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:2000])
@@ -118,7 +118,7 @@ def test_an_encoder_or_a_damaged_backbone(plan, tmp_path, tiny_folders):
         _ = open_plan(load_plan(plan(backbone=str(folder)))).backbone
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"llama"', '"bert"'))
-    with pytest.raises(InputError, match="bert is an encoder alone"):
+    with pytest.raises(InputError, match=r"hold no weights|cannot be loaded"):
         _ = open_plan(load_plan(plan(backbone=str(folder)))).backbone
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
-from dept.batches.collate import CausalBatch, Seq2SeqBatch
+from dept.batches.collate import Batch, CausalBatch
 from dept.batches.tokenise import Row
 from dept.engine import forward
 from dept.engine.evaluate import run_items
@@ -33,7 +33,7 @@ def wiki_loss(backbone: Backbone, adapter: Adapter, texts: Sequence[str], most: 
     prompts = forward.prefix(backbone, tensors)
     rows = [_row(ids[:most], backbone.tokens.end_id) for ids in backbone.tokens.encode_texts(texts) if ids]
 
-    def run(batch: CausalBatch | Seq2SeqBatch) -> Tensor:
+    def run(batch: Batch) -> Tensor:
         assert isinstance(batch, CausalBatch)
         own = batch.ids.flatten()[batch.query][batch.pick_query]
         return forward.scores(backbone, replace(batch, pick_token=own), tensors, prompts).words

@@ -1,0 +1,216 @@
+"""Encoders: words at masks and heads are those of transformers' own forward pass over [P; E + scale * A @ B]."""
+
+import json
+
+import pytest
+import torch
+
+from dept.adapters.adapter import Adapter
+from dept.adapters.head import Head
+from dept.adapters.initialise import from_text
+from dept.adapters.stack import Tensors
+from dept.backbones.backbone import Backbone
+from dept.backbones.describe import describe
+from dept.batches.tokenise import encode, encode_answers, encode_open
+from dept.config import AdapterConfig, TrainConfig
+from dept.engine.evaluate import Request, score
+from dept.engine.features import features
+from dept.engine.generate import Prompted, generate
+from dept.engine.gradients import accumulate
+from dept.engine.train import Trial, train
+from dept.readout import Readout
+from infra.errors import InputError
+from tests.encoders import OPTIONS, save_encoder
+
+CONFIG = AdapterConfig(m=4, r=2, s=32, alpha=1.0)
+WORDS = ("bad", "very good", "awful")
+TEXTS = ["the film was good and the plot was great Sentiment:", "bad Sentiment:", "slow food , not a price Sentiment:"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("encoders")
+    found = {family: save_encoder(root / family, family) for family in OPTIONS}
+    return found | {"bare": save_encoder(root / "bare", "bert", words=False)}
+
+
+@pytest.fixture(params=OPTIONS)
+def encoder(request, folders):
+    return load(folders[request.param])
+
+
+def load(folder):
+    return Backbone.from_pretrained(str(folder), device="cpu", dtype="float32")
+
+
+def adapter_of(backbone, seed=0, m=4, labels=0, width=0):
+    draw = torch.Generator().manual_seed(seed)
+    size = float(backbone.model.get_input_embeddings().weight.std()) ** 0.5
+    shapes = (m, backbone.d), (CONFIG.s, 2), (2, backbone.d)
+    parts = [torch.randn(*shape, generator=draw) * size for shape in shapes]
+    head, layers = None, ()
+    if labels:
+        layers, many = (0.5, 1.0), 2 * width
+        weight = torch.randn(labels, many, generator=draw)
+        head = Head(weight, torch.zeros(labels), torch.zeros(many), torch.ones(many))
+    return Adapter(*parts, alpha=1.0, head=head, layers=layers)
+
+
+def own(backbone, adapter, ids, **more):
+    """transformers' own pass over one text."""
+    shift = adapter.scale * (adapter.a @ adapter.b)[: len(ids)]
+    table = backbone.model.get_input_embeddings().weight
+    whole = torch.cat([adapter.prompt, table[torch.tensor(ids)] + shift])[None]
+    return backbone.model(inputs_embeds=whole, **more)
+
+
+def truth(backbone, adapter, text):
+    """Log-probability of each word: the sum over its tokens, each at its mask."""
+    words = [backbone.tokenizer(word, add_special_tokens=False)["input_ids"] for word in WORDS]
+    many = max(map(len, words))
+    ids = backbone.tokenizer(text + " [MASK]" * many)["input_ids"]
+    assert ids[-1 - many : -1] == [4] * many
+    logs = own(backbone, adapter, ids).logits[0, len(adapter.prompt) + len(ids) - 1 - many :].log_softmax(-1)
+    return torch.stack([sum(logs[i, token] for i, token in enumerate(word)) for word in words])
+
+
+def test_words_are_those_of_the_models_own_pass(encoder):
+    """Two adapters, texts of several lengths, in one batch."""
+    assert encoder.way.told == "fast"
+    adapters = [adapter_of(encoder), adapter_of(encoder, 1)]
+    asked = [(text, which) for text in TEXTS for which in (0, 1)]
+    found = score(encoder, adapters, [Request(text, WORDS, which) for text, which in asked])
+    for ours, (text, which) in zip(found, asked, strict=True):
+        theirs = truth(encoder, adapters[which], text).detach()
+        torch.testing.assert_close(torch.tensor(ours), theirs, atol=1e-4, rtol=0)
+
+
+def test_gradients_are_those_of_the_models_own_pass(encoder):
+    adapter = adapter_of(encoder)
+    rows = [row.only_gold() for row in encode(encoder.tokens, TEXTS, WORDS, [0, 1, 2], CONFIG)]
+    tensors = Tensors.of([adapter], encoder.device)
+    names = ("prompt", "a", "b")
+    for name in names:
+        setattr(tensors, name, getattr(tensors, name).detach().requires_grad_())
+    accumulate(encoder, tensors, [(0, row) for row in rows], [1.0] * 3, 40)
+    parts = [getattr(adapter, name) for name in names]
+    wanted = -sum(truth(encoder, adapter, text)[gold] for gold, text in enumerate(TEXTS))
+    for name, theirs in zip(names, torch.autograd.grad(wanted, parts), strict=True):
+        ours = getattr(tensors, name).grad[0]
+        torch.testing.assert_close(ours, theirs, atol=1e-3 * float(theirs.abs().max()), rtol=0)
+
+
+def test_states_are_those_of_the_models_own_pass(encoder):
+    """Pooled over the text, masks within it; of the bare backbone over the text alone."""
+    adapter = adapter_of(encoder)
+    rows = encode(encoder.tokens, TEXTS, WORDS, None, CONFIG)
+    tensors = Tensors.of([adapter], encoder.device)
+    found = features(encoder, [(0, row) for row in rows], (0.5, 1.0), tensors)
+    bare = features(encoder, [(0, row) for row in rows], (1.0,))
+    for row, ours, alone, text in zip(rows, found, bare, TEXTS, strict=True):
+        states = own(encoder, adapter, list(row.source), output_hidden_states=True).hidden_states
+        half = states[round(0.5 * (len(states) - 1))]
+        theirs = torch.cat([half[0, 4:].mean(0), states[-1][0, 4:].mean(0)])
+        torch.testing.assert_close(ours, theirs.detach(), atol=1e-4, rtol=0)
+        ids = torch.tensor([encoder.tokenizer(text)["input_ids"]])
+        theirs = encoder.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0].mean(0)
+        torch.testing.assert_close(alone, theirs.detach(), atol=1e-4, rtol=0)
+
+
+def test_the_public_forward_pass(encoder):
+    adapter = adapter_of(encoder)
+    ids = torch.tensor([[0, 0, 2, 9, 4, 3], [2, 9, 10, 11, 4, 3]])
+    labels = torch.full_like(ids, -100)
+    labels[:, 4] = 12
+    out = encoder(adapter, ids, (ids != 0).long(), labels)
+    logs = []
+    for logits, row, real in zip(out.logits, ids, (4, 6), strict=True):
+        theirs = own(encoder, adapter, row[-real:].tolist()).logits[0, 4:]
+        torch.testing.assert_close(logits[-real:], theirs, atol=1e-4, rtol=0)
+        logs.append(theirs[-2].log_softmax(-1)[12])
+    torch.testing.assert_close(out.loss, -sum(logs) / 2, atol=1e-4, rtol=0)
+    few = encoder(adapter, ids, (ids != 0).long(), labels, all_positions=False)
+    torch.testing.assert_close(few.logits, out.logits[:, 4], atol=1e-4, rtol=0)
+
+
+def test_a_stack_trains_as_each_alone(folders):
+    backbone = load(folders["bert"])
+    rows = encode(backbone.tokens, TEXTS, WORDS, [0, 1, 2], CONFIG)
+    trials = [
+        Trial(f"{i}", from_text(backbone, CONFIG, "good or bad", i), TrainConfig(steps=4, lr_prompt=rate), rows, rows)
+        for i, rate in enumerate((1e-1, 1e-2))
+    ]
+    together = train(trials, backbone)
+    for trial in trials:
+        alone = train([trial], backbone)[trial.key].adapter
+        torch.testing.assert_close(together[trial.key].adapter.prompt, alone.prompt, atol=1e-5, rtol=0)
+        assert (alone.prompt - trial.start.prompt).abs().max() > 1e-3
+
+
+def test_an_encoder_without_words_is_read_by_heads(folders):
+    backbone = load(folders["bare"])
+    assert not describe(str(folders["bare"]), device="cpu").tells_words
+    adapter = adapter_of(backbone, labels=3, width=backbone.d)
+    adapter.readout = Readout(1.0)
+    found = score(backbone, [adapter], [Request(text, WORDS, 0) for text in TEXTS])
+    shape = adapter.config.model_copy(update={"answers": "head"})
+    for text, ours, row in zip(TEXTS, found, encode(backbone.tokens, TEXTS, WORDS, None, shape), strict=True):
+        assert list(row.source) == backbone.tokenizer(text)["input_ids"]  # no masks
+        states = own(backbone, adapter, list(row.source), output_hidden_states=True).hidden_states
+        read = torch.cat([states[1][0, 4:].mean(0), states[2][0, 4:].mean(0)])
+        theirs = (adapter.head.weight @ read).log_softmax(0).detach()
+        torch.testing.assert_close(torch.tensor(ours), theirs, atol=1e-4, rtol=0)
+    trial = Trial("x", adapter, TrainConfig(steps=3), *[encode(backbone.tokens, TEXTS, WORDS, [0, 1, 2], shape)] * 2)
+    assert train([trial], backbone)["x"].state.failure is None
+
+
+def test_words_of_an_encoder_without_words_are_refused(folders):
+    backbone = load(folders["bare"])
+    told = r"bare has no masked-LM head, so it tells no words\. Remedy: answers: head"
+    with pytest.raises(InputError, match=told):
+        score(backbone, [adapter_of(backbone)], [Request("good", ("bad", "good"), 0)])
+    with pytest.raises(InputError, match=told):
+        backbone(adapter_of(backbone), torch.tensor([[2, 9, 3]]))
+
+
+def test_an_encoder_writes_nothing(folders):
+    for tokens in (load(folders["bert"]).tokens, describe(str(folders["bert"]), device="cpu").tokens):
+        for ask in (encode_open, lambda *args: encode_answers(*args[:2], ["b"], *args[2:])):
+            with pytest.raises(InputError, match=r"bert is an encoder, which writes no answers\. Remedy: a causal"):
+                ask(tokens, ["a"], CONFIG, 4)
+    backbone = load(folders["bert"])
+    with pytest.raises(InputError, match="writes no answers"):
+        generate(backbone, [adapter_of(backbone)], [Prompted("good", 0)])
+
+
+def test_where_masks_stand(folders):
+    """Behind the text, before [SEP]; a text that is cut loses its beginning behind [CLS]; none begins another."""
+    for tokens in (load(folders["bert"]).tokens, describe(str(folders["bert"]), device="cpu").tokens):
+        assert tokens.family == "encoder"
+        good, very, film = (tokens.encode_texts([word])[0][1] for word in ("good", "very", "film"))
+        short = AdapterConfig(m=2, r=2, s=7)
+        (row,) = encode(tokens, ["film film film film good:"], ("bad", "very good"), [1], short)
+        assert row.source[0] == 2
+        assert row.source[-3:] == (4, 4, 3)
+        assert (row.source[1:-4], row.masks, row.cut) == ((film, good), (4, 5), True)
+        assert row.candidates[1] == (very, good)
+        assert row.length == len(row.source) == 7
+        (row,) = encode(tokens, ["film"], ("very", "very good"), [0], short)
+        assert row.candidates == ((very, 3), (very, good, 3))
+        (row,) = encode(tokens, ["film"], ("bad", "good"), [0], short.model_copy(update={"answers": "head"}))
+        assert (row.source, row.masks) == ((2, film, 3), ())
+
+
+def test_kinds_by_configuration(folders):
+    from dept.backbones.family import family_of
+
+    assert family_of({"architectures": ["BertForMaskedLM"], "model_type": "bert"}) == "encoder"
+    assert family_of({"architectures": ["BertModel"], "model_type": "bert"}) == "encoder"
+    assert family_of({"architectures": ["BertModel"], "model_type": "bert", "is_decoder": True}) == "causal"
+    assert family_of({"architectures": ["LlamaModel"], "model_type": "llama"}) == "causal"
+    assert family_of({"architectures": ["XLMWithLMHeadModel"], "model_type": "xlm"}) == "encoder"
+    assert family_of({"architectures": ["XLMWithLMHeadModel"], "model_type": "xlm", "causal": True}) == "causal"
+    assert family_of({"model_type": "deberta-v2"}) == "encoder"
+    assert family_of({"is_encoder_decoder": True, "architectures": ["BartForMaskedLM"]}) == "seq2seq"
+    body = json.loads((folders["bare"] / "config.json").read_text())
+    assert body["architectures"] == ["BertModel"]
