@@ -27,6 +27,7 @@ MOST_PIXELS = 64_000_000  # 192 MB as RGB
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # none that starts a program (EPS) or draws (PDF, WMF)
 CHECKED = "checked-1.txt"  # sha256 of pictures that were decoded whole; another number for another reader
 THREADS = 4
+_ORIENTATION = 0x0112  # the tag of EXIF
 _opening = threading.Lock()  # filters of warnings are one for the whole process
 
 
@@ -57,6 +58,15 @@ def decode(payload: bytes, what: str) -> Image.Image:
 def size_of(payload: bytes, what: str) -> tuple[int, int]:
     """Width and height in pixels as stored, by the header alone. Raises InputError for no picture, or a huge one."""
     return _opened(payload, what).size
+
+
+def upright_size(payload: bytes, what: str) -> tuple[int, int]:
+    """As `size_of`, of the picture as it is read: EXIF may turn it by a quarter."""
+    picture = _opened(payload, what)
+    with contextlib.suppress(Exception):  # what is wrong with its pixels is said when they are read
+        if picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+            return picture.size[1], picture.size[0]
+    return picture.size
 
 
 def faults(pictures: Iterable[Picture], progress: Callable[[], None] | None = None) -> dict[str, str]:

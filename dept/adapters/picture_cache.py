@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from typing import Generic, Protocol, TypeVar
 
 from tasks.pictures import Picture
 
 
-class Kept:
-    """Tensors by picture; those that were asked for longest ago give way.
+class Sized(Protocol):
+    """What says how many bytes it takes, as tensors do."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class Kept(Generic[T]):
+    """Tensors, or what holds some, by picture; those that were asked for longest ago give way.
 
     Args:
-        most: bytes of all tensors together.
+        most: bytes of all together.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
-        self._found: OrderedDict[str, Tensor] = OrderedDict()
+        self._found: OrderedDict[str, T] = OrderedDict()
 
-    def of(self, pictures: Sequence[Picture], make: Callable[[Sequence[Picture]], Sequence[Tensor]]) -> list[Tensor]:
-        """One tensor a picture, in their order.
+    def of(self, pictures: Sequence[Picture], make: Callable[[Sequence[Picture]], Sequence[T]]) -> list[T]:
+        """One a picture, in their order.
 
         Args:
             make: gives those of distinct pictures that are not kept.

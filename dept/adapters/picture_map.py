@@ -25,7 +25,7 @@ from tasks.pictures import Picture
 
 NAMES = ("picture_in", "picture_out", "picture_place")
 MOST_KEPT = 1 << 30  # bytes of patches, in 8 bits a number, that are kept of each shape
-_kept: dict[tuple[int, int], Kept] = {}
+_kept: dict[tuple[int, int], Kept[Tensor]] = {}
 
 
 @dataclass

@@ -4,5 +4,14 @@ from dept.backbones.base import IGNORE, Backbone, Output
 from dept.backbones.causal import CausalBackbone
 from dept.backbones.encoder import EncoderBackbone
 from dept.backbones.encoder_decoder import EncoderDecoderBackbone
+from dept.backbones.seeing import SeeingBackbone
 
-__all__ = ["IGNORE", "Backbone", "CausalBackbone", "EncoderBackbone", "EncoderDecoderBackbone", "Output"]
+__all__ = [
+    "IGNORE",
+    "Backbone",
+    "CausalBackbone",
+    "EncoderBackbone",
+    "EncoderDecoderBackbone",
+    "Output",
+    "SeeingBackbone",
+]

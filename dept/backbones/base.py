@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         tokens: text to token ids and back.
         way: how its numbers are computed, as its `test` has found.
         reads_pictures: whether it sees pictures by itself, see `see`.
+        blind: why it sees no pictures, where it might be taken to.
         packs: whether several texts may lie in one row of a batch: positions are explicit, attention looks back only.
         sharded: whether other processes hold parts of the weights.
         packed: whether linear layers run on packed weights (`cpu_linear`).
@@ -65,6 +66,8 @@ class Backbone(nn.Module):
     test: ClassVar[type[Test]]
     kinds: ClassVar[dict[str, type[Backbone]]] = {}
     reads_pictures = False
+    seeing: ClassVar[Callable[..., Backbone]]  # makes one that reads pictures, of model, tokenizer, ..., processor
+    blind = ""
     sharded = False
     packed = False
     compiled = False
@@ -95,13 +98,21 @@ class Backbone(nn.Module):
             check_head(self.name, self.model)
         check_embeddings(self.name, self.model)
         self.tokens.check()
+        self.way = way or way_of(self._tested(), model, self.weights_id if folder else None, not self.sharded)
+
+    def _tested(self) -> Test:
+        """What measures models of its kind."""
         kind = Backbone.kinds[self.family]
-        test = kind.test(self.name, lambda model, way: kind(model, None, self.name, None, way))
-        self.way = way or way_of(test, model, self.weights_id if folder else None, not self.sharded)
+        return kind.test(self.name, lambda model, way: kind(model, None, self.name, None, way))
 
     @classmethod
     def of(
-        cls, model: Any, tokenizer: Any = None, name: str | None = None, folder: str | Path | None = None
+        cls,
+        model: Any,
+        tokenizer: Any = None,
+        name: str | None = None,
+        folder: str | Path | None = None,
+        processor: Any = None,
     ) -> Backbone:
         """The backbone of a model in memory, of the kind that its configuration says; the model is frozen.
 
@@ -110,11 +121,14 @@ class Backbone(nn.Module):
             tokenizer: its tokenizer; None where only token ids are used.
             name: short name; default the model's type.
             folder: where its files lie, for `weights_id`.
+            processor: a `processor.Processor`, where it is to read pictures.
 
         Raises:
             InputError: a model without a language-modelling head, or whose own numbers cannot be had from a prompt of
                 vectors in front of a text.
         """
+        if processor is not None and not model.config.is_encoder_decoder:
+            return Backbone.seeing(model, tokenizer, name, folder, None, processor)
         about = {**model.config.to_dict(), "architectures": [type(model).__name__]}
         return Backbone.kinds[family_of(about)](model, tokenizer, name, folder)
 

@@ -15,9 +15,10 @@ from torch.nn import functional
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.base import IGNORE, Backbone, Output
-from dept.backbones.chains import at_depths, chains_of, own_forward, run_chains
+from dept.backbones.chains import Chain, at_depths, chains_of, own_forward, run_known_chains
 from dept.backbones.masks import behind_prompt, for_layers, see_prompt
 from dept.backbones.measure_causal import CausalTest
+from dept.backbones.vision import Scene
 from infra.errors import InputError
 
 
@@ -92,6 +93,8 @@ class CausalBackbone(Backbone):
         cache: Any,
         places: Tensor,
         depths: Sequence[float] = (),
+        turns: Tensor | None = None,
+        both: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Last hidden states [R, T, d] of text behind what a cache holds, and those at some depths.
 
@@ -104,35 +107,50 @@ class CausalBackbone(Backbone):
             cache: what `cache_of` made, or None.
             places: positions [R, held + T] of what the cache holds and of the text.
             depths: share of the layers, 1 the last.
+            turns: [axes, R, T], by how much tokens are turned, where not by their positions. both: see `for_layers`.
         """
         found = self.inner(
             inputs_embeds=embeddings,
-            position_ids=positions,
+            position_ids=positions if turns is None else turns,
             cache=cache,
             use_cache=True,
-            attention_mask=self._masks(mask, positions, places),
+            attention_mask=self._masks(mask, positions, places, both),
             output_hidden_states=bool(depths),
         )
         return found.last_hidden_state, at_depths(found.hidden_states, depths)
 
     def run_alone(
-        self, embeddings: Tensor, real: Tensor, allowed: Tensor, front: Tensor, depths: Sequence[float] = ()
+        self,
+        embeddings: Tensor,
+        real: Tensor,
+        allowed: Tensor,
+        front: Tensor,
+        depths: Sequence[float] = (),
+        scene: Scene | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """As `run_layers`, each sequence of the batch by itself behind its prompt (logits where the way is `whole`).
 
         Args:
             embeddings: [R, T, d]. real: bool [R, T]. allowed: bool [R, T, T].
             front: prompts [R, m, d]; m may be 0.
+            scene: where pictures stand; None: there are none.
         """
         model = self.model if self.way.whole else self.inner
 
-        def run(rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-            found = own_forward(model, rows, bool(depths))
+        def run(rows: Tensor, chains: list[Chain]) -> tuple[Tensor, list[Tensor]]:
+            if scene is None:
+                found = own_forward(model, rows, bool(depths))
+            else:
+                found = self._seen(rows, chains, scene, front.shape[1], bool(depths))
             states = at_depths(getattr(found, "hidden_states", None), depths)
             return found.logits if self.way.whole else found.last_hidden_state, states
 
-        chains = chains_of(allowed, real)
-        return run_chains(run, embeddings, front.to(embeddings.dtype), chains, self.way.rows == "equal")
+        together = self.way.rows != "single" and (scene is None or self.way.pictures != "model")
+        return run_known_chains(run, embeddings, front.to(embeddings.dtype), chains_of(allowed, real), together)
+
+    def _seen(self, rows: Tensor, chains: list[Chain], scene: Scene, m: int, states: bool) -> Any:
+        """What the model makes of sequences [K, m + n, d] that may hold pictures."""
+        raise InputError(f"backbone {self.name}: it reads no pictures")
 
     def _answer(
         self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool
@@ -169,5 +187,5 @@ class CausalBackbone(Backbone):
         causal = torch.ones(whole.shape[1], whole.shape[1], dtype=torch.bool, device=whole.device).tril()
         return self.run_alone(whole, real, causal.expand(len(whole), -1, -1), whole[:, :0])[0]
 
-    def _masks(self, allowed: Tensor, positions: Tensor, places: Tensor) -> Any:
-        return for_layers(self.way.masks, self.config, allowed, positions, places, self.dtype)
+    def _masks(self, allowed: Tensor, positions: Tensor, places: Tensor, both: Tensor | None = None) -> Any:
+        return for_layers(self.way.masks, self.config, allowed, positions, places, self.dtype, both)

@@ -12,6 +12,8 @@ from torch import Tensor
 from infra.errors import InputError
 
 Run = Callable[[Tensor], tuple[Tensor, list[Tensor]]]  # rows [K, n, d] -> their last states, and some before
+Chain = tuple[int, Tensor]  # row of a batch, columns of a sequence's tokens in order
+RunChains = Callable[[Tensor, list[Chain]], tuple[Tensor, list[Tensor]]]  # as Run, with what the rows are
 
 
 def chains_of(allowed: Tensor, real: Tensor) -> list[tuple[int, Tensor]]:
@@ -61,6 +63,13 @@ def run_chains(
         embeddings: [R, T, d]. front: [R, m, d].
         together: sequences of one length share a batch.
     """
+    return run_known_chains(lambda rows, _: run(rows), embeddings, front, chains, together)
+
+
+def run_known_chains(
+    run: RunChains, embeddings: Tensor, front: Tensor, chains: Sequence[Chain], together: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """As `run_chains`, where what is done to a row hangs on which one it is."""
     groups: dict[int, list[tuple[int, Tensor]]] = {}
     for number, (row, columns) in enumerate(chains):
         groups.setdefault(len(columns) if together else -number - 1, []).append((row, columns))
@@ -70,7 +79,7 @@ def run_chains(
     for group in _of_size(groups.values(), m, most):
         rows = torch.tensor([row for row, _ in group], device=embeddings.device)
         columns = torch.stack([columns for _, columns in group])
-        last, states = run(torch.cat([front[rows], embeddings[rows[:, None], columns]], dim=1))
+        last, states = run(torch.cat([front[rows], embeddings[rows[:, None], columns]], dim=1), group)
         flat = rows[:, None].expand_as(columns).flatten(), columns.flatten()
         new = _first(flat, taken)
         rows_of.append(flat[0][new])

@@ -70,7 +70,17 @@ class ChatTokens(CausalTokens):
             raise InputError(
                 f"chat: the tokenizer of backbone {plain.name} has no chat template. Remedy: a chat model, or no chat"
             )
-        self.frame = self._frame()
+        self.eyes = plain.eyes
+        self._parts = False  # a message is a text; templates of models that read pictures may want a list of parts
+        try:
+            self.frame = self._frame()
+        except InputError:
+            self._parts = True
+            try:
+                self.frame = self._frame()
+            except InputError:
+                self._parts = False
+                self.frame = self._frame()  # says what is wrong with texts
         if (end := self._turn_end()) is not None:  # what the model was taught to end its turns with
             self.end_ids = tuple(dict.fromkeys((end, *self.end_ids)))
         self._around = [self._fixed(continues) for continues in (False, True)]
@@ -117,6 +127,11 @@ class ChatTokens(CausalTokens):
             )
         stay, words = room - head - tail, ids[head : len(ids) - tail]
         return [*ids[:head], *(words[:stay] if cut == "end" else words[-stay:]), *ids[len(ids) - tail :]]
+
+    def picture_place(self, ids: Sequence[int]) -> int:
+        """See `Tokens`: before the user's words."""
+        heads = [len(head) for head, _ in self._around if list(ids[: len(head)]) == head]
+        return max(heads, default=0)
 
     def spans(self, text: str, continues: bool = False) -> list[tuple[int, int]]:
         """See `Tokens`: those of the template stand for no characters."""
@@ -186,7 +201,10 @@ class ChatTokens(CausalTokens):
     def _render(self, said: Sequence[str], asks: bool) -> str:
         """A conversation, the user's words first; asks: the assistant is about to answer."""
         roles = ("user", "assistant")
-        turns = [{"role": roles[i % 2], "content": words} for i, words in enumerate(said)]
+        turns = [
+            {"role": roles[i % 2], "content": [{"type": "text", "text": words}] if self._parts else words}
+            for i, words in enumerate(said)
+        ]
         try:
             found: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
         except Exception as error:  # jinja's own kinds, and ValueError of a template with a name

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from dept.backbones.family import family_of, fills_in
-from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, short_name, weights_id
+from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, reads_pictures, short_name, weights_id
+from dept.backbones.processor import Processor
 from dept.backbones.sizes import answer_room_of, check_answers, check_room, hidden_of, room_of, text_of, width_of
 from dept.backbones.tokens import KINDS, Family, Tokens
 from dept.config import QUANTISED, Dtype
@@ -84,6 +85,8 @@ class BackboneInfo:
             (tokenizer.pad_token_id, self.config.get("pad_token_id")),
             (tokenizer.eos_token_id, *ends),
         )
+        if self.reads_pictures:
+            made.eyes = lambda: Processor.load(self.folder)
         made.check()
         return made
 
@@ -149,6 +152,8 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     folder = folder_of(name_or_path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sees = reads_pictures(folder)
+        config = _filled(folder, config) if sees else config
         inner = text_of(config)
         d, vocab, positions, written = (
             width_of(inner),
@@ -172,9 +177,18 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
         folder,
         inner,
         written if family == "seq2seq" else None,
+        sees,
         hidden=hidden_of(inner),
         tells_words=family != "encoder" or fills_in(config),
     )
+
+
+def _filled(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of its parts, which files of models that read pictures leave out."""
+    from transformers import AutoConfig  # imports torch
+
+    filled: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+    return filled
 
 
 def default_dtype(device: str | None = None) -> Dtype:

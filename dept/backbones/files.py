@@ -51,6 +51,11 @@ _RARE = (
     "word_*.json",
     "emoji.json",
 )
+# and those that say what a picture becomes, of models that read pictures
+_PICTURES = (
+    *("preprocessor_config.json", "processor_config.json", "image_processor_config.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 _LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
 _VERSION = b"dept weights 2"
 _SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
@@ -122,8 +127,17 @@ def weights_id(folder: Path) -> str:
     if origin := _origin(folder):
         digest.update(origin.encode())
         return digest.hexdigest()
-    others = (folder.glob(pattern) for pattern in (*_TOKENS, *_RARE))
+    pictures = _PICTURES if reads_pictures(folder) else ()
+    others = (folder.glob(pattern) for pattern in (*_TOKENS, *_RARE, *pictures))
     return _digest_of(digest, weights_of(folder), [folder / "config.json"], *others)
+
+
+def reads_pictures(folder: Path) -> bool:
+    """Whether a folder's files are those of a causal model that reads pictures, with what prepares them."""
+    config = json_of(folder / "config.json")
+    eyes = any(isinstance(value, dict) and re.match("vi(sion|sual|t)", key) for key, value in config.items())
+    there = any((folder / name).is_file() for name in _PICTURES[:3])
+    return eyes and there and not config.get("is_encoder_decoder")
 
 
 def weights_of(folder: Path) -> list[Path]:
@@ -163,10 +177,17 @@ def legacy_ids(folder: Path) -> set[str]:
     """All ids that older versions may have given a folder, where they are not today's."""
     found = {
         older_id(folder),
+        _text_id(folder),
         _first_kind_id(folder),
         *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED),
     }
     return found - {weights_id(folder)}
+
+
+def _text_id(folder: Path) -> str:
+    """The id that was given while what prepares pictures did not count."""
+    others = (folder.glob(pattern) for pattern in (*_TOKENS, *_RARE))
+    return _digest_of(hashlib.sha256(_VERSION), weights_of(folder), [folder / "config.json"], *others)
 
 
 def _first_kind_id(folder: Path) -> str:

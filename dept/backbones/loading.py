@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from dept.backbones.describe import check_quantised
 from dept.backbones.family import family_of, fills_in
-from dept.backbones.files import cannot_load
+from dept.backbones.files import cannot_load, reads_pictures
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
 
@@ -87,7 +88,7 @@ def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = 
         pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
         if isinstance(pad, int) and isinstance(size, int) and pad >= size:  # added to the tokenizer, not to the table
             config.pad_token_id = 0  # any id pads: padding is masked
-        auto = class_of(config)
+        auto = class_of(config, reads_pictures(Path(source)))
         with errors_alone("transformers"):
             try:
                 model, found = auto.from_pretrained(source, config=config, attn_implementation="sdpa", **options)
@@ -107,15 +108,21 @@ def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = 
     return model
 
 
-def class_of(config: Any) -> Any:
+def class_of(config: Any, sees: bool = False) -> Any:
     """The class of transformers that loads a model; of an encoder without a masked-LM head the bare one.
 
     What the bare one pools (`pooler`) is not read.
+
+    Args:
+        sees: with the parts that read pictures, where a class for text leaves them out.
     """
     import transformers
 
     body = config.to_dict()
     family = family_of(body)
+    sees = sees or type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if family == "causal" and sees and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
     if family == "encoder":
         return transformers.AutoModelForMaskedLM if fills_in(body) else transformers.AutoModel
     return transformers.AutoModelForSeq2SeqLM if family == "seq2seq" else transformers.AutoModelForCausalLM

@@ -29,7 +29,13 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def for_layers(
-    masks: Masks, config: Any, allowed: Tensor, positions: Tensor, places: Tensor, dtype: torch.dtype
+    masks: Masks,
+    config: Any,
+    allowed: Tensor,
+    positions: Tensor,
+    places: Tensor,
+    dtype: torch.dtype,
+    both: Tensor | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """What a model's layers take as attention mask.
 
@@ -37,16 +43,21 @@ def for_layers(
         config: the model's, whose text part names windows and types of layers.
         allowed: bool [R, 1, T, K], True where a token may look but for windows.
         positions: [R, T] of the tokens that look. places: [R, K] of those that are looked at.
+        both: bool [R, T, T], tokens that see each other whatever stands in `allowed`, windows or not (pictures).
 
     Raises:
         ValueError: a type of layers whose mask is not known here.
     """
+
+    def add(seen: Tensor) -> Tensor:
+        return additive(seen if both is None else seen | _behind(both, seen), dtype)
+
     if masks == "one":
-        return additive(allowed, dtype)
+        return add(allowed)
     text = config.get_text_config()
     ahead, behind = positions[:, None, :, None], places[:, None, None, :]
     if masks == "window":
-        return additive(allowed & (ahead - behind < window_of(text)), dtype)
+        return add(allowed & (ahead - behind < window_of(text)))
     made = {}
     for kind in sorted(set(text.layer_types)):
         if kind == "full_attention":
@@ -58,8 +69,13 @@ def for_layers(
             seen = allowed & (ahead // size == behind // size)
         else:
             raise ValueError(f"layers of type {kind}")
-        made[kind] = additive(seen, dtype)
+        made[kind] = add(seen)
     return made
+
+
+def _behind(both: Tensor, seen: Tensor) -> Tensor:
+    """[R, 1, T, K] of [R, T, T]: nothing of what a cache holds."""
+    return torch.nn.functional.pad(both, (seen.shape[-1] - both.shape[-1], 0))[:, None]
 
 
 def window_of(text: Any) -> int:

@@ -11,6 +11,7 @@ from dept.backbones import cpu_linear, files, tuned
 from dept.backbones.compiled import compile_layers
 from dept.backbones.describe import default_dtype
 from dept.backbones.loading import DTYPES, load_model, load_tokenizer, pick_device, quantised, same_bits_twice
+from dept.backbones.processor import Processor
 from dept.config import QUANTISED
 from infra.errors import InputError
 from infra.settings import settings
@@ -24,7 +25,7 @@ def opened(
     """What `Backbone.from_pretrained` gives.
 
     Args:
-        of: makes a backbone of model, tokenizer, name and folder.
+        of: makes a backbone of model, tokenizer, name, folder and processor.
 
     Raises:
         InputError: see `Backbone.from_pretrained`.
@@ -42,8 +43,15 @@ def opened(
         same_bits_twice()
     model = load_model(str(folder), dtype, quantised(bits, place)) if bits else load_model(str(folder), dtype)
     tokenizer = load_tokenizer(str(folder))
-    made = of(model if bits else model.to(place), tokenizer, files.short_name(name_or_path), folder)
+    processor, blind = None, ""
+    if files.reads_pictures(folder):
+        try:
+            processor = Processor.load(folder, tokenizer)
+        except InputError as error:  # texts alone need none
+            blind = str(error)
+    made = of(model if bits else model.to(place), tokenizer, files.short_name(name_or_path), folder, processor)
     made.bits = bits
+    made.blind = made.blind or blind
     found = tuned.read(made.config, made.device)
     made.packed = made.way.repacks and cpu_linear.pack(made.model, found.packed)
     if compile or settings().compile or found.compiled:

@@ -72,6 +72,12 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(expert_capacity)", 64),
     (r"(patch_size|image_size)", 8),
 )
+_WIDTH = 64
+_WIDTHS = (
+    r"(hidden_size|embed_dim|embedding_dim|d_model|intermediate_size|mlp_dim|out_hidden_size|projection_dim|proj_dim|"
+    r"output_dim|vision_output_dim|projector_(input|output|hidden)_dim|projector_hidden_size|image_emb_dim)"
+)
+_POSITIONS = r"(max_position_embeddings|n_positions|max_seq_len|n_ctx)"
 _LAYER_COUNTS = re.compile(
     r"(num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_decoder_layers|depth)"
 )
@@ -96,6 +102,76 @@ def sibling(model: Any, seed: int = 0) -> Any:
         raise InputError(
             f"no small {model.config.model_type} model can be made: {' '.join(str(error).split())[:200]}"
         ) from error
+
+
+class SiblingProcessor:
+    """What a processor makes of pictures, with the token ids of a sibling's smaller vocabulary."""
+
+    def __init__(self, processor: Any, config: Any) -> None:
+        self._theirs, self._of = processor, processor.special
+        self.special = {key: int(getattr(config, key)) for key in self._of}
+        own = {value: key for key, value in self._of.items()}
+        self._ids = {value: self.special[key] for value, key in own.items()}
+        self.token_id = self._ids[processor.token_id]
+        self._plain = next(i for i in range(5, VOCABULARY) if i not in self.special.values())
+
+    def block_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """See `processor.Processor`."""
+        return tuple(self._ids.get(one, self._plain) for one in self._theirs.block_ids(size))
+
+    def inputs(self, pictures: Any) -> Any:
+        """See `processor.Processor`."""
+        return self._theirs.inputs(pictures)
+
+
+def seeing_sibling(model: Any, processor: Any, seed: int = 0) -> tuple[Any, Any]:
+    """A sibling of a model that reads pictures, for pictures as its processor makes them; and what stands for that.
+
+    Its text part is that of any sibling, but for its positions; what reads pictures keeps the sizes of pictures and
+    patches, and has two narrow layers.
+
+    Raises:
+        ValueError, KeyError: none can be made.
+    """
+    body = model.config.to_dict()
+    found = shrunk(body)
+    for key, value in body.items():
+        if key in _TEXT and isinstance(value, dict):
+            found[key] |= {k: v for k, v in value.items() if re.fullmatch(_POSITIONS, k)}
+        elif isinstance(value, dict) and key.endswith("config"):
+            found[key] = _narrow(value)
+        elif key in ("projection_dim", "hidden_size"):
+            found[key] = _WIDTH
+        elif not isinstance(value, dict) and not _TOKEN.fullmatch(key):
+            found[key] = value
+    taken: set[int] = set()
+    for key in processor.special:  # no two tokens may become one
+        found[key] = next(i for i in range(int(found[key]) % VOCABULARY, 2 * VOCABULARY) if i % VOCABULARY not in taken)
+        found[key] %= VOCABULARY
+        taken.add(found[key])
+    config = type(model.config).from_dict(found)
+    config._attn_implementation = model.config._attn_implementation
+    return random_model(type(model), config, seed), SiblingProcessor(processor, config)
+
+
+def _narrow(body: _Body) -> _Body:
+    """The fields of what reads pictures, with small sizes but for those of pictures."""
+    found = copy.deepcopy(body)
+    reach = [abs(i) for key in ("vision_feature_layer",) for i in _listed(body.get(key))]
+    for key, value in body.items():
+        if _LAYER_COUNTS.fullmatch(key) and isinstance(value, int):
+            found[key] = max([2, *reach])
+        elif key in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+            found[key] = [min(i, 1) for i in range(len(value))]
+        elif isinstance(value, int) and not isinstance(value, bool) and re.fullmatch(_WIDTHS, key):
+            found[key] = _WIDTH
+        elif re.fullmatch(r"(num_attention_heads|num_heads|attention_heads|num_key_value_heads)", key):
+            found[key] = _HEADS
+    return found
+
+
+def _listed(value: Any) -> list[int]:
+    return value if isinstance(value, list) else []
 
 
 def random_model(kind: Any, config: Any, seed: int = 0) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from infra.errors import InputError
-from tasks.pictures import Picture
+from tasks.picture_reader import upright_size
+from tasks.pictures import Picture, payload_of
 
 Family = Literal["causal", "seq2seq", "encoder"]
 Cut = Literal["start", "end"]
@@ -39,6 +40,7 @@ class Tokens(ABC):
         family: kind of backbone.
         cut: the side of a text that is too long which is cut off, where a task does not say.
         masked: a label word is told at masks within the text, not behind it.
+        eyes: gives the processor of a backbone that reads pictures itself; None: it reads none.
     """
 
     family: ClassVar[Family]
@@ -47,6 +49,7 @@ class Tokens(ABC):
 
     def __init__(self, tokenizer: Any, name: str, vocab: int, pads: Sequence[Any], ends: Sequence[Any]) -> None:
         self.tokenizer, self.name, self.vocab = tokenizer, name, vocab
+        self.eyes: Callable[[], Any] | None = None
         self.pad_id = next((pad for pad in pads if self._held(pad)), 0)  # any id does: padding is masked
         flat = [end for found in ends for end in (found if isinstance(found, (list, tuple)) else [found])]
         self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(end for end in flat if self._held(end)))
@@ -109,15 +112,32 @@ class Tokens(ABC):
         Raises:
             InputError: it reads none; or the picture is gone or no picture.
         """
+        if self.processor is not None:
+            return _block_of(self.processor, picture)
         raise InputError(
             f"backbone {self.name}: it reads no pictures. Remedy: adapter.pictures, a trained map of them, or picture: "
             "hidden in the task, which leaves the text alone"
         )
 
     def picture_place(self, ids: Sequence[int]) -> int:
-        """Where a picture stands among the ids of a text: behind the special tokens that begin it."""
+        """Where a picture stands among the ids of a text: behind the special tokens that begin it.
+
+        Or in front of them, where a backbone that reads pictures itself has it so.
+        """
         begin = [] if self.tokenizer is None else self.around[0]
-        return len(begin) if list(ids[: len(begin)]) == begin else 0
+        there = list(ids[: len(begin)]) == begin
+        if there and self.processor is not None and begin:
+            return int(self.processor.place(tuple(begin)))
+        return len(begin) if there else 0
+
+    @cached_property
+    def processor(self) -> Any:
+        """What makes blocks of pictures (`processor.Processor`); None where the backbone reads none itself.
+
+        Raises:
+            InputError: it cannot be loaded.
+        """
+        return None if self.eyes is None else self.eyes()
 
     def with_masks(self, ids: list[int], count: int) -> tuple[list[int], tuple[int, ...]]:
         """A text's ids with as many masks in the answer's place, and where these stand; see `masked`."""
@@ -350,6 +370,12 @@ class EncoderTokens(FramedTokens):
             )
         at = len(ids) - (len(end) if end and ids[-len(end) :] == end else 0)
         return [*ids[:at], *[mask] * count, *ids[at:]], tuple(range(at, at + count))
+
+
+@lru_cache(1 << 16)  # a picture is asked about by many rows, and its bytes are hashed each time
+def _block_of(processor: Any, picture: Picture) -> Block:
+    ids = processor.block_ids(upright_size(payload_of(picture), picture.path))
+    return Block(ids, tuple(i for i, one in enumerate(ids) if one == processor.token_id))
 
 
 KINDS: dict[Family, type[Tokens]] = {kind.family: kind for kind in (CausalTokens, EncoderDecoderTokens, EncoderTokens)}

@@ -14,6 +14,8 @@ from infra.settings import settings
 
 Rows = Literal["packed", "equal", "single"]
 Masks = Literal["one", "window", "types"]
+Pictures = Literal["none", "packed", "rows", "model"]
+Sees = Literal["back", "block", "prefix"]
 _TEST = 3  # raise when the self-test looks at more, so that what older ones found is measured again
 
 
@@ -30,6 +32,10 @@ class Way:
         scale: what the model multiplies the embeddings of token ids by before its first layer.
         whole: its logits are no plain map of its last hidden states, so it computes them itself.
         repacks: its linear layers may run on weights in another order (`cpu_linear`).
+        pictures: texts with a picture: `packed`: as other texts; `rows`: each in a row of its own, through the text
+            decoder; `model`: so, by the model's own pass over token ids and pixels. `none`: it sees none.
+        sees: who sees whom around a picture, see `vision.Scene`.
+        blind: why it sees no pictures, in words.
     """
 
     rows: Rows = "packed"
@@ -37,11 +43,14 @@ class Way:
     scale: float = 1.0
     whole: bool = False
     repacks: bool = False
+    pictures: Pictures = "none"
+    sees: Sees = "back"
+    blind: str = ""
 
     @property
     def fast(self) -> bool:
         """Whether rows are packed."""
-        return self.rows == "packed"
+        return self.rows == "packed" and self.pictures in ("none", "packed")
 
     @property
     def told(self) -> str:
@@ -56,7 +65,8 @@ def recall(weights_id: str, dtype: str) -> Way | None:
         found = Way(**body["way"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    known = found.rows in get_args(Rows) and found.masks in get_args(Masks)
+    known = found.rows in get_args(Rows) and found.masks in get_args(Masks) and found.pictures in get_args(Pictures)
+    known = known and found.sees in get_args(Sees)
     return (
         found
         if known and isinstance(found.scale, float) and {type(found.whole), type(found.repacks)} == {bool}

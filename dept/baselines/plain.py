@@ -31,7 +31,8 @@ class PlainCopy:
         if backbone.bits:
             raise InputError(f"baseline: {backbone.bits} weights are not trained here. Remedy: dtype bfloat16")
         model = load_model(str(backbone.folder or backbone.model.name_or_path), backbone.dtype)
-        self.bare = Backbone.of(model.to(backbone.device), backbone.tokenizer, backbone.name, backbone.folder)
+        eyes = backbone.tokens.processor if backbone.reads_pictures else None
+        self.bare = Backbone.of(model.to(backbone.device), backbone.tokenizer, backbone.name, backbone.folder, eyes)
         self.wrapped: Any = None
         self.turn = 0
 

@@ -27,6 +27,8 @@ class Sight:
         which: [V], of which of `pictures`. index: [V], the number of the vector in its picture.
         owner: [V], the adapter.
         pictures: each once.
+        blocks: of pictures that the backbone sees itself: row, first column, columns, column behind its text's answers,
+            which of `pictures`. vectors: of each of these, where in its block vectors stand.
     """
 
     blank: Tensor
@@ -36,6 +38,8 @@ class Sight:
     index: Tensor
     owner: Tensor
     pictures: tuple[Picture, ...]
+    blocks: tuple[tuple[int, int, int, int, int], ...] = ()
+    vectors: tuple[tuple[int, ...], ...] = ()
 
     def to(self, device: torch.device) -> Sight:
         """The same on another device."""
@@ -147,6 +151,8 @@ def _sight(text: dict[str, Any], places: Sequence[tuple[int, slice, Row]]) -> No
     blank, positions = torch.zeros_like(text["real"]), rows.clone()
     known: dict[Picture, int] = {}
     vectors: list[tuple[int, int, int, int]] = []
+    blocks: list[tuple[int, int, int, int, int]] = []
+    inside: list[tuple[int, ...]] = []
     for i, place, row in places:
         if row.seen is None:
             continue
@@ -154,11 +160,14 @@ def _sight(text: dict[str, Any], places: Sequence[tuple[int, slice, Row]]) -> No
         blank[i, begin : begin + size] = True
         rows[i, begin + size : place.stop] -= size  # the rest of the text, and its answers
         one, adapter = known.setdefault(row.seen.picture, len(known)), int(text["adapter_id"][i])
+        if row.seen.own:
+            blocks.append((i, begin, size, place.stop, one))
+            inside.append(row.seen.vectors)
         vectors += [(i * width + begin + v, one, number, adapter) for number, v in enumerate(row.seen.vectors)]
     rows[blank] = 0
     text["text"][blank] = len(text["owner"])
     at, which, index, owner = torch.tensor(vectors, dtype=torch.long).reshape(-1, 4).T.contiguous()
-    text["seen"] = Sight(blank, positions, at, which, index, owner, tuple(known))
+    text["seen"] = Sight(blank, positions, at, which, index, owner, tuple(known), tuple(blocks), tuple(inside))
 
 
 def _texts(packs: Sequence[Pack], width: int) -> dict[str, Any]:

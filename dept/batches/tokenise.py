@@ -23,12 +23,14 @@ class Seen:
     Attributes:
         at: index in the row's source of the first id of its block. size: ids of the block; none of them has a row of A.
         vectors: indices in the block where vectors stand in place of embeddings.
+        own: the vectors are the backbone's, not those of an adapter's map.
     """
 
     picture: Picture
     at: int
     size: int
     vectors: tuple[int, ...]
+    own: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -195,17 +197,18 @@ def _with_pictures(
     tokens: Tokens, rows: list[Row], config: AdapterConfig, pictures: Sequence[Picture | None]
 ) -> list[Row]:
     """Rows with the blocks of their pictures put in: after any cut, so that none is lost."""
+    own = config.pictures is None
     return [
-        row if picture is None else _with_block(row, block_of(tokens, config, picture), tokens, picture)
+        row if picture is None else _with_block(row, block_of(tokens, config, picture), tokens, picture, own)
         for row, picture in zip(rows, pictures or [None] * len(rows), strict=True)
     ]
 
 
-def _with_block(row: Row, block: Block, tokens: Tokens, picture: Picture) -> Row:
+def _with_block(row: Row, block: Block, tokens: Tokens, picture: Picture, own: bool) -> Row:
     at = tokens.picture_place(row.source)
     source = (*row.source[:at], *block.ids, *row.source[at:])
     masks = tuple(mask + len(block.ids) * (mask >= at) for mask in row.masks)
-    return replace(row, source=source, masks=masks, seen=Seen(picture, at, len(block.ids), block.vectors))
+    return replace(row, source=source, masks=masks, seen=Seen(picture, at, len(block.ids), block.vectors, own))
 
 
 def _rows(

@@ -14,8 +14,16 @@ from torch import Tensor
 from dept.adapters.head import FIXED, TRAINED
 from dept.adapters.picture_map import mapped, patches
 from dept.adapters.stack import Tensors, shift
-from dept.backbones.backbone import IGNORE, Backbone, CausalBackbone, EncoderBackbone, EncoderDecoderBackbone
+from dept.backbones.backbone import (
+    IGNORE,
+    Backbone,
+    CausalBackbone,
+    EncoderBackbone,
+    EncoderDecoderBackbone,
+    SeeingBackbone,
+)
 from dept.backbones.masks import behind_prompt, see_prompt
+from dept.backbones.vision import Scene
 from dept.batches.collate import Batch, CausalBatch, PickedBatch, Seq2SeqBatch, Sight
 from dept.batches.tokenise import Row
 
@@ -119,15 +127,28 @@ def passed(
         assert isinstance(backbone, EncoderDecoderBackbone)
         return Passed(*backbone.encode_text(embeddings, batch.real, front, depths))
     assert isinstance(backbone, CausalBackbone)
+    scene = scene_of(backbone, batch)
     if not backbone.way.fast:
         front = in_front(backbone, batch, embeddings, tensors)
-        last, states = backbone.run_alone(embeddings, batch.real, batch.allowed, front, depths)
+        last, states = backbone.run_alone(embeddings, batch.real, batch.allowed, front, depths, scene)
         return Passed(last, batch.real, states)
     m = 0 if tensors is None else tensors.prompt.shape[1]
     cache = None if prompts is None else prompts.cache(backbone, batch.adapter_id)
     seen, positions = see_prompt(batch.allowed, m), m + batch.positions
-    last, states = backbone.run_layers(embeddings, positions, seen, cache, behind_prompt(positions, m), depths)
+    around = (None, None) if scene is None else (scene.turned(positions), scene.both())
+    last, states = backbone.run_layers(embeddings, positions, seen, cache, behind_prompt(positions, m), depths, *around)
     return Passed(last, batch.real, states)
+
+
+def scene_of(backbone: CausalBackbone, batch: CausalBatch) -> Scene | None:
+    """Where the pictures of a batch stand that the backbone sees itself; None where that makes no difference."""
+    if not isinstance(backbone, SeeingBackbone):
+        return None
+    answers = batch.real & (batch.text == len(batch.owner))
+    if batch.seen is None:
+        return backbone.scene(batch.ids, answers)
+    seen = batch.seen
+    return backbone.scene(batch.ids, answers & ~seen.blank, seen.blocks, seen.pictures, seen.vectors)
 
 
 def embedded(backbone: Backbone, batch: Batch, tensors: Tensors | None = None, noise: Tensor | None = None) -> Tensor:

@@ -131,19 +131,24 @@ def _causal(
     held = torch.cat([batch.real.new_ones(len(every), m), batch.real], dim=1)
     row, position = batch.rows[every, last], batch.positions[every, last]
     places = behind_prompt(m + batch.positions, m)
+    scene = forward.scene_of(backbone, batch)
+    turns, both = (None, None) if scene is None else (scene.turned(m + batch.positions), scene.both())
+    turn = None if turns is None else turns[:, every, last]
 
     def following(token: Tensor | None) -> Tensor:
-        nonlocal held, row, position, places
+        nonlocal held, row, position, places, turn
         if token is None:
             embeddings = forward.embedded(backbone, batch, tensors)
             mask = see_prompt(batch.allowed, m)
-            hidden, _ = backbone.run_layers(embeddings, m + batch.positions, mask, cache, places)
+            hidden, _ = backbone.run_layers(embeddings, m + batch.positions, mask, cache, places, (), turns, both)
             return backbone.head(hidden[every, last])
         row, position = row + 1, position + 1
+        turn = None if turn is None else turn + 1
         held = torch.cat([held, held.new_ones(len(every), 1)], dim=1)
         places = torch.cat([places, m + position[:, None]], dim=1)
         embeddings = shift(backbone.embed(token[:, None]), row[:, None], batch.adapter_id, tensors)
-        hidden, _ = backbone.run_layers(embeddings, m + position[:, None], held[:, None, None], cache, places)
+        new = None if turn is None else turn[..., None]
+        hidden, _ = backbone.run_layers(embeddings, m + position[:, None], held[:, None, None], cache, places, (), new)
         return backbone.head(hidden[:, 0])
 
     return following
@@ -152,22 +157,27 @@ def _causal(
 def _alone(backbone: CausalBackbone, batch: CausalBatch, tensors: Tensors) -> Callable[[Tensor | None], Tensor]:
     """As `_causal`, where a backbone is computed row by row: whole rows anew for each token."""
     every = torch.arange(len(batch.ids), device=batch.ids.device)
-    rows, real = batch.rows, batch.real
+    ids, rows, real = batch.ids, batch.rows, batch.real
+    scene = forward.scene_of(backbone, batch)
     front = forward.in_front(backbone, batch, backbone.embed(batch.ids[:, :0]), tensors)
     embeddings = forward.embedded(backbone, batch, tensors)
 
     def following(token: Tensor | None) -> Tensor:
-        nonlocal embeddings, rows, real
+        nonlocal embeddings, ids, rows, real, scene
         if token is not None:  # behind the last token of each row, whatever stands in others
             column, last = real.sum(1), real.sum(1) - 1
-            embeddings, rows = (torch.cat([part, part[:, :1]], dim=1) for part in (embeddings, rows))
+            embeddings, ids, rows = (torch.cat([part, part[:, :1]], dim=1) for part in (embeddings, ids, rows))
+            ids[every, column] = token
             real = torch.cat([real, real.new_zeros(len(every), 1)], dim=1)
             real[every, column] = True
             rows[every, column] = row = rows[every, last] + 1
             added = shift(backbone.embed(token[:, None]), row[:, None], batch.adapter_id, tensors)
             embeddings[every, column] = added[:, 0]
+            new = torch.zeros_like(real)
+            new[every, column] = True
+            scene = None if scene is None else scene.longer(ids, new)
         causal = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()
-        states, _ = backbone.run_alone(embeddings, real, causal.expand(len(every), -1, -1), front)
+        states, _ = backbone.run_alone(embeddings, real, causal.expand(len(every), -1, -1), front, (), scene)
         return backbone.head(states[every, real.sum(1) - 1])
 
     return following

@@ -17,6 +17,7 @@ T = TypeVar("T")
 _CPU = 1_200_000  # numbers in the embeddings of a micro-batch; fewer leave cores idle, more fall out of the caches
 _CPU_BOUNDS, _CUDA_BOUNDS = (128, 4096), (512, 65_536)  # padded tokens
 _PER_LAYER = 32  # numbers that training keeps of a token in each layer, in widths of the layer (frozen weights)
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")  # names of their number
 _PER_WORD = 3  # bytes per token and word of the vocabulary: logits of the label positions, one in four, in float32
 _SHARE = 0.5  # of a device's memory that a step may take beside the weights
 
@@ -37,7 +38,8 @@ def budget_by_rule(backbone: Backbone) -> int:
     if backbone.device.type != "cuda":
         return _power_of_two(_CPU * (1 if width >= 4 else 0.5) / backbone.d, *_CPU_BOUNDS)
     config = backbone.config
-    layers = next((int(v) for n in ("num_hidden_layers", "n_layer", "num_layers") if (v := getattr(config, n, 0))), 24)
+    whole = config, config.get_text_config()  # of a model of several parts the text's
+    layers = next((int(v) for c in whole for n in _LAYERS if (v := getattr(c, n, 0))), 24)
     weights = sum(getattr(p, "ds_numel", p.numel()) for p in backbone.model.parameters()) * width
     each = _PER_LAYER * layers * backbone.d * width + _PER_WORD * backbone.tokens.vocab
     total = torch.cuda.get_device_properties(backbone.device).total_memory

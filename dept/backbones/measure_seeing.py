@@ -1,0 +1,307 @@
+"""How a model that reads pictures is measured: see `self_test`. The truth is its own pass over token ids and pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dept.backbones.masks import behind_prompt, see_prompt
+from dept.backbones.measure_causal import CausalTest
+from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
+from dept.backbones.self_test import cause, not_usable, some_ids, with_gradients
+from dept.backbones.sibling import seeing_sibling
+from dept.backbones.vision import Given, Scene, Vision, embedding, on, row_of, text_alone
+from dept.backbones.ways import Pictures, Sees, Way
+
+_M = 5
+_SIZES = ((40, 30), (30, 40))  # pixels of the pictures that are shown
+_known: dict[str, tuple[Pictures, Sees]] = {}  # what siblings have shown in this process
+
+
+class SeeingTest(CausalTest):
+    """Of models that continue a text and read pictures.
+
+    Args:
+        processor: of the model.
+    """
+
+    def __init__(self, name: str, make: Callable[[Any, Way, Any], Any], processor: Any) -> None:
+        super().__init__(name, lambda model, way: make(model, way, processor))
+        self.processor, self.make_seeing = processor, make
+        self.sees: Sees = "back"
+
+    def measure(self, model: Any, whole: bool = True) -> Way:
+        """See `Test`; where pictures cannot be seen rightly, texts alone still are, and `Way.blind` says why."""
+        try:
+            small, processor = seeing_sibling(model, self.processor)
+            self.sees = _sees(small, processor)
+        except Exception:  # none can be made, or it does not run: the model itself has the last word
+            small, processor = model, self.processor
+            with suppress(Exception):
+                self.sees = _sees(model, self.processor) if whole else "back"
+        way = super().measure(model, whole)
+        if not whole:
+            return replace(way, blind="it is sharded, and no process holds the whole of it")
+        try:
+            found = self._with_pictures(model, small, processor, way)
+        except Exception as error:  # whatever its code, or its processor, raises at a picture
+            found = replace(way, blind=f"its own pass cannot be followed ({cause(error)})")
+        if self.sees == "prefix" and found.blind:
+            raise not_usable(self.name, model, f"lets tokens see what follows them, and {found.blind}")
+        return found
+
+    def truth(self, model: Any, about: Any, far: bool) -> Callable[[Any], bool]:
+        """See `Test`; where all up to the answer sees each other, texts are held against the model with pictures."""
+        if self.sees == "prefix":
+            return lambda made: not made.way.fast
+        return super().truth(model, about, far)
+
+    def confirms(self, model: Any, way: Way) -> bool:
+        """See `Test`."""
+        return self.sees == "prefix" or super().confirms(model, way)
+
+    def _with_pictures(self, model: Any, small: Any, processor: Any, way: Way) -> Way:
+        key = f"{type(model).__name__} {model.config.to_json_string()} {way} {self.processor.block_ids(_SIZES[0])}"
+        if (found := _known.get(key)) is None:
+            found = self._found(small, processor, _Case(small, processor), way)
+            if found is None:
+                return replace(way, blind="it gives other numbers than its own in every way that is known here")
+            _known[key] = found
+        made = replace(way, pictures=found[0], sees=found[1])
+        own = _Case(model, self.processor, ids=True)
+        if not own.confirmed(self.make_seeing(model, made, self.processor)):
+            return replace(way, blind="the model itself gives other numbers than a small one of its kind")
+        return made
+
+    def _found(self, model: Any, processor: Any, case: _Case, way: Way) -> tuple[Pictures, Sees] | None:
+        """The fastest way that gives the model's own numbers for texts with pictures."""
+        sees = self.sees
+        for pictures in _ladder(way, sees, case.simple):
+            try:
+                if case.agrees(self.make_seeing(model, replace(way, pictures=pictures, sees=sees), processor)):
+                    return pictures, sees
+            except Exception:  # a way that its code does not know
+                continue
+        return None
+
+
+def _ladder(way: Way, sees: Sees, simple: bool) -> Iterator[Pictures]:
+    if way.fast and sees != "prefix" and simple:
+        yield "packed"
+    if simple and not way.whole:
+        yield "rows"
+    yield "model"
+
+
+def _sees(model: Any, processor: Any) -> Sees:
+    """Who sees whom around a picture, by the mask that the text decoder is given."""
+    given, block, vectors = _shown(processor, 0)
+    row = row_of(block, given, [_filler(model)] * 2, [_filler(model)] * 4, answer=2)
+    masks = Given.by(model, on(row, model.get_input_embeddings().weight.device)).masks
+    ahead = [mask.triu(1) for mask in masks]
+    if not any(bool(one.any()) for one in ahead):
+        return "back"
+    first = 2 + vectors[0]
+    return "prefix" if any(bool(one[0, first]) for one in ahead) else "block"
+
+
+def _filler(model: Any) -> int:
+    return int(some_ids(model, 2)[1])
+
+
+def _shown(processor: Any, which: int) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+    picture = _picture(which)
+    vision = Vision(None, processor)
+    return (processor.inputs([picture]), *vision.block(picture.size))
+
+
+def _picture(which: int) -> Any:
+    from PIL import Image
+
+    draw = torch.Generator().manual_seed(which)
+    width, height = _SIZES[which]
+    pixels = (torch.rand(height, width, 3, generator=draw) * 255).to(torch.uint8).numpy()
+    return Image.fromarray(pixels)
+
+
+class _Case:
+    """Texts behind a prompt: two answers behind one picture and text, another picture, and a text without one.
+
+    Args:
+        ids: the vectors are those of token ids, as a model knows them; else random ones.
+    """
+
+    def __init__(self, model: Any, processor: Any, ids: bool = False) -> None:
+        self.model, self.vision = model, Vision(model, processor)
+        self.device = model.get_input_embeddings().weight.device
+        self.shown = [_shown(processor, which) for which in range(len(_SIZES))]
+        self.filler = _filler(model)
+        self.alone = text_alone(self.shown[0][0])
+        generator = torch.Generator().manual_seed(1)
+        table = model.get_input_embeddings().weight
+
+        def vectors(n: int) -> Tensor:
+            if ids:
+                some = some_ids(model, 30)
+                found: Tensor = model.get_input_embeddings()(some[torch.randint(len(some), (n,), generator=generator)])
+                return found.detach()
+            spread = float(table.detach().float().std())
+            return (torch.randn(n, table.shape[1], generator=generator) * spread).to(table.device, table.dtype)
+
+        self.prompt = vectors(_M)
+        # (picture, tokens before it, text, answers), of which a text's answers follow each other in one row
+        self.texts: list[tuple[int | None, Tensor, Tensor, list[Tensor]]] = [
+            (0, vectors(2), vectors(5), [vectors(2), vectors(3)]),
+            (1, vectors(1), vectors(4), [vectors(3)]),
+            (None, vectors(1), vectors(7), [vectors(2)]),
+        ]
+        parts = self._parts()
+        self.wanted, self.gradients = self._of(self._own, parts)
+        looks = [Given.by(model, on(self._row(0, 0, None)[0], self.device))]
+        self.simple = not any(look.more for look in looks)
+
+    def _parts(self) -> list[Tensor]:
+        found = [self.prompt]
+        for _, before, text, answers in self.texts:
+            found += [before, text, *answers]
+        return found
+
+    def _row(self, number: int, answer: int, parts: Any) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """What the model is called with for a text and one of its answers; vectors for its ids; which ids stay."""
+        prompt, texts = parts or (self.prompt, self.texts)
+        which, before, text, answers = texts[number]
+        given, block, _ = self.shown[which] if which is not None else (self.alone, (), ())
+        behind = torch.cat([text, answers[answer]])
+        front = torch.cat([prompt, before])
+        row = row_of(block, given, [self.filler] * len(front), [self.filler] * len(behind), len(answers[answer]))
+        blank = prompt.new_zeros(len(block), prompt.shape[1])
+        kept = torch.zeros(row["input_ids"].shape, dtype=torch.bool, device=self.device)
+        kept[:, len(front) : len(front) + len(block)] = True
+        return row, torch.cat([front, blank, behind])[None], kept
+
+    def _own(self, prompt: Tensor, texts: Any) -> list[Tensor]:
+        """Logits of each text with each of its answers, behind the prompt."""
+        found = []
+        for number, (_, _, _, answers) in enumerate(texts):
+            for answer in range(len(answers)):
+                row, vectors, kept = self._row(number, answer, (prompt, texts))
+                with embedding(self.model, vectors, kept):
+                    logits = self.model(**on(row, self.device), use_cache=False).logits
+                found.append(logits[0, _M:])
+        return found
+
+    def _of(self, run: Callable[[Tensor, Any], list[Tensor]], parts: Sequence[Tensor]) -> Any:
+        leaves = [part.detach().requires_grad_() for part in parts]
+        rest = iter(leaves[1:])
+        texts = [(w, next(rest), next(rest), [next(rest) for _ in a]) for w, _, _, a in self.texts]
+        with torch.enable_grad():
+            return with_gradients(run(leaves[0], texts), leaves)
+
+    def agrees(self, made: Any) -> bool:
+        """Whether logits, gradients and the next tokens of a backbone are the model's own."""
+        found, gradients = self._of(lambda prompt, texts: self._run(made, prompt, texts), self._parts())
+        if not all_near(found, self.wanted, []) or not all_near(gradients, self.gradients, []):
+            return False
+        return not made.way.fast or self._continues(made)
+
+    @torch.no_grad()
+    def confirmed(self, made: Any) -> bool:
+        """Whether logits are the model's own, to rounding."""
+        found = self._run(made, self.prompt, self.texts)
+        shakes = []
+        for draw in range(DRAWS) if is_short(self.model) else ():
+            parts = iter([shaken(part, 100 * draw + i) for i, part in enumerate(self._parts())])
+            prompt = next(parts)
+            texts = [(w, next(parts), next(parts), [next(parts) for _ in a]) for w, _, _, a in self.texts]
+            shakes.append([a - b for a, b in zip(self._own(prompt, texts), self.wanted, strict=True)])
+        each = zip(*shakes, strict=True) if shakes else [()] * len(found)
+        return all(alike(ours, own, more) for ours, own, more in zip(found, self.wanted, each, strict=True))
+
+    def _run(self, made: Any, prompt: Tensor, texts: Any) -> list[Tensor]:
+        """As `_own`, by a backbone, as batches are: a text's answers behind it, texts in one row or in rows each."""
+        rows = [texts] if made.way.fast else [[text] for text in texts]
+        return [logits for row in rows for logits in self._run_row(made, prompt, row)]
+
+    def _laid_out(self, made: Any, prompt: Tensor, texts: Any) -> tuple[Tensor, Tensor, Tensor, Scene, list[Tensor]]:
+        """Embeddings [1, T, d], positions [1, T], allowed [1, T, T], scene, and each sequence's columns."""
+        parts, positions, ids, answer_of, blocks, chains, looks, vectors = [], [], [], [], [], [], {}, []
+        spans: list[tuple[int, int, int]] = []  # first column, end of the text, end of its answers
+        column = 0
+        for which, before, text, answers in texts:
+            _, block, at = self.shown[which] if which is not None else ({}, (), ())
+            start, end = column, column + len(before) + len(block) + len(text)
+            inside = made.embed(torch.tensor([block], dtype=torch.long, device=self.device))[0].to(prompt.dtype)
+            if which is not None:
+                (look,) = made.vision.look([_picture(which)])
+                inside = inside.index_copy(0, torch.tensor(at, device=self.device), look.vectors.to(prompt.dtype))
+                stop = end + sum(map(len, answers))
+                blocks.append((0, start + len(before), len(block), stop, which))
+                looks[which] = look
+                vectors.append(at)
+            parts += [before, inside, text, *answers]
+            ids += [*[self.filler] * len(before), *block, *[self.filler] * (len(text) + sum(map(len, answers)))]
+            positions += list(range(end - start))
+            answer_of += [-1] * (end - start)
+            column = end
+            for answer in answers:
+                chains.append(torch.tensor([*range(start, end), *range(column, column + len(answer))]))
+                positions += [end - start + i for i in range(len(answer))]
+                answer_of += [len(chains)] * len(answer)
+                column += len(answer)
+            spans.append((start, end, column))
+        allowed = torch.zeros(column, column, dtype=torch.bool)
+        for chain in chains:
+            allowed[chain[:, None], chain] |= torch.ones(len(chain), len(chain), dtype=torch.bool).tril()
+        scene = Scene(
+            torch.tensor([ids], device=self.device),
+            torch.tensor([answer_of], device=self.device) >= 0,
+            blocks,
+            looks,
+            vectors,
+            lambda number: self.shown[number][0],
+            made.way.sees,
+        )
+        whole = torch.cat(parts)[None]
+        return whole, torch.tensor([positions], device=self.device), allowed[None].to(self.device), scene, chains
+
+    def _run_row(self, made: Any, prompt: Tensor, texts: Any) -> list[Tensor]:
+        whole, positions, allowed, scene, chains = self._laid_out(made, prompt, texts)
+        here: Scene | None = scene if scene.blocks or scene.sees == "prefix" else None
+        if (ran := made.run_prefix(prompt[None])) is None:
+            real = torch.ones_like(positions, dtype=torch.bool)
+            last, _ = made.run_alone(whole, real, allowed, prompt[None], scene=here)
+        else:
+            at = _M + positions
+            last, _ = made.run_layers(
+                *(whole, at, see_prompt(allowed, _M), made.cache_of(*ran[:2]), behind_prompt(at, _M)),
+                turns=here and here.turned(at),
+                both=here and here.both(),
+            )
+        logits = made.head(last)[0]
+        return [logits[chain.to(logits.device)] for chain in chains]
+
+    @torch.no_grad()
+    def _continues(self, made: Any) -> bool:
+        """Whether three tokens more behind a picture, one by one behind a cache, see what the whole row would."""
+        which, before, text, (answer,) = self.texts[1]
+        whole, positions, allowed, scene, _ = self._laid_out(made, self.prompt, [(which, before, text, [answer[:0]])])
+        keys, values, _ = made.run_prefix(self.prompt[None])
+        cache, at = made.cache_of(keys, values), _M + positions
+        turns = scene.turned(at)
+        places = behind_prompt(at, _M)
+        made.run_layers(whole, at, see_prompt(allowed, _M), cache, places, turns=turns, both=scene.both())
+        wanted = self.wanted[2][-len(answer) :]
+        for step in range(len(answer)):
+            new = at[:, -1:] + 1 + step
+            places = torch.cat([places, new], dim=1)
+            turn = None if turns is None else turns[..., -1:] + 1 + step
+            seen = torch.ones_like(places, dtype=torch.bool)[:, None, None]
+            hidden, _ = made.run_layers(answer[None, step : step + 1], new, seen, cache, places, turns=turn)
+            if not near(made.head(hidden)[0, 0], wanted[step], []):
+                return False
+        return True
