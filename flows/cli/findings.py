@@ -96,11 +96,14 @@ def _backbones() -> list[Finding]:
     findings = []
     for name in embedded.WHEELS:
         try:
-            embedded.find_file(name)
+            source = embedded.find_file(name)
         except InputError as error:
             findings.append(
                 Finding(f"backbone {name}", "missing", "wheel not installed", str(error).split("Remedy: ")[-1])
             )
+            continue
+        if source.is_dir():
+            findings.append(Finding(f"backbone {name}", "ok", "wheel installed"))
             continue
         root = embedded.cache_root()
         ready = any((folder / embedded.ORIGIN).is_file() for folder in root.glob(f"{name}-*"))

