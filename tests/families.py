@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dept.backbones.sizes import answer_room_of, text_of, width_of
 from infra.errors import InputError
-from tests import twisted
+from tests import picture_families, twisted
 
 SECONDS = 600
 TABLE = Path(__file__).parents[1] / "dept" / "backbones" / "README.md"
@@ -47,12 +47,12 @@ class Found:
 
 
 def names() -> list[str]:
-    """All types: causal by name, encoder-decoders with `:s` behind it."""
+    """All types: causal by name, encoder-decoders with `:s` behind it, those that read pictures with `:v`."""
     from transformers.models.auto import modeling_auto as auto
 
     causal, both = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     apart = (f"{name}+" for name in sorted(twisted.CHANGES))
-    return [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *apart]
+    return [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *picture_families.names(), *apart]
 
 
 def tokenizer():
@@ -98,6 +98,8 @@ def tried(name: str) -> Found:
     """What becomes of a type."""
     from dept.backbones.backbone import Backbone
 
+    if name.endswith(":v"):
+        return _refused_in_one_line(name)
     try:
         model = model_of(name)
     except Exception as error:
@@ -110,6 +112,15 @@ def tried(name: str) -> Found:
     off = compared(backbone) or positions_of(backbone)
     told = f"{backbone.way.rows}, masks {backbone.way.masks}, embeddings x {backbone.way.scale:g}"
     return Found(name, "wrong", off) if off else Found(name, backbone.way.told, told)
+
+
+def _refused_in_one_line(name: str) -> Found:
+    """What becomes of a type that reads pictures."""
+    try:
+        return Found(name, *picture_families.tried(name[:-2]))
+    except InputError as error:
+        words = re.sub(r"^backbone \S+: an? \S+ model |\. Remedy:.*", "", str(error))
+        return Found(name, "refused" if "\n" not in str(error) else "traceback", words[:160])
 
 
 def compared(backbone) -> str:

@@ -1,16 +1,35 @@
-"""Tiny random models that read pictures, with processors as small: in memory, and saved as folders that load."""
+"""Tiny random models that read pictures, with processors as small: in memory, and saved as folders that load.
+
+And whether a backbone's numbers for texts with pictures are those of its model's own pass over token ids and pixels.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers as t
+from PIL import Image
 
+from dept.adapters.adapter import Adapter
+from dept.adapters.stack import Tensors
 from dept.backbones.processor import Processor, _stills
 from dept.backbones.sibling import random_model
+from dept.backbones.vision import embedding, row_of, text_alone
+from dept.batches.tokenise import encode, encode_open
+from dept.engine.evaluate import score_rows
+from dept.engine.generate import generate_ids
+from dept.engine.gradients import accumulate
+from tasks.picture_reader import read_picture
+from tasks.pictures import picture_at
 from tests.tiny import save_backbone
 
+TEXTS = ("the film was good and slow", "bad acting", "it is not happy food", "great plot")
+WORDS = ("good", "very good", "bad plot")
+SIZES = ((40, 30), (30, 40), (40, 30))
+M, S, R = 3, 24, 2
 TEXT = {
     **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
     **{"intermediate_size": 64, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1},
@@ -166,7 +185,90 @@ def save_seeing(folder: Path, name: str, template: str | None = None) -> Path:
             options[key] = getattr(found.made, key)
     if hasattr(found.made, "image_seq_length") and name == "gemma3":
         options["image_seq_length"] = found.made.image_seq_length
-    import json
-
     (folder / "processor_config.json").write_text(json.dumps(options))
     return folder
+
+
+def pictures_in(folder: Path, sizes=SIZES):
+    """Pictures of noise, as files of a folder."""
+    found = []
+    for number, (width, height) in enumerate(sizes):
+        draw = torch.Generator().manual_seed(number)
+        pixels = (torch.rand(height, width, 3, generator=draw) * 255).to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        found.append(picture_at(folder / f"{number}.png"))
+    return found
+
+
+def adapter_of(backbone, seed):
+    """A random adapter, whose numbers are about as large as embeddings."""
+    draw = torch.Generator().manual_seed(seed)
+    size = 0.5 * float(backbone.model.get_input_embeddings().weight.std())
+    shapes = (M, backbone.d), (S, R), (R, backbone.d)
+    return Adapter(*(torch.randn(*shape, generator=draw) * size**0.5 for shape in shapes), alpha=1.0)
+
+
+def compared(backbone, pictures) -> str:
+    """What of scores, gradients and new tokens of a stack of two is not the model's own; "" where all is."""
+    adapters = [adapter_of(backbone, seed) for seed in (0, 1)]
+    rows = encode(backbone.tokens, TEXTS, WORDS, [0, 1, 2, 0], adapters[0].config, [*pictures, None])
+    items = [(which, row) for row in rows for which in (0, 1)]
+    tensors = Tensors.of(adapters, backbone.device)
+    with torch.no_grad():
+        wanted = torch.tensor(
+            [[own_score(backbone, adapters[w], row, ids) for ids in row.candidates] for w, row in items]
+        )
+    off = float((torch.tensor(score_rows(backbone, tensors, items)) - wanted).abs().max())
+    if not off <= 1e-4 * max(1.0, float(wanted.abs().max()) / 5):
+        return f"scores differ by {off:.2g} nats"
+    for part in (names := ("prompt", "a", "b")):
+        setattr(tensors, part, getattr(tensors, part).detach().requires_grad_())
+    gold = [(which, row.only_gold()) for which, row in items]
+    accumulate(backbone, tensors, gold, [1.0] * len(gold), 400)
+    parts = [getattr(adapters[0], part) for part in names]
+    total = -sum(own_score(backbone, adapters[0], row, row.candidates[0]) for which, row in gold if which == 0)
+    for part, theirs in zip(names, torch.autograd.grad(total, parts), strict=True):
+        off = float((getattr(tensors, part).grad[0] - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3))
+        if not off <= 1e-3:
+            return f"gradient of {part} differs by {off:.2g} of it"
+    opened = encode_open(backbone.tokens, TEXTS, adapters[1].config, 3, [*pictures, None])
+    written = generate_ids(backbone, Tensors.of(adapters, backbone.device), [(1, row) for row in opened], 3)
+    theirs = [own_words(backbone, adapters[1], row) for row in opened]
+    return "" if written == theirs else f"new tokens {written} are not {theirs}"
+
+
+def own_logits(backbone, adapter, row, answer):
+    """The model's own logits [n, vocab] of one text with its picture and answer, behind the prompt."""
+    processor, at, size = backbone.vision.processor, *((row.seen.at, row.seen.size) if row.seen else (0, 0))
+    if row.seen:
+        given = processor.inputs([read_picture(row.seen.picture)])
+    else:
+        prefix = backbone.way.sees == "prefix"
+        given = text_alone(processor.inputs([Image.new("RGB", SIZES[0])])) if prefix else {}
+    before, block, behind = row.source[:at], row.source[at : at + size], row.source[at + size :]
+    call = row_of(block, given, [5] * M + list(before), [*behind, *answer], len(answer))
+    text = torch.tensor([*before, *behind, *answer])
+    shifted = backbone.model.get_input_embeddings()(text) + (adapter.scale * adapter.a @ adapter.b)[: len(text)]
+    vectors = torch.cat([adapter.prompt, shifted[:at], adapter.prompt.new_zeros(size, backbone.d), shifted[at:]])
+    kept = torch.zeros(1, len(vectors), dtype=torch.bool)
+    kept[:, M + at : M + at + size] = True
+    with embedding(backbone.model, vectors[None], kept):
+        return backbone.model(**call, use_cache=False).logits[0, M:]
+
+
+def own_score(backbone, adapter, row, answer):
+    """Log-probability of an answer, nats."""
+    logits = own_logits(backbone, adapter, row, answer)[len(row.source) - 1 :][: len(answer)].log_softmax(-1)
+    return logits[torch.arange(len(answer)), torch.tensor(answer)].sum()
+
+
+@torch.no_grad()
+def own_words(backbone, adapter, row):
+    """Three tokens, greedily."""
+    found: list[int] = []
+    while len(found) < 3:
+        token = int(own_logits(backbone, adapter, row, found)[-1].argmax())
+        if token in backbone.tokens.end_ids:
+            break
+        found.append(token)
+    return found

@@ -5,7 +5,7 @@ Where a model's own numbers cannot be had so (`ways`), each text runs by itself 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,7 @@ class CausalBackbone(Backbone):
         depths: Sequence[float] = (),
         turns: Tensor | None = None,
         both: Tensor | None = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Last hidden states [R, T, d] of text behind what a cache holds, and those at some depths.
 
@@ -108,6 +109,7 @@ class CausalBackbone(Backbone):
             places: positions [R, held + T] of what the cache holds and of the text.
             depths: share of the layers, 1 the last.
             turns: [axes, R, T], by how much tokens are turned, where not by their positions. both: see `for_layers`.
+            beside: other arguments of the text decoder.
         """
         found = self.inner(
             inputs_embeds=embeddings,
@@ -116,6 +118,7 @@ class CausalBackbone(Backbone):
             use_cache=True,
             attention_mask=self._masks(mask, positions, places, both),
             output_hidden_states=bool(depths),
+            **(beside or {}),
         )
         return found.last_hidden_state, at_depths(found.hidden_states, depths)
 

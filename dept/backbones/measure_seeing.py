@@ -30,6 +30,8 @@ class SeeingTest(CausalTest):
         processor: of the model.
     """
 
+    also = " pictures"
+
     def __init__(self, name: str, make: Callable[[Any, Way, Any], Any], processor: Any) -> None:
         super().__init__(name, lambda model, way: make(model, way, processor))
         self.processor, self.make_seeing = processor, make
@@ -81,7 +83,7 @@ class SeeingTest(CausalTest):
     def _found(self, model: Any, processor: Any, case: _Case, way: Way) -> tuple[Pictures, Sees] | None:
         """The fastest way that gives the model's own numbers for texts with pictures."""
         sees = self.sees
-        for pictures in _ladder(way, sees, case.simple):
+        for pictures in _ladder(way, sees):
             try:
                 if case.agrees(self.make_seeing(model, replace(way, pictures=pictures, sees=sees), processor)):
                     return pictures, sees
@@ -90,10 +92,10 @@ class SeeingTest(CausalTest):
         return None
 
 
-def _ladder(way: Way, sees: Sees, simple: bool) -> Iterator[Pictures]:
-    if way.fast and sees != "prefix" and simple:
+def _ladder(way: Way, sees: Sees) -> Iterator[Pictures]:
+    if way.fast and sees != "prefix":
         yield "packed"
-    if simple and not way.whole:
+    if not way.whole:
         yield "rows"
     yield "model"
 
@@ -162,8 +164,6 @@ class _Case:
         ]
         parts = self._parts()
         self.wanted, self.gradients = self._of(self._own, parts)
-        looks = [Given.by(model, on(self._row(0, 0, None)[0], self.device))]
-        self.simple = not any(look.more for look in looks)
 
     def _parts(self) -> list[Tensor]:
         found = [self.prompt]
@@ -279,8 +279,8 @@ class _Case:
             at = _M + positions
             last, _ = made.run_layers(
                 *(whole, at, see_prompt(allowed, _M), made.cache_of(*ran[:2]), behind_prompt(at, _M)),
-                turns=here and here.turned(at),
-                both=here and here.both(),
+                (),
+                *(here.around(at) if here else ()),
             )
         logits = made.head(last)[0]
         return [logits[chain.to(logits.device)] for chain in chains]
@@ -292,9 +292,10 @@ class _Case:
         whole, positions, allowed, scene, _ = self._laid_out(made, self.prompt, [(which, before, text, [answer[:0]])])
         keys, values, _ = made.run_prefix(self.prompt[None])
         cache, at = made.cache_of(keys, values), _M + positions
-        turns = scene.turned(at)
+        around = scene.around(at)
+        turns = around[0]
         places = behind_prompt(at, _M)
-        made.run_layers(whole, at, see_prompt(allowed, _M), cache, places, turns=turns, both=scene.both())
+        made.run_layers(whole, at, see_prompt(allowed, _M), cache, places, (), *around)
         wanted = self.wanted[2][-len(answer) :]
         for step in range(len(answer)):
             new = at[:, -1:] + 1 + step

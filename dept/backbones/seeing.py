@@ -168,6 +168,7 @@ class SeeingBackbone(CausalBackbone):
                 torch.ones(length, length, dtype=torch.bool, device=rows.device).tril().expand(len(rows), 1, -1, -1)
             )
             options["attention_mask"] = self._masks(causal, positions, positions, inside)
+        options |= scene.beside(chains, m)
         return self.inner(inputs_embeds=rows, use_cache=False, output_hidden_states=states, **options)
 
     def _by_model(self, rows: Tensor, chain: Chain, scene: Scene, m: int, states: bool) -> Any:
@@ -176,12 +177,13 @@ class SeeingBackbone(CausalBackbone):
         ids, held = scene.ids[row, columns].tolist(), columns.tolist()
         block = next((one for one in scene.blocks if one[0] == row and one[1] in held), None)
         if block is None:
-            given = row_of((), {}, [self.vision.filler] * m, ids)
+            given = row_of((), {}, [self.vision.filler] * (m + len(ids)), ())
             first = size = 0
         else:
             _, first, size, _, which = block
             first = held.index(first)
-            before, behind = [self.vision.filler] * m + ids[:first], ids[first + size :]
+            # Their vectors are handed out whatever the ids; those of a text might stand for pictures.
+            before, behind = ([self.vision.filler] * n for n in (m + first, len(ids) - first - size))
             answer = int(scene.answers[row, columns].sum())
             given = row_of(ids[first : first + size], scene.inputs(which), before, behind, answer)
         kept = torch.zeros(rows.shape[:2], dtype=torch.bool, device=rows.device)

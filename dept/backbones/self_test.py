@@ -11,7 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,11 +70,11 @@ def way_of(test: Test, model: Any, weights_id: str | None, whole: bool) -> Way:
         whole: all its weights are in this process; else its sibling alone is measured, and that is not remembered.
     """
     bits = getattr(model.config, "quantization_config", "")
-    kind = f"{model.get_input_embeddings().weight.dtype} {bits}"
+    kind = f"{model.get_input_embeddings().weight.dtype} {bits}{test.also}"
     if weights_id and (known := ways.recall(weights_id, kind)):
         return known
     found = test.measure(model, whole)
-    if weights_id and whole:
+    if weights_id and whole and not found.blind:
         ways.remember(weights_id, kind, found)
     return found
 
@@ -89,7 +89,12 @@ class Test(ABC):
     Args:
         name: of the backbone, for messages.
         make: a backbone of this kind of a model, computed in a way.
+
+    Attributes:
+        also: what is measured beside texts, in a word.
     """
+
+    also: ClassVar[str] = ""
 
     def __init__(self, name: str, make: Make) -> None:
         self.name, self.make = name, make

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -127,13 +128,21 @@ class SiblingProcessor:
 def seeing_sibling(model: Any, processor: Any, seed: int = 0) -> tuple[Any, Any]:
     """A sibling of a model that reads pictures, for pictures as its processor makes them; and what stands for that.
 
-    Its text part is that of any sibling, but for its positions; what reads pictures keeps the sizes of pictures and
-    patches, and has two narrow layers.
-
     Raises:
         ValueError, KeyError: none can be made.
     """
-    body = model.config.to_dict()
+    config = small_seeing(model.config, processor.special)
+    config._attn_implementation = model.config._attn_implementation
+    return random_model(type(model), config, seed), SiblingProcessor(processor, config)
+
+
+def small_seeing(config: Any, special: Iterable[str]) -> Any:
+    """As `small`, but for positions of the text part, and sizes of pictures and patches; what reads these is narrow.
+
+    Args:
+        special: fields that name tokens, of which no two may become one.
+    """
+    body = config.to_dict()
     found = shrunk(body)
     for key, value in body.items():
         if key in _TEXT and isinstance(value, dict):
@@ -145,13 +154,11 @@ def seeing_sibling(model: Any, processor: Any, seed: int = 0) -> tuple[Any, Any]
         elif not isinstance(value, dict) and not _TOKEN.fullmatch(key):
             found[key] = value
     taken: set[int] = set()
-    for key in processor.special:  # no two tokens may become one
+    for key in special:
         found[key] = next(i for i in range(int(found[key]) % VOCABULARY, 2 * VOCABULARY) if i % VOCABULARY not in taken)
         found[key] %= VOCABULARY
         taken.add(found[key])
-    config = type(model.config).from_dict(found)
-    config._attn_implementation = model.config._attn_implementation
-    return random_model(type(model), config, seed), SiblingProcessor(processor, config)
+    return type(config).from_dict(found)
 
 
 def _narrow(body: _Body) -> _Body:

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-
-# What decoders are given that says nothing of a picture beside its vectors and places.
-_KNOWN = {"input_ids", "inputs_embeds", "attention_mask", "position_ids", "cache", "past_key_values", "use_cache"}
-_KNOWN |= {"return_dict", "cache_position", "output_attentions", "output_hidden_states"}
 
 
 @dataclass(frozen=True)
@@ -28,16 +24,21 @@ class Look:
         turns: [axes, n], of each position of its block how far it is turned from the block's first, by axis (M-RoPE,
             Wang et al. 2024, arXiv 2409.12191); None: one axis, one step a position.
         advance: [axes], how far the token behind the block is turned from the block's first; None as `turns`.
+        layers: vectors for deeper layers, each [v, d], by the name of the decoder's argument (DeepStack, Meng et al.
+            2024, arXiv 2406.04334). marks: names of arguments that tell where vectors stand.
     """
 
     vectors: Tensor
     turns: Tensor | None = None
     advance: Tensor | None = None
+    layers: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        return self.vectors.nbytes + (0 if self.turns is None else self.turns.nbytes)
+        deeper = (one for each in self.layers.values() for one in each)
+        return sum(one.nbytes for one in (self.vectors, self.turns, *deeper) if one is not None)
 
 
 class Given:
@@ -47,10 +48,15 @@ class Given:
         self.embeddings: Tensor = arguments["inputs_embeds"]
         self.positions: Tensor | None = arguments.get("position_ids")
         self.masks = _masks(arguments.get("attention_mask"))
-        self.more = sorted(
+        self.lists = {
+            key: list(value)
+            for key, value in arguments.items()
+            if isinstance(value, (list, tuple)) and value and all(isinstance(one, Tensor) for one in value)
+        }
+        self.marks = tuple(
             key
             for key, value in arguments.items()
-            if key not in _KNOWN and (isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and len(value)))
+            if isinstance(value, Tensor) and value.dtype == torch.bool and value.shape == self.embeddings.shape[:2]
         )
 
     @classmethod
@@ -162,8 +168,16 @@ class Vision:
         given = Given.by(self.model, on(row, device))
         found = given.embeddings[:, 1:-1][:, list(vectors)]
         turns, advance = self._turned(given.positions, len(pictures), len(block))
+        each = len(vectors)
         return [
-            Look(one, None if turns is None else turns[:, number], advance) for number, one in enumerate(found.unbind())
+            Look(
+                one,
+                None if turns is None else turns[:, number],
+                advance,
+                {key: tuple(part[number * each :][:each] for part in parts) for key, parts in given.lists.items()},
+                given.marks,
+            )
+            for number, one in enumerate(found.unbind())
         ]
 
     @staticmethod
@@ -221,6 +235,11 @@ class Scene:
             found[:, row, first + size : stop] += (advance - size)[:, None]
         return found
 
+    def around(self, positions: Tensor) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
+        """What `CausalBackbone.run_layers` takes beside for a batch whose tokens are at `positions` [R, T]."""
+        columns = torch.arange(self.ids.shape[1], device=self.ids.device)
+        return self.turned(positions), self.both(), self.beside([(row, columns) for row in range(len(self.ids))], 0)
+
     def both(self) -> Tensor | None:
         """Which tokens see each other both ways, windows or not: bool [R, T, T]; None: none.
 
@@ -236,6 +255,28 @@ class Scene:
             columns = first + torch.tensor(inside, device=found.device)
             found[row, columns[:, None], columns] = True
         return found
+
+    def beside(self, chains: Sequence[tuple[int, Tensor]], m: int) -> dict[str, Any]:
+        """Other arguments of the decoder, for sequences of one length behind prompts of m: vectors for deeper layers.
+
+        Args:
+            chains: row of the batch, columns.
+        """
+        found: dict[str, list[list[Tensor]]] = {}
+        named: tuple[str, ...] = ()
+        marks = torch.zeros(len(chains), m + len(chains[0][1]), dtype=torch.bool, device=self.ids.device)
+        for number, (row, columns) in enumerate(chains):
+            held = columns.tolist()
+            for (at, first, *_, which), inside in sorted(zip(self.blocks, self.vectors, strict=True)):
+                if at != row or first not in held:
+                    continue
+                look, start = self.looks[which], m + held.index(first)
+                marks[number, start + torch.tensor(inside, device=marks.device)] = True
+                named = look.marks
+                for key, parts in look.layers.items():
+                    found.setdefault(key, []).append(list(parts))
+        deeper = {key: [torch.cat(layer) for layer in zip(*each, strict=True)] for key, each in found.items()}
+        return {**dict.fromkeys(named, marks), **deeper}
 
     def longer(self, ids: Tensor, new: Tensor) -> Scene:
         """The same with tokens of answers more.

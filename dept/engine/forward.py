@@ -135,7 +135,7 @@ def passed(
     m = 0 if tensors is None else tensors.prompt.shape[1]
     cache = None if prompts is None else prompts.cache(backbone, batch.adapter_id)
     seen, positions = see_prompt(batch.allowed, m), m + batch.positions
-    around = (None, None) if scene is None else (scene.turned(positions), scene.both())
+    around = () if scene is None else scene.around(positions)
     last, states = backbone.run_layers(embeddings, positions, seen, cache, behind_prompt(positions, m), depths, *around)
     return Passed(last, batch.real, states)
 

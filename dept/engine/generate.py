@@ -132,7 +132,8 @@ def _causal(
     row, position = batch.rows[every, last], batch.positions[every, last]
     places = behind_prompt(m + batch.positions, m)
     scene = forward.scene_of(backbone, batch)
-    turns, both = (None, None) if scene is None else (scene.turned(m + batch.positions), scene.both())
+    around = (None, None, {}) if scene is None else scene.around(m + batch.positions)
+    turns = around[0]
     turn = None if turns is None else turns[:, every, last]
 
     def following(token: Tensor | None) -> Tensor:
@@ -140,7 +141,7 @@ def _causal(
         if token is None:
             embeddings = forward.embedded(backbone, batch, tensors)
             mask = see_prompt(batch.allowed, m)
-            hidden, _ = backbone.run_layers(embeddings, m + batch.positions, mask, cache, places, (), turns, both)
+            hidden, _ = backbone.run_layers(embeddings, m + batch.positions, mask, cache, places, (), *around)
             return backbone.head(hidden[every, last])
         row, position = row + 1, position + 1
         turn = None if turn is None else turn + 1

@@ -1,0 +1,188 @@
+"""Every image-text-to-text model type of the installed transformers, tiny and random: right, or refused.
+
+Part of `tests.families`, where `:v` stands behind their names. What a processor would make of a picture is made up:
+pixels in the shape that the type takes, and as many placeholders as it makes vectors of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as t
+
+from dept.backbones.backbone import Backbone
+from dept.backbones.processor import token_of, tokens_of
+from dept.backbones.sibling import VOCABULARY, random_model, small_seeing
+from dept.backbones.vision import Given, row_of
+from tests import seeing
+
+# Options of types whose sizes hang together in ways that a rule for names of fields cannot know.
+_MROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}}
+CHANGES: dict[str, dict[str, Any]] = {
+    "vipllava": {"vision_feature_layers": [-2, -1]},
+    "gemma3": {"mm_tokens_per_image": 49},
+    "shieldgemma2": {"mm_tokens_per_image": 49},
+    "idefics3": {"vision_config": {"patch_size": 28}},
+    "smolvlm": {"vision_config": {"patch_size": 28}},
+    "qwen2_vl": _MROPE,
+    "qwen2_5_vl": _MROPE,
+}
+_K = 2  # pictures of a test
+_GRID = (1, 4, 6)  # patches by time, height and width
+
+
+def names() -> list[str]:
+    """All types."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return [f"{name}:v" for name in sorted(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)]
+
+
+class MadeUp:
+    """In place of a `processor.Processor`: noise for pixels, by the sum of a picture's.
+
+    Args:
+        pixels: shape of what a picture becomes, by name, but for the first size, which is its share of a batch.
+        share: of the first size. more: what else the model takes for one picture.
+    """
+
+    def __init__(
+        self, config: Any, shape: tuple[int, ...], share: int | None, more: dict[str, Any], types: Any
+    ) -> None:
+        self.special, self.token_id = tokens_of(config.to_dict()), token_of(config.to_dict())
+        self.shape, self.share, self.more, self.types = shape, share, more, types
+        self.count = 1
+
+    def block_ids(self, size: Any) -> tuple[int, ...]:
+        """See `Processor`; a token of text stands on each side."""
+        return (6, *[self.token_id] * self.count, 7)
+
+    def place(self, begin: Any) -> int:
+        """See `Processor`."""
+        return len(begin)
+
+    def inputs(self, pictures: Any) -> dict[str, Any]:
+        """See `Processor`."""
+        import numpy as np
+
+        each = []
+        for one in pictures:
+            draw = torch.Generator().manual_seed(int(np.asarray(one).astype(int).sum()))
+            each.append(torch.randn(self.share or 1, *self.shape, generator=draw))
+        found: dict[str, Any] = {"pixel_values": torch.cat(each)}
+        for key, value in self.more.items():
+            found[key] = torch.cat([value] * len(pictures))
+        for key, value in self.types.items():
+            found[key] = torch.tensor([[0, *[value] * self.count, 0]] * len(pictures))
+        return found
+
+
+def candidates(model: Any) -> Iterator[MadeUp]:
+    """Shapes of pixels that a type may take."""
+    known = inspect.signature(model.forward).parameters
+    config = model.config
+    eyes = next((getattr(config, key) for key in ("vision_config", "vit_config") if getattr(config, key, None)), config)
+    types = {
+        key: int(config.model_type != "paligemma") for key in ("token_type_ids", "mm_token_type_ids") if key in known
+    }
+    size = getattr(eyes, "image_size", None) or getattr(config, "image_size", 32)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    patch = getattr(eyes, "patch_size", 14)
+    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
+    if "image_grid_thw" in known:
+        channels = getattr(eyes, "in_channels", None) or getattr(eyes, "num_channels", 3)
+        for deep in dict.fromkeys((getattr(eyes, "temporal_patch_size", 1) or 1, 1)):
+            grid = {"image_grid_thw": torch.tensor([_GRID])}
+            yield MadeUp(config, (channels * deep * patch**2,), _GRID[1] * _GRID[2], grid, types)
+            yield MadeUp(config, (channels, patch, patch), _GRID[1] * _GRID[2], grid, types)
+    if "spatial_shapes" in known:
+        more = {"spatial_shapes": torch.tensor([_GRID[1:]])}
+        more["pixel_attention_mask"] = torch.ones(1, _GRID[1] * _GRID[2], dtype=torch.long)
+        yield MadeUp(config, (_GRID[1] * _GRID[2], 3 * patch**2), None, more, types)
+    if "image_position_ids" in known:
+        places = torch.tensor([[[x, y] for y in range(6) for x in range(6)]])
+        yield MadeUp(config, (36, 3 * patch**2), None, {"image_position_ids": places}, types)
+    sizes = {"image_sizes": torch.tensor([[height, width]])} if "image_sizes" in known else {}
+    for more, tiles in itertools.product(([sizes, {}] if sizes else [{}]), ((), (1,), (2,), (3,))):
+        yield MadeUp(config, (*tiles, 3, height, width), None, more, types)
+
+
+def made(name: str) -> tuple[Any, MadeUp]:
+    """A tiny random model of a type, and what stands for its processor.
+
+    Raises:
+        Exception: none can be made, or none of the known shapes of pixels fits.
+    """
+    of = t.CONFIG_MAPPING[name]
+    config = of(**CHANGES.get(name, {}))
+    special = tokens_of(config.to_dict())
+    token_of(config.to_dict())
+    config = small_seeing(config, special)
+    for number, key in enumerate(special):  # above the ids of words
+        setattr(config, key, VOCABULARY - 1 - number)
+    for part in (config, config.get_text_config()):
+        part.eos_token_id, part.pad_token_id, part.bos_token_id = 1, 0, 1
+    kind = t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    model = random_model(kind[0] if isinstance(kind, (tuple, list)) else kind, config)
+    with torch.no_grad():
+        model(input_ids=torch.arange(3, 19)[None])
+        last = ValueError("no shape of pixels is known that it takes")
+        for processor in candidates(model):
+            try:
+                processor.count = _count(model, processor)
+                if _taken(model, processor):
+                    return model, processor
+            except Exception as error:
+                last = ValueError(f"{tuple(processor.shape)}: {type(error).__name__}: {error}")
+    raise last
+
+
+def _picture(number: int) -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (4, 4), (number, 2, 3))
+
+
+def _count(model: Any, processor: MadeUp) -> int:
+    """Vectors of one picture."""
+    given = processor.inputs([_picture(1)])
+    ask: Callable[..., Any] | None = getattr(model, "get_image_features", None)
+    if ask is None:
+        return 1
+    takes = inspect.signature(ask).parameters
+    found = ask(**{key: value for key, value in given.items() if key in takes})
+    found = getattr(found, "pooler_output", found)
+    vectors = [one.reshape(-1, one.shape[-1]) for one in (found if isinstance(found, (tuple, list)) else [found])]
+    return sum(map(len, vectors))
+
+
+def _taken(model: Any, processor: MadeUp) -> bool:
+    """Whether two pictures, each in a row, become different vectors."""
+    row = row_of(processor.block_ids(None), processor.inputs([_picture(1), _picture(2)]), [5], [5])
+    found = Given.by(model, row).embeddings
+    return found.shape[0] == _K and not torch.equal(found[0, 2], found[1, 2])
+
+
+def tried(name: str) -> tuple[str, str]:
+    """What becomes of a type, see `families.Found`: kind and why."""
+    from tests import families
+
+    try:
+        model, processor = made(name)
+    except Exception as error:
+        return "none", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    backbone = Backbone.of(model, families.tokenizer(), name, None, processor)
+    if not backbone.reads_pictures:
+        return "refused", f"pictures: {backbone.blind}"
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = seeing.pictures_in(Path(folder))
+        off = seeing.compared(backbone, pictures)
+    way = backbone.way
+    told = f"{way.rows}, masks {way.masks}, pictures {way.pictures}, sees {way.sees}"
+    return ("wrong", off) if off else (way.told, told)
