@@ -51,8 +51,8 @@ class PictureMap(Frozen):
 
     @property
     def features(self) -> int:
-        """Numbers of a patch that the map reads."""
-        return 3 * self.pixels**2
+        """Numbers that the map reads of a patch: its pixels, and the mean colour of the picture."""
+        return 3 * self.pixels**2 + 3
 
     def trainable(self, d: int) -> int:
         """Trainable numbers on a backbone of width `d`."""
@@ -194,7 +194,7 @@ class TrainConfig(Frozen):
     lr_prompt: float = Field(1e-2, ge=0, description="peak learning rate of P (paper: 0.3-0.5)")
     lr_low_rank: float = Field(1e-3, ge=0, description="peak learning rate of A and B (paper: 5e-4-1e-2)")
     lr_head: float = Field(1e-3, ge=0, description="peak learning rate of the head, where there is one")
-    lr_pictures: float = Field(1e-3, ge=0, description="peak learning rate of the map of pictures, where there is one")
+    lr_pictures: float = Field(3e-3, ge=0, description="peak learning rate of the map of pictures, where there is one")
     warmup: float = Field(0.06, ge=0, le=1, description="share of the steps with a rising rate")
     schedule: Schedule = Field(
         "constant", description="how rates fall after the warm-up: to 0 on a line or as a cosine, or not"

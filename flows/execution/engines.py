@@ -58,6 +58,10 @@ class Running(Vocabulary, Protocol):
         """Text to token ids and back."""
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether it sees pictures by itself."""
+
+    @property
     def weights_id(self) -> str:
         """sha256 (hex) of weights and tokenizer."""
 

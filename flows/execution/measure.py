@@ -16,7 +16,7 @@ from dept.engine.evaluate import predictions, summarise
 from dept.readout import mean_answers
 from flows.execution.context import RunContext
 from flows.execution.reading import inputs_of, rows_to_read
-from flows.execution.rows import cut_of, of_task, room_of, rows_of
+from flows.execution.rows import cut_of, of_task, room_of, rows_of, shown
 from infra.errors import InputError
 from tasks.formatting import Example
 from tasks.metrics import measure
@@ -72,6 +72,7 @@ def measured(
     continues = bool(adapter.metadata.get(CONTINUES))
     longest = room_of(context, name, adapter.config)
     about: dict[str, Any] = cut_of(task) | {"continues": continues}
+    about["pictures"] = shown(context, task, examples, adapter.config)
     texts = [example.text for example in examples]
     asked = encode_open(context.backbone.tokens, texts, adapter.config, longest, **about)
     said = context.backbone.generate([adapter], [(0, row) for row in asked], longest, progress=progress)

@@ -13,7 +13,7 @@ from flows.execution.own_tasks import stored_rows
 from flows.planning.backbone_cost import chat_of
 from flows.planning.check import check
 from flows.planning.encoders import check_encoder
-from flows.planning.pictures import check_pictures
+from flows.planning.pictures import adapter_of, check_pictures
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from registry.ledger import Ledger
@@ -33,7 +33,7 @@ def open_plan(plan: Plan) -> RunContext:
             be run here, or on these tasks.
     """
     tasks = plan.resolve_tasks()
-    check_pictures(plan.backbone, tasks, lambda: describe(plan.backbone, plan.dtype, plan.device))
+    check_pictures(plan, tasks, lambda: describe(plan.backbone, plan.dtype, plan.device))
     ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
     splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
     backbone = describe(plan.backbone, plan.dtype, plan.device)
@@ -73,11 +73,12 @@ def _check_tokens(plan: Plan, task: Task, splits: Splits, backbone: BackboneInfo
     Raises:
         InputError: so it is.
     """
-    shape = plan.recipe(task.name).adapter if task.name in plan.targets else plan.adapter
+    shape = adapter_of(plan, task.name)
+    shape = shape if task.sees else shape.blind
     for method in plan.methods if task.name in plan.targets else ("dept",):
         if method in ("dept", "adept", "prompt-tuning", "calibrated"):  # others have no prompt, or make it fit
             asked = shape.of_method(method, backbone.d, backbone.positions)
-            backbone.check_room(asked.m, asked.s)
+            backbone.check_room(asked.m, asked.s + (asked.pictures.positions if asked.pictures else 0))
     tokens = in_chat(backbone.tokens) if task.chat else backbone.tokens
     if task.scored:
         longest = max(map(len, tokens.encode_words(task.words)))

@@ -22,7 +22,7 @@ from flows.execution.context import RunContext
 from flows.execution.rows import TaskExample, rows_of
 
 MOST_BYTES = 256 * 2**20  # of features that are kept; those asked for longest ago go first
-Key = tuple[str, str, tuple[float, ...], tuple[int, ...]]  # weights, number type, depths, tokens of the text
+Key = tuple[str, str, tuple[float, ...], tuple[int, ...], str]  # weights, number type, depths, tokens, picture
 _kept: OrderedDict[Key, Tensor] = OrderedDict()
 
 
@@ -71,7 +71,7 @@ def features_of(
     if not rows:
         return torch.zeros(0, len(depths) * context.d)
     of = context.backbone.weights_id, context.dtype, tuple(depths)
-    keys: list[Key] = [(*of, row.source) for row in rows]
+    keys: list[Key] = [(*of, row.source, row.seen.picture.sha256 if row.seen else "") for row in rows]
     known = {key: _kept[key] for key in keys if key in _kept}
     fresh = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
     read = context.backbone.features([(0, row) for row in fresh.values()], depths, progress=progress)

@@ -15,7 +15,7 @@ from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
 from flows.execution.lease import Lease, LeaseLostError
-from flows.execution.rows import TaskExample, cut_of, room_of
+from flows.execution.rows import TaskExample, cut_of, room_of, sees
 from infra.errors import written
 from registry.ledger import Claim
 from registry.tracking import TrialLog
@@ -36,6 +36,7 @@ def manifest(
     if task is not None:
         answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words), **cut_of(task)}
         answers["answer_length"] = None if task.scored else room_of(context, spec.task, spec.adapter)
+        answers |= {"picture": True} if sees(context, task, spec.adapter) else {}
     return {
         "fingerprint": spec.fingerprint,
         "backbone": context.backbone_name,

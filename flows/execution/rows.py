@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dept.adapters.picture_map import look
 from dept.batches.tokenise import Row, encode, encode_answers
 from dept.config import AdapterConfig
 from dept.trial import LINEAR, TrialSpec
@@ -14,6 +15,7 @@ from infra.errors import InputError
 from tasks.cut import answer_room
 from tasks.draws import few_shot, rows_to_test, subset
 from tasks.formatting import Example, render
+from tasks.pictures import Picture
 from tasks.spec import Task
 from tasks.splits import Splits
 
@@ -105,6 +107,7 @@ def rows_of(
         task, mine = context.tasks[name], [examples[i][1] for i in members]
         texts = [example.text for example in mine]
         reading: dict[str, Any] = {**cut_of(task), "continues": continues}
+        reading["pictures"] = shown(context, task, mine, shape)
         if task.scored:
             made = encode(tokens, texts, task.words, [example.label for example in mine], shape, **reading)
         else:
@@ -112,6 +115,27 @@ def rows_of(
             made = encode_answers(tokens, texts, [e.target for e in mine], shape, longest, **reading)
         rows |= dict(zip(members, made, strict=True))
     return [rows[index] for index in range(len(examples))]
+
+
+def shown(
+    context: RunContext, task: Task, examples: Sequence[Example], shape: AdapterConfig
+) -> Sequence[Picture | None]:
+    """The pictures that stand before these texts; none where the task hides them, or nobody sees any.
+
+    Raises:
+        InputError: one that is gone, has changed, or cannot be read.
+    """
+    if not sees(context, task, shape):
+        return ()
+    found = [example.picture for example in examples]
+    if shape.pictures is not None:
+        look([picture for picture in found if picture is not None], shape.pictures)
+    return found
+
+
+def sees(context: RunContext, task: Task, shape: AdapterConfig) -> bool:
+    """Whether an adapter of this shape, or the backbone, sees the pictures of a task."""
+    return task.sees and (shape.pictures is not None or context.backbone.reads_pictures)
 
 
 def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) -> list[Row]:

@@ -48,11 +48,15 @@ def test_claims(context: RunContext, lease: Lease, trained: Sequence[tuple[Claim
     # One at a time: the rows of one test fill a batch, and a kill loses the test in hand alone.
     with bar(f"Testing {len(members)} adapters", sum(len(own) + len(rows) for *_, own, rows in members)) as shown:
         for claim, outcome, adapter, own, rows in members:
-            if own:
-                found = measured(context, adapter, outcome.spec.task, own, lease.progress)
+            try:
+                found = measured(context, adapter, outcome.spec.task, own, lease.progress) if own else None
+                reached = measured(context, adapter, outcome.spec.task, rows, lease.progress) if rows else None
+            except InputError as error:  # a picture that is gone
+                fail(context, lease, claim, str(error))
+                continue
+            if found is not None:
                 outcome.extra[OWN_LOSS] = found.metrics["loss"]
-            if rows:
-                reached = measured(context, adapter, outcome.spec.task, rows, lease.progress)
+            if reached is not None:
                 outcome.test = reached.metrics
                 outcome.cut_rows += reached.cut
                 if reached.alone:

@@ -94,7 +94,7 @@ def candidates(
 
 def shapes(shape: AdapterConfig, d: int) -> list[AdapterConfig]:
     """m against r: shapes of about as many trainable numbers, from no low-rank pair to twice the rank."""
-    budget, found = shape.trainable(d), [shape]
+    budget, found = shape.blind.trainable(d), [shape]
     for rank in sorted({0, shape.r // 2, 2 * shape.r} - {shape.r}):
         m = round((budget - (shape.s + d) * rank) / d)
         if m >= 1:

@@ -99,7 +99,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     """
     backbone = BackboneCost(plan)
     tasks = plan.resolve_tasks()
-    check_pictures(plan.backbone, tasks, lambda: backbone.info)
+    check_pictures(plan, tasks, lambda: backbone.info)
     splits, away = _splits(plan)
     inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room, backbone.computed)
     inputs = replace(inputs, chat=backbone.chat(tasks.values()))
@@ -121,6 +121,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
             return
         line = lines.setdefault((stage, variant), Line(stage, variant))
         mean, bound = _mean(spec, means)
+        mean += spec.adapter.pictures.positions if spec.adapter.pictures else 0
         drawn = _drawn(spec, tasks[spec.task].strata) if spec.task in tasks else None
         most = drawn if spec.validation_rows is None else spec.validation_rows
         checked = len(splits[spec.task].validation) if most is None else most

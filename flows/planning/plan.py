@@ -211,6 +211,8 @@ class Plan(BaseModel):
         several = self.ensemble, self.ensemble_of, len(self.seeds)
         if odd := wrong_ensemble(*several, self.distil, self.methods, self.search):
             raise ValueError(odd)
+        if "mixture" in self.strategies and any(self.recipe(name).adapter.pictures for name in self.targets):
+            raise ValueError("strategies: mixture mixes no maps of pictures; take it out, or adapter.pictures")
         if self.zero_shot and not any(strategy.startswith("source:") for strategy in self.strategies):
             raise ValueError("zero_shot: tests the strategies source:NAME as they are; name some in strategies")
         if self._trials() > MOST_TRIALS:

@@ -186,7 +186,7 @@ def _way(plan: Plan, draw: Draw, method: Method, strategy: str, origins: Origins
 def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialSpec:
     draw, method, strategy = place
     how, task = asked(plan), inputs.tasks[draw.target]
-    shape = inputs.shape(plan.recipe(draw.target).adapter, method)
+    shape = inputs.shape(plan.recipe(draw.target).adapter, method, draw.target)
     answers = how.answers or (ALL_ANSWERS if strategy == AUTO else ())
     if not inputs.tells_words:
         answers = ("head",)
@@ -202,7 +202,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         strategy == AUTO and task.scored and inputs.tells_words
     ):  # what needs no training at all: the prompt's text, calibrated
         untrained = TrainConfig(steps=0, eval_every=how.eval_every)
-        tried = (*tried, Candidate(adapter=shape.headless, training=untrained))
+        tried = (*tried, Candidate(adapter=shape.headless.blind, training=untrained))
     init: Init = strategy.partition(":")[0]  # type: ignore[assignment]
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     folds = _folds(plan, fields, {way.init for way in ways})
@@ -215,7 +215,7 @@ def _search(plan: Plan, inputs: Inputs, place: Place, ways: list[Way]) -> TrialS
         init=init,
         source_task=ways[0].source_task if strategy != AUTO else None,
         training=TrainConfig(steps=how.steps),
-        adapter=inputs.bare(shape),
+        adapter=inputs.bare(shape, [draw.target]),
         unseen=unseen(plan, inputs, draw, bool(beside) or any(one.adapter.reads for one in tried)),
         search=Search(
             candidates=tried,
@@ -244,7 +244,7 @@ def _stepless(plan: Plan, inputs: Inputs, place: Place) -> TrialSpec:
     the method); in-context and calibrated for the readout, and the loss, on rows held out.
     """
     draw, method, _ = place
-    shape = inputs.shape(plan.recipe(draw.target).adapter, method)
+    shape = inputs.shape(plan.recipe(draw.target).adapter, method, draw.target)
     fields = common(plan, inputs, draw.target) | drawn(plan, inputs, draw) | {"test_rows": 0}
     start: Start = "text" if method == "calibrated" else "shots"
     only = Candidate(start=start, adapter=shape, training=TrainConfig(steps=0))

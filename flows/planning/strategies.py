@@ -157,7 +157,7 @@ def _trial(
         source_task=source_task,
         source_sha256=source_sha256,
         training=training,
-        adapter=inputs.bare(plan.adapter),
+        adapter=inputs.bare(plan.adapter, [draw.target]),
         **drawn(plan, inputs, draw),
         **fields,
     )

@@ -55,18 +55,27 @@ class Inputs:
         """`TrialSpec.chat` of a trial on the rows of these tasks."""
         return self.chat if any(self.tasks[name].chat for name in names) else None
 
-    def shape(self, adapter: AdapterConfig, method: str) -> AdapterConfig:
-        """The shape that a method has where dept has `adapter`."""
+    def shape(self, adapter: AdapterConfig, method: str, task: str) -> AdapterConfig:
+        """The shape that a method has on a task where dept has `adapter`."""
+        adapter = self.seeing(adapter, [task])
         found = adapter.of_method(method, self.d, self.room)
         return self.told(found, adapter) if method in ("dept", "adept", "prompt-tuning") else found
 
-    def bare(self, adapter: AdapterConfig) -> AdapterConfig:
-        """The shape without a head, where words can tell labels: of sources, and of what is tried for a start."""
-        return self.told(adapter.headless, adapter)
+    def bare(self, adapter: AdapterConfig, names: Sequence[str]) -> AdapterConfig:
+        """The shape without a head, where words can tell labels: of sources, and of what is tried for a start.
+
+        Args:
+            names: of the tasks whose rows it reads.
+        """
+        return self.told(self.seeing(adapter, names).headless, adapter)
 
     def told(self, shape: AdapterConfig, asked: AdapterConfig) -> AdapterConfig:
         """The shape; where no words can tell labels with a head over the layers that are asked for."""
         return shape if self.tells_words else shape.model_copy(update={"answers": "head", "layers": asked.layers})
+
+    def seeing(self, adapter: AdapterConfig, names: Sequence[str]) -> AdapterConfig:
+        """An adapter for the rows of these tasks: with a map of pictures only where there are some to see."""
+        return adapter if any(self.tasks[name].sees for name in names) else adapter.blind
 
 
 def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
@@ -82,6 +91,7 @@ def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:
                 "members": tuple(plan.sources),
                 "data_hash": together_hash(inputs.tasks, inputs.splits, plan.sources),
                 "training": plan.source_training.model_copy(update={"steps": steps}),
+                "adapter": inputs.bare(plan.adapter, plan.sources),
                 "train_rows": plan.source_rows,
                 "validation_rows": plan.source_validation_rows,
                 "test_rows": 0,
@@ -109,7 +119,7 @@ def _source(plan: Plan, inputs: Inputs, name: str) -> TrialSpec:
         training=plan.source_training,
         train_rows=None if plan.source_rows is None else min(plan.source_rows, len(rows.train)),
         validation_rows=min(plan.source_validation_rows, len(rows.validation)),
-        adapter=inputs.bare(plan.adapter),
+        adapter=inputs.bare(plan.adapter, [name]),
         **common(plan, inputs, name),
     )
 
@@ -168,12 +178,14 @@ def target_specs(
             shots=None,
             seed=0,
             training=TrainConfig(steps=0),
-            adapter=plan.recipe(name).adapter.headless,
+            adapter=plan.recipe(name).adapter.headless.blind,
             **common(plan, inputs, name, drawn=False),
         )
         specs.append(untrained)
+        seen = inputs.seeing(plan.recipe(name).adapter.headless, [name])
         for source, origin in zero_shot_origins(plan, origins, name).items():
             start: dict[str, Any] = {"source_task": source, "source_sha256": origin.sha256, "start": "source"}
+            start["adapter"] = seen
             specs.append(untrained.model_copy(update={"init": "source", **start}))
         specs += [_target(plan, inputs, place, origins, rates or {}) for place in mine if place not in missing]
     return specs
@@ -209,7 +221,7 @@ def _target(plan: Plan, inputs: Inputs, place: Place, origins: Origins, rates: R
         training=training_of(plan, rate_key(method, strategy), draw.target, rates),
         source_task=origin.task if origin else None,
         source_sha256=origin.sha256 if origin else None,
-        adapter=(shape := inputs.shape(plan.recipe(draw.target).adapter, method)),
+        adapter=(shape := inputs.shape(plan.recipe(draw.target).adapter, method, draw.target)),
         unseen=unseen(plan, inputs, draw, method in LINEAR or bool(shape.reads)),
         **drawn(plan, inputs, draw),
         **common(plan, inputs, draw.target),

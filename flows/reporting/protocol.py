@@ -35,7 +35,20 @@ def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
             "Not true few-shot: k counts training rows alone; the whole validation split chose steps, rates and starts "
             f"({named}{more}), as in published few-shot tables."
         )
-    return said + _lora(targets) + _linear(targets)
+    return said + _seen(targets) + _lora(targets) + _linear(targets)
+
+
+def _seen(targets: Iterable[TrialOutcome]) -> list[str]:
+    """Which variants saw the pictures of tasks by a map of their own, and which had the texts alone."""
+    specs = [outcome.spec for outcome in targets if outcome.spec.init != "untrained"]
+    tasks = {spec.task for spec in specs if spec.adapter.pictures}
+    blind = {spec.variant for spec in specs if spec.task in tasks and spec.adapter.pictures is None}
+    if not blind:
+        return []
+    seeing = {spec.variant for spec in specs if spec.adapter.pictures}
+    named = ", ".join(sorted(tasks)[:NAMED])
+    who = ", ".join(sorted(seeing))
+    return [f"Pictures of {named} were seen by {who} alone: {', '.join(sorted(blind))} read the texts without them."]
 
 
 def _lora(targets: Iterable[TrialOutcome]) -> list[str]:

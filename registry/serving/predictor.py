@@ -72,6 +72,11 @@ class Predictor:
                 f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "
                 "adapter that a trial wrote"
             )
+        if any(part.metadata.get("picture") for part in members_of(adapter)):
+            raise InputError(
+                "adapter: it answers rows with pictures, which are tested but not served. Remedy: a champion of a task "
+                "without pictures"
+            )
         self.adapter = adapter
         self.template: str = adapter.metadata["template"]
         self.words = tuple(adapter.metadata["words"])

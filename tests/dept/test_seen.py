@@ -248,7 +248,7 @@ def test_the_map_is_part_of_the_adapters_file_budget_and_start(tiny_llama, tmp_p
     start = from_text(tiny_llama, config, "good or bad?", 0)
     assert sum(part.numel() for part in start.parts.values()) == config.trainable(tiny_llama.d)
     full = config.model_copy(update={"pictures": PictureMap(grid=2, pixels=4)})
-    assert full.trainable(32) - config.trainable(32) == 48 * 32 - 3 * (48 + 32)
+    assert full.trainable(32) - config.trainable(32) == 51 * 32 - 3 * (51 + 32)
     assert sum(part.numel() for part in from_text(tiny_llama, full, "good", 0).parts.values()) == full.trainable(32)
     start.save(tmp_path / "mine")
     back = Adapter.load(tmp_path / "mine")
@@ -275,10 +275,12 @@ def test_patches_lie_row_by_row_from_the_upper_left(tmp_path):
     image = Image.new("RGB", (8, 8), (0, 0, 255))
     image.paste(RED, (4, 0, 8, 4))
     (tmp_path / "a.png").write_bytes(saved(image))
-    found = patches([picture_at(tmp_path / "a.png")], SIGHT)
-    assert found.shape == (1, 4, 48)
-    colours = found.view(4, 16, 3).mean(1).tolist()
-    assert colours == [[-1, -1, 1], [1, -1, -1], [-1, -1, 1], [-1, -1, 1]]
+    found = patches([picture_at(tmp_path / "a.png")], SIGHT) * SIGHT.features**0.5
+    assert found.shape == (1, 4, 51)
+    mean = torch.tensor([-0.5, -1.0, 0.5])
+    torch.testing.assert_close(found[0, :, 48:], mean.expand(4, 3))
+    colours = found[0, :, :48].view(4, 16, 3).mean(1) + mean
+    torch.testing.assert_close(colours, torch.tensor([[-1.0, -1, 1], [1, -1, -1], [-1, -1, 1], [-1, -1, 1]]))
 
 
 def test_features_are_computed_once_and_bounded(pictures):

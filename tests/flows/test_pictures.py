@@ -155,7 +155,7 @@ def plan_of(folder, backbone, **changes):
 
 def test_a_backbone_that_reads_no_pictures_is_refused_before_any_work(tmp_path, tiny_folders, monkeypatch):
     folder, backbone = folder_of(tmp_path / "a"), tiny_folders["llama"]
-    said = r"^task mine: its rows have pictures, which backbone .* does not read\. Remedy: .*picture: hidden"
+    said = r"^task mine: its rows have pictures, which backbone .* does not read\. Remedy: adapter: {pictures: .*hidden"
     plan = plan_of(folder, backbone)
     monkeypatch.setattr("flows.planning.check.load_splits", lambda task: pytest.fail("its rows may be gigabytes"))
     monkeypatch.setattr("flows.planning.cost.load_splits", lambda task: pytest.fail("its rows may be gigabytes"))

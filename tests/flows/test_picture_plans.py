@@ -1,0 +1,162 @@
+"""Plans with pictures on a backbone that reads none: the adapters' own map sees them, from plan to report."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from dept.adapters import picture_map
+from flows.execution.open import open_plan
+from flows.execution.rows import of_task, rows_of
+from flows.execution.settle import settle
+from flows.planning.cost import estimate
+from flows.planning.plan import Plan
+from flows.planning.trials import source_specs, target_specs
+from flows.reporting.protocol import protocol
+from infra.errors import InputError
+from registry.ledger import Ledger
+from registry.serving.predictor import Predictor, load_adapter
+from tests.flows.test_cli import dept, refused
+from tests.tasks.picture_cases import folder_of, saved, task_of
+
+SIGHT = {"grid": 2, "pixels": 4}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(picture_map, "_kept", {})
+
+
+def colours(folder, first=0):
+    """Pictures whose lightness is the answer to each question about them."""
+    folder_of(folder, questions=1, first=first)
+    lines = []
+    for number in range(first, first + 60):
+        shade = (40, 215)[number % 2] + number % 20
+        (folder / f"{number}.png").write_bytes(saved(Image.new("RGB", (8, 8), (shade, shade, number))))
+        lines.append(f"{number}.png,is it light?,{('no', 'yes')[number % 2]}")
+    (folder / "rows.csv").write_text("\n".join(["file,question,answer", *lines]) + "\n")
+    return task_of(folder).block()
+
+
+def plan_of(tmp_path, backbone, **changes):
+    tasks = {name: colours(tmp_path / name, first) for name, first in (("mine", 0), ("other", 60))}
+    tasks["hidden"] = tasks["mine"] | {"picture": "hidden"}
+    body = {
+        **{"name": "seen", "backbone": str(backbone), "own_tasks": tasks, "sources": ["other"], "seeds": [0]},
+        **{"targets": ["mine", "hidden"], "strategies": ["scratch", "best-source"], "methods": ["dept"], "beside": []},
+        **{"shots": [8], "test_rows": 12, "adapter": {"m": 4, "r": 2, "s": 24, "pictures": SIGHT}, "probe_steps": 1},
+        "source_training": {"steps": 40, "batch_size": 8, "eval_every": 10, "lr_prompt": 0.03, "lr_pictures": 0.05},
+        "scratch_training": {"steps": 4, "batch_size": 4, "eval_every": 2},
+        "transfer_training": {"steps": 4, "batch_size": 4, "eval_every": 2, "lr_pictures": 0.001},
+        "source_validation_rows": 8,
+    }
+    return Plan.model_validate(body | changes)
+
+
+def body_of(plan):
+    return {"sources": [], **plan.model_dump(mode="json", exclude_defaults=True)}
+
+
+def written(path, plan):
+    path.write_text(yaml.safe_dump(body_of(plan)))
+    return str(path)
+
+
+# --- planning
+
+
+def test_only_what_sees_pictures_has_a_map(tmp_path, tiny_folders):
+    plan = plan_of(tmp_path, tiny_folders["llama"], methods=["dept", "prompt-tuning", "lora", "probe"])
+    inputs = open_plan(plan).inputs
+    (source,) = source_specs(plan, inputs)
+    assert source.adapter.pictures == plan.adapter.pictures
+    scratch = plan.model_copy(update={"strategies": ["scratch"]})
+    found = {(s.task, s.variant): s.adapter.pictures is not None for s in target_specs(scratch, inputs, {})}
+    assert found == {
+        **{("mine", variant): variant in ("scratch", "prompt-tuning") for _, variant in found},
+        **{("hidden", variant): False for _, variant in found},
+    }
+    blind = scratch.model_copy(update={"adapter": plan.adapter.blind, "targets": ["hidden"]})
+    text = {s.fingerprint for s in target_specs(blind, inputs, {})}
+    assert {s.fingerprint for s in target_specs(scratch, inputs, {}) if s.task == "hidden"} == text
+
+
+def test_a_picture_counts_in_cost_and_positions(tmp_path, tiny_folders):
+    plan = plan_of(tmp_path, tiny_folders["llama"], strategies=["scratch"], sources=[])
+
+    def tokens(plan):
+        (line,) = [line for line in estimate(plan).lines if line.variant == "scratch"]
+        return line.trained
+
+    larger = plan.adapter.model_copy(update={"pictures": plan.adapter.pictures.model_copy(update={"grid": 3})})
+    assert tokens(plan.model_copy(update={"adapter": larger})) - tokens(plan) == 4 * 4 * (9 - 4)
+    numbers = {n for line in estimate(plan).lines if line.variant == "scratch" for n in line.numbers}
+    assert numbers == {plan.adapter.trainable(32), plan.adapter.blind.trainable(32)}
+    wide = plan.adapter.model_copy(update={"pictures": plan.adapter.pictures.model_copy(update={"grid": 16})})
+    with pytest.raises(InputError, match=r"task mine: backbone tiny-llama has 256 positions; m \+ s = 284"):
+        open_plan(plan.model_copy(update={"adapter": wide}))
+    refused(
+        dept(
+            "run",
+            written(tmp_path / "p.yaml", plan_of(tmp_path, tiny_folders["llama"])),
+            "--set",
+            "strategies=[mixture]",
+        ),
+        "strategies: mixture mixes no maps of pictures",
+    )
+
+
+# --- from plan to report
+
+
+def test_from_plan_to_ledger_and_report(tmp_path, tiny_folders):
+    path = written(tmp_path / "p.yaml", plan_of(tmp_path, tiny_folders["llama"], methods=["dept", "probe"]))
+    result = dept("run", path)
+    assert result.exit_code == 0, result.output
+    done = {o.spec.label: o for o in Ledger.open().outcomes(r.fingerprint for r in Ledger.open().find()).values()}
+    seen, blind = done["mine/k8/s0/best-source:other"], done["hidden/k8/s0/best-source:other"]
+    assert seen.spec.adapter.pictures
+    assert blind.spec.adapter.pictures is None
+    assert (seen.trainable, blind.trainable) == (seen.spec.adapter.trainable(32), blind.spec.adapter.trainable(32))
+    assert done["other/all/s0/scratch"].validation["accuracy"] == 100, "lightness is all there is to see"
+    assert seen.test["accuracy"] > 90 > blind.test["accuracy"]
+    said = " ".join(protocol(list(done.values())))
+    assert "Pictures of mine were seen by best-source, scratch alone: probe read the texts without them." in said
+
+
+def test_an_encoder_decoder_sees_them_as_well(tmp_path, tiny_folders, begin):
+    context, plan = begin(**body_of(plan_of(tmp_path, tiny_folders["t5"])))
+    (outcome,) = settle(context, "sources", source_specs(plan, context.inputs)).outcomes
+    assert outcome.validation["accuracy"] == 100
+
+
+def test_a_picture_that_is_gone_fails_its_trials_in_one_line(tmp_path, tiny_folders, begin):
+    plan = plan_of(tmp_path, tiny_folders["llama"], strategies=["scratch"], sources=[])
+    context, plan = begin(**body_of(plan))
+    specs = target_specs(plan, context.inputs, {})
+    trained = next(s for s in specs if s.label == "mine/k8/s0/scratch")
+    picture = Path(context.splits["mine"].test[0].picture.path)
+    kept = picture.read_bytes()
+    picture.write_bytes(kept + b"more")
+    found = settle(context, "targets", [s for s in specs if s.variant == "scratch"])
+    assert [o.spec.task for o in found.outcomes] == ["hidden"]
+    row = context.ledger.get(trained.fingerprint)
+    assert row.status == "failed"
+    assert "the picture has changed since its row was read. Remedy: " in row.error
+    assert "\n" not in row.error
+    with pytest.raises(InputError, match="has changed"):
+        rows_of(context, of_task("mine", context.splits["mine"].test), plan.adapter)
+
+
+def test_a_champion_of_pictures_is_not_served(tmp_path, tiny_folders, begin):
+    plan = plan_of(tmp_path, tiny_folders["llama"], strategies=["scratch"], sources=[], targets=["mine"])
+    context, plan = begin(**body_of(plan))
+    (spec,) = [s for s in target_specs(plan, context.inputs, {}) if s.variant == "scratch"]
+    (outcome,) = settle(context, "targets", [spec]).outcomes
+    adapter = load_adapter(context.store.fetch(outcome.adapter_key))
+    assert adapter.sees == plan.adapter.pictures
+    with pytest.raises(InputError, match="it answers rows with pictures, which are tested but not served"):
+        Predictor(adapter)
