@@ -64,9 +64,18 @@ def upright_size(payload: bytes, what: str) -> tuple[int, int]:
     """As `size_of`, of the picture as it is read: EXIF may turn it by a quarter."""
     picture = _opened(payload, what)
     with contextlib.suppress(Exception):  # what is wrong with its pixels is said when they are read
-        if picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+        turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        if turned and picture.format != "TIFF":  # of which Pillow turns the size itself
             return picture.size[1], picture.size[0]
     return picture.size
+
+
+def not_taken(path: str, error: Exception) -> InputError:
+    """What is said of a picture that can be read, and that a backbone's processor does not take."""
+    return InputError(
+        f"{path}: the backbone's processor does not take this picture ({_reason(error)}). Remedy: another picture, or "
+        "take its rows out"
+    )
 
 
 def faults(pictures: Iterable[Picture], progress: Callable[[], None] | None = None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import transformers as t
 
 from dept.backbones.backbone import Backbone
 from dept.backbones.processor import token_of, tokens_of
-from dept.backbones.sibling import VOCABULARY, random_model, small_seeing
+from dept.backbones.sibling import VOCABULARY, random_seeing, small_seeing
 from dept.backbones.vision import Given, row_of
 from tests import seeing
 
@@ -30,8 +31,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "shieldgemma2": {"mm_tokens_per_image": 49},
     "idefics3": {"vision_config": {"patch_size": 28}},
     "smolvlm": {"vision_config": {"patch_size": 28}},
+    "aya_vision": {"vision_config": {"image_size": 56, "patch_size": 14}},
+    "aria": {"vision_config": {"image_size": 490, "patch_size": 14}},
     "qwen2_vl": _MROPE,
     "qwen2_5_vl": _MROPE,
+    **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl"), _MROPE),
+    **{name: {"vision_config": {"image_size": 56}} for name in ("mistral3", "lighton_ocr", "mistral_large4")},
 }
 _K = 2  # pictures of a test
 _GRID = (1, 4, 6)  # patches by time, height and width
@@ -124,23 +129,24 @@ def made(name: str) -> tuple[Any, MadeUp]:
     special = tokens_of(config.to_dict())
     token_of(config.to_dict())
     config = small_seeing(config, special)
-    for number, key in enumerate(special):  # above the ids of words
-        setattr(config, key, VOCABULARY - 1 - number)
+    above = iter(range(VOCABULARY - 1, 60, -1))  # of the ids of words
+    for key in special:
+        setattr(config, key, next(above))
+    if listed := getattr(config, "visual_indicator_token_ids", None):
+        config.visual_indicator_token_ids = [next(above) for _ in listed]
     for part in (config, config.get_text_config()):
         part.eos_token_id, part.pad_token_id, part.bos_token_id = 1, 0, 1
     kind = t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-    model = random_model(kind[0] if isinstance(kind, (tuple, list)) else kind, config)
+    model = random_seeing(kind[0] if isinstance(kind, (tuple, list)) else kind, config)
     with torch.no_grad():
-        model(input_ids=torch.arange(3, 19)[None])
-        last = ValueError("no shape of pixels is known that it takes")
+        first: Exception | None = None
         for processor in candidates(model):
             try:
                 processor.count = _count(model, processor)
-                if _taken(model, processor):
-                    return model, processor
+                return _fitted(model, processor)
             except Exception as error:
-                last = ValueError(f"{tuple(processor.shape)}: {type(error).__name__}: {error}")
-    raise last
+                first = first or ValueError(f"{tuple(processor.shape)}: {type(error).__name__}: {error}")
+    raise first or ValueError("no shape of pixels is known that it takes")
 
 
 def _picture(number: int) -> Any:
@@ -162,17 +168,38 @@ def _count(model: Any, processor: MadeUp) -> int:
     return sum(map(len, vectors))
 
 
-def _taken(model: Any, processor: MadeUp) -> bool:
-    """Whether two pictures, each in a row, become different vectors."""
-    row = row_of(processor.block_ids(None), processor.inputs([_picture(1), _picture(2)]), [5], [5])
+def _fitted(model: Any, processor: MadeUp) -> tuple[Any, MadeUp]:
+    """Both, where two pictures, each in a row, become different vectors; as many as the model says that there are."""
+    try:
+        _check(model, processor)
+    except Exception as error:
+        if (told := re.search(r"tokens: \d+, features: (\d+)", str(error))) is None:
+            raise
+        d, every = model.get_input_embeddings().weight.shape[1], int(told[1])
+        processor.count = every // _K if every < 64 * _K or every % (_K * d) else every // (_K * d)
+        _check(model, processor)
+    return model, processor
+
+
+def _check(model: Any, processor: MadeUp) -> None:
+    row = row_of(processor.block_ids(None), processor.inputs([_picture(1), _picture(2)]), [5], [5], rows=_K)
     found = Given.by(model, row).embeddings
-    return found.shape[0] == _K and not torch.equal(found[0, 2], found[1, 2])
+    if found.shape[0] != _K or torch.equal(found[0, 2], found[1, 2]):
+        raise ValueError("other pictures do not become other vectors")
 
 
 def tried(name: str) -> tuple[str, str]:
     """What becomes of a type, see `families.Found`: kind and why."""
     from tests import families
 
+    try:
+        config = t.CONFIG_MAPPING[name](**CHANGES.get(name, {}))
+        if config.is_encoder_decoder:
+            return "refused", "pictures: an encoder-decoder"
+        token_of(config.to_dict())
+    except ValueError as error:
+        if "stands for pictures" in str(error):
+            return "refused", f"pictures: {error}"
     try:
         model, processor = made(name)
     except Exception as error:

@@ -16,7 +16,7 @@ from PIL import Image
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors
 from dept.backbones.processor import Processor, _stills
-from dept.backbones.sibling import random_model
+from dept.backbones.sibling import random_seeing
 from dept.backbones.vision import embedding, row_of, text_alone
 from dept.batches.tokenise import encode, encode_open
 from dept.engine.evaluate import score_rows
@@ -166,7 +166,7 @@ def processor(kind, pixels, words, **options):
 def made(name: str, words) -> tuple[Any, Processor]:
     """Model and processor of a kind, in memory."""
     kind, config, whole = KINDS[name](words)
-    return random_model(kind, config), Processor(whole, config.to_dict())
+    return random_seeing(kind, config), Processor(whole, config.to_dict())
 
 
 def save_seeing(folder: Path, name: str, template: str | None = None) -> Path:

@@ -16,7 +16,7 @@ from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.base import IGNORE, Backbone, Output
 from dept.backbones.chains import Chain, at_depths, chains_of, own_forward, run_known_chains
-from dept.backbones.masks import behind_prompt, for_layers, see_prompt
+from dept.backbones.masks import behind_cache, behind_prompt, for_layers, see_prompt
 from dept.backbones.measure_causal import CausalTest
 from dept.backbones.vision import Scene
 from infra.errors import InputError
@@ -191,4 +191,6 @@ class CausalBackbone(Backbone):
         return self.run_alone(whole, real, causal.expand(len(whole), -1, -1), whole[:, :0])[0]
 
     def _masks(self, allowed: Tensor, positions: Tensor, places: Tensor, both: Tensor | None = None) -> Any:
+        if both is not None and self.way.sees == "within":
+            allowed, both = allowed | behind_cache(both, allowed.shape[-1]), None
         return for_layers(self.way.masks, self.config, allowed, positions, places, self.dtype, both)

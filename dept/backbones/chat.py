@@ -128,7 +128,7 @@ class ChatTokens(CausalTokens):
         stay, words = room - head - tail, ids[head : len(ids) - tail]
         return [*ids[:head], *(words[:stay] if cut == "end" else words[-stay:]), *ids[len(ids) - tail :]]
 
-    def picture_place(self, ids: Sequence[int]) -> int:
+    def picture_place(self, ids: Sequence[int], own: bool = False) -> int:
         """See `Tokens`: before the user's words."""
         heads = [len(head) for head, _ in self._around if list(ids[: len(head)]) == head]
         return max(heads, default=0)

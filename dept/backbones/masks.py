@@ -50,7 +50,7 @@ def for_layers(
     """
 
     def add(seen: Tensor) -> Tensor:
-        return additive(seen if both is None else seen | _behind(both, seen), dtype)
+        return additive(seen if both is None else seen | behind_cache(both, seen.shape[-1]), dtype)
 
     if masks == "one":
         return add(allowed)
@@ -73,9 +73,9 @@ def for_layers(
     return made
 
 
-def _behind(both: Tensor, seen: Tensor) -> Tensor:
-    """[R, 1, T, K] of [R, T, T]: nothing of what a cache holds."""
-    return torch.nn.functional.pad(both, (seen.shape[-1] - both.shape[-1], 0))[:, None]
+def behind_cache(both: Tensor, width: int) -> Tensor:
+    """[R, 1, T, width] of [R, T, T]: nothing of what a cache holds."""
+    return torch.nn.functional.pad(both, (width - both.shape[-1], 0))[:, None]
 
 
 def window_of(text: Any) -> int:

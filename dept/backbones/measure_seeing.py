@@ -20,7 +20,7 @@ from dept.backbones.ways import Pictures, Sees, Way
 
 _M = 5
 _SIZES = ((40, 30), (30, 40))  # pixels of the pictures that are shown
-_known: dict[str, tuple[Pictures, Sees]] = {}  # what siblings have shown in this process
+_known: dict[str, Way] = {}  # what siblings have shown in this process
 
 
 class SeeingTest(CausalTest):
@@ -74,30 +74,44 @@ class SeeingTest(CausalTest):
             if found is None:
                 return replace(way, blind="it gives other numbers than its own in every way that is known here")
             _known[key] = found
-        made = replace(way, pictures=found[0], sees=found[1])
+        made = found
         own = _Case(model, self.processor, ids=True)
         if not own.confirmed(self.make_seeing(model, made, self.processor)):
             return replace(way, blind="the model itself gives other numbers than a small one of its kind")
         return made
 
-    def _found(self, model: Any, processor: Any, case: _Case, way: Way) -> tuple[Pictures, Sees] | None:
+    def _found(self, model: Any, processor: Any, case: _Case, way: Way) -> Way | None:
         """The fastest way that gives the model's own numbers for texts with pictures."""
-        sees = self.sees
-        for pictures in _ladder(way, sees):
+        for pictures, sees in _ladder(way, self.sees):
             try:
-                if case.agrees(self.make_seeing(model, replace(way, pictures=pictures, sees=sees), processor)):
-                    return pictures, sees
+                tried = replace(way, pictures=pictures, sees=sees)
+                if case.agrees(self.make_seeing(model, tried, processor)):
+                    return replace(tried, together=_together(Vision(model, processor)))
             except Exception:  # a way that its code does not know
                 continue
         return None
 
 
-def _ladder(way: Way, sees: Sees) -> Iterator[Pictures]:
+def _ladder(way: Way, sees: Sees) -> Iterator[tuple[Pictures, Sees]]:
+    kinds: tuple[Sees, ...] = ("block", "within") if sees == "block" else (sees,)
     if way.fast and sees != "prefix":
-        yield "packed"
+        yield from (("packed", kind) for kind in kinds)
     if not way.whole:
-        yield "rows"
-    yield "model"
+        yield from (("rows", kind) for kind in kinds)
+    yield "model", sees
+
+
+def _together(vision: Vision) -> bool:
+    """Whether two pictures of one size become what each becomes by itself."""
+    pictures = [_picture(0), _picture(0).transpose(0)]  # and its mirror image
+    try:
+        both, alone = vision.look(pictures), [vision.look([one])[0] for one in pictures]
+    except Exception:  # whatever its code raises at two
+        return False
+    return all(
+        near(a.vectors, b.vectors) and (a.turns is None or b.turns is None or torch.equal(a.turns, b.turns))
+        for a, b in zip(both, alone, strict=True)
+    )
 
 
 def _sees(model: Any, processor: Any) -> Sees:

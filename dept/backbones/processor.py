@@ -80,7 +80,9 @@ class Processor:
         """
         found = self._run(pictures)
         ids, block = found["input_ids"][0].tolist(), self.block_ids(pictures[0].size)
-        at = next(i for i in range(len(ids)) if tuple(ids[i : i + len(block)]) == block)
+        at = next((i for i in range(len(ids)) if tuple(ids[i : i + len(block)]) == block), None)
+        if at is None:
+            raise ValueError("what it writes for a picture hangs on what stands around it")
         return {
             key: value[:, at : at + len(block)] if key in _ALONG else value
             for key, value in found.items()
@@ -94,19 +96,22 @@ class Processor:
 
     def _block_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Ids of the block of a picture of so many pixels (width, height)."""
-        offsets = self._run([_blank(size)])["text_replacement_offsets"][0][0]
-        start, end = offsets["span"]
-        before, behind = self._piece.split(offsets["text"]) if end - start else ("", "")
-        whole = f"{before}{offsets['replacement']}{behind}"
-        return tuple(self.made.tokenizer(whole, add_special_tokens=False)["input_ids"])
+        found = self._run([_blank(size)])
+        if "text_replacement_offsets" in found:
+            offsets = found["text_replacement_offsets"][0][0]
+            whole = self._piece.replace(offsets["text"], offsets["replacement"])
+            return tuple(self.made.tokenizer(whole, add_special_tokens=False)["input_ids"])
+        ids, around = found["input_ids"][0].tolist(), set(self.made.tokenizer("")["input_ids"])
+        inside = [i for i, one in enumerate(ids) if one not in around]
+        return tuple(ids[inside[0] : inside[-1] + 1])
 
     def _run(self, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
-        given: Mapping[str, Any] = self.made(
-            images=[[one] for one in pictures],
-            text=[self._piece] * len(pictures),
-            return_tensors="pt",
-            return_text_replacement_offsets=True,
-        )
+        asked = {"images": [[one] for one in pictures], "text": [self._piece] * len(pictures), "return_tensors": "pt"}
+        given: Mapping[str, Any]
+        try:
+            given = self.made(**asked, return_text_replacement_offsets=True)
+        except TypeError:  # one that does not know where it writes
+            given = self.made(**asked)
         return given
 
     def _in_template(self, token: str) -> str | None:
@@ -130,10 +135,12 @@ def token_of(config: Mapping[str, Any]) -> int:
     """The id of the tokens in whose place an image-text-to-text model puts vectors.
 
     Raises:
-        KeyError: its configuration names none.
+        ValueError: its configuration names none.
     """
-    named = (config.get(key) for key in ("image_token_id", "image_token_index", "im_patch_id", "media_token_id"))
-    return next((one for one in named if isinstance(one, int)), None) or config["image_token_id"]
+    named = (config.get(key) for key in ("image_token_id", "image_token_index", "image_patch_id", "media_token_id"))
+    if (found := next((one for one in named if isinstance(one, int)), None)) is None:
+        raise ValueError("its configuration names no token that stands for pictures")
+    return found
 
 
 def tokens_of(config: Mapping[str, Any]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from dept.backbones.tokens import Tokens
 from dept.backbones.vision import Look, Scene, Vision, embedding, on, row_of
 from dept.backbones.ways import Way
 from infra.errors import InputError
-from tasks.picture_reader import read_picture
+from tasks.picture_reader import not_taken, read_picture
 from tasks.pictures import Picture
 
 _KEPT = 1 << 30  # bytes of what is known of pictures
@@ -127,17 +127,20 @@ class SeeingBackbone(CausalBackbone):
         return Scene(ids, answers, blocks, looks, vectors, inputs, self.way.sees)
 
     def _looked(self, pictures: Sequence[Picture]) -> list[Look]:
-        found: dict[Picture, Look] = {}
         by_size: dict[tuple[int, int], list[tuple[Picture, Any]]] = {}
-        for number, picture in enumerate(pictures, 1):
+        for picture in pictures:
             opened = read_picture(picture)
-            waiting = by_size.setdefault(opened.size, [])
-            waiting.append((picture, opened))
-            if len(waiting) == _TOGETHER or number == len(pictures):
-                parts = [by_size.pop(opened.size)] if number < len(pictures) else list(by_size.values())
-                for part in parts:
-                    looks = self.vision.look([one for _, one in part])
-                    found |= zip((one for one, _ in part), looks, strict=True)
+            by_size.setdefault(opened.size, []).append((picture, opened))
+        found: dict[Picture, Look] = {}
+        most = _TOGETHER if self.way.together else 1
+        for alike in by_size.values():
+            for first in range(0, len(alike), most):
+                part = alike[first : first + most]
+                try:
+                    looks = self.vision.look([opened for _, opened in part])
+                except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
+                    raise not_taken(part[0][0].path, error) from error
+                found |= zip((picture for picture, _ in part), looks, strict=True)
         return [found[picture] for picture in pictures]
 
     def _seen(self, rows: Tensor, chains: list[Chain], scene: Scene, m: int, states: bool) -> Any:

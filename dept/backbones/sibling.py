@@ -133,7 +133,17 @@ def seeing_sibling(model: Any, processor: Any, seed: int = 0) -> tuple[Any, Any]
     """
     config = small_seeing(model.config, processor.special)
     config._attn_implementation = model.config._attn_implementation
-    return random_model(type(model), config, seed), SiblingProcessor(processor, config)
+    return random_seeing(type(model), config, seed), SiblingProcessor(processor, config)
+
+
+def random_seeing(kind: Any, config: Any, seed: int = 0) -> Any:
+    """As `random_model`; matrices that begin at 0, so that all pictures would look alike, are drawn as well."""
+    made = random_model(kind, config, seed)
+    draw = torch.Generator().manual_seed(seed)
+    for weight in made.parameters():
+        if weight.ndim == 2 and not bool(weight.any()):
+            weight.copy_(torch.randn(weight.shape, generator=draw) * 1.5 / math.sqrt(weight.shape[0]))
+    return made
 
 
 def small_seeing(config: Any, special: Iterable[str]) -> Any:
@@ -172,6 +182,8 @@ def _narrow(body: _Body) -> _Body:
             found[key] = [min(i, 1) for i in range(len(value))]
         elif isinstance(value, int) and not isinstance(value, bool) and re.fullmatch(_WIDTHS, key):
             found[key] = _WIDTH
+        elif key == "head_dim" and isinstance(value, int):
+            found[key] = _WIDTH // _HEADS
         elif re.fullmatch(r"(num_attention_heads|num_heads|attention_heads|num_key_value_heads)", key):
             found[key] = _HEADS
     return found

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from infra.errors import InputError
-from tasks.picture_reader import upright_size
+from tasks.picture_reader import not_taken, upright_size
 from tasks.pictures import Picture, payload_of
 
 Family = Literal["causal", "seq2seq", "encoder"]
@@ -119,14 +119,15 @@ class Tokens(ABC):
             "hidden in the task, which leaves the text alone"
         )
 
-    def picture_place(self, ids: Sequence[int]) -> int:
+    def picture_place(self, ids: Sequence[int], own: bool = False) -> int:
         """Where a picture stands among the ids of a text: behind the special tokens that begin it.
 
-        Or in front of them, where a backbone that reads pictures itself has it so.
+        Args:
+            own: the backbone reads it itself, and may have it in front of these.
         """
         begin = [] if self.tokenizer is None else self.around[0]
         there = list(ids[: len(begin)]) == begin
-        if there and self.processor is not None and begin:
+        if there and begin and own and self.processor is not None:
             return int(self.processor.place(tuple(begin)))
         return len(begin) if there else 0
 
@@ -374,7 +375,11 @@ class EncoderTokens(FramedTokens):
 
 @lru_cache(1 << 16)  # a picture is asked about by many rows, and its bytes are hashed each time
 def _block_of(processor: Any, picture: Picture) -> Block:
-    ids = processor.block_ids(upright_size(payload_of(picture), picture.path))
+    size = upright_size(payload_of(picture), picture.path)
+    try:
+        ids = processor.block_ids(size)
+    except Exception as error:  # processors raise what they like at sizes that they do not take
+        raise not_taken(picture.path, error) from error
     return Block(ids, tuple(i for i, one in enumerate(ids) if one == processor.token_id))
 
 

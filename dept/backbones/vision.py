@@ -96,29 +96,30 @@ class _LeftError(Exception):
 
 
 def row_of(
-    block: Sequence[int], given: Mapping[str, Any], before: Sequence[int], behind: Sequence[int], answer: int = 0
+    block: Sequence[int],
+    given: Mapping[str, Any],
+    before: Sequence[int],
+    behind: Sequence[int],
+    answer: int = 0,
+    rows: int = 1,
 ) -> dict[str, Any]:
     """What a model is called with for rows of one picture each, with the same token ids around it.
 
     Args:
         block: ids of the pictures' block. given: what `Processor.inputs` gives for the pictures.
         answer: how many of the last ids are the model's own answer.
+        rows: how many pictures.
     """
-    ids = torch.tensor([*before, *block, *behind])
-    found: dict[str, Any] = {}
-    rows = 1
-    for key, value in given.items():
-        if key in ("token_type_ids", "mm_token_type_ids"):
-            rows = len(value)
-            found[key] = torch.zeros(rows, len(ids), dtype=value.dtype)
-            found[key][:, len(before) : len(before) + len(block)] = value
-            if answer and key == "token_type_ids" and not bool(value.any()):  # paligemma: prefix 0, answer 1
-                found[key][:, len(ids) - answer :] = 1
-        else:
-            found[key] = value
-            rows = max(rows, len(value)) if key == "pixel_values" and value.ndim > 3 else rows
-    ids = ids[None].expand(rows, -1)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **found}
+    ids = torch.tensor([*before, *block, *behind])[None].expand(rows, -1)
+    found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **given}
+    for key in ("token_type_ids", "mm_token_type_ids"):
+        if (own := given.get(key)) is None:
+            continue
+        found[key] = torch.zeros(ids.shape, dtype=own.dtype)
+        found[key][:, len(before) : len(before) + len(block)] = own
+        if answer and key == "token_type_ids" and not bool(own.any()):  # paligemma: prefix 0, answer 1
+            found[key][:, ids.shape[1] - answer :] = 1
+    return found
 
 
 def text_alone(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +165,7 @@ class Vision:
         """What is known of pictures (PIL, mode RGB) that are all of one size."""
         block, vectors = self.block(pictures[0].size)
         device = self.model.get_input_embeddings().weight.device
-        row = row_of(block, self.processor.inputs(pictures), [self.filler], [self.filler])
+        row = row_of(block, self.processor.inputs(pictures), [self.filler], [self.filler], rows=len(pictures))
         given = Given.by(self.model, on(row, device))
         found = given.embeddings[:, 1:-1][:, list(vectors)]
         turns, advance = self._turned(given.positions, len(pictures), len(block))
@@ -209,8 +210,9 @@ class Scene:
         looks: what is known of the blocks' pictures, by these.
         vectors: of each block, where in it vectors stand.
         inputs: what the processor makes of a picture.
-        sees: `back`: tokens see what stands before them; `block`: vectors of a picture see each other as well;
-            `prefix`: so do all tokens up to the answer, the prompt's among them.
+        sees: `back`: tokens see what stands before them; `block`: vectors of a picture see each other as well, windows
+            or not; `within`: so, as far as windows reach; `prefix`: as `block` all tokens up to the answer, the
+            prompt's among them.
     """
 
     ids: Tensor
@@ -241,7 +243,7 @@ class Scene:
         return self.turned(positions), self.both(), self.beside([(row, columns) for row in range(len(self.ids))], 0)
 
     def both(self) -> Tensor | None:
-        """Which tokens see each other both ways, windows or not: bool [R, T, T]; None: none.
+        """Which tokens see each other both ways: bool [R, T, T]; None: none.
 
         Of `prefix` all but answers, of rows of one text.
         """

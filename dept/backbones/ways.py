@@ -15,7 +15,7 @@ from infra.settings import settings
 Rows = Literal["packed", "equal", "single"]
 Masks = Literal["one", "window", "types"]
 Pictures = Literal["none", "packed", "rows", "model"]
-Sees = Literal["back", "block", "prefix"]
+Sees = Literal["back", "block", "within", "prefix"]
 _TEST = 3  # raise when the self-test looks at more, so that what older ones found is measured again
 
 
@@ -35,6 +35,7 @@ class Way:
         pictures: texts with a picture: `packed`: as other texts; `rows`: each in a row of its own, through the text
             decoder; `model`: so, by the model's own pass over token ids and pixels. `none`: it sees none.
         sees: who sees whom around a picture, see `vision.Scene`.
+        together: several pictures of one size may be looked at at once.
         blind: why it sees no pictures, in words.
     """
 
@@ -45,6 +46,7 @@ class Way:
     repacks: bool = False
     pictures: Pictures = "none"
     sees: Sees = "back"
+    together: bool = True
     blind: str = ""
 
     @property

@@ -205,7 +205,7 @@ def _with_pictures(
 
 
 def _with_block(row: Row, block: Block, tokens: Tokens, picture: Picture, own: bool) -> Row:
-    at = tokens.picture_place(row.source)
+    at = tokens.picture_place(row.source, own)
     source = (*row.source[:at], *block.ids, *row.source[at:])
     masks = tuple(mask + len(block.ids) * (mask >= at) for mask in row.masks)
     return replace(row, source=source, masks=masks, seen=Seen(picture, at, len(block.ids), block.vectors, own))

@@ -19,7 +19,7 @@ EXPECTED = {
     "llava": ("packed", "back"),
     "smolvlm": ("packed", "back"),
     "paligemma": ("rows", "prefix"),
-    "gemma3": ("packed", "block"),
+    "gemma3": ("packed", "within"),
     "qwen2_5_vl": ("packed", "back"),
     "qwen3_vl": ("packed", "back"),
 }
@@ -41,7 +41,7 @@ def test_scores_gradients_and_new_tokens_are_the_models_own(name, pictures):
 @pytest.mark.parametrize("way", ["rows", "model"])
 def test_the_slower_ways_are_right_as_well(way, pictures, monkeypatch):
     monkeypatch.setattr(measure_seeing, "_known", {})
-    monkeypatch.setattr(measure_seeing, "_ladder", lambda *_: (way,))
+    monkeypatch.setattr(measure_seeing, "_ladder", lambda *_: ((way, "back"),))
     model, processor = seeing.made("qwen3_vl", families.tokenizer())
     backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
     assert backbone.way.pictures == way, backbone.way
@@ -120,6 +120,39 @@ def test_a_wrong_way_is_found_out(monkeypatch):
     monkeypatch.setattr(vision.Scene, "both", lambda self: None)
     model, processor = seeing.made("gemma3", families.tokenizer())
     assert Backbone.of(model, None, None, None, processor).way.pictures == "model"
+
+
+def test_a_picture_that_the_processor_does_not_take_ends_in_one_line(tmp_path):
+    model, processor = seeing.made("qwen2_5_vl", families.tokenizer())
+    backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
+    (thin,) = seeing.pictures_in(tmp_path, [(1000, 3)])
+    for ask in (lambda: backbone.tokens.picture_block(thin), lambda: backbone.see([thin])):
+        with pytest.raises(
+            InputError, match=r"^.*0\.png: the backbone's processor does not take this picture .* Remedy"
+        ):
+            ask()
+
+
+def test_the_place_of_an_adapters_own_pictures_hangs_on_no_processor(monkeypatch):
+    model, processor = seeing.made("llava", families.tokenizer())
+    backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
+    monkeypatch.setattr(type(backbone), "_eyes", lambda self: pytest.fail("asked"))
+    assert backbone.tokens.picture_place([5, 6]) == 0
+
+
+def test_pictures_that_cannot_be_looked_at_together_are_looked_at_alone(pictures, monkeypatch):
+    look = vision.Vision.look
+
+    def one(self, shown):
+        assert len(shown) == 1
+        return look(self, shown)
+
+    monkeypatch.setattr(measure_seeing, "_known", {})
+    monkeypatch.setattr(vision.Vision, "look", one)
+    model, processor = seeing.made("llava", families.tokenizer())
+    backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
+    assert not backbone.way.together
+    assert len(backbone.see(pictures)) == 3
 
 
 def test_one_that_cannot_be_followed_reads_texts_alone(pictures, monkeypatch):

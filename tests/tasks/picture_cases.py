@@ -33,13 +33,13 @@ def bomb(width=60_000, height=60_000):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def rotated():
+def rotated(form="JPEG"):
     """Red left of blue, as a camera keeps it that was turned: stored as red above blue, with the note to turn it."""
     image = Image.new("RGB", (16, 32), RED)
     image.paste(BLUE, (0, 16, 16, 32))
     exif = Image.Exif()
     exif[0x0112] = 8  # turn by 90 degrees against the clock
-    return saved(image, "JPEG", exif=exif, quality=95, subsampling=0)
+    return saved(image, form, exif=exif, **({"quality": 95, "subsampling": 0} if form == "JPEG" else {}))
 
 
 def animated(form):

@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from infra.errors import InputError
 from infra.settings import settings
 from tasks import picture_reader
-from tasks.picture_reader import check_pictures, decode, faults, read_picture, size_of
+from tasks.picture_reader import check_pictures, decode, faults, read_picture, size_of, upright_size
 from tasks.pictures import Finder, Picture, payload_of, picture_at, picture_in
 from tests.tasks.picture_cases import BLUE, RED, animated, bomb, png, rotated, saved, see_through, sixteen_bits
 
@@ -57,6 +57,13 @@ def test_read_right(payload, left, right):
 def test_a_turned_picture_is_as_wide_as_it_is_seen():
     assert decode(rotated(), "x").size == (32, 16)
     assert size_of(rotated(), "x") == (16, 32)  # by the header alone
+
+
+@pytest.mark.parametrize(
+    "payload", [rotated("PNG"), rotated(), rotated("TIFF"), rotated("WEBP"), animated("GIF"), png()]
+)
+def test_the_upright_size_is_told_by_the_header(payload):
+    assert upright_size(payload, "x") == decode(payload, "x").size
 
 
 @pytest.mark.parametrize(
