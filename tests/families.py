@@ -1,6 +1,7 @@
-"""Every causal and encoder-decoder model type of the installed transformers, tiny and random: right, or refused.
+"""Every causal, encoder-decoder and masked model type of transformers, tiny and random: right, or refused.
 
-`python -m tests.families` tries all and writes the table of dept/backbones/README.md; with names it tries these. Each
+`python -m tests.families` tries all and writes the table of dept/backbones/README.md; `--masked` tries the encoders and
+writes their lines; with names it tries these. Each
 type runs in a process of its own, through the public API, against the model's own forward pass over [P; embeddings].
 Behind a name `+` asks for a model that is made apart from the self-test's siblings (`tests.twisted`).
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dept.backbones.sizes import answer_room_of, text_of, width_of
+from dept.backbones.sizes import answer_room_of, hidden_of, text_of, width_of
 from infra.errors import InputError
 from tests import picture_families, twisted
 
@@ -47,15 +48,18 @@ class Found:
 
 
 def names() -> list[str]:
-    """All types: causal by name, encoder-decoders with `:s` behind it, those that read pictures with `:v`."""
+    """All types: causal by name, encoder-decoders with `:s` behind it, encoders `:m`, those that read pictures `:v`."""
     from transformers.models.auto import modeling_auto as auto
 
     causal, both = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     apart = (f"{name}+" for name in sorted(twisted.CHANGES))
-    return [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *picture_families.names(), *apart]
+    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    encoders = (f"{name}:m" for name, kind in sorted(masked.items()) if "ConditionalGeneration" not in kind)
+    whole = [*sorted(causal), *(f"{name}:s" for name in sorted(both)), *encoders]
+    return [*whole, *picture_families.names(), *apart]
 
 
-def tokenizer():
+def tokenizer(**more):
     """Whole words, few enough for the smallest table."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -65,29 +69,32 @@ def tokenizer():
     words = ["<pad>", "</s>", "<unk>", "<mask>", *dict.fromkeys(WORDS)]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", **more)
 
 
 def model_of(name: str):
     """A tiny random model of a type."""
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto import modeling_auto as auto
 
     from dept.backbones.sibling import random_model, small
-    from tests.family_sizes import TINY, config_of
+    from tests.family_sizes import DOUBLE, TINY, config_of
 
     if name.endswith("+"):
         return twisted.model_of(name[:-1])
-    kind, _, seq = name.partition(":")
+    kind, _, part = name.partition(":")
     tiny, of = TINY.get(kind), CONFIG_MAPPING[kind]
-    config = of(**tiny) if tiny and not seq else small(config_of(of, kind, bool(seq)))
+    config = of(**tiny) if tiny and not part else small(config_of(of, kind, bool(part)))
     config.eos_token_id, config.pad_token_id = 1, 0
-    if seq and getattr(config, "decoder_start_token_id", None) is None:
+    if part == "s" and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 1
-    found = (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if seq else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
+    both, masked = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, auto.MODEL_FOR_MASKED_LM_MAPPING
+    found = {"": auto.MODEL_FOR_CAUSAL_LM_MAPPING, "s": both, "m": masked}[part][type(config)]
     found = found[0] if isinstance(found, (tuple, list)) else found
     if found.config_class is not type(config):  # a text model of a configuration of several parts
         config = config.get_text_config()
     made = random_model(found, config)
+    made = made.double() if name in DOUBLE else made
     ids = torch.arange(3, 19)[None]
     with torch.no_grad():
         made(input_ids=ids, **({"decoder_input_ids": ids[:, :3]} if made.config.is_encoder_decoder else {}))
@@ -105,7 +112,7 @@ def tried(name: str) -> Found:
     except Exception as error:
         return Found(name, "none", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
     try:
-        backbone = Backbone.of(model, tokenizer(), name)
+        backbone = Backbone.of(model, tokenizer(**({"mask_token": "<mask>"} if name.endswith(":m") else {})), name)
     except InputError as error:
         words = re.sub(r"^backbone \S+: an? \S+ model |\. Remedy:.*", "", str(error))
         return Found(name, "refused" if "\n" not in str(error) else "traceback", words[:160])
@@ -154,6 +161,8 @@ def compared(backbone) -> str:
         off = float((getattr(tensors, part).grad[0] - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3))
         if not off <= 1e-3:
             return f"gradient of {part} differs by {off:.2g} of it"
+    if backbone.family == "encoder":
+        return ""
     written = generate(backbone, [adapter], [Prompted(text, 0) for text in TEXTS], 3)
     if written != (theirs := [backbone.tokenizer.decode(truth.written(ids)) for ids in truth.ids]):
         return f"new tokens {written} are not {theirs}"
@@ -169,8 +178,12 @@ def positions_of(backbone) -> str:
     room, d = min(backbone.positions or 64, 200), backbone.d
     if backbone.family == "seq2seq":
         more = {"decoder_input_ids": torch.full((1, min(answer_room_of(backbone.config.to_dict()) or 64, 200)), 5)}
+    if backbone.family == "encoder":
+        more = {"output_hidden_states": True}
     try:
-        backbone.model(inputs_embeds=torch.zeros(1, room, d), **more)
+        made = backbone.model(inputs_embeds=torch.zeros(1, room, d, dtype=backbone.dtype), **more)
+        if backbone.family == "encoder" and made.hidden_states[-1].shape[-1] != hidden_of(text):
+            return f"its configuration is taken to tell states of width {hidden_of(text)}"
     except (IndexError, RuntimeError, ValueError) as error:
         return f"{room} positions cannot be used: {error}"
     return ""
@@ -216,6 +229,9 @@ class Truth:
     def _of(self, ids, answer) -> Tensor:
         if self.seq:
             logits = self._own(self._rows(ids), labels=torch.tensor([list(answer)]))[0]
+        elif self.backbone.family == "encoder":
+            masks = [self.backbone.tokenizer.mask_token_id] * max(map(len, self.words))
+            logits = self._own(self._rows([*ids, *masks]))[0, SIZES["m"] + len(ids) :]
         else:
             logits = self._own(self._rows([*ids, *answer]))[0, SIZES["m"] + len(ids) - 1 :]
         return logits[: len(answer)].log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)].sum()
@@ -263,13 +279,15 @@ def apart(name: str) -> Found:
 
 
 def main() -> int:
-    """Try types; all of them where none is named, and write the table."""
+    """Try types; all of them where none is named, or the encoders, and write the table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    asked = sys.argv[1:]
+    masked = sys.argv[1:] == ["--masked"]
+    asked = [] if masked else sys.argv[1:]
+    wanted = asked or [name for name in names() if not masked or name.endswith(":m")]
     found = []
     tried("llama")  # what every child needs is imported once
     tried("t5:s")
@@ -277,7 +295,7 @@ def main() -> int:
     known = (
         {one["family"]: Found(**one) for one in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
     )
-    for name in asked or names():
+    for name in wanted:
         found.append(known.get(name) or apart(name))
         if name not in known:
             with kept.open("a") as stream:
@@ -291,18 +309,22 @@ def main() -> int:
 
 
 def write_table(found: list[Found]) -> None:
-    """Put the table between its marks."""
+    """Put the table between its marks; lines of types that were not tried stay."""
     shown = {"fast": "exact, fast", "slow": "exact, slow", "none": "no tiny model"}
     lines = [
-        f"transformers {version('transformers')}; `:s` marks encoder-decoders, `+` models of other sizes, weights and "
-        "options than siblings have.",
+        f"transformers {version('transformers')}; `:s`: encoder-decoders, `:m`: encoders, `+`: models of other sizes, "
+        "weights and options than siblings have.",
         "",
         "| type | ends | how, or why |",
         "| --- | --- | --- |",
     ]
-    lines += [f"| {one.family} | {shown.get(one.kind, one.kind)} | {one.why.replace('|', '/')} |" for one in found]
     text = TABLE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    kept = {line.split(" | ")[0][2:]: line for line in text.split(BEGIN)[1].split(END)[0].splitlines() if line}
+    kept |= {
+        one.family: f"| {one.family} | {shown.get(one.kind, one.kind)} | {one.why.replace('|', '/')} |" for one in found
+    }
+    lines += [kept[name] for name in names() if name in kept]
     TABLE.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}", encoding="utf-8")
 
 

@@ -88,8 +88,9 @@ class _Truth:
         """Whether logits and gradients of a backbone are the model's own."""
 
         def ours(prompt: Tensor, texts: list[Tensor]) -> list[Tensor]:
-            padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-            lengths = torch.tensor([len(text) for text in texts], device=padded.device)
+            lengths = torch.tensor([len(text) for text in texts], device=prompt.device)
+            longest = int(lengths.max())  # padding is no zeros: what leaks from it is to be seen
+            padded = torch.stack([torch.cat([text, text[:1].expand(longest - len(text), -1)]) for text in texts])
             real = torch.arange(padded.shape[1], device=padded.device)[None] < lengths[:, None]
             found, _ = made.encode_text(padded, real, prompt.expand(len(texts), -1, -1))
             return [made.head(row[:n]) for row, n in zip(found, lengths.tolist(), strict=True)]

@@ -7,7 +7,16 @@ from typing import Any
 
 from infra.errors import InputError
 
-_WIDTHS = ("word_embed_proj_dim", "embedding_size", "hidden_size", "d_model", "n_embd", "dim", "emb_dim")
+_WIDTHS = (
+    "word_embed_proj_dim",
+    "input_embedding_size",
+    "embedding_size",
+    "hidden_size",
+    "d_model",
+    "n_embd",
+    "dim",
+    "emb_dim",
+)
 _STATES = ("hidden_size", "d_model", "n_embd", "dim", "emb_dim")
 _PARTS = ("text_config", "thinker_config", "llm_config", "language_config", "lm_config")
 _READERS = ("encoder", "text_encoder", "encoder_config")  # of encoder-decoders: what reads the text
@@ -57,12 +66,16 @@ def room_of(config: Mapping[str, Any]) -> int | None:
     Attention to the `index_topk` best tokens ends there too: which of equals they are hangs on the length of the row.
     """
     text = text_of(config)
-    if text.get("relative_attention_num_buckets"):
+    learned = text.get("model_type") in _BEHIND_PAD
+    if text.get("relative_attention_num_buckets") and not learned:
         return None  # as t5: of no length
     names = ("max_encoder_position_embeddings", "n_positions", "max_position_embeddings", "max_seq_len", "max_seqlen")
     found = _first(text, names)
-    if found is not None and text.get("model_type") in _BEHIND_PAD:
-        found -= int(text.get("pad_token_id") or 0) + 1
+    if found is not None and learned:
+        pad = 1 if text.get("model_type") == "mpnet" else int(text.get("pad_token_id") or 0)  # which asks no one
+        found -= pad + 1
+    if found and (window := text.get("attention_window")):  # longformer fills rows up to whole windows
+        found -= found % (max(window) if isinstance(window, list) else int(window))
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kinds = {rope.get("rope_type", rope.get("type"))} | {
         one.get("rope_type") for one in rope.values() if isinstance(one, dict)

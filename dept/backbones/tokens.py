@@ -140,8 +140,12 @@ class Tokens(ABC):
         """
         return None if self.eyes is None else self.eyes()
 
-    def with_masks(self, ids: list[int], count: int) -> tuple[list[int], tuple[int, ...]]:
-        """A text's ids with as many masks in the answer's place, and where these stand; see `masked`."""
+    def with_masks(self, ids: list[int], count: int, at: int | None = None) -> tuple[list[int], tuple[int, ...]]:
+        """A text's ids with as many masks in the answer's place, and where these stand; see `masked`.
+
+        Args:
+            at: where that is; default behind the text, before what ends it.
+        """
         return ids, ()
 
     @cached_property
@@ -343,6 +347,20 @@ class EncoderTokens(FramedTokens):
             )
         return self.around[1][0]
 
+    @property
+    def mask_id(self) -> int:
+        """The token in whose place a word is told.
+
+        Raises:
+            InputError: the tokenizer has none.
+        """
+        found = getattr(self.tokenizer, "mask_token_id", None)
+        if not isinstance(found, int):
+            raise InputError(
+                f"backbone {self.name}: its tokenizer has no mask token, so no word can be told. Remedy: answers: head"
+            )
+        return found
+
     def encode_answers(self, answers: Sequence[str], after: str = ":") -> list[list[int]]:
         """See `Tokens`: an encoder has none."""
         self.check_writes()
@@ -356,7 +374,7 @@ class EncoderTokens(FramedTokens):
         """See `Tokens`: text and masks share the s positions."""
         return s - longest
 
-    def with_masks(self, ids: list[int], count: int) -> tuple[list[int], tuple[int, ...]]:
+    def with_masks(self, ids: list[int], count: int, at: int | None = None) -> tuple[list[int], tuple[int, ...]]:
         """See `Tokens`.
 
         Raises:
@@ -364,12 +382,9 @@ class EncoderTokens(FramedTokens):
         """
         if not count:
             return ids, ()
-        mask, end = getattr(self.tokenizer, "mask_token_id", None), self.around[1]
-        if mask is None:
-            raise InputError(
-                f"backbone {self.name}: its tokenizer has no mask token, so no word can be told. Remedy: answers: head"
-            )
-        at = len(ids) - (len(end) if end and ids[-len(end) :] == end else 0)
+        mask, end = self.mask_id, self.around[1]
+        if at is None:
+            at = len(ids) - (len(end) if end and ids[-len(end) :] == end else 0)
         return [*ids[:at], *[mask] * count, *ids[at:]], tuple(range(at, at + count))
 
 

@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 
 from dept.backbones.chat import in_chat
 from dept.backbones.tokens import Block, Cut, Tokens
+from dept.batches.unmask import MASK, unmasked
 from dept.config import AdapterConfig
 from infra.errors import InputError
 from tasks.cut import Places, kept
@@ -75,7 +76,7 @@ class Reading(TypedDict, total=False):
         cut: what a text longer than s loses first: a field of the template (its end), or the `start` or `end` of the
             whole; default the start for causal backbones and encoders, whose question stands at the end, and the end
             for encoder-decoders, as the authors do.
-        template: by which the texts were made, where `cut` is one of its fields.
+        template: by which the texts were made, where `cut` is one of its fields, or it holds `unmask.MASK`.
         max_length: tokens of a text that are kept at most; default as many as fit into s.
         continues: the prompt holds text that these go on from (`adapters.adapter.CONTINUES`).
         chat: a text is the user's message in the tokenizer's chat template (`dept.backbones.chat`).
@@ -118,8 +119,8 @@ def encode(
     made = _rows(tokens, texts, config, masks if tokens.masked else longest, beside, reading)
     gold = [-1] * len(texts) if labels is None else labels
     rows = []
-    for text, (ids, first, was_cut), right in zip(texts, made, gold, strict=True):
-        source, places = tokens.with_masks(list(ids), masks)
+    for text, (ids, first, was_cut, at), right in zip(texts, made, gold, strict=True):
+        source, places = tokens.with_masks(list(ids), masks, at)
         rows.append(Row(tuple(source), known[_after(text)], right, first, was_cut, masks=places))
     return _with_pictures(tokens, rows, config, pictures)
 
@@ -155,7 +156,7 @@ def encode_answers(
     made = _rows(tokens, texts, config, longest, f"an answer of {longest} tokens", reading)
     rows = [
         Row(ids, (tuple(ends[i][:longest]),), 0, first, was_cut or len(ends[i]) > longest)
-        for i, (ids, first, was_cut) in enumerate(made)
+        for i, (ids, first, was_cut, _) in enumerate(made)
     ]
     return _with_pictures(tokens, rows, config, pictures)
 
@@ -177,7 +178,7 @@ def encode_open(
     tokens.check_writes()
     texts = [text.rstrip(" \t") for text in texts]
     made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
-    rows = [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut in made]
+    rows = [Row(ids, ((tokens.end_id,),), -1, first, was_cut) for ids, first, was_cut, _ in made]
     return _with_pictures(tokens, rows, config, pictures)
 
 
@@ -218,8 +219,8 @@ def _rows(
     longest: int,
     beside: str,
     reading: Reading,
-) -> list[tuple[tuple[int, ...], int, bool]]:
-    """Each text's ids within what is left of s, the row of A of the first, and whether it was cut."""
+) -> list[tuple[tuple[int, ...], int, bool, int | None]]:
+    """Each text's ids within what is left of s, the row of A of the first, whether it was cut, where its mask stood."""
     room = tokens.room(config.s, longest)
     if room < 1:
         raise InputError(
@@ -231,6 +232,8 @@ def _rows(
     by_field = key is not None and places is not None and key in places.names
     side: Cut = "start" if key == "start" else "end" if key == "end" else tokens.cut
 
+    masked = tokens.masked and template is not None and MASK in template
+
     def shorten(text: str, ids: list[int]) -> list[int]:
         part = places.of(text).get(key) if by_field and places is not None and key is not None else None
         if part is None:
@@ -241,9 +244,15 @@ def _rows(
     for index, ids in enumerate(tokens.encode_texts(texts, continues)):
         if not ids:
             raise InputError(f"text {index + 1} of {len(texts)} holds no token: {texts[index]!r}")
-        stay = shorten(texts[index], ids) if len(ids) > room else ids
+        at = None
+        if masked and places is not None and (found := unmasked(tokens, texts[index], places, key)) is not None:
+            ids, spans, at, part = found
+            left = kept(spans, room, part, side == "start")
+            at, stay = sum(i < at for i in left), [ids[i] for i in left]
+        else:
+            stay = shorten(texts[index], ids) if len(ids) > room else ids
         first = tokens.first_row(len(stay), longest, config.s, config.layout)
-        made.append((tuple(stay), first, len(ids) > room))
+        made.append((tuple(stay), first, len(ids) > room, at))
     return made
 
 

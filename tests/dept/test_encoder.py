@@ -201,6 +201,33 @@ def test_where_masks_stand(folders):
         assert (row.source, row.masks) == ((2, film, 3), ())
 
 
+def test_a_template_names_the_masks_place(folders):
+    """What stands in a row is no such place, and no cut takes it away."""
+    for tokens in (load(folders["bert"]).tokens, describe(str(folders["bert"]), device="cpu").tokens):
+        film, it, was, good = (tokens.encode_texts([word])[0][1] for word in ("film", "it", "was", "good"))
+        dot, config = tokens.encode_texts(["."])[0][1], AdapterConfig(m=2, r=2, s=9)
+        words, template = ("bad", "very good"), "{text} it was [MASK]."
+        long = "[MASK] film film film film film it was [MASK]."
+        for text, cut, left, was_cut in (
+            ("film it was [MASK].", None, (2, film, it, was, 4, 4, dot, 3), False),
+            (long, None, (2, film, film, it, was, 4, 4, dot, 3), True),
+            (long, "text", (2, 4, film, it, was, 4, 4, dot, 3), True),
+            (long, "end", (2, 4, *[film] * 5, 4, 4), True),
+        ):
+            (row,) = encode(tokens, [text], words, [0], config, template=template, cut=cut)
+            if cut == "end":
+                assert (row.source[:7], row.source[-1], row.masks) == ((2, 4, *[film] * 4, 4), 3, (6, 7))
+                continue
+            assert (row.source, row.cut) == (left, was_cut)
+            assert [row.source[i] for i in row.masks] == [4, 4]
+            assert row.masks[-1] + 2 == len(row.source) - 1
+        (row,) = encode(tokens, ["it was [MASK]. film"], words, [0], config, template="it was [MASK]. {text}")
+        assert (row.source, row.masks) == ((2, it, was, 4, 4, dot, film, 3), (3, 4))
+        head = config.model_copy(update={"answers": "head"})
+        (row,) = encode(tokens, ["good it was [MASK]."], words, [0], head, template=template)
+        assert (row.source, row.masks) == ((2, good, it, was, dot, 3), ())
+
+
 def test_kinds_by_configuration(folders):
     from dept.backbones.family import family_of
 

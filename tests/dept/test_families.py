@@ -40,6 +40,12 @@ EXPECTED = {
     "m2m_100:s": ("fast", "packed"),
     "t5:s": ("fast", "packed"),
     "switch_transformers:s": ("fast", "packed"),
+    "bert:m": ("fast", "packed"),
+    "deberta-v2:m": ("fast", "packed"),
+    "longformer:m": ("fast", "packed"),
+    "mobilebert:m": ("slow", "equal"),  # a token reads its neighbours' embeddings, padding's too
+    "rembert:m": ("fast", "packed"),
+    "ibert:m": ("refused", "cannot be run on input embeddings"),
     # Made apart from the self-test's siblings, of options that are not the default.
     "llama+": ("fast", "packed, masks one"),
     "qwen2+": ("fast", "packed, masks types"),
