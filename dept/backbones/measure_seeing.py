@@ -13,7 +13,7 @@ from torch import Tensor
 from dept.backbones.masks import behind_prompt, see_prompt
 from dept.backbones.measure_causal import CausalTest
 from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
-from dept.backbones.self_test import cause, not_usable, some_ids, with_gradients
+from dept.backbones.self_test import PASSING, cause, not_usable, some_ids, with_gradients
 from dept.backbones.sibling import seeing_sibling
 from dept.backbones.vision import Given, Scene, Vision, embedding, on, row_of, text_alone
 from dept.backbones.ways import Pictures, Sees, Way
@@ -51,8 +51,10 @@ class SeeingTest(CausalTest):
             return replace(way, blind="it is sharded, and no process holds the whole of it")
         try:
             found = self._with_pictures(model, small, processor, way)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
         except Exception as error:  # whatever its code, or its processor, raises at a picture
-            found = replace(way, blind=f"its own pass cannot be followed ({cause(error)})")
+            found = replace(way, blind=f"{PASSING} ({cause(error)})")
         if self.sees == "prefix" and found.blind:
             raise not_usable(self.name, model, f"lets tokens see what follows them, and {found.blind}")
         return found
@@ -86,7 +88,7 @@ class SeeingTest(CausalTest):
             try:
                 tried = replace(way, pictures=pictures, sees=sees)
                 if case.agrees(self.make_seeing(model, tried, processor)):
-                    return replace(tried, together=_together(Vision(model, processor)))
+                    return tried
             except Exception:  # a way that its code does not know
                 continue
         return None
@@ -99,19 +101,6 @@ def _ladder(way: Way, sees: Sees) -> Iterator[tuple[Pictures, Sees]]:
     if not way.whole:
         yield from (("rows", kind) for kind in kinds)
     yield "model", sees
-
-
-def _together(vision: Vision) -> bool:
-    """Whether two pictures of one size become what each becomes by itself."""
-    pictures = [_picture(0), _picture(0).transpose(0)]  # and its mirror image
-    try:
-        both, alone = vision.look(pictures), [vision.look([one])[0] for one in pictures]
-    except Exception:  # whatever its code raises at two
-        return False
-    return all(
-        near(a.vectors, b.vectors) and (a.turns is None or b.turns is None or torch.equal(a.turns, b.turns))
-        for a, b in zip(both, alone, strict=True)
-    )
 
 
 def _sees(model: Any, processor: Any) -> Sees:
@@ -176,8 +165,11 @@ class _Case:
             (1, vectors(1), vectors(4), [vectors(3)]),
             (None, vectors(1), vectors(7), [vectors(2)]),
         ]
-        parts = self._parts()
-        self.wanted, self.gradients = self._of(self._own, parts)
+        if ids:  # a whole model, whose logits alone are asked for
+            with torch.no_grad():
+                self.wanted, self.gradients = self._own(self.prompt, self.texts), list[Tensor]()
+        else:
+            self.wanted, self.gradients = self._of(self._own, self._parts())
 
     def _parts(self) -> list[Tensor]:
         found = [self.prompt]
@@ -251,7 +243,7 @@ class _Case:
             start, end = column, column + len(before) + len(block) + len(text)
             inside = made.embed(torch.tensor([block], dtype=torch.long, device=self.device))[0].to(prompt.dtype)
             if which is not None:
-                (look,) = made.vision.look([_picture(which)])
+                look = made.vision.look(_picture(which))
                 inside = inside.index_copy(0, torch.tensor(at, device=self.device), look.vectors.to(prompt.dtype))
                 stop = end + sum(map(len, answers))
                 blocks.append((0, start + len(before), len(block), stop, which))

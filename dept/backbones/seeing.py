@@ -7,17 +7,19 @@ the model's own pass over token ids and pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dept.adapters.adapter import Adapter
 from dept.adapters.picture_cache import Kept
-from dept.backbones.base import Backbone
+from dept.backbones.base import Backbone, Output
 from dept.backbones.causal import CausalBackbone
 from dept.backbones.chains import Chain
 from dept.backbones.measure_seeing import SeeingTest
@@ -29,7 +31,20 @@ from tasks.picture_reader import not_taken, read_picture
 from tasks.pictures import Picture
 
 _KEPT = 1 << 30  # bytes of what is known of pictures
-_TOGETHER = 8  # pictures of one size that are looked at at once
+_PREPARED = 1 << 28  # bytes of pixels of pictures
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a processor gives for a picture."""
+
+    given: Mapping[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return sum(value.nbytes for value in self.given.values() if isinstance(value, Tensor))
 
 
 class SeeingBackbone(CausalBackbone):
@@ -50,6 +65,7 @@ class SeeingBackbone(CausalBackbone):
     ) -> None:
         self.vision = Vision(model, processor)
         self._kept: Kept[Look] = Kept(_KEPT)
+        self._pixels: Kept[Prepared] = Kept(_PREPARED)
         super().__init__(model, tokenizer, name, folder, way)
         self.reads_pictures, self.blind = self.way.pictures != "none", self.way.blind
 
@@ -89,7 +105,10 @@ class SeeingBackbone(CausalBackbone):
         return super().embed(ids.clamp(max=self.tokens.vocab - 1))
 
     def see(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """See `Backbone`."""
+        """See `Backbone`; zeros where the model's own pass makes them anew (`Way.pictures`: model)."""
+        if self.way.pictures == "model":
+            made = [self.tokens.picture_block(picture) for picture in pictures]
+            return [torch.zeros(len(one.vectors), self.d, dtype=self.dtype, device=self.device) for one in made]
         return [look.vectors for look in self.look(pictures)]
 
     def look(self, pictures: Sequence[Picture]) -> list[Look]:
@@ -118,30 +137,42 @@ class SeeingBackbone(CausalBackbone):
         if not blocks and self.way.sees != "prefix":
             return None
         which = sorted({block[-1] for block in blocks})
-        looks = dict(zip(which, self.look([pictures[one] for one in which]), strict=True)) if which else {}
+        looked = [] if self.way.pictures == "model" or not which else self.look([pictures[one] for one in which])
+        looks = dict(zip(which, looked, strict=False))
 
         def inputs(one: int) -> Mapping[str, Any]:
-            given: Mapping[str, Any] = self.vision.processor.inputs([read_picture(pictures[one])])
-            return given
+            return self._pixels.of([pictures[one]], self._prepared)[0].given
 
         return Scene(ids, answers, blocks, looks, vectors, inputs, self.way.sees)
 
     def _looked(self, pictures: Sequence[Picture]) -> list[Look]:
-        by_size: dict[tuple[int, int], list[tuple[Picture, Any]]] = {}
-        for picture in pictures:
-            opened = read_picture(picture)
-            by_size.setdefault(opened.size, []).append((picture, opened))
-        found: dict[Picture, Look] = {}
-        most = _TOGETHER if self.way.together else 1
-        for alike in by_size.values():
-            for first in range(0, len(alike), most):
-                part = alike[first : first + most]
-                try:
-                    looks = self.vision.look([opened for _, opened in part])
-                except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
-                    raise not_taken(part[0][0].path, error) from error
-                found |= zip((picture for picture, _ in part), looks, strict=True)
-        return [found[picture] for picture in pictures]
+        return [self._taken(picture, self.vision.look) for picture in pictures]
+
+    def _prepared(self, pictures: Sequence[Picture]) -> list[Prepared]:
+        return [Prepared(self._taken(one, lambda it: self.vision.processor.inputs([it]))) for one in pictures]
+
+    @staticmethod
+    def _taken(picture: Picture, ask: Callable[[Any], T]) -> T:
+        """What is made of a picture.
+
+        Raises:
+            InputError: it is gone, cannot be read, or the processor does not take it.
+        """
+        opened = read_picture(picture)
+        try:
+            return ask(opened)
+        except (ValueError, TypeError, LookupError, AttributeError, StopIteration) as error:
+            raise not_taken(picture.path, error) from error
+
+    def _answer(
+        self, adapter: Adapter, ids: Tensor, real: Tensor, start: Tensor, labels: Tensor | None, all_positions: bool
+    ) -> Output:
+        if self.way.sees == "prefix":  # ids alone do not say where a text ends and its answer begins
+            raise InputError(
+                f"backbone {self.name}: a {self.config.model_type} model reads a text both ways up to its answer, and "
+                "a call with ids does not say where that begins. Remedy: score, or generate"
+            )
+        return super()._answer(adapter, ids, real, start, labels, all_positions)
 
     def _seen(self, rows: Tensor, chains: list[Chain], scene: Scene, m: int, states: bool) -> Any:
         if self.way.pictures == "model":

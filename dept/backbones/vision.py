@@ -101,16 +101,14 @@ def row_of(
     before: Sequence[int],
     behind: Sequence[int],
     answer: int = 0,
-    rows: int = 1,
 ) -> dict[str, Any]:
-    """What a model is called with for rows of one picture each, with the same token ids around it.
+    """What a model is called with for a row of one picture, and token ids around it.
 
     Args:
-        block: ids of the pictures' block. given: what `Processor.inputs` gives for the pictures.
+        block: ids of the picture's block. given: what `Processor.inputs` gives for the picture.
         answer: how many of the last ids are the model's own answer.
-        rows: how many pictures.
     """
-    ids = torch.tensor([*before, *block, *behind])[None].expand(rows, -1)
+    ids = torch.tensor([*before, *block, *behind])[None]
     found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **given}
     for key in ("token_type_ids", "mm_token_type_ids"):
         if (own := given.get(key)) is None:
@@ -161,37 +159,25 @@ class Vision:
         return ids, tuple(i for i, one in enumerate(ids) if one == self.processor.token_id)
 
     @torch.no_grad()
-    def look(self, pictures: Sequence[Any]) -> list[Look]:
-        """What is known of pictures (PIL, mode RGB) that are all of one size."""
-        block, vectors = self.block(pictures[0].size)
+    def look(self, picture: Any) -> Look:
+        """What is known of a picture (PIL, mode RGB). It is looked at alone: others would change its roundings."""
+        block, vectors = self.block(picture.size)
         device = self.model.get_input_embeddings().weight.device
-        row = row_of(block, self.processor.inputs(pictures), [self.filler], [self.filler], rows=len(pictures))
+        row = row_of(block, self.processor.inputs([picture]), [self.filler], [self.filler])
         given = Given.by(self.model, on(row, device))
-        found = given.embeddings[:, 1:-1][:, list(vectors)]
-        turns, advance = self._turned(given.positions, len(pictures), len(block))
-        each = len(vectors)
-        return [
-            Look(
-                one,
-                None if turns is None else turns[:, number],
-                advance,
-                {key: tuple(part[number * each :][:each] for part in parts) for key, parts in given.lists.items()},
-                given.marks,
-            )
-            for number, one in enumerate(found.unbind())
-        ]
+        turns, advance = self._turned(given.positions, len(block))
+        deeper = {key: tuple(part.clone() for part in parts) for key, parts in given.lists.items()}
+        return Look(given.embeddings[0, 1:-1][list(vectors)], turns, advance, deeper, given.marks)
 
     @staticmethod
-    def _turned(positions: Tensor | None, rows: int, size: int) -> tuple[Tensor | None, Tensor | None]:
+    def _turned(positions: Tensor | None, size: int) -> tuple[Tensor | None, Tensor | None]:
         if positions is None:
             return None, None
-        by_axis = (positions if positions.ndim == 3 else positions[None]).expand(-1, rows, -1)
-        by_axis = by_axis - by_axis[..., :1] - 1
-        if len(by_axis) == 1 and torch.equal(
-            by_axis[0], torch.arange(-1, size + 1, device=positions.device).expand(rows, -1)
-        ):
+        by_axis = (positions if positions.ndim == 3 else positions[None])[:, 0]
+        by_axis = by_axis - by_axis[:, :1] - 1
+        if len(by_axis) == 1 and torch.equal(by_axis[0], torch.arange(-1, size + 1, device=positions.device)):
             return None, None
-        return by_axis[..., 1:-1], by_axis[:, 0, -1]
+        return by_axis[:, 1:-1].clone(), by_axis[:, -1].clone()
 
 
 def on(given: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -35,7 +35,6 @@ class Way:
         pictures: texts with a picture: `packed`: as other texts; `rows`: each in a row of its own, through the text
             decoder; `model`: so, by the model's own pass over token ids and pixels. `none`: it sees none.
         sees: who sees whom around a picture, see `vision.Scene`.
-        together: several pictures of one size may be looked at at once.
         blind: why it sees no pictures, in words.
     """
 
@@ -46,7 +45,6 @@ class Way:
     repacks: bool = False
     pictures: Pictures = "none"
     sees: Sees = "back"
-    together: bool = True
     blind: str = ""
 
     @property

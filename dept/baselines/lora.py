@@ -16,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from dept.baselines.need_peft import need_peft
+from dept.baselines.text_part import text_part
 from dept.constants import CONSTANTS
 from dept.trial import Method
 from infra.errors import InputError
@@ -28,7 +29,8 @@ def layers(model: Any) -> list[Any]:
         InputError: a model without any.
     """
     head = model.get_output_embeddings()
-    found = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head]
+    part = text_part(model)
+    found = [layer for layer in part.modules() if isinstance(layer, (nn.Linear, Conv1D)) and layer is not head]
     if not found:
         kind = getattr(model.config, "model_type", "plain")
         raise InputError(
@@ -80,7 +82,7 @@ def attach(model: Any, rank: int, seed: int) -> Any:
         r=rank,
         lora_alpha=int(CONSTANTS["lora"]["alpha"]),
         lora_dropout=0.0,
-        target_modules=str(CONSTANTS["lora"]["layers"]),
+        target_modules=_targets(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     devices = [model.device] if model.device.type == "cuda" else []
@@ -89,6 +91,14 @@ def attach(model: Any, rank: int, seed: int) -> Any:
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
     return wrapped.eval()
+
+
+def _targets(model: Any) -> str | list[str]:
+    """Which layers peft is told to change."""
+    if text_part(model) is model:
+        return str(CONSTANTS["lora"]["layers"])
+    own = set(map(id, layers(model)))
+    return [name for name, module in model.named_modules() if id(module) in own]
 
 
 def detach(wrapped: Any) -> None:

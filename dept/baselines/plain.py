@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dept.backbones.backbone import Backbone
 from dept.backbones.loading import load_model
 from dept.baselines import lora
+from dept.baselines.text_part import trained
 from dept.batches.collate import Batch
 from dept.batches.tokenise import Row
 from dept.engine import forward
@@ -41,7 +42,7 @@ class PlainCopy:
         if rank is not None:
             self.wrapped = lora.attach(self.bare.model, rank, seed)
         else:
-            for parameter in self.bare.model.parameters():
+            for parameter in trained(self.bare.model):
                 # bfloat16 would round small updates away; the adapters of dept and lora are float32 as well
                 parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
                 parameter.requires_grad_(True)

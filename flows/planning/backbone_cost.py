@@ -77,7 +77,7 @@ class BackboneCost:
         assert self.info is not None
         config = AutoConfig.from_pretrained(self.info.folder)
         with torch.device("meta"):
-            return class_of(config).from_config(config)
+            return class_of(config, self.info.reads_pictures).from_config(config)
 
     def numbers(self, spec: TrialSpec, labels: int = 0) -> int | None:
         """Trainable numbers of a trial; of a probe the most that it may choose.
@@ -100,7 +100,9 @@ class BackboneCost:
         if self.info is None:
             return None
         if spec.method == "full":
-            return sum(int(parameter.numel()) for parameter in self._bare.parameters())
+            from dept.baselines.text_part import trained
+
+            return sum(int(parameter.numel()) for parameter in trained(self._bare))
         from dept.baselines.lora import numbers, rank_of
 
         budget = spec.adapter.trainable(self.info.d)

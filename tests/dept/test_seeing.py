@@ -5,9 +5,12 @@ import shutil
 import pytest
 import torch
 
+from dept.adapters.picture_cache import Kept
 from dept.backbones import files, measure_seeing, vision
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
+from dept.baselines import lora
+from dept.baselines.text_part import trained
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig
 from infra.errors import InputError
@@ -140,19 +143,31 @@ def test_the_place_of_an_adapters_own_pictures_hangs_on_no_processor(monkeypatch
     assert backbone.tokens.picture_place([5, 6]) == 0
 
 
-def test_pictures_that_cannot_be_looked_at_together_are_looked_at_alone(pictures, monkeypatch):
-    look = vision.Vision.look
+def test_a_pictures_bits_hang_on_no_other(backbone, pictures):
+    together = backbone.see(pictures)
+    for picture, found in zip(pictures, together, strict=True):
+        backbone._kept = Kept(1 << 20)
+        assert torch.equal(backbone.see([picture])[0], found)
+        assert found.untyped_storage().nbytes() == found.nbytes
 
-    def one(self, shown):
-        assert len(shown) == 1
-        return look(self, shown)
 
-    monkeypatch.setattr(measure_seeing, "_known", {})
-    monkeypatch.setattr(vision.Vision, "look", one)
-    model, processor = seeing.made("llava", families.tokenizer())
+def test_a_prefix_has_no_end_in_ids_alone():
+    model, processor = seeing.made("paligemma", families.tokenizer())
     backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
-    assert not backbone.way.together
-    assert len(backbone.see(pictures)) == 3
+    with pytest.raises(InputError, match=r"reads a text both ways up to its answer.* Remedy: score, or generate"):
+        backbone(seeing.adapter_of(backbone, 0), torch.tensor([[5, 6, 7]]))
+
+
+def test_baselines_train_what_reads_text():
+    model, _ = seeing.made("smolvlm", families.tokenizer())
+    own = set(map(id, trained(model)))
+    names = {name for name, one in model.named_parameters() if id(one) in own}
+    assert names == {name for name, _ in model.named_parameters() if "text_model" in name or "lm_head" in name}
+    inside = set(map(id, model.get_decoder().modules()))
+    assert {id(layer) for layer in lora.layers(model)} <= inside
+    wrapped = lora.attach(model, 2, 0)
+    assert all("text_model" in name for name, one in model.named_parameters() if one.requires_grad)
+    lora.detach(wrapped)
 
 
 def test_one_that_cannot_be_followed_reads_texts_alone(pictures, monkeypatch):
