@@ -108,6 +108,11 @@ class AdapterConfig(Frozen):
         """What an adapter and the one that it starts from must have alike; a head or a map of pictures may be new."""
         return self.m, self.r, self.s, self.alpha, self.layout, self.offset
 
+    def starts_from(self, source: AdapterConfig) -> bool:
+        """Whether an adapter of this shape can start from one of that: a head, or a map of pictures, may be new."""
+        maps = {self.pictures, source.pictures} - {None}
+        return self.shape == source.shape and len(maps) < 2
+
     @property
     def reads(self) -> tuple[float, ...]:
         """Depths that a head reads; none without a head."""

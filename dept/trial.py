@@ -31,6 +31,7 @@ TOGETHER = "ensemble:"  # begins the variant of several adapters of one variant 
 DISTILLED = "distilled:"  # and that of one adapter which has learned to answer as they do
 OWN_LOSS = "own_loss"  # of a refit, in `TrialOutcome.extra`: mean loss (nats) of its answers to the rows it has learned
 ADAPTERS = "adapters_together"  # of an ensemble, likewise: test score of its adapters without linear baselines
+PICTURES = "pictures"  # likewise, true: the rows that it learned from had their pictures
 AUTO = "auto"  # per draw the recipe of the lowest cross-validated loss, of all methods that were searched
 MULTITASK = "multitask"  # name of the task of an adapter that is trained on several sources at once
 SCHEMA = 6  # layout of a spec's JSON; older ones are migrated when they are read

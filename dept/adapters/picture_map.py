@@ -27,7 +27,7 @@ from tasks.picture_reader import read_picture
 from tasks.pictures import Picture
 
 NAMES = ("picture_in", "picture_out", "picture_place")
-MOST_KEPT = 1 << 30  # bytes of patches, in 8 bits a number, that are kept of each shape
+MOST_KEPT, SHAPES = 1 << 28, 4  # bytes of pixels that are kept of a shape, and shapes
 _kept: dict[tuple[int, int], Kept[Tensor]] = {}
 
 
@@ -126,7 +126,10 @@ def patches(pictures: Sequence[Picture], config: PictureMap) -> Tensor:
 def look(pictures: Sequence[Picture], config: PictureMap) -> list[Tensor]:
     """Pixels of each picture as they are kept, uint8 [n, 3 * pixels ** 2]. Raises InputError as `patches` does."""
     shape = config.grid, config.pixels
-    kept = _kept.setdefault(shape, Kept(MOST_KEPT))
+    kept = _kept.pop(shape, None) or Kept(MOST_KEPT)
+    _kept[shape] = kept
+    while len(_kept) > SHAPES:
+        del _kept[next(iter(_kept))]  # that was asked for longest ago
     return kept.of(pictures, lambda missing: [_cut(picture, *shape) for picture in missing])
 
 

@@ -46,6 +46,13 @@ class Sight:
         moved: dict[str, Any] = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
         return replace(self, **moved)
 
+    def part(self, vectors: Tensor) -> Sight:
+        """Some of the vectors alone, by their numbers, and the pictures that these are of."""
+        used, which = self.which[vectors].unique(return_inverse=True)
+        pictures = tuple(self.pictures[one] for one in used.tolist())
+        at, index, owner = self.at[vectors], self.index[vectors], self.owner[vectors]
+        return replace(self, at=at, which=which, index=index, owner=owner, pictures=pictures, blocks=(), vectors=())
+
 
 @dataclass
 class Batch:

@@ -80,7 +80,7 @@ class Session:
         self.close(clean=kind is None)
 
     name = property(lambda self: self.info.name, doc="Short name, for people.")
-    reads_pictures = property(lambda self: self.info.reads_pictures, doc="Whether it sees pictures by itself.")
+    reads_pictures = False  # ranks hold text decoders alone
     tokens = property(lambda self: self.info.tokens, doc="Text to token ids and back.")
     d = property(lambda self: self.info.d, doc="Width of the input embeddings.")
     weights_id = property(lambda self: self.info.backbone_id, doc="sha256 (hex) of weights and tokenizer.")

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
+from dept.adapters.picture_map import NAMES as PICTURE
 from dept.adapters.stack import Training
 from dept.engine.state import State
 from infra.files import write_bytes
@@ -98,12 +99,16 @@ class Checkpoint:
             if digest(tensors) != body["sha256"]:
                 raise ValueError("its sha256 is another")
             shapes = {f"{part}.{n}": t.shape[1:] for part, old in training.dump().items() for n, t in old.items()}
-            if any(name not in tensors or tensors[name].shape[1:] != shape for name, shape in shapes.items()):
+            blank = {n: torch.zeros(shape) for n, shape in shapes.items() if n.partition(".")[2] in PICTURE}
+            made = []
+            for i in wanted:
+                key, own = body["keys"][i], {n: t[i] for n, t in tensors.items()}
+                if training.starts[key].sees is None:
+                    own |= blank  # beside whatever maps it was saved, and goes on
+                if all(n in own and own[n].shape == shape for n, shape in shapes.items()):
+                    made.append((key, State.of(body["states"][key]), own))
+            if not made:
                 return []
-            made = [
-                (body["keys"][i], State.of(body["states"][body["keys"][i]]), {n: t[i] for n, t in tensors.items()})
-                for i in wanted
-            ]
         except FileNotFoundError:
             return []  # its stack has just ended
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError) as error:

@@ -176,10 +176,16 @@ def seen_by(backbone: Backbone, seen: Sight, tensors: Tensors | None) -> Tensor:
     """The vectors [V, d] of a batch's pictures: of the adapters' maps, where they have one, else the backbone's own."""
     if tensors is None or tensors.pictures is None:
         return _own(backbone, seen)
-    vectors = mapped(patches(seen.pictures, tensors.pictures).to(backbone.device), seen, tensors)
     assert tensors.picture_in is not None
-    none = ~tensors.picture_in.detach().flatten(1).any(1)[seen.owner]  # zeros stand for no map
-    return torch.where(none[:, None], _own(backbone, seen), vectors) if bool(none.any()) else vectors
+    maps = tensors.picture_in.detach().flatten(1).any(1)[seen.owner]  # zeros stand for no map
+    mine, others = maps.nonzero()[:, 0], (~maps).nonzero()[:, 0]
+    parts = []
+    if len(mine):
+        part = seen.part(mine)
+        parts.append(mapped(patches(part.pictures, tensors.pictures).to(backbone.device), part, tensors))
+    if len(others):
+        parts.append(_own(backbone, seen.part(others)).float())
+    return torch.cat(parts).index_select(0, torch.cat([mine, others]).argsort())
 
 
 def _own(backbone: Backbone, seen: Sight) -> Tensor:

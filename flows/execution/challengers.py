@@ -81,7 +81,7 @@ def _from_best(
 
 def _fits(context: RunContext, source: TrialOutcome, spec: TrialSpec) -> bool:
     """Whether a challenger may start from a source: of its shape, and a stranger to its task's rows."""
-    shaped = spec.method == "dept" and source.spec.adapter.shape == spec.adapter.shape
+    shaped = spec.method == "dept" and spec.adapter.starts_from(source.spec.adapter)
     return shaped and unseen_task(context, source.spec, spec.task)
 
 

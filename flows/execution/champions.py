@@ -79,6 +79,7 @@ def open_retraining(order: Retraining) -> tuple[RunContext, dict[str, str]]:
         d=backbone.d,
         tells_words=backbone.tells_words,
         hidden=backbone.hidden,
+        reads_pictures=backbone.reads_pictures,
         dtype=backbone.dtype,
         device=order.device,
         engine=Engine(),

@@ -48,6 +48,7 @@ class RunContext:
         backbone_name: as the order gives it. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
         room: tokens that it can read at once; None: no end. computed, chat: see `TrialSpec`.
         tasks, splits: by name.
+        reads_pictures: whether its description says that it sees pictures by itself.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
         begun: what is known of the training of trials that this process has not closed, by fingerprint and attempt.
@@ -71,6 +72,7 @@ class RunContext:
     chat: str | None = None
     tells_words: bool = True
     hidden: int | None = None
+    reads_pictures: bool = False
     run_id: str = ""
     parent_run: str = ""
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)

@@ -13,7 +13,7 @@ from flows.execution.own_tasks import stored_rows
 from flows.planning.backbone_cost import chat_of
 from flows.planning.check import check
 from flows.planning.encoders import check_encoder
-from flows.planning.pictures import adapter_of, check_pictures
+from flows.planning.pictures import LOOKED_AT, adapter_of, blocks, check_pictures, reads_pictures
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from registry.ledger import Ledger
@@ -64,6 +64,7 @@ def open_plan(plan: Plan) -> RunContext:
         chat=chat_of(backbone, tasks.values()),
         tells_words=backbone.tells_words,
         hidden=backbone.hidden,
+        reads_pictures=reads_pictures(plan, backbone),
     )
 
 
@@ -75,10 +76,11 @@ def _check_tokens(plan: Plan, task: Task, splits: Splits, backbone: BackboneInfo
     """
     shape = adapter_of(plan, task.name)
     shape = shape if task.sees else shape.blind
+    own = max(blocks(plan, task, splits.train[:LOOKED_AT], backbone), default=0)
     for method in plan.methods if task.name in plan.targets else ("dept",):
         if method in ("dept", "adept", "prompt-tuning", "calibrated"):  # others have no prompt, or make it fit
             asked = shape.of_method(method, backbone.d, backbone.positions)
-            backbone.check_room(asked.m, asked.s + (asked.pictures.positions if asked.pictures else 0))
+            backbone.check_room(asked.m, asked.s + (asked.pictures.positions if asked.pictures else own))
     tokens = in_chat(backbone.tokens) if task.chat else backbone.tokens
     if task.scored:
         longest = max(map(len, tokens.encode_words(task.words)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from dept.batches.tokenise import Row
 from dept.engine.state import State
-from dept.trial import TrialOutcome, TrialSpec
+from dept.trial import PICTURES, TrialOutcome, TrialSpec
 from flows.execution.context import RunContext
 from flows.execution.heal import LostError, heal, place_of
 from flows.execution.lease import Lease, LeaseLostError
@@ -81,6 +81,7 @@ def outcome_of(context: RunContext, spec: TrialSpec, rows: Sequence[Row], state:
             "metric": task.metrics[0] if task else "score",
             "rate": spec.training.lr_prompt,
             **({"readout": state.readout} if state.readout else {}),
+            **({PICTURES: True} if any(row.seen for row in rows) else {}),
         },
     )
 

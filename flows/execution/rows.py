@@ -134,8 +134,21 @@ def shown(
 
 
 def sees(context: RunContext, task: Task, shape: AdapterConfig) -> bool:
-    """Whether an adapter of this shape, or the backbone, sees the pictures of a task."""
-    return task.sees and (shape.pictures is not None or context.backbone.reads_pictures)
+    """Whether an adapter of this shape, or the backbone, sees the pictures of a task.
+
+    Raises:
+        InputError: the backbone was to see them by itself, and does not.
+    """
+    if not task.sees or shape.pictures is not None:
+        return task.sees
+    backbone = context.backbone
+    if context.reads_pictures and not backbone.reads_pictures:
+        raise InputError(
+            f"backbone {backbone.name}: its files promise that it reads pictures, but here it reads none "
+            f"({getattr(backbone, 'blind', '') or 'its processor is missing'}). Remedy: another backbone, "
+            "adapter.pictures (a trained map of them), or picture: hidden in the task"
+        )
+    return backbone.reads_pictures
 
 
 def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) -> list[Row]:

@@ -19,7 +19,7 @@ from flows.planning.distilled import distilled_specs, planned_distilled
 from flows.planning.encoders import check_encoder
 from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.joined import joined_targets
-from flows.planning.pictures import check_pictures
+from flows.planning.pictures import LOOKED_AT, blocks, check_pictures
 from flows.planning.places import Draw, Origin
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
@@ -107,6 +107,9 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
         check_encoder(plan, tasks, backbone.info)
         inputs = replace(inputs, tells_words=backbone.info.tells_words)
     means = {name: _lengths(task, splits[name], backbone, name in away) for name, task in tasks.items()}
+    there = [name for name in tasks if name not in away]
+    looked = {name: blocks(plan, tasks[name], splits[name].train[:LOOKED_AT], backbone.info) for name in there}
+    own = {name: sum(found) / len(found) for name, found in looked.items() if found}
     read_already: set[tuple[object, ...]] = set()
     lines: dict[tuple[str, str], Line] = {}
     left_out: set[str] = set()
@@ -121,7 +124,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
             return
         line = lines.setdefault((stage, variant), Line(stage, variant))
         mean, bound = _mean(spec, means)
-        mean += spec.adapter.pictures.positions if spec.adapter.pictures else 0
+        mean += spec.adapter.pictures.positions if spec.adapter.pictures else own.get(spec.task, 0.0)
         drawn = _drawn(spec, tasks[spec.task].strata) if spec.task in tasks else None
         most = drawn if spec.validation_rows is None else spec.validation_rows
         checked = len(splits[spec.task].validation) if most is None else most

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dept.backbones.describe import BackboneInfo
 from dept.config import AdapterConfig
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from tasks.formatting import Example
 from tasks.spec import Task
 
+LOOKED_AT = 20  # pictures of a task whose blocks are counted
 
-def reads_pictures(backbone: BackboneInfo) -> bool:
-    """Whether a backbone reads pictures: what `BackboneInfo.reads_pictures` says, and no where it says nothing."""
-    return bool(getattr(backbone, "reads_pictures", False))
+
+def reads_pictures(plan: Plan, backbone: BackboneInfo) -> bool:
+    """Whether the backbone of a plan sees pictures by itself: what its description says; ranks see none."""
+    return backbone.reads_pictures and plan.engine == "local"
 
 
 def check_pictures(plan: Plan, tasks: Mapping[str, Task], info: Callable[[], BackboneInfo | None]) -> None:
@@ -27,12 +30,26 @@ def check_pictures(plan: Plan, tasks: Mapping[str, Task], info: Callable[[], Bac
     """
     unseen = [name for name, task in tasks.items() if task.sees and adapter_of(plan, name).pictures is None]
     backbone = info() if unseen else None
-    if backbone is not None and not reads_pictures(backbone):
+    if backbone is not None and not reads_pictures(plan, backbone):
+        how = " in ranks (engine: deepspeed)" if backbone.reads_pictures else ""
         raise InputError(
-            f"task {unseen[0]}: its rows have pictures, which backbone {plan.backbone} does not read. Remedy: "
+            f"task {unseen[0]}: its rows have pictures, which backbone {plan.backbone} does not read{how}. Remedy: "
             "adapter: {pictures: {}}, a trained map of them; a backbone that reads pictures; or picture: hidden in the "
             "task, which leaves the text alone"
         )
+
+
+def blocks(plan: Plan, task: Task, rows: Sequence[Example], backbone: BackboneInfo | None) -> list[int]:
+    """Positions that some pictures of a task take before its texts where the backbone sees them by itself, else [].
+
+    Raises:
+        InputError: a picture that is gone, or that the backbone does not take.
+    """
+    if backbone is None or not task.sees or not reads_pictures(plan, backbone):
+        return []
+    distinct = {row.picture.sha256: row.picture for row in rows if row.picture}
+    some = list(distinct.values())[:LOOKED_AT]
+    return [len(backbone.tokens.picture_block(picture).ids) for picture in some]
 
 
 def adapter_of(plan: Plan, task: str) -> AdapterConfig:

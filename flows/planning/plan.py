@@ -244,7 +244,7 @@ class Plan(BaseModel):
             if name not in self.targets:
                 raise ValueError(f"groups: {name} is no target{near(name, self.targets)}; groups=[] leaves them out")
             self.recipe(name)
-        if any(self.recipe(name).adapter.shape != self.adapter.shape for name in grouped) and self.transfers:
+        if self.transfers and not all(self.recipe(name).adapter.starts_from(self.adapter) for name in grouped):
             raise ValueError("groups: an adapter of another shape cannot start from the plan's sources")
 
     def recipe(self, target: str) -> Recipe:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from dept.constants import CONSTANTS
-from dept.trial import LINEAR, TrialOutcome
+from dept.trial import LINEAR, PICTURES, TrialOutcome
 from flows.reporting.summary import joins, trained
 
 SHOTS = "True few-shot: steps, rates and starts were chosen on as many validation rows of a draw as it has shots."
@@ -39,16 +39,16 @@ def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
 
 
 def _seen(targets: Iterable[TrialOutcome]) -> list[str]:
-    """Which variants saw the pictures of tasks by a map of their own, and which had the texts alone."""
-    specs = [outcome.spec for outcome in targets if outcome.spec.init != "untrained"]
-    tasks = {spec.task for spec in specs if spec.adapter.pictures}
-    blind = {spec.variant for spec in specs if spec.task in tasks and spec.adapter.pictures is None}
-    if not blind:
-        return []
-    seeing = {spec.variant for spec in specs if spec.adapter.pictures}
+    """Which variants saw the pictures of tasks, where others had the texts alone."""
+    learned = [outcome for outcome in targets if outcome.spec.init != "untrained"]
+    tasks = {outcome.spec.task for outcome in learned if outcome.extra.get(PICTURES)}
+    mine = [outcome for outcome in learned if outcome.spec.task in tasks]
+    seeing, blind = (
+        ", ".join(sorted({outcome.spec.variant for outcome in mine if bool(outcome.extra.get(PICTURES)) is saw}))
+        for saw in (True, False)
+    )
     named = ", ".join(sorted(tasks)[:NAMED])
-    who = ", ".join(sorted(seeing))
-    return [f"Pictures of {named} were seen by {who} alone: {', '.join(sorted(blind))} read the texts without them."]
+    return [f"Pictures of {named} were seen by {seeing} alone: {blind} read the texts without them."] if blind else []
 
 
 def _lora(targets: Iterable[TrialOutcome]) -> list[str]:

@@ -173,6 +173,27 @@ def test_a_backbones_own_vectors_stand_among_what_it_writes_around_them(tiny, pi
     assert not torch.allclose(bare, features(tiny, [(0, row) for row in blind], [1.0]))
 
 
+@pytest.mark.parametrize("grid", [1, 3])
+def test_maps_beside_a_backbones_own_vectors(tiny_llama, pictures, monkeypatch, grid):
+    """One adapter of the stack has a map of another number of places, the other leaves seeing to the backbone."""
+    given = {picture.sha256: torch.randn(2, tiny_llama.d) for picture in pictures}
+    asked = []
+    monkeypatch.setattr(tiny_llama.tokens, "picture_block", lambda picture: Block((0, 0), (0, 1)), raising=False)
+    monkeypatch.setattr(tiny_llama, "see", lambda some: asked.extend(some) or [given[one.sha256] for one in some])
+    seeing = SEEING.model_copy(update={"pictures": PictureMap(grid=grid, pixels=4, rank=3)})
+    adapters = [adapter_of(tiny_llama, 0, seeing), adapter_of(tiny_llama, 1, BLIND)]
+    shown = [pictures[:2], pictures[1:]]
+    rows = [
+        encode(tiny_llama.tokens, TEXTS[:2], WORDS, None, one.config, mine)
+        for one, mine in zip(adapters, shown, strict=True)
+    ]
+    items = [(which, row) for which in (1, 0) for row in rows[which]]
+    found = score_rows(tiny_llama, Tensors.of(adapters, tiny_llama.device), items)
+    wanted = [by_hand(tiny_llama, adapters[which], row, given if which else None) for which, row in items]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted))
+    assert {one.sha256 for one in asked} == {one.sha256 for one in pictures[1:]}
+
+
 def test_generation_sees_the_picture(tiny, pictures):
     adapter = adapter_of(tiny, 0)
     rows = encode_open(tiny.tokens, TEXTS[:3], SEEING, 4, [pictures[0], None, pictures[1]])
@@ -234,9 +255,14 @@ def test_a_killed_training_of_maps_goes_on_with_the_same_bits(tiny_llama, pictur
     for key, result in again.items():
         for name, tensor in result.adapter.parts.items():
             assert torch.equal(tensor, whole[key].adapter.parts[name])
-    with pytest.raises(KeyboardInterrupt):  # one without a map goes on in a stack of its own, from the start
-        train(trials, tiny_llama, options, on_point=killed)
-    assert_same(train(trials[1:2], tiny_llama, options)["t1"], whole["t1"])
+    for first, then in ((trials, trials[1:2]), (trials[1:2], trials)):  # one without a map, with others or by itself
+        with pytest.raises(KeyboardInterrupt):
+            train(first, tiny_llama, options, on_point=killed)
+        restored.clear()
+        again = train(then, tiny_llama, options, on_restored=lambda key, state: restored.update({key: state.step}))
+        assert restored["t1"] == 4 or len(first) == 3
+        assert restored["t1"] >= 3
+        assert_same(again["t1"], whole["t1"])
     assert not list(options.checkpoint_folder.glob("*.damaged"))
 
 
@@ -262,6 +288,9 @@ def test_the_map_is_part_of_the_adapters_file_budget_and_start(tiny_llama, tmp_p
     assert from_source(from_source(back, BLIND), config, 5).config == config
     with pytest.raises(InputError, match=r"Remedy: the same adapter\.pictures"):
         from_source(back, other)
+    assert config.starts_from(BLIND)
+    assert BLIND.starts_from(config)
+    assert not other.starts_from(config)
     head = Head(torch.zeros(2, 64), torch.zeros(2), torch.zeros(64), torch.ones(64))
     assert with_head(start, head, config.model_copy(update={"answers": "head"})).sees == SIGHT
     methods = {method: config.of_method(method, 32).pictures for method in ("dept", "adept", "prompt-tuning", "lora")}

@@ -1,5 +1,6 @@
 """Plans with pictures on a backbone that reads none: the adapters' own map sees them, from plan to report."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from PIL import Image
 
 from dept.adapters import picture_map
+from dept.adapters.initialise import from_text
 from flows.execution.open import open_plan
 from flows.execution.rows import of_task, rows_of
 from flows.execution.settle import settle
@@ -160,3 +162,40 @@ def test_a_champion_of_pictures_is_not_served(tmp_path, tiny_folders, begin):
     assert adapter.sees == plan.adapter.pictures
     with pytest.raises(InputError, match="it answers rows with pictures, which are tested but not served"):
         Predictor(adapter)
+
+
+# --- backbones that read pictures
+
+
+def test_a_backbones_own_block_counts_and_a_blind_one_is_no_reader(tmp_path, begin):
+    from tests.seeing import save_seeing
+
+    folder = save_seeing(tmp_path / "llava", "llava")
+    plan = plan_of(tmp_path, folder, strategies=["scratch"], sources=[], targets=["mine"])
+    plan = plan.model_copy(update={"adapter": plan.adapter.blind})
+
+    def mean(plan):
+        return next(line.trained for line in estimate(plan).lines if line.variant == "scratch") / 16
+
+    (task,) = plan.own_tasks[:1]
+    hidden = plan.model_copy(update={"own_tasks": [task.model_copy(update={"picture": "hidden"})]})
+    assert mean(plan) - mean(hidden) == 4
+    with pytest.raises(InputError, match=r"does not read in ranks \(engine: deepspeed\)\. Remedy: adapter: {pictures"):
+        open_plan(plan.model_copy(update={"engine": "deepspeed"}))
+    context, plan = begin(**body_of(plan))
+    examples = of_task("mine", context.splits["mine"].test[:2])
+    first, second = rows_of(context, examples, plan.adapter)
+    assert first.seen.picture == examples[0][1].picture
+    swapped = [
+        ("mine", replace(one, picture=other.picture))
+        for (_, one), (_, other) in zip(examples, examples[::-1], strict=True)
+    ]
+    start = from_text(context.backbone, plan.adapter, "look", 0)
+    seen, other = (
+        context.backbone.score([start], [(0, row) for row in rows])
+        for rows in ([first, second], rows_of(context, swapped, plan.adapter))
+    )
+    assert seen != other
+    context.backbone.backbone.reads_pictures = False
+    with pytest.raises(InputError, match=r"its files promise that it reads pictures, but here it reads none"):
+        rows_of(context, examples, plan.adapter)
