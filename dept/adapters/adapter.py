@@ -42,6 +42,7 @@ class Adapter(nn.Module):
         layout: where text and rows sit for causal backbones, "adjacent" or "paper" (`dept.backbones.tokens`).
         head: a linear head over pooled hidden states of the adapted pass; default none, the words alone answer.
         layers: the depths that the head reads, see `AdapterConfig`.
+        width: of the hidden states that it reads; default d.
         offset: ADePT's map of each token's embedding; default none.
         pictures: its map of pictures to vectors before the text; default none.
 
@@ -71,6 +72,7 @@ class Adapter(nn.Module):
         layers: Sequence[float] = (),
         offset: Offset | None = None,
         pictures: SeenBy | None = None,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         fit = prompt.ndim == a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and prompt.shape[1] == b.shape[1]
@@ -83,7 +85,8 @@ class Adapter(nn.Module):
             raise InputError(f"adapter: unknown layout {layout!r}; known: {', '.join(get_args(Layout))}")
         if not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
             raise InputError(f"adapter: alpha must be a positive number, got {alpha!r}")
-        if head is not None and (not layers or len(head.mean) != len(layers) * prompt.shape[1]):
+        self.width = width or prompt.shape[1]
+        if head is not None and (not layers or len(head.mean) != len(layers) * self.width):
             raise InputError(f"adapter: a head over {len(head.mean)} features does not read {len(layers)} layers of it")
         if pictures is not None and pictures.place.shape[1] != prompt.shape[1]:
             raise InputError(f"adapter: P {list(prompt.shape)} beside places of pictures {list(pictures.place.shape)}")
@@ -163,6 +166,8 @@ class Adapter(nn.Module):
         payload = save_bytes(tensors, header_of(self.readout))
         digest = hashlib.sha256(payload).hexdigest()
         more: dict[str, Any] = {"layers": list(self.layers)} if self.layers else {}
+        if self.width != self.d:
+            more["width"] = self.width
         if self.offset is not None:
             more["offset"] = self.config.offset
         if self.readout is not None:
@@ -207,7 +212,7 @@ class Adapter(nn.Module):
             manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
             expected, alpha, layout = manifest["sha256"], manifest["alpha"], manifest["layout"]
             sizes, metadata = {size: manifest[size] for size in ("m", "s", "r", "d")}, dict(manifest["metadata"])
-            layers, readout = manifest.get("layers", ()), manifest.get("readout")
+            layers, readout, width = manifest.get("layers", ()), manifest.get("readout"), manifest.get("width")
             sees = None if manifest.get("pictures") is None else PictureMap.model_validate(manifest["pictures"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"adapter {folder}: {MANIFEST} is damaged ({error})") from error
@@ -232,7 +237,7 @@ class Adapter(nn.Module):
             head = Head.of(stored) if layers else None
             of_tokens = Offset.of(stored)
             p, a, b = (stored[name] for name in ("prompt", "a", "b"))
-            adapter = cls(p, a, b, alpha, layout, head, layers, of_tokens, SeenBy.of(stored, sees))
+            adapter = cls(p, a, b, alpha, layout, head, layers, of_tokens, SeenBy.of(stored, sees), width)
             adapter.readout = readout_of(payload, readout, len(head.bias) if head else 0)
         except InputError:
             raise
@@ -249,7 +254,7 @@ class Adapter(nn.Module):
         head = Head.of(dict(parts)) if self.layers else None
         p, a, b = (parts[name] for name in ("prompt", "a", "b"))
         pictures = SeenBy.of(parts, self.sees)
-        made = type(self)(p, a, b, self.alpha, self.layout, head, self.layers, Offset.of(parts), pictures)
+        made = type(self)(p, a, b, self.alpha, self.layout, head, self.layers, Offset.of(parts), pictures, self.width)
         made.metadata, made.readout = dict(self.metadata), self.readout
         return made
 

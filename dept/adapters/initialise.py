@@ -187,7 +187,8 @@ def factored(product: Tensor, r: int) -> tuple[Tensor, Tensor]:
 def with_head(start: Adapter, head: Head, config: AdapterConfig) -> Adapter:
     """The same start with a head over `config.layers`; the head alone answers where `config.answers` says so."""
     p, a, b, layers = start.prompt, start.a, start.b, config.layers
-    made = Adapter(p, a, b, start.alpha, start.layout, head, layers, start.offset, start.pictures)
+    width = len(head.mean) // len(layers)
+    made = Adapter(p, a, b, start.alpha, start.layout, head, layers, start.offset, start.pictures, width)
     made.metadata = dict(start.metadata)
     if config.answers == "head":
         made.readout = Readout(weight=1.0)

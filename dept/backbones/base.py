@@ -20,7 +20,8 @@ from dept.backbones.loading import digest_of_tensors
 from dept.backbones.opening import opened
 from dept.backbones.self_test import Test, check_embeddings, check_head, way_of
 from dept.backbones.sizes import answer_room_of, check_answers, check_room, room_of
-from dept.backbones.tokens import KINDS, Family, Tokens
+from dept.backbones.token_kinds import KINDS
+from dept.backbones.tokens import Family, Tokens
 from dept.backbones.ways import Way
 from infra.errors import InputError
 from tasks.pictures import Picture

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from dept.backbones.tokens import CausalTokens, Cut, Tokens
+from dept.backbones.token_kinds import CausalTokens
+from dept.backbones.tokens import Cut, Tokens
 from infra.errors import InputError
 
 _ASKED = ("first question", "second question")

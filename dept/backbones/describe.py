@@ -16,7 +16,8 @@ from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, reads_pictures, short_name, weights_id
 from dept.backbones.processor import Processor
 from dept.backbones.sizes import answer_room_of, check_answers, check_room, hidden_of, room_of, text_of, width_of
-from dept.backbones.tokens import KINDS, Family, Tokens
+from dept.backbones.token_kinds import KINDS, EncoderTokens
+from dept.backbones.tokens import Family, Tokens
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
 
@@ -42,7 +43,7 @@ class BackboneInfo:
         answer_positions: of an encoder-decoder: tokens of an answer; None: no end.
         reads_pictures: whether it sees pictures by itself.
         hidden: width of its hidden states, which heads read; None: not known.
-        tells_words: not of an encoder without a masked-LM head, which trained heads alone read.
+        fills_in: its weights were saved with a masked-LM head.
     """
 
     name: str
@@ -57,7 +58,7 @@ class BackboneInfo:
     answer_positions: int | None = None
     reads_pictures: bool = False
     hidden: int | None = None
-    tells_words: bool = True
+    fills_in: bool = False
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -89,6 +90,15 @@ class BackboneInfo:
             made.eyes = lambda: Processor.load(self.folder)
         made.check()
         return made
+
+    @property
+    def tells_words(self) -> bool:
+        """Whether words can tell labels: not of an encoder without a masked-LM head, or a mask; heads alone read it.
+
+        Raises:
+            InputError: see `tokens`.
+        """
+        return not isinstance(self.tokens, EncoderTokens) or (self.fills_in and self.tokens.mask_id is not None)
 
     def legacy_ids(self) -> set[str]:
         """The ids that older versions may have given this backbone; those of 0.1.0 held the number type."""
@@ -179,7 +189,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
         written if family == "seq2seq" else None,
         sees,
         hidden=hidden_of(inner),
-        tells_words=family != "encoder" or fills_in(config),
+        fills_in=fills_in(config),
     )
 
 

@@ -75,7 +75,8 @@ def room_of(config: Mapping[str, Any]) -> int | None:
         pad = 1 if text.get("model_type") == "mpnet" else int(text.get("pad_token_id") or 0)  # which asks no one
         found -= pad + 1
     if found and (window := text.get("attention_window")):  # longformer fills rows up to whole windows
-        found -= found % (max(window) if isinstance(window, list) else int(window))
+        widest = max(window) if isinstance(window, list) else int(window)
+        found -= found % min(found, widest)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kinds = {rope.get("rope_type", rope.get("type"))} | {
         one.get("rope_type") for one in rope.values() if isinstance(one, dict)

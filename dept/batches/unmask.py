@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dept.backbones.tokens import EncoderTokens, Tokens
+from dept.backbones.token_kinds import EncoderTokens
+from dept.backbones.tokens import Tokens
 from tasks.cut import Places
 
 MASK = "[MASK]"  # in a template, for whatever the tokenizer of an encoder has for a mask
@@ -25,9 +26,6 @@ def unmasked(tokens: Tokens, text: str, places: Places, cut: str | None) -> Unma
 
     Args:
         places: of the template. cut: the field that may be lost, if it is one.
-
-    Raises:
-        InputError: the tokenizer has no mask.
     """
     assert isinstance(tokens, EncoderTokens)
     fields = places.of(text)
@@ -35,7 +33,8 @@ def unmasked(tokens: Tokens, text: str, places: Places, cut: str | None) -> Unma
     start = next((i for i in starts if not any(a <= i < b for a, b in fields.values())), None)
     if start is None:
         return None
-    mask = tokens.mask_id
+    if (mask := tokens.mask_id) is None:
+        return None
     own = str(tokens.tokenizer.convert_ids_to_tokens(mask))
     whole, longer = f"{text[:start]}{own}{text[start + len(MASK) :]}", len(own) - len(MASK)
     (ids,), spans = tokens.encode_texts([whole]), tokens.spans(whole)

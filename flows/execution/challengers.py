@@ -11,6 +11,7 @@ from flows.execution.context import RunContext
 from flows.execution.settle import Settled, Workers, settle
 from flows.planning.places import SEARCH_SEED
 from flows.planning.retraining import Retraining, Stale
+from flows.planning.trials import Inputs
 from registry.promotion.rows import unseen_task
 
 
@@ -22,9 +23,11 @@ def train_challengers(context: RunContext, order: Retraining, stale: Sequence[St
         InputError: a store that does not answer.
     """
     wanted = {item.task: renewed(context, item) for item in stale}
-    sources = _sources(context, workers)
+    sources, inputs = _sources(context, workers), context.inputs
     fitting = {name: [one for one in sources if _fits(context, one, spec)] for name, spec in wanted.items()}
-    tried = {(name, one.adapter_sha256): _probe(wanted[name], one) for name, part in fitting.items() for one in part}
+    tried = {
+        (name, one.adapter_sha256): _probe(inputs, wanted[name], one) for name, part in fitting.items() for one in part
+    }
     probes = settle(context, "starts", list(tried.values()), workers).by_fingerprint
     specs = []
     for name, spec in wanted.items():
@@ -85,7 +88,7 @@ def _fits(context: RunContext, source: TrialOutcome, spec: TrialSpec) -> bool:
     return shaped and unseen_task(context, source.spec, spec.task)
 
 
-def _probe(spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
+def _probe(inputs: Inputs, spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
     """A source's adapter as it is, validated on the challenger's own draw."""
     return spec.model_copy(
         update={
@@ -96,7 +99,7 @@ def _probe(spec: TrialSpec, source: TrialOutcome) -> TrialSpec:
             "source_task": source.spec.task,
             "source_sha256": source.adapter_sha256,
             "training": TrainConfig(steps=0),
-            "adapter": spec.adapter if spec.adapter.answers == "head" else spec.adapter.headless,
+            "adapter": inputs.told(spec.adapter.headless, spec.adapter),
             "calibration": "none",
         }
     )

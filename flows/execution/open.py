@@ -33,18 +33,18 @@ def open_plan(plan: Plan) -> RunContext:
             be run here, or on these tasks.
     """
     tasks = plan.resolve_tasks()
-    check_pictures(plan, tasks, lambda: describe(plan.backbone, plan.dtype, plan.device))
+    backbone = describe(plan.backbone, plan.dtype, plan.device)
+    check_pictures(plan, tasks, lambda: backbone)
+    check_encoder(plan, tasks, backbone)
     ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
     splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
-    backbone = describe(plan.backbone, plan.dtype, plan.device)
-    check_encoder(plan, tasks, backbone)
     backbone.check_room(plan.adapter.m, plan.adapter.s)
     for name, task in tasks.items():
         try:
             _check_tokens(plan, task, splits[name], backbone)
         except InputError as error:
             raise InputError(f"task {name}: {error}") from error
-    check_methods(plan, tasks)
+    check_methods(plan, tasks, backbone.tells_words)
     ledger = ledger or Ledger.open()
     return RunContext(
         order=plan,
@@ -106,13 +106,14 @@ def store_of(ledger: Ledger) -> Store:
     return store
 
 
-def check_methods(plan: Plan, tasks: Mapping[str, Task]) -> None:
+def check_methods(plan: Plan, tasks: Mapping[str, Task], tells_words: bool = True) -> None:
     """Refuse baselines that cannot be run here, or on these tasks.
 
     Raises:
         InputError: peft is missing, or a target is answered by generation, which baselines do not do.
     """
-    check_heads(plan, tasks)
+    if tells_words:  # else heads tell numbers as well, as so many classes
+        check_heads(plan, tasks)
     baselines = [method for method in plan.methods if method in (*LORA, "full")]
     if baselines and plan.engine == "deepspeed":
         raise InputError(f"methods: {baselines[0]} needs the whole backbone in one process. Remedy: engine: local")

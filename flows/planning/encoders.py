@@ -35,9 +35,9 @@ def check_encoder(plan: Plan, tasks: Mapping[str, Task], backbone: BackboneInfo)
                 "labels or numbers"
             )
     if backbone.tells_words:
-        backbone.tokens.with_masks([], 1)
         return
-    alone = f"backbone {backbone.name} has no masked-LM head, so trained heads alone tell labels"
+    lacks = "mask token" if backbone.fills_in else "masked-LM head"
+    alone = f"backbone {backbone.name} has no {lacks}, so trained heads alone tell labels"
     remedy = "Remedy: take it out, or a backbone saved with one (...ForMaskedLM)"
     if methods := [method for method in plan.methods if method in _BY_WORDS]:
         raise InputError(f"methods: {methods[0]}: {alone}. {remedy}")
@@ -45,5 +45,3 @@ def check_encoder(plan: Plan, tasks: Mapping[str, Task], backbone: BackboneInfo)
         raise InputError(f"strategies: {shared[0]}: {alone}, and tasks share none. {remedy}")
     if plan.zero_shot:
         raise InputError(f"zero_shot: {alone}, and tasks share none. {remedy}")
-    if numbers := [name for name, task in tasks.items() if task.grid]:
-        raise InputError(f"task {numbers[0]}: asks for a number, and {alone}. {remedy}")

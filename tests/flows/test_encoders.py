@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from dept.adapters.adapter import Adapter
 from dept.backbones.shared import shared_backbone
 from dept.engine.evaluate import Request, score
 from flows import transfer
+from flows.execution.challengers import _probe
 from flows.execution.open import open_plan
 from flows.execution.settle import work_here
 from flows.planning.cost import estimate
@@ -28,6 +30,7 @@ LETTERS = {"m": 2, "r": 2, "s": 32}
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("encoders")
     return {
+        "narrow": str(save_encoder(root / "narrow", "electra", words=False)),
         "words": str(save_encoder(root / "tiny-electra", "electra")),
         "bare": str(save_encoder(root / "tiny-bert", "bert", words=False)),
     }
@@ -54,37 +57,43 @@ def test_words_at_masks_from_plan_to_answer(begin, folders, tmp_path):
 
 
 def _numbers(begin, folders, tmp_path):
-    """A regression's numbers are words like others."""
+    """A regression's numbers are words like others; to heads alone so many classes."""
     with (tmp_path / "stars.csv").open("w", newline="") as file:
         rows = [(f"the film {i} was {word}", stars) for i in range(30) for word, stars in (("good", 3), ("bad", 1))]
         csv.writer(file).writerows([("text", "label"), *rows])
     task = block(tmp_path / "stars.csv") | {"kind": "regression", "grid": {"low": 0, "high": 4, "step": 0.5}}
     del task["verbalizer"]
     options = {"own_tasks": {"stars": task}, "targets": ["stars"], "sources": [], "strategies": ["scratch"]}
-    context, plan = begin(backbone=folders["words"], **options)
-    done = transfer.stages(context, plan, work_here)
-    assert done.failed == {}
-    assert all("pearson" in one.test for one in done.outcomes)
+    for kind in ("words", "bare"):
+        context, plan = begin(backbone=folders[kind], **options)
+        done = transfer.stages(context, plan, work_here)
+        assert done.failed == {}
+        assert all("pearson" in one.test for one in done.outcomes)
+        assert {one.spec.adapter.answers for one in done.outcomes} == {{"words": "words", "bare": "head"}[kind]}
 
 
 def test_heads_alone_from_plan_to_answer(begin, folders):
     """Sources, what is tried for a start, and prompt tuning have heads too, though the plan asks for words."""
     strategies = ["scratch", "best-source", "similar", "prompt-only"]
-    options = {"backbone": folders["bare"], "strategies": strategies, "methods": ["dept", "prompt-tuning", "probe"]}
+    options = {"backbone": folders["narrow"], "strategies": strategies, "methods": ["dept", "prompt-tuning", "probe"]}
     context, plan = begin(**options, **ONE)
     done = transfer.stages(context, plan, work_here)
     assert (done.failed, done.not_run) == ({}, {})
     made = [one for one in done.outcomes if one.spec.method != "probe"]
     assert {one.spec.adapter.answers for one in made} == {"head"}
     assert {one.spec.variant for one in made if one.spec.role == "target"} == {*strategies, "prompt-tuning"}
-    d, heads = 32, 2 * (2 * 32 + 1)
+    d, heads = 24, 2 * (2 * 32 + 1)  # the hidden states are wider than the input embeddings
     (scratch,) = [one for one in made if one.spec.variant == "scratch" and one.spec.role == "target"]
     assert scratch.trainable == 4 * d + (24 + d) * 2 + heads
     adapter = load_adapter(context.store.fetch(scratch.adapter_key))
     assert isinstance(adapter, Adapter)
-    assert adapter.readout.weight == 1
-    (answer,) = Predictor(adapter, shared_backbone(folders["bare"])).answers([{"text": "the film 7 was good"}])
+    assert (adapter.readout.weight, adapter.width) == (1, 32)
+    (answer,) = Predictor(adapter, shared_backbone(folders["narrow"])).answers([{"text": "the film 7 was good"}])
     assert answer.label in ("no", "yes")
+    for spec in (scratch.spec, scratch.spec.model_copy(update={"adapter": adapter.config})):  # a challenger's start
+        assert _probe(context.inputs, spec, done.outcomes[0]).adapter.answers == "head"
+        told = _probe(replace(context.inputs, tells_words=True), spec, done.outcomes[0])
+        assert told.adapter == spec.adapter.headless
     _auto(begin, folders)
 
 
@@ -127,7 +136,7 @@ def test_what_an_encoder_cannot_do_is_said_before_any_work(make_plan, folders, k
     ("kind", "changes", "told"),
     [
         ("words", {"kind": "generation"}, "task film: .* writes no answers. Remedy: a causal"),
-        ("bare", {"kind": "regression", "grid": {"low": 0, "high": 9, "step": 1}}, "task film: asks for a number, and"),
+        ("bare", {"kind": "generation"}, "task film: .* writes no answers. Remedy: a causal"),
     ],
 )
 def test_tasks_that_an_encoder_cannot_do(make_plan, folders, tmp_path, kind, changes, told):
