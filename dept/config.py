@@ -20,6 +20,7 @@ TestPart = Literal["test", "reserve"]  # of a task's rows, see `tasks.draws.rows
 Schedule = Literal["linear", "constant", "cosine"]
 Dtype = Literal["float32", "bfloat16", "float64", "int8", "nf4"]  # of frozen weights
 QUANTISED = ("int8", "nf4")  # of these: by bitsandbytes, on CUDA, computed in bfloat16
+RATES = ("lr_prompt", "lr_low_rank", "lr_head", "lr_pictures")  # of a training
 Calibrated = Literal["none", "contextual", "batch"]
 Calibration = Literal["choose", "none", "contextual", "batch"]  # what is asked for; see `dept.engine.readout`
 

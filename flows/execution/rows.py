@@ -160,6 +160,8 @@ def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) 
     if spec.calibration not in ("choose", "contextual") or spec.task not in context.tasks:
         return []
     task = context.tasks[spec.task]
+    if sees(context, task, spec.adapter):
+        return []  # nothing stands for a picture without content
     texts = [text for free in CONTENT_FREE if (text := render(task, dict.fromkeys(task.fields, free))).strip()]
     reading: dict[str, Any] = {**cut_of(task), "continues": continues}
     return encode(context.backbone.tokens, texts, task.words, None, spec.adapter, **reading)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from dept.config import RATES
 from dept.trial import OWN_LOSS, TrialOutcome, TrialSpec
 
 SLOWER = 0.5  # of each rate
@@ -114,6 +115,5 @@ def _held_out(spec: TrialSpec, search: TrialOutcome) -> float:
 
 
 def _slower(spec: TrialSpec) -> TrialSpec:
-    rates = ("lr_prompt", "lr_low_rank", "lr_head")
-    training = spec.training.model_copy(update={name: SLOWER * getattr(spec.training, name) for name in rates})
+    training = spec.training.model_copy(update={name: SLOWER * getattr(spec.training, name) for name in RATES})
     return spec.model_copy(update={"training": training})

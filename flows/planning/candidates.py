@@ -30,6 +30,7 @@ RANGES: Mapping[str, Range] = {
     "full": (1e-6, 3e-4),
     "low-rank": (2e-5, 2e-3),
     "head": (1e-4, 1e-2),
+    "pictures": (1e-3, 1e-2),
 }
 
 
@@ -76,7 +77,7 @@ def candidates(
                 "steps": asked.steps,
                 "eval_every": asked.eval_every,
                 "objective": _pick(objectives or [way.training.objective], point[3]),
-                **({} if recipe else _rates(asked, way.key, point)),
+                **({} if recipe else _rates(asked, way.key, point, shape.pictures is not None)),
             }
         )
         made.append(
@@ -102,11 +103,13 @@ def shapes(shape: AdapterConfig, d: int) -> list[AdapterConfig]:
     return found
 
 
-def _rates(asked: SearchPlan, key: RateKey, point: Sequence[float]) -> dict[str, float]:
+def _rates(asked: SearchPlan, key: RateKey, point: Sequence[float], sees: bool) -> dict[str, float]:
     where: dict[str, Range] = dict(RANGES)
     where.update({str(of): bounds for of, bounds in asked.ranges.items()})
     names = {"lr_prompt": key, "lr_low_rank": "low-rank", "lr_head": "head"}
-    return {name: _between(where[of], share) for (name, of), share in zip(names.items(), point[:3], strict=True)}
+    found = {name: _between(where[of], share) for (name, of), share in zip(names.items(), point[:3], strict=True)}
+    # As far up its range as the head's: a dimension more would change the points of all searches.
+    return found | ({"lr_pictures": _between(where["pictures"], point[2])} if sees else {})
 
 
 def _between(bounds: Range, share: float) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dept.config import RATES
 from dept.trial import TrialOutcome, TrialSpec, goodness
 from flows.planning.places import Rates
 from flows.planning.plan import Plan
 from flows.planning.trials import training_of
 
 TRAINED = ("dept", "adept", "prompt-tuning")  # methods whose adapters can be trained on
-RATES = ("lr_prompt", "lr_low_rank", "lr_head")
 
 
 def distilled_specs(plan: Plan, outcomes: Iterable[TrialOutcome], rates: Rates) -> list[TrialSpec]:

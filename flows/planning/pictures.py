@@ -20,7 +20,8 @@ def reads_pictures(plan: Plan, backbone: BackboneInfo) -> bool:
 
 
 def check_pictures(plan: Plan, tasks: Mapping[str, Task], info: Callable[[], BackboneInfo | None]) -> None:
-    """Refuse tasks with pictures that nothing would see: neither the backbone nor a map of the adapters.
+    """Refuse tasks with pictures that nothing would see, neither the backbone nor a map of the adapters; and methods
+    that have no place for them.
 
     Args:
         info: describes the backbone; None: not on this machine, so that nothing is known. Asked only where it counts.
@@ -28,6 +29,17 @@ def check_pictures(plan: Plan, tasks: Mapping[str, Task], info: Callable[[], Bac
     Raises:
         InputError: there is such a task; or the backbone cannot be described.
     """
+    shown = [name for name in plan.targets if tasks[name].sees]
+    if shown and "in-context" in plan.methods:
+        raise InputError(
+            f"methods: in-context: shots in the prompt hold no pictures, and the rows of {shown[0]} do. Remedy: other "
+            "methods, or picture: hidden in the task"
+        )
+    if shown and plan.calibration == "contextual":
+        raise InputError(
+            f"calibration: contextual: nothing stands for a picture without content, and the rows of {shown[0]} have "
+            "pictures. Remedy: calibration: choose, batch or none"
+        )
     unseen = [name for name, task in tasks.items() if task.sees and adapter_of(plan, name).pictures is None]
     backbone = info() if unseen else None
     if backbone is not None and not reads_pictures(plan, backbone):

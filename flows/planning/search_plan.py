@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dept.config import Answers, Objective
 
-RangeKey = Literal["dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full", "low-rank", "head"]
+RangeKey = Literal[
+    "dept", "transfer", "adept", "prompt-tuning", "lora", "lora-r8", "full", "low-rank", "head", "pictures"
+]
 
 
 class SearchPlan(BaseModel):
@@ -44,7 +46,7 @@ class SearchPlan(BaseModel):
     ranges: dict[RangeKey, tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict,
         description="lowest and highest peak rate that is tried: of P (dept, transfer, prompt-tuning), of lora, full, "
-        "of A and B (low-rank) and of the head; those not named have their own",
+        "of A and B (low-rank), of the head and of the map of pictures; those not named have their own",
     )
     together: int = Field(
         4,

@@ -98,4 +98,5 @@ def _recipe(outcome: TrialOutcome) -> str:
     if spec.method == "dept":
         parts.append(f"A and B {rates.lr_low_rank:g}")
         parts += [f"head {rates.lr_head:g}"] if shape.reads else []
+        parts += [f"map of pictures {rates.lr_pictures:g}"] if shape.pictures else []
     return ", ".join(parts)

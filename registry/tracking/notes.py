@@ -60,8 +60,9 @@ def reached(outcome: TrialOutcome) -> str:
 
 
 def rates_of(spec: TrialSpec) -> str:
-    """The peak rates: of P, and of A and B where they have one of their own."""
+    """The peak rates: of P, of A and B, and of the map of pictures, where there are such."""
     rates = [spec.training.lr_prompt] + ([spec.training.lr_low_rank] if spec.adapter.r else [])
+    rates += [spec.training.lr_pictures] if spec.adapter.pictures else []
     return " / ".join(f"{rate:g}" for rate in rates)
 
 

@@ -115,6 +115,7 @@ def trial_params(spec: TrialSpec) -> list[Param]:
             "source": spec.source_task,
             "lr_prompt": f"{spec.training.lr_prompt:g}",
             "lr_low_rank": f"{spec.training.lr_low_rank:g}" if spec.adapter.r else None,
+            "lr_pictures": f"{spec.training.lr_pictures:g}" if spec.adapter.pictures else None,
             "steps": spec.training.steps,
         }
     )

@@ -9,11 +9,14 @@ from PIL import Image
 
 from dept.adapters import picture_map
 from dept.adapters.initialise import from_text
+from dept.trial import PICTURES
+from flows import transfer
 from flows.execution.open import open_plan
 from flows.execution.rows import of_task, rows_of
-from flows.execution.settle import settle
+from flows.execution.settle import settle, work_here
 from flows.planning.cost import estimate
 from flows.planning.plan import Plan
+from flows.planning.search_plan import SearchPlan
 from flows.planning.trials import source_specs, target_specs
 from flows.reporting.protocol import protocol
 from infra.errors import InputError
@@ -199,3 +202,26 @@ def test_a_backbones_own_block_counts_and_a_blind_one_is_no_reader(tmp_path, beg
     context.backbone.backbone.reads_pictures = False
     with pytest.raises(InputError, match=r"its files promise that it reads pictures, but here it reads none"):
         rows_of(context, examples, plan.adapter)
+
+
+def test_a_plan_on_a_backbone_that_reads_pictures(tmp_path, begin):
+    """By its own eyes, and with a map and a search beside them."""
+    from tests.seeing import save_seeing
+
+    folder = save_seeing(tmp_path / "llava", "llava")
+    plan = plan_of(tmp_path, folder, strategies=["scratch"], sources=[], targets=["mine"], register=False)
+    search = {"candidates": 2, "steps": 2, "rungs": [], "eval_every": 2, "folds": 1, "together": 2}
+    own = plan.model_copy(update={"adapter": plan.adapter.blind, "methods": ["dept", "probe", "lora"]})
+    auto = plan.model_copy(update={"methods": ["auto"], "search": SearchPlan(**search)})
+    for one in (own, auto):
+        context, planned = begin(**body_of(one))
+        done = transfer.stages(context, planned, work_here)
+        assert not done.failed
+        assert done.outcomes
+        assert not [said for said in protocol(list(done.outcomes)) if "ictures" in said]
+        trained = [o for o in done.outcomes if o.spec.kind == "train" and o.spec.training.steps]
+        assert all(o.extra[PICTURES] for o in trained)
+    wrong = {"methods": (["in-context"], "shots in the prompt"), "calibration": ("contextual", "nothing stands")}
+    for key, (value, said) in wrong.items():
+        with pytest.raises(InputError, match=f"{key}: .*: {said}"):
+            open_plan(own.model_copy(update={key: value}))
