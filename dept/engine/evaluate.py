@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from dept.engine.memory import token_budget, within_memory
 from dept.readout import Readout
 from infra.errors import InputError
 from tasks import metrics
+from tasks.pictures import Picture
 
 Progress = Callable[[int], None]
 WITHOUT_GRADIENTS = 2  # budgets are for training, which keeps every layer's activations; 4 is no faster
@@ -34,6 +35,7 @@ class Request:
         text: with its task's template applied.
         words: what may follow it.
         adapter: index among the adapters.
+        picture: that stands before the text (`tasks.pictures.picture_at` makes one of a file); None: none.
 
     Example:
         >>> Request("A good film. Sentiment:", ("negative", "positive"), adapter=0)
@@ -43,6 +45,7 @@ class Request:
     text: str
     words: tuple[str, ...]
     adapter: int
+    picture: Picture | None = field(default=None, repr=False)
 
 
 class Raw(NamedTuple):
@@ -187,7 +190,8 @@ def score(
                 f"score: the head of the adapter tells {len(adapter.parts['head_bias'])} labels apart, but the request "
                 f"has {len(words)} words. Remedy: the words that it was trained with"
             )
-        encoded = encode(backbone.tokens, texts, words, None, adapter.config, **reading_of(adapter))
+        pictures = [requests[i].picture for i in members]
+        encoded = encode(backbone.tokens, texts, words, None, adapter.config, pictures, **reading_of(adapter))
         for index, made in zip(members, encoded, strict=True):
             rows[index] = made
     results: list[list[float]] = [[] for _ in requests]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dept.adapters.head import FIXED, TRAINED
-from dept.adapters.picture_map import mapped, patches
 from dept.adapters.stack import Tensors, shift
 from dept.backbones.backbone import (
     IGNORE,
@@ -24,8 +22,9 @@ from dept.backbones.backbone import (
 )
 from dept.backbones.masks import behind_prompt, see_prompt
 from dept.backbones.vision import Scene
-from dept.batches.collate import Batch, CausalBatch, PickedBatch, Seq2SeqBatch, Sight
+from dept.batches.collate import Batch, CausalBatch, PickedBatch, Seq2SeqBatch
 from dept.batches.tokenise import Row
+from dept.engine.seen import seen_by
 
 
 @dataclass
@@ -170,28 +169,6 @@ def embedded(backbone: Backbone, batch: Batch, tensors: Tensors | None = None, n
     if tensors is None:
         return embeddings
     return shift(embeddings, batch.rows, batch.adapter_id, tensors, batch.seen.blank)
-
-
-def seen_by(backbone: Backbone, seen: Sight, tensors: Tensors | None) -> Tensor:
-    """The vectors [V, d] of a batch's pictures: of the adapters' maps, where they have one, else the backbone's own."""
-    if tensors is None or tensors.pictures is None:
-        return _own(backbone, seen)
-    assert tensors.picture_in is not None
-    maps = tensors.picture_in.detach().flatten(1).any(1)[seen.owner]  # zeros stand for no map
-    mine, others = maps.nonzero()[:, 0], (~maps).nonzero()[:, 0]
-    parts = []
-    if len(mine):
-        part = seen.part(mine)
-        parts.append(mapped(patches(part.pictures, tensors.pictures).to(backbone.device), part, tensors))
-    if len(others):
-        parts.append(_own(backbone, seen.part(others)).float())
-    return torch.cat(parts).index_select(0, torch.cat([mine, others]).argsort())
-
-
-def _own(backbone: Backbone, seen: Sight) -> Tensor:
-    found = backbone.see(seen.pictures)
-    starts = torch.tensor([0, *itertools.accumulate(map(len, found))], device=backbone.device)
-    return torch.cat(found).index_select(0, starts[seen.which] + seen.index)
 
 
 def in_front(backbone: CausalBackbone, batch: CausalBatch, embeddings: Tensor, tensors: Tensors | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,16 +18,18 @@ from dept.batches.tokenise import ANSWER_TOKENS, Row, encode_open
 from dept.engine import forward
 from dept.engine.evaluate import Progress, reading_of
 from dept.engine.memory import token_budget, within_memory
+from tasks.pictures import Picture
 
 __all__ = ["ANSWER_TOKENS", "Prompted", "generate", "generate_ids"]
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A text to be continued under one of several adapters."""
+    """A text to be continued under one of several adapters, behind a picture where there is one."""
 
     text: str
     adapter: int
+    picture: Picture | None = field(default=None, repr=False)
 
 
 def generate(
@@ -61,7 +63,8 @@ def generate(
         backbone.check_adapter(adapter)
         members = [i for i, request in enumerate(requests) if request.adapter == which]
         texts = [requests[i].text for i in members]
-        made = encode_open(backbone.tokens, texts, adapter.config, max_new_tokens, **reading_of(adapter))
+        pictures = [requests[i].picture for i in members]
+        made = encode_open(backbone.tokens, texts, adapter.config, max_new_tokens, pictures, **reading_of(adapter))
         for index, row in zip(members, made, strict=True):
             items[index] = which, row
     tensors = Tensors.of(adapters, backbone.device)

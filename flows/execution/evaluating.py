@@ -49,7 +49,11 @@ def _evaluate(context: RunContext, lease: Lease, claim: Claim) -> None:
         fail(context, lease, claim, str(error))
         return
     asked, rows = as_trained(context, spec.task, adapter.metadata, rows)
-    found = measured(asked, adapter, spec.task, rows, lease.progress)
+    try:
+        found = measured(asked, adapter, spec.task, rows, lease.progress)
+    except InputError as error:  # a picture that is gone
+        fail(context, lease, claim, str(error))
+        return
     answers = as_today(context.tasks[spec.task], asked.tasks[spec.task], found.answers)
     outcome = TrialOutcome(spec, "", "", 0, 0, {}, test=found.metrics, cut_rows=found.cut)
     outcome.seconds = time.monotonic() - began

@@ -17,10 +17,10 @@ from dept.adapters.stack import Tensors
 from dept.backbones.tokens import Block
 from dept.batches.tokenise import Seen, encode, encode_answers, encode_open
 from dept.config import AdapterConfig, EngineOptions, PictureMap, TrainConfig
-from dept.engine import forward
-from dept.engine.evaluate import score_rows
+from dept.engine.evaluate import Request, score, score_rows
 from dept.engine.features import features
-from dept.engine.generate import generate_ids
+from dept.engine.generate import Prompted, generate, generate_ids
+from dept.engine.seen import seen_by
 from dept.engine.train import Trial, train
 from dept.trial import Candidate, Search, TrialSpec
 from infra.errors import InputError
@@ -211,6 +211,20 @@ def test_generation_sees_the_picture(tiny, pictures):
         assert ids == said
 
 
+def test_the_public_api_takes_pictures(tiny, pictures):
+    adapters = [adapter_of(tiny, 0), adapter_of(tiny, 1, BLIND)]
+    asked = [Request(TEXTS[0], WORDS, 0, picture) for picture in (*pictures[:2], None)] + [Request(TEXTS[0], WORDS, 1)]
+    rows = [encode(tiny.tokens, TEXTS[:1], WORDS, None, SEEING, [one.picture])[0] for one in asked[:3]]
+    wanted = score_rows(tiny, Tensors.of(adapters[:1], tiny.device), [(0, row) for row in rows])
+    found = score(tiny, adapters, asked)
+    torch.testing.assert_close(torch.tensor(found[:3]), torch.tensor(wanted))
+    assert len({tuple(line) for line in found}) == 4
+    written = generate(tiny, adapters[:1], [Prompted(TEXTS[0], 0, pictures[0])], 3)
+    row = encode_open(tiny.tokens, TEXTS[:1], SEEING, 3, pictures[:1])[0]
+    ids = generate_ids(tiny, Tensors.of(adapters[:1], tiny.device), [(0, row)], 3)[0]
+    assert written == [tiny.tokenizer.decode(ids, skip_special_tokens=True)]
+
+
 # --- training
 
 
@@ -337,7 +351,7 @@ def test_a_picture_that_has_changed_is_one_line(tiny_llama, pictures, monkeypatc
     with pytest.raises(InputError, match=r"1\.png: the picture has changed"):
         score_rows(tiny_llama, Tensors.of([adapter_of(tiny_llama, 0)], tiny_llama.device), [(0, rows[1])])
     with pytest.raises(InputError, match="it reads no pictures"):
-        forward.seen_by(tiny_llama, SimpleNamespace(pictures=pictures), None)
+        seen_by(tiny_llama, SimpleNamespace(pictures=pictures), None)
 
 
 def test_trials_without_pictures_keep_their_fingerprints():
