@@ -279,15 +279,15 @@ def apart(name: str) -> Found:
 
 
 def main() -> int:
-    """Try types; all of them where none is named, or the encoders, and write the table."""
+    """Try types; all of them where none is named, or those of one kind, and write the table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    masked = sys.argv[1:] == ["--masked"]
-    asked = [] if masked else sys.argv[1:]
-    wanted = asked or [name for name in names() if not masked or name.endswith(":m")]
+    end = {"--masked": ":m", "--pictures": ":v"}.get(" ".join(sys.argv[1:]), "")
+    asked = [] if end else sys.argv[1:]
+    wanted = asked or [name for name in names() if name.endswith(end)]
     found = []
     tried("llama")  # what every child needs is imported once
     tried("t5:s")
@@ -312,8 +312,8 @@ def write_table(found: list[Found]) -> None:
     """Put the table between its marks; lines of types that were not tried stay."""
     shown = {"fast": "exact, fast", "slow": "exact, slow", "none": "no tiny model"}
     lines = [
-        f"transformers {version('transformers')}; `:s`: encoder-decoders, `:m`: encoders, `+`: models of other sizes, "
-        "weights and options than siblings have.",
+        f"transformers {version('transformers')}; `:s`: encoder-decoders, `:m`: encoders, `:v`: those that read "
+        "pictures, `+`: models of other sizes, weights and options than siblings have.",
         "",
         "| type | ends | how, or why |",
         "| --- | --- | --- |",

@@ -42,15 +42,18 @@ class Frame:
 
 
 @lru_cache(maxsize=4)
-def in_chat(tokens: Tokens) -> ChatTokens:
+def in_chat(tokens: Tokens, seen: bool = False) -> ChatTokens:
     """The same tokens in the chat template of the tokenizer.
+
+    Args:
+        seen: a picture that the backbone reads itself stands before each text; some templates begin otherwise then.
 
     Raises:
         InputError: a backbone that continues no text, or whose tokenizer has no template that can be used.
     """
     if not isinstance(tokens, CausalTokens):
         raise InputError(f"chat: backbone {tokens.name} continues no text. Remedy: a causal chat model, or no chat")
-    return ChatTokens(tokens)
+    return ChatTokens(tokens, tokens.processor.head if seen and tokens.processor is not None else None)
 
 
 def template_sha256(tokenizer: Any) -> str:
@@ -61,11 +64,15 @@ def template_sha256(tokenizer: Any) -> str:
 class ChatTokens(CausalTokens):
     """Of a causal model in its chat template: texts are a user's words, answers stand behind the assistant's header.
 
+    Args:
+        before: what stands before a picture that begins the user's message, where not what stands before words.
+
     Raises:
         InputError: see `in_chat`.
     """
 
-    def __init__(self, plain: CausalTokens) -> None:
+    def __init__(self, plain: CausalTokens, before: str | None = None) -> None:
+        self.before = before
         super().__init__(plain.tokenizer, plain.name, plain.vocab, [plain.pad_id], [list(plain.end_ids)])
         if not getattr(plain.tokenizer, "chat_template", None):
             raise InputError(
@@ -174,7 +181,7 @@ class ChatTokens(CausalTokens):
         return f"{self._head(continues)}{self._said([text])[0]}{behind}"
 
     def _head(self, continues: bool) -> str:
-        return self.frame.joint if continues else self.frame.head
+        return self.frame.joint if continues else self.before or self.frame.head
 
     def _said(self, texts: Sequence[str]) -> list[str]:
         """Texts as the template writes a user's words: many take the blanks off their ends."""

@@ -45,7 +45,7 @@ class Processor:
         self.made, self.token_id = made, token_of(config)
         self.special = tokens_of(config)
         self.block_ids, self.place = lru_cache(_SIZES)(self._block_ids), lru_cache(2)(self._place)
-        self._piece = self._in_template(made.image_token) or made.image_token
+        self._piece = self._in_template(made.image_token) or str(made.image_token)
 
     @classmethod
     def load(cls, folder: str | Path, tokenizer: Any = None) -> Processor:
@@ -115,20 +115,37 @@ class Processor:
         return given
 
     def _in_template(self, token: str) -> str | None:
-        """What the chat template writes for a picture in front of a user's words; None where it knows of none."""
+        """What the chat template writes for a picture in front of a user's words; None where it knows of none.
+
+        Where it writes other words before a picture than before a text (SmolVLM: "User:" and "User: ") the token alone.
+        """
         words, template = {"type": "text", "text": _TEXT}, getattr(self.made, "chat_template", None)
         try:
             with_picture, without = (
-                self.made.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": content}], chat_template=template, tokenize=False
-                )
+                str(
+                    self.made.tokenizer.apply_chat_template(
+                        [{"role": "user", "content": content}], chat_template=template, tokenize=False
+                    )
+                ).split(_TEXT)[0]
                 for content in ([{"type": "image"}, words], [words])
             )
         except Exception:  # no template, or one that takes words alone
             return None
-        head = without.split(_TEXT)[0]
-        found = str(with_picture.split(_TEXT)[0]).removeprefix(head)
-        return found if found.count(token) == 1 else None
+        found = with_picture.removeprefix(without)
+        return found if found != with_picture and found.count(token) == 1 else None
+
+    @property
+    def head(self) -> str | None:
+        """What a chat template writes before a picture that begins a user's message; None: as before words, or none."""
+        words, template = {"type": "text", "text": _TEXT}, getattr(self.made, "chat_template", None)
+        try:
+            said = self.made.tokenizer.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, words]}], chat_template=template, tokenize=False
+            )
+        except Exception:  # as above
+            return None
+        before, found, _ = str(said).partition(self._piece)
+        return before if found else None
 
 
 def token_of(config: Mapping[str, Any]) -> int:

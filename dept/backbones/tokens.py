@@ -238,6 +238,6 @@ def _block_of(processor: Any, picture: Picture) -> Block:
     size = upright_size(payload_of(picture), picture.path)
     try:
         ids = processor.block_ids(size)
-    except Exception as error:  # processors raise what they like at sizes that they do not take
+    except ValueError as error:  # as processors say that they do not take a size
         raise not_taken(picture.path, error) from error
     return Block(ids, tuple(i for i, one in enumerate(ids) if one == processor.token_id))

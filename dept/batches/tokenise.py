@@ -110,7 +110,7 @@ def encode(
         InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
             token, a token outside the embedding table, or a picture that cannot be read.
     """
-    tokens = in_chat(tokens) if reading.get("chat") else tokens
+    tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
@@ -145,7 +145,7 @@ def encode_answers(
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
             embedding table.
     """
-    tokens = in_chat(tokens) if reading.get("chat") else tokens
+    tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]
     places: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
@@ -174,7 +174,7 @@ def encode_open(
     Raises:
         InputError: see `encode_answers`.
     """
-    tokens = in_chat(tokens) if reading.get("chat") else tokens
+    tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
     tokens.check_writes()
     texts = [text.rstrip(" \t") for text in texts]
     made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
@@ -192,6 +192,11 @@ def block_of(tokens: Tokens, config: AdapterConfig, picture: Picture) -> Block:
         return tokens.picture_block(picture)
     places = range(config.pictures.positions)
     return Block(tuple(tokens.pad_id for _ in places), tuple(places))
+
+
+def _own(config: AdapterConfig, pictures: Sequence[Picture | None]) -> bool:
+    """Whether a picture that the backbone reads itself stands before each text."""
+    return config.pictures is None and bool(pictures) and all(pictures)
 
 
 def _with_pictures(

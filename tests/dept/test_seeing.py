@@ -4,11 +4,14 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from dept.adapters.picture_cache import Kept
 from dept.backbones import files, measure_seeing, vision
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
+from dept.backbones.processor import Processor
+from dept.backbones.token_kinds import CausalTokens
 from dept.baselines import lora
 from dept.baselines.text_part import trained
 from dept.batches.tokenise import encode
@@ -97,15 +100,33 @@ def test_what_prepares_pictures_is_part_of_the_id(folder, backbone, tmp_path):
     assert blind.backbone_id in backbone.legacy_ids()
 
 
-def test_the_block_stands_in_the_users_message(folder, backbone, pictures):
-    processor = backbone.vision.processor.made
+# Of https://huggingface.co/HuggingFaceTB/SmolVLM-256M-Instruct: another head before a picture than before words.
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, SMOLVLM])
+def test_the_block_stands_in_the_users_message(folder, backbone, pictures, template):
+    words = AutoTokenizer.from_pretrained(folder)
+    words.chat_template = template
+    made = Processor.load(folder, words).made
+    made.chat_template = template
+    tokens = CausalTokens(words, "mine", backbone.tokens.vocab, [0], [1])
+    tokens.eyes = lambda: Processor(made, backbone.config.to_dict())
     config = AdapterConfig(m=M, r=R, s=64)
-    (row,) = encode(backbone.tokens, ["the film was good"], WORDS, None, config, pictures[:1], chat=True)
+    (row,) = encode(tokens, ["the film was good"], WORDS, None, config, pictures[:1], chat=True)
     content = [{"type": "image"}, {"type": "text", "text": "the film was good"}]
-    turns = [{"role": "user", "content": content}]
-    told = processor.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    given = processor(images=[[read_picture(pictures[0])]], text=[told], add_special_tokens=False)
+    told = words.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+    given = made(images=[[read_picture(pictures[0])]], text=[told], add_special_tokens=False)
     assert list(row.source) == given["input_ids"][0]
+    (plain,) = encode(tokens, ["the film was good"], WORDS, None, config, pictures[:1])
+    given = made(images=[[read_picture(pictures[0])]], text=["<image>the film was good"], add_special_tokens=False)
+    assert list(plain.source) == given["input_ids"][0]
 
 
 def test_a_picture_is_looked_at_once(backbone, pictures, monkeypatch):
