@@ -1,6 +1,7 @@
 """Encoders: words at masks and heads are those of transformers' own forward pass over [P; E + scale * A @ B]."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from dept.adapters.initialise import from_text
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
 from dept.backbones.describe import describe
+from dept.backbones.sizes import room_of
+from dept.backbones.ways import Way
 from dept.batches.tokenise import encode, encode_answers, encode_open
 from dept.config import AdapterConfig, TrainConfig
 from dept.engine.evaluate import Request, score
@@ -20,6 +23,7 @@ from dept.engine.gradients import accumulate
 from dept.engine.train import Trial, train
 from dept.readout import Readout
 from infra.errors import InputError
+from tests import families
 from tests.encoders import OPTIONS, save_encoder
 
 CONFIG = AdapterConfig(m=4, r=2, s=32, alpha=1.0)
@@ -228,6 +232,30 @@ def test_a_template_names_the_masks_place(folders):
         assert (row.source, row.masks) == ((2, good, it, was, dot, 3), ())
 
 
+def test_what_leaks_from_padding_is_found_out():
+    """A token of mobilebert reads its neighbours' embeddings; zeros behind a text would hide it."""
+    model = families.model_of("mobilebert:m")
+    kind = Backbone.kinds["encoder"]
+    agrees = kind.test("mobilebert", None).truth(model, model, True)
+    assert [agrees(kind(model, None, None, None, Way(rows))) for rows in ("packed", "equal")] == [False, True]
+
+
+def test_without_a_mask_heads_alone_tell(folders, tmp_path):
+    folder = shutil.copytree(folders["bert"], tmp_path / "unmasked")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            body = json.loads((folder / name).read_text())
+            body.pop("mask_token", None)
+            (folder / name).write_text(json.dumps(body))
+    info = describe(str(folder), device="cpu")
+    assert (info.fills_in, info.tells_words) == (True, False)
+    with pytest.raises(InputError, match=r"has no mask token, so no word can be told\. Remedy: answers: head"):
+        encode(info.tokens, ["film"], ("bad", "good"), [0], CONFIG)
+    head = CONFIG.model_copy(update={"answers": "head"})
+    (row,) = encode(info.tokens, ["film was [MASK]"], ("bad", "good"), [0], head, template="{text} was [MASK]")
+    assert not row.masks
+
+
 def test_kinds_by_configuration(folders):
     from dept.backbones.family import family_of
 
@@ -241,3 +269,14 @@ def test_kinds_by_configuration(folders):
     assert family_of({"is_encoder_decoder": True, "architectures": ["BartForMaskedLM"]}) == "seq2seq"
     body = json.loads((folders["bare"] / "config.json").read_text())
     assert body["architectures"] == ["BertModel"]
+
+
+def test_positions_of_encoders():
+    bird = {"model_type": "big_bird", "attention_type": "block_sparse", "max_position_embeddings": 4096}
+    assert room_of(bird) == 704  # up to here transformers sees all tokens, of whatever rows came before
+    long = {"model_type": "longformer", "pad_token_id": 1, "max_position_embeddings": 4098}
+    assert room_of({**long, "attention_window": [512] * 12}) == 4096
+    assert room_of({**long, "attention_window": 500}) == 4000
+    assert room_of({**long, "attention_window": 8192}) == 4096
+    mpnet = {"model_type": "mpnet", "relative_attention_num_buckets": 32, "max_position_embeddings": 514}
+    assert room_of(mpnet) == 512
