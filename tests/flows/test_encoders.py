@@ -75,11 +75,11 @@ def _numbers(begin, folders, tmp_path):
 def test_heads_alone_from_plan_to_answer(begin, folders):
     """Sources, what is tried for a start, and prompt tuning have heads too, though the plan asks for words."""
     strategies = ["scratch", "best-source", "similar", "prompt-only"]
-    options = {"backbone": folders["narrow"], "strategies": strategies, "methods": ["dept", "prompt-tuning", "probe"]}
+    options = {"backbone": folders["narrow"], "strategies": strategies, "methods": ["dept", "prompt-tuning"]}
     context, plan = begin(**options, **ONE)
     done = transfer.stages(context, plan, work_here)
     assert (done.failed, done.not_run) == ({}, {})
-    made = [one for one in done.outcomes if one.spec.method != "probe"]
+    made = done.outcomes
     assert {one.spec.adapter.answers for one in made} == {"head"}
     assert {one.spec.variant for one in made if one.spec.role == "target"} == {*strategies, "prompt-tuning"}
     d, heads = 24, 2 * (2 * 32 + 1)  # the hidden states are wider than the input embeddings
