@@ -269,12 +269,12 @@ def test_a_killed_training_of_maps_goes_on_with_the_same_bits(tiny_llama, pictur
     for key, result in again.items():
         for name, tensor in result.adapter.parts.items():
             assert torch.equal(tensor, whole[key].adapter.parts[name])
-    for first, then in ((trials, trials[1:2]), (trials[1:2], trials)):  # one without a map, with others or by itself
+    for name, first, then in (("out", trials, trials[1:2]), ("in", trials[1:2], trials)):  # one without a map moves
+        options = EngineOptions(checkpoint_folder=tmp_path / name, checkpoint_seconds=0)
         with pytest.raises(KeyboardInterrupt):
             train(first, tiny_llama, options, on_point=killed)
         restored.clear()
         again = train(then, tiny_llama, options, on_restored=lambda key, state: restored.update({key: state.step}))
-        assert restored["t1"] == 4 or len(first) == 3
         assert restored["t1"] >= 3
         assert_same(again["t1"], whole["t1"])
     assert not list(options.checkpoint_folder.glob("*.damaged"))
