@@ -68,6 +68,9 @@ class Running(Vocabulary, Protocol):
     def check_adapter(self, adapter: Fits) -> None:
         """Refuse an adapter of another backbone."""
 
+    def check_room(self, m: int, s: int) -> None:
+        """Refuse a prompt and texts that there are no positions for."""
+
     def provenance(self) -> dict[str, Any]:
         """What has a part in the numbers and is no part of the question."""
 

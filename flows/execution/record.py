@@ -36,7 +36,8 @@ def manifest(
     if task is not None:
         answers = {"template": task.template, "labels": list(task.labels), "words": list(task.words), **cut_of(task)}
         answers["answer_length"] = None if task.scored else room_of(context, spec.task, spec.adapter)
-        answers |= {"picture": True} if sees(context, task, spec.adapter) else {}
+        saw = spec.method != "tfidf" and sees(context, task, spec.adapter)
+        answers |= {"picture": True} if saw else {}
     return {
         "fingerprint": spec.fingerprint,
         "backbone": context.backbone_name,

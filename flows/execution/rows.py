@@ -97,6 +97,9 @@ def rows_of(
 
     Args:
         continues: the prompt holds text that these go on from (in-context).
+
+    Raises:
+        InputError: a picture that is gone or cannot be read, or that leaves no positions for its text.
     """
     tokens = context.backbone.tokens
     rows: dict[int, Row] = {}
@@ -114,6 +117,9 @@ def rows_of(
             longest = room_of(context, name, shape)
             made = encode_answers(tokens, texts, [e.target for e in mine], shape, longest, **reading)
         rows |= dict(zip(members, made, strict=True))
+    if seen := [row for row in rows.values() if row.seen]:  # a plan is checked by some pictures, and others are larger
+        ends = (row.first + len(row.source) + max(map(len, row.candidates)) - 1 for row in seen)
+        context.backbone.check_room(shape.m, max(ends))
     return [rows[index] for index in range(len(examples))]
 
 

@@ -170,7 +170,7 @@ def test_a_champion_of_pictures_is_not_served(tmp_path, tiny_folders, begin):
 # --- backbones that read pictures
 
 
-def test_a_backbones_own_block_counts_and_a_blind_one_is_no_reader(tmp_path, begin):
+def test_a_backbones_own_block_counts_and_a_blind_one_is_no_reader(tmp_path, begin, monkeypatch):
     from tests.seeing import save_seeing
 
     folder = save_seeing(tmp_path / "llava", "llava")
@@ -199,6 +199,9 @@ def test_a_backbones_own_block_counts_and_a_blind_one_is_no_reader(tmp_path, beg
         for rows in ([first, second], rows_of(context, swapped, plan.adapter))
     )
     assert seen != other
+    monkeypatch.setattr(type(context.backbone.backbone), "positions", plan.adapter.m + len(first.source) - 1)
+    with pytest.raises(InputError, match=r"positions; m \+ s = "):
+        rows_of(context, examples, plan.adapter)
     context.backbone.backbone.reads_pictures = False
     with pytest.raises(InputError, match=r"its files promise that it reads pictures, but here it reads none"):
         rows_of(context, examples, plan.adapter)
