@@ -96,9 +96,12 @@ class BackboneInfo:
         """Whether words can tell labels: not of an encoder without a masked-LM head, or a mask; heads alone read it.
 
         Raises:
-            InputError: see `tokens`.
+            InputError: of an encoder, see `tokens`.
         """
-        return not isinstance(self.tokens, EncoderTokens) or (self.fills_in and self.tokens.mask_id is not None)
+        if self.family != "encoder":
+            return True
+        assert isinstance(self.tokens, EncoderTokens)
+        return self.fills_in and self.tokens.mask_id is not None
 
     def legacy_ids(self) -> set[str]:
         """The ids that older versions may have given this backbone; those of 0.1.0 held the number type."""
