@@ -46,6 +46,10 @@ EXPECTED = {
     "mobilebert:m": ("slow", "equal"),  # a token reads its neighbours' embeddings, padding's too
     "rembert:m": ("fast", "packed"),
     "ibert:m": ("refused", "cannot be run on input embeddings"),
+    "idefics3:v": ("fast", "pictures packed, sees back"),
+    "glm_ocr:v": ("fast", "pictures packed, sees back"),
+    "qwen3_5:v": ("slow", "pictures rows, sees back"),
+    "blip:v": ("refused", "names no token that stands for pictures"),
     # Made apart from the self-test's siblings, of options that are not the default.
     "llama+": ("fast", "packed, masks one"),
     "qwen2+": ("fast", "packed, masks types"),
