@@ -240,4 +240,10 @@ def _block_of(processor: Any, picture: Picture) -> Block:
         ids = processor.block_ids(size)
     except ValueError as error:  # as processors say that they do not take a size
         raise not_taken(picture.path, error) from error
+    except Exception as error:  # code of another library, which cannot be run here
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise InputError(
+            f"{picture.path}: the backbone's processor cannot be run ({reason}). Remedy: adapter.pictures, a map of "
+            "pictures, or another backbone"
+        ) from error
     return Block(ids, tuple(i for i, one in enumerate(ids) if one == processor.token_id))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from dept.backbones.chat import in_chat
 from dept.backbones.tokens import Block, Cut, Tokens
@@ -110,6 +110,13 @@ def encode(
         InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
             token, a token outside the embedding table, or a picture that cannot be read.
     """
+    if reading.get("chat") and any(pictures) and not all(pictures):  # templates may begin otherwise before one
+        return _apart(
+            pictures,
+            lambda some: encode(
+                tokens, pick(texts, some), words, labels and pick(labels, some), config, pick(pictures, some), **reading
+            ),
+        )
     tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
@@ -145,6 +152,13 @@ def encode_answers(
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
             embedding table.
     """
+    if reading.get("chat") and any(pictures) and not all(pictures):  # templates may begin otherwise before one
+        return _apart(
+            pictures,
+            lambda some: encode_answers(
+                tokens, pick(texts, some), pick(answers, some), config, longest, pick(pictures, some), **reading
+            ),
+        )
     tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
     texts = [text.rstrip(" \t") for text in texts]
     places: dict[str, list[int]] = {}
@@ -174,6 +188,11 @@ def encode_open(
     Raises:
         InputError: see `encode_answers`.
     """
+    if reading.get("chat") and any(pictures) and not all(pictures):  # templates may begin otherwise before one
+        return _apart(
+            pictures,
+            lambda some: encode_open(tokens, pick(texts, some), config, longest, pick(pictures, some), **reading),
+        )
     tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
     tokens.check_writes()
     texts = [text.rstrip(" \t") for text in texts]
@@ -192,6 +211,23 @@ def block_of(tokens: Tokens, config: AdapterConfig, picture: Picture) -> Block:
         return tokens.picture_block(picture)
     places = range(config.pictures.positions)
     return Block(tuple(tokens.pad_id for _ in places), tuple(places))
+
+
+T = TypeVar("T")
+
+
+def pick(values: Sequence[T], some: Sequence[int]) -> list[T]:
+    """Those at some places."""
+    return [values[place] for place in some]
+
+
+def _apart(pictures: Sequence[Picture | None], run: Callable[[list[int]], list[Row]]) -> list[Row]:
+    """Rows of texts without a picture and of those with one, made apart, in their order."""
+    found: dict[int, Row] = {}
+    for bare in (True, False):
+        some = [place for place, picture in enumerate(pictures) if (picture is None) == bare]
+        found |= zip(some, run(some), strict=True)
+    return [found[place] for place in range(len(pictures))]
 
 
 def _own(config: AdapterConfig, pictures: Sequence[Picture | None]) -> bool:

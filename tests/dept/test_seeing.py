@@ -124,6 +124,9 @@ def test_the_block_stands_in_the_users_message(folder, backbone, pictures, templ
     told = words.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
     given = made(images=[[read_picture(pictures[0])]], text=[told], add_special_tokens=False)
     assert list(row.source) == given["input_ids"][0]
+    beside = encode(tokens, ["bad", "the film was good"], WORDS, None, config, [None, pictures[0]], chat=True)
+    assert beside[1] == row, "whatever stands beside it"
+    assert not beside[0].seen
     (plain,) = encode(tokens, ["the film was good"], WORDS, None, config, pictures[:1])
     given = made(images=[[read_picture(pictures[0])]], text=["<image>the film was good"], add_special_tokens=False)
     assert list(plain.source) == given["input_ids"][0]
@@ -155,6 +158,14 @@ def test_a_picture_that_the_processor_does_not_take_ends_in_one_line(tmp_path):
             InputError, match=r"^.*0\.png: the backbone's processor does not take this picture .* Remedy"
         ):
             ask()
+
+
+def test_a_processor_that_cannot_be_run_ends_in_one_line(pictures, monkeypatch):
+    model, processor = seeing.made("llava", families.tokenizer())
+    backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
+    monkeypatch.setattr(processor, "block_ids", lambda size: None + 1)
+    with pytest.raises(InputError, match=r"processor cannot be run \(TypeError.* Remedy: adapter\.pictures"):
+        backbone.tokens.picture_block(pictures[0])
 
 
 def test_the_place_of_an_adapters_own_pictures_hangs_on_no_processor(monkeypatch):
