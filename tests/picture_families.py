@@ -72,20 +72,14 @@ class MadeUp:
         """See `Processor`."""
         return len(begin)
 
-    def inputs(self, pictures: Any) -> dict[str, Any]:
+    def inputs(self, picture: Any) -> dict[str, Any]:
         """See `Processor`."""
         import numpy as np
 
-        each = []
-        for one in pictures:
-            draw = torch.Generator().manual_seed(int(np.asarray(one).astype(int).sum()))
-            each.append(torch.randn(self.share or 1, *self.shape, generator=draw))
-        found: dict[str, Any] = {"pixel_values": torch.cat(each)}
-        for key, value in self.more.items():
-            found[key] = torch.cat([value] * len(pictures))
-        for key, value in self.types.items():
-            found[key] = torch.tensor([[0, *[value] * self.count, 0]] * len(pictures))
-        return found
+        draw = torch.Generator().manual_seed(int(np.asarray(picture).astype(int).sum()))
+        pixels = torch.randn(self.share or 1, *self.shape, generator=draw)
+        types = {key: torch.tensor([[0, *[value] * self.count, 0]]) for key, value in self.types.items()}
+        return {"pixel_values": pixels, **self.more, **types}
 
 
 def candidates(model: Any) -> Iterator[MadeUp]:
@@ -157,7 +151,7 @@ def _picture(number: int) -> Any:
 
 def _count(model: Any, processor: MadeUp) -> int:
     """Vectors of one picture."""
-    given = processor.inputs([_picture(1)])
+    given = processor.inputs(_picture(1))
     ask: Callable[..., Any] | None = getattr(model, "get_image_features", None)
     if ask is None:
         return 1
@@ -182,7 +176,7 @@ def _fitted(model: Any, processor: MadeUp) -> tuple[Any, MadeUp]:
 
 
 def _check(model: Any, processor: MadeUp) -> None:
-    rows = (row_of(processor.block_ids(None), processor.inputs([_picture(number)]), [5], [5]) for number in (1, 2))
+    rows = (row_of(processor.block_ids(None), processor.inputs(_picture(number)), [5], [5]) for number in (1, 2))
     one, other = (Given.by(model, row).embeddings for row in rows)
     if torch.equal(one[0, 2], other[0, 2]):
         raise ValueError("other pictures do not become other vectors")

@@ -241,10 +241,10 @@ def own_logits(backbone, adapter, row, answer):
     """The model's own logits [n, vocab] of one text with its picture and answer, behind the prompt."""
     processor, at, size = backbone.vision.processor, *((row.seen.at, row.seen.size) if row.seen else (0, 0))
     if row.seen:
-        given = processor.inputs([read_picture(row.seen.picture)])
+        given = processor.inputs(read_picture(row.seen.picture))
     else:
         prefix = backbone.way.sees == "prefix"
-        given = text_alone(processor.inputs([Image.new("RGB", SIZES[0])])) if prefix else {}
+        given = text_alone(processor.inputs(Image.new("RGB", SIZES[0]))) if prefix else {}
     before, block, behind = row.source[:at], row.source[at : at + size], row.source[at + size :]
     call = row_of(block, given, [5] * M + list(before), [*behind, *answer], len(answer))
     text = torch.tensor([*before, *behind, *answer])

@@ -65,19 +65,18 @@ class Backbone(nn.Module):
 
     family: ClassVar[Family]
     test: ClassVar[type[Test]]
-    kinds: ClassVar[dict[str, type[Backbone]]] = {}
+    kinds: ClassVar[dict[str, type[Backbone]]] = {}  # by family; `pictures`: what reads them itself
     reads_pictures = False
-    seeing: ClassVar[Callable[..., Backbone]]  # makes one that reads pictures, of model, tokenizer, ..., processor
     blind = ""
     sharded = False
     packed = False
     compiled = False
     bits = ""
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "family" in vars(cls):
-            Backbone.kinds[cls.family] = cls
+        if name := kind or vars(cls).get("family"):
+            Backbone.kinds[name] = cls
 
     def __init__(
         self,
@@ -129,7 +128,8 @@ class Backbone(nn.Module):
                 vectors in front of a text.
         """
         if processor is not None and not model.config.is_encoder_decoder:
-            return Backbone.seeing(model, tokenizer, name, folder, None, processor)
+            seeing: Callable[..., Backbone] = Backbone.kinds["pictures"]
+            return seeing(model, tokenizer, name, folder, processor=processor)
         about = {**model.config.to_dict(), "architectures": [type(model).__name__]}
         return Backbone.kinds[family_of(about)](model, tokenizer, name, folder)
 

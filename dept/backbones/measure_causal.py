@@ -10,17 +10,17 @@ from torch import Tensor
 
 from dept.backbones.chains import own_forward
 from dept.backbones.masks import behind_prompt, see_prompt
-from dept.backbones.rounding import alike, all_near, near
-from dept.backbones.self_test import (
+from dept.backbones.questions import (
     IDS,
-    Test,
     embedded_ids,
     finite,
-    not_usable,
+    random_vectors,
     shakes_of,
     some_ids,
     with_gradients,
 )
+from dept.backbones.rounding import alike, all_near, near
+from dept.backbones.self_test import Test, not_usable
 from dept.backbones.ways import Masks, Way
 
 _M = 5
@@ -83,13 +83,7 @@ class _Truth:
     """
 
     def __init__(self, model: Any, far: bool) -> None:
-        generator = torch.Generator().manual_seed(1)
-        table = model.get_input_embeddings().weight
-        d, spread = table.shape[1], float(table.detach().float().std())
-
-        def vectors(n: int) -> Tensor:
-            return (torch.randn(n, d, generator=generator) * spread).to(table.device, table.dtype)
-
+        vectors = random_vectors(model)
         lengths = (24, 2, 3, 26, 30) if far else (6, 2, 3, 8, 5)
         self.prompt = vectors(_M)
         text, first, second, third, fourth = (vectors(n) for n in lengths)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dept.backbones.chains import own_forward
+from dept.backbones.questions import IDS, beside_longer, finite, random_vectors, shakes_of, some_ids, with_gradients
 from dept.backbones.rounding import alike, all_near
-from dept.backbones.self_test import IDS, Test, finite, shakes_of, some_ids, with_gradients
+from dept.backbones.self_test import Test
 from dept.backbones.ways import Rows, Way
 
 _M = 5
@@ -44,10 +45,7 @@ class EncoderTest(Test):
         with torch.no_grad():
             made = self.make(model, way)
             embedded = made.embed(ids[None])[0]
-            texts = torch.stack([embedded[3:], embedded[3:]])
-            texts = torch.cat([texts, texts[:, :2]], dim=1)
-            real = torch.ones(texts.shape[:2], dtype=torch.bool, device=texts.device)
-            real[0, IDS - 3 :] = False
+            texts, real = beside_longer(embedded[3:])
             found, _ = made.encode_text(texts, real, embedded[None, :3].expand(2, -1, -1))
             shakes = [shake[3:] for shake in self.shakes(model, embedded[None])]
             return alike(made.head(found[0, : IDS - 3]), _told(model(input_ids=ids[None]))[3:], shakes)
@@ -63,12 +61,7 @@ class _Truth:
     """What an encoder itself makes of [P; text], and whether a way of computing it agrees."""
 
     def __init__(self, model: Any, lengths: Sequence[int]) -> None:
-        generator = torch.Generator().manual_seed(1)
-        table = model.get_input_embeddings().weight
-        d, spread = table.shape[1], float(table.detach().float().std())
-        self.parts = [
-            torch.randn(n, d, generator=generator).to(table.device, table.dtype) * spread for n in (_M, *lengths)
-        ]
+        self.parts = list(map(random_vectors(model), (_M, *lengths)))
 
         def own(parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
             return self._of(lambda prompt, texts: [_own(model, prompt, text) for text in texts], parts)

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from dept.backbones.chains import own_forward
-from dept.backbones.rounding import alike, all_near, near
-from dept.backbones.self_test import (
+from dept.backbones.questions import (
     IDS,
-    Test,
+    beside_longer,
     embedded_ids,
     finite,
-    not_usable,
+    random_vectors,
     shakes_of,
     some_ids,
     with_gradients,
 )
+from dept.backbones.rounding import alike, all_near, near
+from dept.backbones.self_test import Test, not_usable
 from dept.backbones.ways import Rows, Way
 
 _M, _LENGTHS, _ANSWERS = 5, (24, 9, 24), (1, 4, 3)  # two texts of one length
@@ -34,10 +35,7 @@ class EncoderDecoderTest(Test):
         with torch.no_grad():
             made = self.make(model, way)
             embedded = made.embed(ids[None])[0]
-            texts = torch.stack([embedded[3:], embedded[3:]])
-            texts = torch.cat([texts, texts[:, :2]], dim=1)
-            real = torch.ones(texts.shape[:2], dtype=torch.bool, device=texts.device)
-            real[0, 6:] = False
+            texts, real = beside_longer(embedded[3:])
             encoded, mask, _ = made.encode_text(texts, real, embedded[None, :3].expand(2, -1, -1))
             found = made.run_decoder(encoded, mask, answer.expand(2, -1))[0]
             wanted = model(input_ids=ids[None], decoder_input_ids=answer, use_cache=False).logits[0]
@@ -74,12 +72,7 @@ class _Truth:
     """What an encoder-decoder itself makes of [P; text] and of an answer, and whether a way of computing it agrees."""
 
     def __init__(self, model: Any) -> None:
-        generator = torch.Generator().manual_seed(1)
-        table = model.get_input_embeddings().weight
-        d, spread = table.shape[1], float(table.detach().float().std())
-        sizes = (_M, *_LENGTHS)
-        made = [torch.randn(n, d, generator=generator).to(table.device, table.dtype) * spread for n in sizes]
-        self.prompt, self.texts = made[0], made[1:]
+        self.prompt, *self.texts = map(random_vectors(model), (_M, *_LENGTHS))
         self.answers = [some_ids(model, n) for n in _ANSWERS]
         parts = [self.prompt, *self.texts]
         self.wanted, self.gradients = self._own(model, parts)

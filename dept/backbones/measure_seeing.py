@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dept.backbones.masks import behind_prompt, see_prompt
 from dept.backbones.measure_causal import CausalTest
+from dept.backbones.questions import of_some_ids, random_vectors, some_ids, with_gradients
 from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
-from dept.backbones.self_test import PASSING, cause, not_usable, some_ids, with_gradients
+from dept.backbones.self_test import PASSING, cause, not_usable
 from dept.backbones.sibling import seeing_sibling
 from dept.backbones.vision import Given, Scene, Vision, embedding, on, row_of, text_alone
 from dept.backbones.ways import Pictures, Sees, Way
@@ -45,10 +46,8 @@ class SeeingTest(CausalTest):
         except Exception:  # none can be made, or it does not run: the model itself has the last word
             small, processor = model, self.processor
             with suppress(Exception):
-                self.sees = _sees(model, self.processor) if whole else "back"
+                self.sees = _sees(model, self.processor)
         way = super().measure(model, whole)
-        if not whole:
-            return replace(way, blind="it is sharded, and no process holds the whole of it")
         try:
             found = self._with_pictures(model, small, processor, way)
         except (torch.OutOfMemoryError, MemoryError):
@@ -76,11 +75,10 @@ class SeeingTest(CausalTest):
             if found is None:
                 return replace(way, blind="it gives other numbers than its own in every way that is known here")
             _known[key] = found
-        made = found
         own = _Case(model, self.processor, ids=True)
-        if not own.confirmed(self.make_seeing(model, made, self.processor)):
+        if not own.confirmed(self.make_seeing(model, found, self.processor)):
             return replace(way, blind="the model itself gives other numbers than a small one of its kind")
-        return made
+        return found
 
     def _found(self, model: Any, processor: Any, case: _Case, way: Way) -> Way | None:
         """The fastest way that gives the model's own numbers for texts with pictures."""
@@ -122,7 +120,7 @@ def _filler(model: Any) -> int:
 def _shown(processor: Any, which: int) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
     picture = _picture(which)
     vision = Vision(None, processor)
-    return (processor.inputs([picture]), *vision.block(picture.size))
+    return (processor.inputs(picture), *vision.block(picture.size))
 
 
 def _picture(which: int) -> Any:
@@ -147,16 +145,7 @@ class _Case:
         self.shown = [_shown(processor, which) for which in range(len(_SIZES))]
         self.filler = _filler(model)
         self.alone = text_alone(self.shown[0][0])
-        generator = torch.Generator().manual_seed(1)
-        table = model.get_input_embeddings().weight
-
-        def vectors(n: int) -> Tensor:
-            if ids:
-                some = some_ids(model, 30)
-                found: Tensor = model.get_input_embeddings()(some[torch.randint(len(some), (n,), generator=generator)])
-                return found.detach()
-            spread = float(table.detach().float().std())
-            return (torch.randn(n, table.shape[1], generator=generator) * spread).to(table.device, table.dtype)
+        vectors = of_some_ids(model) if ids else random_vectors(model)
 
         self.prompt = vectors(_M)
         # (picture, tokens before it, text, answers), of which a text's answers follow each other in one row

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,13 +73,16 @@ class Processor:
         except Exception as error:  # each library raises its own
             raise cannot_load(str(folder), error) from error
 
-    def inputs(self, pictures: Sequence[Image.Image]) -> dict[str, Any]:
-        """What the model is given beside token ids (tensors, by name) for rows of one picture each, all of one size.
+    def inputs(self, picture: Image.Image) -> dict[str, Any]:
+        """What the model is given beside token ids (tensors, by name) for a row of one picture.
 
-        What has a number for each token of a row (`token_type_ids`) is that of the block, [K, n].
+        What has a number for each token of a row (`token_type_ids`) is that of the block, [1, n].
+
+        Raises:
+            ValueError: a picture that it does not take.
         """
-        found = self._run(pictures)
-        ids, block = found["input_ids"][0].tolist(), self.block_ids(pictures[0].size)
+        found = self._run(picture)
+        ids, block = found["input_ids"][0].tolist(), self.block_ids(picture.size)
         at = next((i for i in range(len(ids)) if tuple(ids[i : i + len(block)]) == block), None)
         if at is None:
             raise ValueError("what it writes for a picture hangs on what stands around it")
@@ -91,12 +94,12 @@ class Processor:
 
     def _place(self, begin: tuple[int, ...]) -> int:
         """Where the processor puts the block: 0 in front of the ids that begin a text, or behind all of these."""
-        ids = self._run([_blank((64, 64))])["input_ids"][0].tolist()
+        ids = self._run(_blank((64, 64)))["input_ids"][0].tolist()
         return len(begin) if begin and ids[: len(begin)] == list(begin) else 0
 
     def _block_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Ids of the block of a picture of so many pixels (width, height)."""
-        found = self._run([_blank(size)])
+        found = self._run(_blank(size))
         if "text_replacement_offsets" in found:
             offsets = found["text_replacement_offsets"][0][0]
             whole = self._piece.replace(offsets["text"], offsets["replacement"])
@@ -105,8 +108,8 @@ class Processor:
         inside = [i for i, one in enumerate(ids) if one not in around]
         return tuple(ids[inside[0] : inside[-1] + 1])
 
-    def _run(self, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
-        asked = {"images": [[one] for one in pictures], "text": [self._piece] * len(pictures), "return_tensors": "pt"}
+    def _run(self, picture: Image.Image) -> Mapping[str, Any]:
+        asked = {"images": [[picture]], "text": [self._piece], "return_tensors": "pt"}
         given: Mapping[str, Any]
         try:
             given = self.made(**asked, return_text_replacement_offsets=True)
@@ -119,32 +122,27 @@ class Processor:
 
         Where it writes other words before a picture than before a text (SmolVLM: "User:" and "User: ") the token alone.
         """
-        words, template = {"type": "text", "text": _TEXT}, getattr(self.made, "chat_template", None)
-        try:
-            with_picture, without = (
-                str(
-                    self.made.tokenizer.apply_chat_template(
-                        [{"role": "user", "content": content}], chat_template=template, tokenize=False
-                    )
-                ).split(_TEXT)[0]
-                for content in ([{"type": "image"}, words], [words])
-            )
-        except Exception:  # no template, or one that takes words alone
-            return None
+        with_picture, without = self._before_words({"type": "image"}), self._before_words()
         found = with_picture.removeprefix(without)
         return found if found != with_picture and found.count(token) == 1 else None
+
+    def _before_words(self, *first: Mapping[str, str]) -> str:
+        """What the chat template writes before the user's words, whose message begins with these parts; "" without."""
+        content = [*first, {"type": "text", "text": _TEXT}]
+        try:
+            said = self.made.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=getattr(self.made, "chat_template", None),
+                tokenize=False,
+            )
+        except Exception:  # no template, or one that takes words alone
+            return ""
+        return str(said).split(_TEXT)[0]
 
     @property
     def head(self) -> str | None:
         """What a chat template writes before a picture that begins a user's message; None: as before words, or none."""
-        words, template = {"type": "text", "text": _TEXT}, getattr(self.made, "chat_template", None)
-        try:
-            said = self.made.tokenizer.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, words]}], chat_template=template, tokenize=False
-            )
-        except Exception:  # as above
-            return None
-        before, found, _ = str(said).partition(self._piece)
+        before, found, _ = self._before_words({"type": "image"}).partition(self._piece)
         return before if found else None
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.picture_cache import Kept
-from dept.backbones.base import Backbone, Output
+from dept.backbones.base import Output
 from dept.backbones.causal import CausalBackbone
 from dept.backbones.chains import Chain
 from dept.backbones.measure_seeing import SeeingTest
@@ -47,7 +47,7 @@ class Prepared:
         return sum(value.nbytes for value in self.given.values() if isinstance(value, Tensor))
 
 
-class SeeingBackbone(CausalBackbone):
+class SeeingBackbone(CausalBackbone, kind="pictures"):
     """An image-text-to-text model.
 
     Args:
@@ -149,7 +149,7 @@ class SeeingBackbone(CausalBackbone):
         return [self._taken(picture, self.vision.look) for picture in pictures]
 
     def _prepared(self, pictures: Sequence[Picture]) -> list[Prepared]:
-        return [Prepared(self._taken(one, lambda it: self.vision.processor.inputs([it]))) for one in pictures]
+        return [Prepared(self._taken(one, self.vision.processor.inputs)) for one in pictures]
 
     @staticmethod
     def _taken(picture: Picture, ask: Callable[[Any], T]) -> T:
@@ -230,6 +230,3 @@ class SeeingBackbone(CausalBackbone):
         finally:
             handle.remove()
         return whole if self.way.whole else found[0]
-
-
-Backbone.seeing = SeeingBackbone

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dept.backbones import cpu_linear, ways
+from dept.backbones.questions import embedded_ids
 from dept.backbones.rounding import DRAWS, is_short, near, shaken
 from dept.backbones.sibling import sibling
 from dept.backbones.ways import Way
@@ -80,7 +81,6 @@ def way_of(test: Test, model: Any, weights_id: str | None, whole: bool) -> Way:
 
 
 PASSING = "its own pass cannot be followed"  # a reason that memory, or another version of a library, may take away
-IDS = 9  # token ids that a model is asked about
 _known: dict[str, Way] = {}  # by class and configuration: what siblings have shown in this process
 
 
@@ -248,55 +248,6 @@ class Test(ABC):
     @abstractmethod
     def confirms(self, model: Any, way: Way) -> bool:
         """Whether the model's logits for token ids are those that this way gives for their embeddings."""
-
-
-def with_gradients(found: Sequence[Tensor], leaves: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Logits [n, vocab] of some rows, detached, and the gradients of a number made of them."""
-    total = torch.stack([one.float().log_softmax(-1)[:, 7].sum() for one in found]).sum()
-    return [one.detach() for one in found], list(torch.autograd.grad(total, leaves))
-
-
-Answered = tuple[list[Tensor], list[Tensor]]  # logits of some rows, and gradients
-
-
-def shakes_of(
-    model: Any, parts: Sequence[Tensor], own: Callable[[Sequence[Tensor]], Answered], right: Answered
-) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """Of a model of a short type by how much logits, and gradients, differ for shaken embeddings; see `rounding`.
-
-    Args:
-        own: what the model itself makes of embeddings; `right`: of these, `parts`.
-    """
-    draws = range(DRAWS) if is_short(model) else ()
-    found = [own([shaken(part, 100 * draw + i) for i, part in enumerate(parts)]) for draw in draws]
-    logits, gradients = (
-        [[a - b for a, b in zip(one[kind], right[kind], strict=True)] for one in found] for kind in (0, 1)
-    )
-    return logits, gradients
-
-
-def finite(logits: Tensor) -> Tensor:
-    """The logits, which are finite.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if not logits.isfinite().all():
-        raise ValueError("logits that are not finite")
-    return logits
-
-
-def some_ids(model: Any, count: int) -> Tensor:
-    """Some token ids, none of which pads."""
-    table = model.get_input_embeddings().weight
-    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
-    return torch.tensor([i for i in range(4, 4 + count + 1) if i != pad][:count], device=table.device)
-
-
-def embedded_ids(model: Any) -> Tensor:
-    """What the table of embeddings holds for `some_ids`, [1, IDS, d]."""
-    found: Tensor = model.get_input_embeddings()(some_ids(model, IDS)[None])
-    return found
 
 
 def scales(config: Any, d: int) -> list[float]:

@@ -120,9 +120,9 @@ class SiblingProcessor:
         """See `processor.Processor`."""
         return tuple(self._ids.get(one, self._plain) for one in self._theirs.block_ids(size))
 
-    def inputs(self, pictures: Any) -> Any:
+    def inputs(self, picture: Any) -> Any:
         """See `processor.Processor`."""
-        return self._theirs.inputs(pictures)
+        return self._theirs.inputs(picture)
 
 
 def seeing_sibling(model: Any, processor: Any, seed: int = 0) -> tuple[Any, Any]:

@@ -163,7 +163,7 @@ class Vision:
         """What is known of a picture (PIL, mode RGB). It is looked at alone: others would change its roundings."""
         block, vectors = self.block(picture.size)
         device = self.model.get_input_embeddings().weight.device
-        row = row_of(block, self.processor.inputs([picture]), [self.filler], [self.filler])
+        row = row_of(block, self.processor.inputs(picture), [self.filler], [self.filler])
         given = Given.by(self.model, on(row, device))
         turns, advance = self._turned(given.positions, len(block))
         deeper = {key: tuple(part.clone() for part in parts) for key, parts in given.lists.items()}
