@@ -25,7 +25,7 @@ class Sight:
         positions: [R, T], behind the prompt: rows of A, with the blocks counted.
         at: [V], flat positions in R * T of the vectors.
         which: [V], of which of `pictures`. index: [V], the number of the vector in its picture.
-        owner: [V], the adapter.
+        owner: [V], the adapter. own: bool [V], the vector is the backbone's, not that of the adapter's map.
         pictures: each once.
         blocks: of pictures that the backbone sees itself: row, first column, columns, column behind its text's answers,
             which of `pictures`. vectors: of each of these, where in its block vectors stand.
@@ -37,6 +37,7 @@ class Sight:
     which: Tensor
     index: Tensor
     owner: Tensor
+    own: Tensor
     pictures: tuple[Picture, ...]
     blocks: tuple[tuple[int, int, int, int, int], ...] = ()
     vectors: tuple[tuple[int, ...], ...] = ()
@@ -50,8 +51,8 @@ class Sight:
         """Some of the vectors alone, by their numbers, and the pictures that these are of."""
         used, which = self.which[vectors].unique(return_inverse=True)
         pictures = tuple(self.pictures[one] for one in used.tolist())
-        at, index, owner = self.at[vectors], self.index[vectors], self.owner[vectors]
-        return replace(self, at=at, which=which, index=index, owner=owner, pictures=pictures, blocks=(), vectors=())
+        some = {name: getattr(self, name)[vectors] for name in ("at", "index", "owner", "own")}
+        return replace(self, **some, which=which, pictures=pictures, blocks=(), vectors=())
 
 
 @dataclass
@@ -157,7 +158,7 @@ def _sight(text: dict[str, Any], places: Sequence[tuple[int, slice, Row]]) -> No
     rows, width = text["rows"], text["ids"].shape[1]
     blank, positions = torch.zeros_like(text["real"]), rows.clone()
     known: dict[Picture, int] = {}
-    vectors: list[tuple[int, int, int, int]] = []
+    vectors: list[tuple[int, ...]] = []
     blocks: list[tuple[int, int, int, int, int]] = []
     inside: list[tuple[int, ...]] = []
     for i, place, row in places:
@@ -170,11 +171,13 @@ def _sight(text: dict[str, Any], places: Sequence[tuple[int, slice, Row]]) -> No
         if row.seen.own:
             blocks.append((i, begin, size, place.stop, one))
             inside.append(row.seen.vectors)
-        vectors += [(i * width + begin + v, one, number, adapter) for number, v in enumerate(row.seen.vectors)]
+        about = one, adapter, row.seen.own
+        vectors += [(i * width + begin + v, number, *about) for number, v in enumerate(row.seen.vectors)]
     rows[blank] = 0
     text["text"][blank] = len(text["owner"])
-    at, which, index, owner = torch.tensor(vectors, dtype=torch.long).reshape(-1, 4).T.contiguous()
-    text["seen"] = Sight(blank, positions, at, which, index, owner, tuple(known), tuple(blocks), tuple(inside))
+    at, index, which, owner, own = torch.tensor(vectors, dtype=torch.long).reshape(-1, 5).T.contiguous()
+    each = at, which, index, owner, own.bool()
+    text["seen"] = Sight(blank, positions, *each, tuple(known), tuple(blocks), tuple(inside))
 
 
 def _texts(packs: Sequence[Pack], width: int) -> dict[str, Any]:

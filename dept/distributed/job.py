@@ -117,7 +117,7 @@ def _tables(body: dict[str, Any]) -> list[list[Row]]:
 def _seen(told: dict[str, Any] | None) -> Seen | None:
     if told is None:
         return None
-    return Seen(Picture(**told["picture"]), told["at"], told["size"], tuple(told["vectors"]))
+    return Seen(**{**told, "picture": Picture(**told["picture"]), "vectors": tuple(told["vectors"])})
 
 
 def write_trials(work: Path, trials: Sequence[Trial], options: EngineOptions, kind: str = "train", **more: Any) -> None:

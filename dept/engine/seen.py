@@ -17,9 +17,7 @@ def seen_by(backbone: Backbone, seen: Sight, tensors: Tensors | None) -> Tensor:
     """The vectors [V, d] of a batch's pictures: of the adapters' maps, where they have one, else the backbone's own."""
     if tensors is None or tensors.pictures is None:
         return _own(backbone, seen)
-    assert tensors.picture_in is not None
-    maps = tensors.picture_in.detach().flatten(1).any(1)[seen.owner]  # zeros stand for no map
-    mine, others = maps.nonzero()[:, 0], (~maps).nonzero()[:, 0]
+    mine, others = (~seen.own).nonzero()[:, 0], seen.own.nonzero()[:, 0]
     parts = []
     if len(mine):
         part = seen.part(mine)

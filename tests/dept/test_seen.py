@@ -17,6 +17,7 @@ from dept.adapters.stack import Tensors
 from dept.backbones.tokens import Block
 from dept.batches.tokenise import Seen, encode, encode_answers, encode_open
 from dept.config import AdapterConfig, EngineOptions, PictureMap, TrainConfig
+from dept.distributed import job
 from dept.engine.evaluate import Request, score, score_rows
 from dept.engine.features import features
 from dept.engine.generate import Prompted, generate, generate_ids
@@ -250,6 +251,17 @@ def test_maps_are_trained_in_a_stack_as_alone(tiny, pictures):
         for name, tensor in mine.parts.items():
             torch.testing.assert_close(tensor, other.parts[name], atol=1e-4, rtol=0)
             assert name == "b" or not torch.equal(tensor, trial.start.parts[name])
+
+
+def test_ranks_read_the_same_rows(tiny_llama, pictures, tmp_path):
+    trials = trials_of(tiny_llama, pictures)
+    job.write_trials(tmp_path, trials, EngineOptions())
+    _, again = job.read_trials(tmp_path)
+    for trial, other in zip(trials, again, strict=True):
+        assert trial.rows == other.rows
+        owned = [[row.seen and row.seen.own for row in one.rows] for one in (trial, other)]
+        assert owned[0] == owned[1], "which equality leaves out"
+    assert not trials[0].rows[0].seen.own
 
 
 def test_a_killed_training_of_maps_goes_on_with_the_same_bits(tiny_llama, pictures, tmp_path):
