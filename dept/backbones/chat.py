@@ -82,13 +82,12 @@ class ChatTokens(CausalTokens):
         self._parts = False  # a message is a text; templates of models that read pictures may want a list of parts
         try:
             self.frame = self._frame()
-        except InputError:
+        except InputError as error:  # says what is wrong with texts
             self._parts = True
             try:
                 self.frame = self._frame()
             except InputError:
-                self._parts = False
-                self.frame = self._frame()  # says what is wrong with texts
+                raise error from None
         if (end := self._turn_end()) is not None:  # what the model was taught to end its turns with
             self.end_ids = tuple(dict.fromkeys((end, *self.end_ids)))
         self._around = [self._fixed(continues) for continues in (False, True)]

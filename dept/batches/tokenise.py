@@ -110,14 +110,14 @@ def encode(
         InputError: a label word that leaves no room for text within s, two words of the same tokens, a text without a
             token, a token outside the embedding table, or a picture that cannot be read.
     """
-    if reading.get("chat") and any(pictures) and not all(pictures):  # templates may begin otherwise before one
+    if _mixed(pictures, reading):
         return _apart(
             pictures,
             lambda some: encode(
                 tokens, pick(texts, some), words, labels and pick(labels, some), config, pick(pictures, some), **reading
             ),
         )
-    tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
+    tokens = _framed(tokens, config, pictures, reading)
     texts = [text.rstrip(" \t") for text in texts]  # the blank before a word belongs to the word
     known = {after: tokens.encode_words(tuple(words), after) for after in sorted({_after(text) for text in texts})}
     longest = max((len(ids) for found in known.values() for ids in found), default=0)
@@ -152,14 +152,14 @@ def encode_answers(
         InputError: an s that leaves no room for text beside an answer, a text without a token, or a token outside the
             embedding table.
     """
-    if reading.get("chat") and any(pictures) and not all(pictures):  # templates may begin otherwise before one
+    if _mixed(pictures, reading):
         return _apart(
             pictures,
             lambda some: encode_answers(
                 tokens, pick(texts, some), pick(answers, some), config, longest, pick(pictures, some), **reading
             ),
         )
-    tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
+    tokens = _framed(tokens, config, pictures, reading)
     texts = [text.rstrip(" \t") for text in texts]
     places: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
@@ -188,12 +188,12 @@ def encode_open(
     Raises:
         InputError: see `encode_answers`.
     """
-    if reading.get("chat") and any(pictures) and not all(pictures):  # templates may begin otherwise before one
+    if _mixed(pictures, reading):
         return _apart(
             pictures,
             lambda some: encode_open(tokens, pick(texts, some), config, longest, pick(pictures, some), **reading),
         )
-    tokens = in_chat(tokens, _own(config, pictures)) if reading.get("chat") else tokens
+    tokens = _framed(tokens, config, pictures, reading)
     tokens.check_writes()
     texts = [text.rstrip(" \t") for text in texts]
     made = _rows(tokens, texts, config, longest, f"{longest} new tokens", reading)
@@ -221,6 +221,18 @@ def pick(values: Sequence[T], some: Sequence[int]) -> list[T]:
     return [values[place] for place in some]
 
 
+def _framed(tokens: Tokens, config: AdapterConfig, pictures: Sequence[Picture | None], reading: Reading) -> Tokens:
+    """What makes ids of texts: in their chat template, which may begin otherwise before the backbone's own pictures."""
+    if not reading.get("chat"):
+        return tokens
+    return in_chat(tokens, config.pictures is None and bool(pictures) and all(pictures))
+
+
+def _mixed(pictures: Sequence[Picture | None], reading: Reading) -> bool:
+    """Whether texts with and without a picture are to be made apart, see `_framed`."""
+    return bool(reading.get("chat")) and any(pictures) and not all(pictures)
+
+
 def _apart(pictures: Sequence[Picture | None], run: Callable[[list[int]], list[Row]]) -> list[Row]:
     """Rows of texts without a picture and of those with one, made apart, in their order."""
     found: dict[int, Row] = {}
@@ -228,11 +240,6 @@ def _apart(pictures: Sequence[Picture | None], run: Callable[[list[int]], list[R
         some = [place for place, picture in enumerate(pictures) if (picture is None) == bare]
         found |= zip(some, run(some), strict=True)
     return [found[place] for place in range(len(pictures))]
-
-
-def _own(config: AdapterConfig, pictures: Sequence[Picture | None]) -> bool:
-    """Whether a picture that the backbone reads itself stands before each text."""
-    return config.pictures is None and bool(pictures) and all(pictures)
 
 
 def _with_pictures(

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.optimizer import rate_factor
-from dept.adapters.stack import RATES, Tensors, Training, together
+from dept.adapters.stack import Tensors, Training, together
 from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
-from dept.config import EngineOptions
+from dept.config import RATES, EngineOptions
 from dept.engine.checkpoint import Checkpoint
 from dept.engine.disturb import Disturbance, Noise, dropped
 from dept.engine.evaluate import Raw, answers_of, raw_scores
@@ -283,10 +283,7 @@ class Loop:
         reached = [self.states[key].step for key in keys]
         factors = [rate_factor(at, c.steps, c.warmup, c.schedule) for at, c in zip(reached, configs, strict=True)]
         norms = self.stack.update(
-            {
-                kind: [getattr(c, kind) * f for c, f in zip(configs, factors, strict=True)]
-                for kind in sorted(set(RATES.values()))
-            },
+            {kind: [getattr(c, kind) * f for c, f in zip(configs, factors, strict=True)] for kind in RATES},
             [c.weight_decay for c in configs],
             [math.inf if c.clip is None else c.clip for c in configs],
             [c.average for c in configs],
