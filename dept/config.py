@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.errors import InputError
 
 MOST_M = 100_000
 MOST_STEPS = 10_000_000
+PIXELS = 16  # height and width of a patch of a picture
 PROBE_TOKENS = 512  # of a text that a probe reads at most, where the plan's s is shorter
 Layout = Literal["adjacent", "paper"]
 Answers = Literal["words", "head", "both"]
@@ -34,16 +35,37 @@ class Frozen(BaseModel):
 class PictureMap(Frozen):
     """An adapter's own way to see pictures: grid * grid vectors, each a trained linear map of what is seen there.
 
-    A picture is resized to (grid * pixels) ** 2 pixels, whatever its own shape, and cut into patches, as a vision
-    transformer does (Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1); each place has a trained vector added.
+    Of pixels: a picture is resized to (grid * pixels) ** 2 pixels, whatever its own shape, and cut into patches, as a
+    vision transformer does (Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1). Of a frozen picture encoder
+    (`encoder`): its last hidden states, averaged to grid * grid places (the visual projection of CLIP-T5, Sung et al.
+    2022, arXiv 2112.06825, section 3, as in Shi & Lipani, section 4.1). Each place has a trained vector added.
 
     Raises:
-        pydantic.ValidationError: an unknown key, or a number out of its bounds.
+        pydantic.ValidationError: an unknown key, a number out of its bounds, or both an encoder and `pixels`.
     """
 
-    grid: int = Field(4, ge=1, le=32, description="patches in a row and in a column; each is one position")
-    pixels: int = Field(16, ge=1, le=64, description="height and width of a patch, pixels")
+    grid: int = Field(4, ge=1, le=32, description="places in a row and in a column; each is one position")
+    pixels: int = Field(PIXELS, ge=1, le=64, description="height and width of a patch, pixels; not with an encoder")
     rank: int = Field(0, ge=0, le=4096, description="rank of the map; 0: a full matrix")
+    encoder: str | None = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="frozen picture encoder that the map reads (CLIP, SigLIP, ViT, DINOv2, ...): hub id or folder; "
+        "none: pixels",
+    )
+    encoder_id: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="sha256 of the encoder's files; a run fills it in"
+    )
+    width: int | None = Field(None, ge=1, le=65_536, description="width of the encoder's states; a run fills it in")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PictureMap:
+        if self.encoder and self.pixels != PIXELS:
+            raise ValueError("pixels: an encoder has its own size of pictures; take pixels out, or encoder")
+        if not self.encoder and (self.encoder_id or self.width):
+            raise ValueError("encoder: encoder_id and width are of an encoder, and none is named")
+        return self
 
     @property
     def positions(self) -> int:
@@ -52,11 +74,25 @@ class PictureMap(Frozen):
 
     @property
     def features(self) -> int:
-        """Numbers that the map reads of a patch: its pixels, and the mean colour of the picture."""
-        return 3 * self.pixels**2 + 3
+        """Numbers that the map reads of a place: a patch's pixels and the picture's mean colour, or a hidden state.
+
+        Raises:
+            InputError: of an encoder that has not been looked up (`dept.backbones.encoder_files.looked_up`).
+        """
+        if self.encoder and self.width is None:
+            raise InputError(
+                f"adapter.pictures: the width of encoder {self.encoder} is not known yet. Remedy: "
+                "dept.backbones.encoder_files.looked_up(pictures), which reads its files"
+            )
+        return self.width or 3 * self.pixels**2 + 3
+
+    @property
+    def seen(self) -> tuple[object, ...]:
+        """What two maps must have alike to see alike; where the files of an encoder lie is not part of it."""
+        return self.grid, self.pixels, self.rank, self.encoder_id or self.encoder
 
     def trainable(self, d: int) -> int:
-        """Trainable numbers on a backbone of width `d`."""
+        """Trainable numbers on a backbone of width `d`. Raises InputError as `features` does."""
         f = self.features
         return (self.rank * (f + d) if self.rank else f * d) + self.positions * d
 
@@ -111,7 +147,7 @@ class AdapterConfig(Frozen):
 
     def starts_from(self, source: AdapterConfig) -> bool:
         """Whether an adapter of this shape can start from one of that: a head, or a map of pictures, may be new."""
-        maps = {self.pictures, source.pictures} - {None}
+        maps = {one.seen for one in (self.pictures, source.pictures) if one is not None}
         return self.shape == source.shape and len(maps) < 2
 
     @property

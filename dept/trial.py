@@ -196,8 +196,12 @@ class TrialSpec(Frozen):
                 del body[late]
         recipes = [body, *(body["search"]["candidates"] if self.search else ())]
         for recipe in recipes:
-            if recipe["adapter"]["pictures"] is None:  # as before there were any
+            if (sight := recipe["adapter"]["pictures"]) is None:  # as before there were any
                 del recipe["adapter"]["pictures"], recipe["training"]["lr_pictures"]
+            else:  # an encoder is known by its files, wherever they lie
+                known = sight["encoder_id"]
+                for part in ("encoder", "encoder_id", "width") if known is None else ("encoder", "width"):
+                    del sight[part]
         if self.search and not self.search.beside:
             del body["search"]["beside"]
         elif self.search:

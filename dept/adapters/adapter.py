@@ -173,7 +173,7 @@ class Adapter(nn.Module):
         if self.readout is not None:
             more["readout"] = self.readout.body
         if self.sees is not None:
-            more["pictures"] = self.sees.model_dump()
+            more["pictures"] = self.sees.model_dump(exclude_none=True)
         manifest = {
             "format": FORMAT if self.sees is not None else 2 if more else 1,
             **self.config.model_dump(include={"m", "r", "s", "alpha", "layout"}),

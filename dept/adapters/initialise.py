@@ -204,7 +204,7 @@ def _sight(source: Adapter, config: AdapterConfig, seed: int) -> SeenBy | None:
     """The map of pictures that a target asks for, from its source where that has one."""
     if config.pictures is None:
         return None
-    if source.sees not in (None, config.pictures):
+    if source.sees is not None and source.sees.seen != config.pictures.seen:
         raise InputError(
             f"source adapter sees pictures by {source.sees}, the target asks for {config.pictures}. Remedy: the same "
             "adapter.pictures for both"

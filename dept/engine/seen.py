@@ -10,6 +10,7 @@ from torch import Tensor
 from dept.adapters.picture_map import mapped, patches
 from dept.adapters.stack import Tensors
 from dept.backbones.backbone import Backbone
+from dept.backbones.picture_encoder import encoded
 from dept.batches.collate import Sight
 
 
@@ -21,7 +22,9 @@ def seen_by(backbone: Backbone, seen: Sight, tensors: Tensors | None) -> Tensor:
     parts = []
     if len(mine):
         part = seen.part(mine)
-        parts.append(mapped(patches(part.pictures, tensors.pictures).to(backbone.device), part, tensors))
+        config, device = tensors.pictures, backbone.device
+        features = encoded(part.pictures, config, device) if config.encoder else patches(part.pictures, config)
+        parts.append(mapped(features.to(device), part, tensors))
     if len(others):
         parts.append(_own(backbone, seen.part(others)).float())
     return torch.cat(parts).index_select(0, torch.cat([mine, others]).argsort())

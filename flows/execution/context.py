@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
-from dept.config import Dtype
+from dept.config import Dtype, PictureMap
 from dept.trial import TrialSpec
 from flows.execution.stopping import Stopping
 from flows.planning.trials import Inputs
@@ -48,7 +48,7 @@ class RunContext:
         backbone_name: as the order gives it. backbone_id: sha256 of weights and tokenizer. d: width of its embeddings.
         room: tokens that it can read at once; None: no end. computed, chat: see `TrialSpec`.
         tasks, splits: by name.
-        reads_pictures: whether its description says that it sees pictures by itself.
+        reads_pictures: whether its description says that it sees pictures by itself. encoders: see `Inputs`.
         run_id: of the ledger. parent_run: the MLflow run that the trials' runs are below.
         waiting: trials, by fingerprint, that this process leaves alone until their start is there; shared by copies.
         begun: what is known of the training of trials that this process has not closed, by fingerprint and attempt.
@@ -73,6 +73,7 @@ class RunContext:
     tells_words: bool = True
     hidden: int | None = None
     reads_pictures: bool = False
+    encoders: Mapping[str, PictureMap] = field(default_factory=dict)
     run_id: str = ""
     parent_run: str = ""
     waiting: dict[str, TrialSpec] = field(default_factory=dict, repr=False)
@@ -121,4 +122,4 @@ class RunContext:
     def inputs(self) -> Inputs:
         """What the trials of the run stand on."""
         about = (self.backbone_id, self.d, self.dtype, self.room, self.computed, self.chat, self.tells_words)
-        return Inputs(self.tasks, self.splits, *about)
+        return Inputs(self.tasks, self.splits, *about, self.encoders)

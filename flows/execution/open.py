@@ -13,7 +13,7 @@ from flows.execution.own_tasks import stored_rows
 from flows.planning.backbone_cost import chat_of
 from flows.planning.check import check
 from flows.planning.encoders import check_encoder
-from flows.planning.pictures import LOOKED_AT, adapter_of, blocks, check_pictures, reads_pictures
+from flows.planning.pictures import LOOKED_AT, adapter_of, blocks, check_pictures, encoders_of, reads_pictures
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from registry.ledger import Ledger
@@ -35,6 +35,7 @@ def open_plan(plan: Plan) -> RunContext:
     tasks = plan.resolve_tasks()
     backbone = describe(plan.backbone, plan.dtype, plan.device)
     check_pictures(plan, tasks, lambda: backbone)
+    encoders = encoders_of(plan, tasks)
     check_encoder(plan, tasks, backbone)
     ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
     splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
@@ -65,6 +66,7 @@ def open_plan(plan: Plan) -> RunContext:
         tells_words=backbone.tells_words,
         hidden=backbone.hidden,
         reads_pictures=reads_pictures(plan, backbone),
+        encoders=encoders,
     )
 
 

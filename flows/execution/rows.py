@@ -15,6 +15,7 @@ from infra.errors import InputError
 from tasks.cut import answer_room
 from tasks.draws import few_shot, rows_to_test, subset
 from tasks.formatting import Example, render
+from tasks.picture_reader import check_pictures
 from tasks.pictures import Picture
 from tasks.spec import Task
 from tasks.splits import Splits
@@ -134,8 +135,11 @@ def shown(
     if not sees(context, task, shape):
         return ()
     found = [example.picture for example in examples]
-    if shape.pictures is not None:
-        look([picture for picture in found if picture is not None], shape.pictures)
+    there = [picture for picture in found if picture is not None]
+    if shape.pictures is not None and shape.pictures.encoder:
+        check_pictures(there)
+    elif shape.pictures is not None:
+        look(there, shape.pictures)
     return found
 
 

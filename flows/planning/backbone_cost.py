@@ -88,11 +88,10 @@ class BackboneCost:
         if spec.kind == "ensemble" or spec.init == "untrained" or spec.method in ("in-context", "calibrated"):
             return 0
         if spec.method in ("dept", "adept", "prompt-tuning"):
-            return (
-                None
-                if self.d is None
-                else spec.adapter.trainable(self.d, labels, self.info.hidden if self.info else None)
-            )
+            sight = spec.adapter.pictures
+            if self.d is None or (sight is not None and sight.encoder and sight.width is None):
+                return None
+            return spec.adapter.trainable(self.d, labels, self.info.hidden if self.info else None)
         if spec.method in LINEAR:
             most = max(map(len, PROBE_LAYERS))
             width = (self.info and self.info.hidden) or self.d
@@ -134,11 +133,14 @@ def chat_of(info: BackboneInfo, tasks: Iterable[Task]) -> str | None:
         raise InputError(f"task {asked}: {error}") from error
 
 
-def local_folder(name: str) -> str | None:
-    """Name or folder by which a backbone can be loaded without the hub; None where it is not on this machine.
+def local_folder(name: str, what: str = "backbone") -> str | None:
+    """Name or folder by which a model can be loaded without the hub; None where it is not on this machine.
+
+    Args:
+        what: it is, in errors.
 
     Raises:
-        InputError: a path that is no folder of a backbone.
+        InputError: a path that is no folder of a model.
     """
     from dept.backbones import wheel as embedded
     from dept.backbones.files import resolve
@@ -149,7 +151,7 @@ def local_folder(name: str) -> str | None:
         except InputError:
             return None
         return name
-    if Path(resolve(name)).is_dir():
+    if Path(resolve(name, what)).is_dir():
         return name
     from huggingface_hub import snapshot_download
 

@@ -19,7 +19,7 @@ from flows.planning.distilled import distilled_specs, planned_distilled
 from flows.planning.encoders import check_encoder
 from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.joined import joined_targets
-from flows.planning.pictures import LOOKED_AT, blocks, check_pictures
+from flows.planning.pictures import LOOKED_AT, blocks, check_pictures, encoders_of
 from flows.planning.places import Draw, Origin
 from flows.planning.plan import Plan
 from flows.planning.rates import best_rates
@@ -102,7 +102,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     check_pictures(plan, tasks, lambda: backbone.info)
     splits, away = _splits(plan)
     inputs = Inputs(tasks, splits, backbone.id, backbone.d or 1, backbone.dtype, backbone.room, backbone.computed)
-    inputs = replace(inputs, chat=backbone.chat(tasks.values()))
+    inputs = replace(inputs, chat=backbone.chat(tasks.values()), encoders=encoders_of(plan, tasks, here=True))
     if backbone.info is not None:
         check_encoder(plan, tasks, backbone.info)
         inputs = replace(inputs, tells_words=backbone.info.tells_words)

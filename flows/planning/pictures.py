@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from dept.backbones.describe import BackboneInfo
-from dept.config import AdapterConfig
+from dept.backbones.encoder_files import WHAT, looked_up
+from dept.config import AdapterConfig, PictureMap
+from flows.planning.backbone_cost import local_folder
 from flows.planning.plan import Plan
 from infra.errors import InputError
 from tasks.formatting import Example
@@ -62,6 +64,20 @@ def blocks(plan: Plan, task: Task, rows: Sequence[Example], backbone: BackboneIn
     distinct = {row.picture.sha256: row.picture for row in rows if row.picture}
     some = list(distinct.values())[:LOOKED_AT]
     return [len(backbone.tokens.picture_block(picture).ids) for picture in some]
+
+
+def encoders_of(plan: Plan, tasks: Mapping[str, Task], here: bool = False) -> dict[str, PictureMap]:
+    """What the picture encoders' files say that maps of a plan's adapters read, by the encoder's name.
+
+    Args:
+        here: fetch none; those that are not on this machine are left out.
+
+    Raises:
+        InputError: see `dept.backbones.encoder_files.looked_up`.
+    """
+    maps = {adapter_of(plan, name).pictures for name, task in tasks.items() if task.sees}
+    finest = sorted((one for one in maps if one is not None and one.encoder), key=lambda one: one.grid)
+    return {str(one.encoder): looked_up(one) for one in finest if not here or local_folder(str(one.encoder), WHAT)}
 
 
 def adapter_of(plan: Plan, task: str) -> AdapterConfig:

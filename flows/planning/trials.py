@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dept.config import AdapterConfig, Dtype, TestPart, TrainConfig
+from dept.config import AdapterConfig, Dtype, PictureMap, TestPart, TrainConfig
 from dept.trial import LINEAR, MULTITASK, Init, Method, Start, TrialSpec
 from flows.planning.defaults import RateKey
 from flows.planning.places import (
@@ -38,7 +38,8 @@ class Inputs:
     """What trials stand on: tasks and splits by name; of the backbone the sha256 of weights and tokenizer, the width d
     of its embeddings, the number type of its frozen weights, the tokens that it can read (None: no end), what of
     its arithmetic has changed (`TrialSpec.computed`), the sha256 of its chat template where a task asks for it, and
-    whether words can tell labels; else heads do, of sources as well.
+    whether words can tell labels; else heads do, of sources as well. encoders: maps whose picture encoder was looked
+    up, by its name.
     """
 
     tasks: Mapping[str, Task]
@@ -50,6 +51,7 @@ class Inputs:
     computed: str | None = None
     chat: str | None = None
     tells_words: bool = True
+    encoders: Mapping[str, PictureMap] = field(default_factory=dict)
 
     def chat_of(self, names: Sequence[str]) -> str | None:
         """`TrialSpec.chat` of a trial on the rows of these tasks."""
@@ -75,7 +77,14 @@ class Inputs:
 
     def seeing(self, adapter: AdapterConfig, names: Sequence[str]) -> AdapterConfig:
         """An adapter for the rows of these tasks: with a map of pictures only where there are some to see."""
-        return adapter if any(self.tasks[name].sees for name in names) else adapter.blind
+        if not any(self.tasks[name].sees for name in names):
+            return adapter.blind
+        sight = adapter.pictures
+        found = self.encoders.get(sight.encoder) if sight is not None and sight.encoder else None
+        if sight is None or found is None:
+            return adapter
+        known = {"encoder_id": found.encoder_id, "width": found.width}
+        return adapter.model_copy(update={"pictures": sight.model_copy(update=known)})
 
 
 def source_specs(plan: Plan, inputs: Inputs) -> list[TrialSpec]:

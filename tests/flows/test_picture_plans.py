@@ -16,12 +16,14 @@ from flows.execution.rows import of_task, rows_of
 from flows.execution.settle import settle, work_here
 from flows.planning.cost import estimate
 from flows.planning.plan import Plan
+from flows.planning.plan_file import load_plan
 from flows.planning.search_plan import SearchPlan
 from flows.planning.trials import source_specs, target_specs
 from flows.reporting.protocol import protocol
 from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.serving.predictor import Predictor, load_adapter
+from tests.dept.test_picture_encoder import encoder_at
 from tests.flows.test_cli import dept, refused
 from tests.tasks.picture_cases import folder_of, saved, task_of
 
@@ -136,6 +138,29 @@ def test_an_encoder_decoder_sees_them_as_well(tmp_path, tiny_folders, begin):
     context, plan = begin(**body_of(plan_of(tmp_path, tiny_folders["t5"])))
     (outcome,) = settle(context, "sources", source_specs(plan, context.inputs)).outcomes
     assert outcome.validation["accuracy"] == 100
+
+
+def test_states_of_a_frozen_encoder_before_a_frozen_text_to_text_model(tmp_path, tiny_folders, begin):
+    """The paper's way (CLIP-T5), from plan to report; the encoder's files are looked up before any work."""
+    name = encoder_at(tmp_path / "clip", side=32)
+    plan = plan_of(tmp_path, tiny_folders["t5"], seeds=[0, 1])
+    body = body_of(plan) | {"adapter": {"m": 4, "r": 2, "s": 24, "pictures": {"grid": 2, "encoder": name}}}
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(body))
+    numbers = {n for line in estimate(load_plan(str(path))).lines if line.variant == "scratch" for n in line.numbers}
+    assert numbers == {(blind := plan.adapter.blind.trainable(32)) + 32 * 32 + 4 * 32, blind}
+    context, plan = begin(**body)
+    done = {outcome.spec.label: outcome for outcome in transfer.stages(context, plan, work_here).outcomes}
+    source, seen = done["other/all/s0/scratch"], done["mine/k8/s0/best-source:other"]
+    assert source.validation["accuracy"] == 100
+    assert seen.test["accuracy"] > 90 > done["hidden/k8/s0/best-source:other"].test["accuracy"]
+    assert seen.spec.adapter.pictures.encoder_id
+    assert seen.trainable == blind + 32 * 32 + 4 * 32
+    (Path(name) / "preprocessor_config.json").unlink()
+    for refuses in (open_plan, estimate):
+        with pytest.raises(InputError, match=r"no preprocessor_config\.json beside it"):
+            refuses(plan)
+    refused(dept("run", str(path), "--set", "adapter.pictures.pixels=4"), "an encoder has its own size of pictures")
 
 
 def test_a_picture_that_is_gone_fails_its_trials_in_one_line(tmp_path, tiny_folders, begin):

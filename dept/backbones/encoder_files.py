@@ -1,0 +1,64 @@
+"""Which frozen picture encoder an adapter's map reads: the sha256 of its files, the width of its states. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dept.backbones.files import PREPARES, cannot_load, folder_of, picture_encoder_id
+from dept.config import PictureMap
+from infra.errors import InputError
+
+WHAT = "adapter.pictures: encoder"  # heads errors
+
+
+def looked_up(pictures: PictureMap) -> PictureMap:
+    """A map with what its encoder's files say; one of pixels, or that is known already, as it is.
+
+    Raises:
+        InputError: there are no such files, they are no picture encoder's, or it has fewer places than `grid` asks for.
+
+    Example:
+        >>> looked_up(PictureMap(grid=4)).encoder is None
+        True
+    """
+    name = pictures.encoder
+    if name is None or pictures.encoder_id is not None:
+        return pictures
+    folder = folder_of(name, WHAT)
+    part = part_that_sees(_config_of(folder, name))
+    width = getattr(part, "hidden_size", None) or (getattr(part, "hidden_sizes", None) or [None])[-1]
+    if getattr(part, "num_channels", None) != 3 or not isinstance(width, int):
+        raise InputError(
+            f"{WHAT} {name}: no model that turns pictures into hidden states. Remedy: a CLIP, SigLIP, ViT, DINOv2, or "
+            "another like them"
+        )
+    if not any((folder / file).is_file() for file in PREPARES):
+        raise InputError(f"{WHAT} {name}: no preprocessor_config.json beside it, which says how it is given pictures")
+    size, patch = getattr(part, "image_size", None), getattr(part, "patch_size", None)
+    if isinstance(size, int) and isinstance(patch, int):
+        check_grid(name, pictures.grid, size // patch)
+    return pictures.model_copy(update={"encoder_id": picture_encoder_id(folder), "width": width})
+
+
+def check_grid(name: str, grid: int, side: int) -> None:
+    """Refuse a grid that is finer than the encoder's own: places could only be doubled. `side`: places in its row."""
+    if 1 < side < grid:
+        raise InputError(
+            f"{WHAT} {name}: it has {side} x {side} places, and grid asks for {grid} x {grid}. Remedy: grid: {side} "
+            "or less"
+        )
+
+
+def part_that_sees(found: Any) -> Any:
+    """Of a configuration of pictures and texts (CLIP) the part for pictures; else the whole."""
+    return getattr(found, "vision_config", found)
+
+
+def _config_of(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig  # imports torch
+
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # ValueError, KeyError, OSError by what is damaged
+        raise cannot_load(name, error, WHAT) from error

@@ -1,0 +1,136 @@
+"""A frozen picture encoder (CLIP, SigLIP, ViT, DINOv2, ResNet, ...): hidden states by place, once a picture.
+
+What CLIP-T5 gives to a text-to-text model (Sung et al. 2022, arXiv 2112.06825, section 3; Shi & Lipani, section 4.1).
+The trained map behind it is the adapter's: `dept.adapters.picture_map`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from dept.adapters.picture_cache import Kept
+from dept.backbones.encoder_files import WHAT, check_grid
+from dept.backbones.files import cannot_load, folder_of, picture_encoder_id
+from dept.backbones.loading import errors_alone
+from dept.config import PictureMap
+from infra.errors import InputError
+from tasks.picture_reader import not_taken, read_picture
+from tasks.pictures import Picture
+
+MOST_KEPT = 1 << 30  # bytes of states of one encoder and grid
+MOST_LEADING = 8  # states before those of places: of the class, of registers
+
+
+class PictureEncoder:
+    """A model of transformers that turns pixels into hidden states, and what prepares pictures for it.
+
+    Args:
+        model: called with `pixel_values`, whose last hidden states are [1, n, f] or [1, f, h, w].
+        processor: an image processor.
+        name: in errors.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        self.model, self.processor, self.name = model.eval().requires_grad_(False), processor, name
+
+    @classmethod
+    def from_pretrained(cls, name: str, encoder_id: str | None, device: torch.device) -> PictureEncoder:
+        """An encoder by hub id or folder, in float32.
+
+        Args:
+            encoder_id: sha256 of its files, as `encoder_files.looked_up` found it.
+
+        Raises:
+            InputError: it cannot be loaded, or its files are others than when the map was looked up.
+        """
+        from transformers import AutoImageProcessor, AutoModel
+
+        folder = folder_of(name, WHAT)
+        if picture_encoder_id(folder) != encoder_id:
+            raise InputError(
+                f"{WHAT} {name}: its files are not those that the trial was planned with. Remedy: the same files, or "
+                "run the plan again"
+            )
+        try:
+            with errors_alone("transformers"):
+                loading = {"dtype": torch.float32, "output_loading_info": True}
+                whole, found = AutoModel.from_pretrained(folder, **loading)
+                processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        except Exception as error:  # each library raises its own
+            raise cannot_load(name, error, WHAT) from error
+        part = next((key for key in ("vision_model", "vision_tower") if hasattr(whole, key)), "")
+        model = getattr(whole, part) if part else whole
+        if missing := [key for key in sorted(found["missing_keys"]) if key.startswith(part) and "pooler" not in key]:
+            raise InputError(f"{WHAT} {name}: its files hold no weights {missing[0]}. Remedy: restore the files")
+        return cls(model.to(device), processor, name)
+
+    @torch.no_grad()
+    def states(self, picture: Image.Image) -> Tensor:
+        """Last hidden states of the places of a picture, [h, w, f], from the upper left.
+
+        Raises:
+            ValueError: pixels or states that are no square of places.
+        """
+        device = next(self.model.parameters()).device
+        pixels = self.processor(images=[picture], return_tensors="pt")["pixel_values"].to(device)
+        if pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
+            raise ValueError(f"it is given pixels {list(pixels.shape)}, and squares are read here")
+        found: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        if found.ndim == 4:
+            found = found.flatten(2).transpose(1, 2)  # a map of places
+        side = self._side(len(found[0]), pixels.shape[2])
+        return found[0, -(side**2) :].reshape(side, side, -1)
+
+    def _side(self, states: int, pixels: int) -> int:
+        """Places in a row: by the size of patches, where that fits; else the largest square."""
+        patch = getattr(self.model.config, "patch_size", None)
+        told = pixels // patch if isinstance(patch, int) else 0
+        for side in (told, math.isqrt(states)):
+            if side and 0 <= states - side**2 <= MOST_LEADING:
+                return side
+        raise ValueError(f"its {states} hidden states are no square of places")
+
+    def read(self, picture: Picture, grid: int) -> Tensor:
+        """Features of the places of a picture, [grid * grid, f] float32 on the CPU: see `encoded`."""
+        image = read_picture(picture)
+        try:
+            found = self.states(image)
+        except Exception as error:  # each processor has its own errors
+            raise not_taken(picture.path, error) from error
+        check_grid(self.name, grid, len(found))
+        pooled = functional.adaptive_avg_pool2d(found.permute(2, 0, 1)[None].float(), grid)[0].flatten(1).T
+        return functional.layer_norm(pooled, pooled.shape[-1:]).cpu() / math.sqrt(pooled.shape[1])
+
+
+_loaded = lru_cache(maxsize=2)(PictureEncoder.from_pretrained)
+
+
+@lru_cache(maxsize=4)
+def _kept(_encoder_id: str | None, _grid: int) -> Kept[Tensor]:
+    return Kept(MOST_KEPT)
+
+
+def encoded(pictures: Sequence[Picture], config: PictureMap, device: torch.device) -> Tensor:
+    """What a map reads of pictures, [K, n, f]: states averaged to n places, each normalised and divided by sqrt(f).
+
+    So one rate does for encoders of every size and scale. Each picture goes through the encoder alone, so that its
+    numbers hang on nothing else, and once a process; what is kept is bounded (`MOST_KEPT`).
+
+    Raises:
+        InputError: a picture that is gone, has changed, or cannot be read; see `PictureEncoder.from_pretrained`.
+    """
+    kept = _kept(config.encoder_id, config.grid)
+
+    def make(missing: Sequence[Picture]) -> list[Tensor]:
+        encoder = _loaded(str(config.encoder), config.encoder_id, device)
+        return [encoder.read(picture, config.grid) for picture in missing]
+
+    return torch.stack(kept.of(pictures, make)).to(device)
