@@ -7,10 +7,9 @@ pixels in the shape that the type takes, and as many placeholders as it makes ve
 from __future__ import annotations
 
 import inspect
-import itertools
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,16 @@ import transformers as t
 
 from dept.backbones.backbone import Backbone
 from dept.backbones.processor import token_of, tokens_of
-from dept.backbones.sibling import VOCABULARY, random_seeing, small_seeing
+from dept.backbones.seeing_sibling import random_seeing, small_seeing
+from dept.backbones.sibling import VOCABULARY
 from dept.backbones.vision import Given, row_of
 from tests import seeing
+from tests.family_sizes import TINY
+from tests.picture_shapes import MadeUp, candidates
 
 # Options of types whose sizes hang together in ways that a rule for names of fields cannot know.
-_MROPE = {"text_config": {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}}
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+_MROPE = {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [2, 3, 3]}}}
 CHANGES: dict[str, dict[str, Any]] = {
     "vipllava": {"vision_feature_layers": [-2, -1]},
     "gemma3": {"mm_tokens_per_image": 49},
@@ -35,11 +38,28 @@ CHANGES: dict[str, dict[str, Any]] = {
     "aria": {"vision_config": {"image_size": 490, "patch_size": 14}},
     "qwen2_vl": _MROPE,
     "qwen2_5_vl": _MROPE,
-    **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl"), _MROPE),
-    **{name: {"vision_config": {"image_size": 56}} for name in ("mistral3", "lighton_ocr", "mistral_large4")},
+    **dict.fromkeys(("glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga", "paddleocr_vl"), _MROPE),
+    "lighton_ocr": {"vision_config": {"image_size": 56}},
+    **{name: {"vision_config": {"image_size": 112}} for name in ("mistral3", "mistral_large4")},
+    "llama4": {"vision_config": {"image_size": 112}},
+    **{name: {"vision_config": {}} for name in ("gemma4", "gemma4_unified")},
+    "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [2, 2, 2, 2]}}},
+    **{
+        name: {**_MROPE, "vision_start_token_id": 151652} for name in ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
+    },
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
+    "qwen4_exp": {"text_config": TINY["qwen4_exp_text"]},
+    "cohere_compass": {"text_config": TINY["cohere_compass_text"]},
+    "diffusion_gemma": {
+        "text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
+    },
+    "granite4_vision": {
+        **{"deepstack_layer_map": [[-2, 0], [-1, 1]], "spatial_target_layers": [0, 1], "downsample_rate": "2/4"},
+        **{"image_grid_pinpoints": [[128, 128]], "vision_config": {"image_size": 128, "patch_size": 16}},
+    },
 }
 _LONG = ("deepseek_ocr2",)
-_GRID = (1, 4, 6)  # patches by time, height and width
 
 
 def names() -> list[str]:
@@ -47,69 +67,6 @@ def names() -> list[str]:
     from transformers.models.auto import modeling_auto as auto
 
     return [f"{name}:v" for name in sorted(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)]
-
-
-class MadeUp:
-    """In place of a `processor.Processor`: noise for pixels, by the sum of a picture's.
-
-    Args:
-        pixels: shape of what a picture becomes, by name, but for the first size, which is its share of a batch.
-        share: of the first size. more: what else the model takes for one picture.
-    """
-
-    def __init__(
-        self, config: Any, shape: tuple[int, ...], share: int | None, more: dict[str, Any], types: Any
-    ) -> None:
-        self.special, self.token_id = tokens_of(config.to_dict()), token_of(config.to_dict())
-        self.shape, self.share, self.more, self.types = shape, share, more, types
-        self.count = 1
-
-    def block_ids(self, size: Any) -> tuple[int, ...]:
-        """See `Processor`; a token of text stands on each side."""
-        return (6, *[self.token_id] * self.count, 7)
-
-    def place(self, begin: Any) -> int:
-        """See `Processor`."""
-        return len(begin)
-
-    def inputs(self, picture: Any) -> dict[str, Any]:
-        """See `Processor`."""
-        import numpy as np
-
-        draw = torch.Generator().manual_seed(int(np.asarray(picture).astype(int).sum()))
-        pixels = torch.randn(self.share or 1, *self.shape, generator=draw)
-        types = {key: torch.tensor([[0, *[value] * self.count, 0]]) for key, value in self.types.items()}
-        return {"pixel_values": pixels, **self.more, **types}
-
-
-def candidates(model: Any) -> Iterator[MadeUp]:
-    """Shapes of pixels that a type may take."""
-    known = inspect.signature(model.forward).parameters
-    config = model.config
-    eyes = next((getattr(config, key) for key in ("vision_config", "vit_config") if getattr(config, key, None)), config)
-    types = {
-        key: int(config.model_type != "paligemma") for key in ("token_type_ids", "mm_token_type_ids") if key in known
-    }
-    size = getattr(eyes, "image_size", None) or getattr(config, "image_size", 32)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    patch = getattr(eyes, "patch_size", 14)
-    patch = patch[0] if isinstance(patch, (list, tuple)) else patch
-    if "image_grid_thw" in known:
-        channels = getattr(eyes, "in_channels", None) or getattr(eyes, "num_channels", 3)
-        for deep in dict.fromkeys((getattr(eyes, "temporal_patch_size", 1) or 1, 1)):
-            grid = {"image_grid_thw": torch.tensor([_GRID])}
-            yield MadeUp(config, (channels * deep * patch**2,), _GRID[1] * _GRID[2], grid, types)
-            yield MadeUp(config, (channels, patch, patch), _GRID[1] * _GRID[2], grid, types)
-    if "spatial_shapes" in known:
-        more = {"spatial_shapes": torch.tensor([_GRID[1:]])}
-        more["pixel_attention_mask"] = torch.ones(1, _GRID[1] * _GRID[2], dtype=torch.long)
-        yield MadeUp(config, (_GRID[1] * _GRID[2], 3 * patch**2), None, more, types)
-    if "image_position_ids" in known:
-        places = torch.tensor([[[x, y] for y in range(6) for x in range(6)]])
-        yield MadeUp(config, (36, 3 * patch**2), None, {"image_position_ids": places}, types)
-    sizes = {"image_sizes": torch.tensor([[height, width]])} if "image_sizes" in known else {}
-    for more, tiles in itertools.product(([sizes, {}] if sizes else [{}]), ((), (1,), (2,), (3,))):
-        yield MadeUp(config, (*tiles, 3, height, width), None, more, types)
 
 
 def made(name: str) -> tuple[Any, MadeUp]:
@@ -155,9 +112,11 @@ def _count(model: Any, processor: MadeUp) -> int:
     ask: Callable[..., Any] | None = getattr(model, "get_image_features", None)
     if ask is None:
         return 1
-    takes = inspect.signature(ask).parameters
+    inner = getattr(getattr(model, "model", None), "get_image_features", ask)
+    takes = {key for one in (ask, inner) for key in inspect.signature(one).parameters}
     found = ask(**{key: value for key, value in given.items() if key in takes})
-    found = getattr(found, "pooler_output", found)
+    made = getattr(found, "pooler_output", found)
+    found = found.last_hidden_state if made is None else made
     vectors = [one.reshape(-1, one.shape[-1]) for one in (found if isinstance(found, (tuple, list)) else [found])]
     return sum(map(len, vectors))
 
@@ -176,9 +135,9 @@ def _fitted(model: Any, processor: MadeUp) -> tuple[Any, MadeUp]:
 
 
 def _check(model: Any, processor: MadeUp) -> None:
-    rows = (row_of(processor.block_ids(None), processor.inputs(_picture(number)), [5], [5]) for number in (1, 2))
+    rows = [row_of(processor.block_ids(None), processor.inputs(_picture(number)), [5], [5]) for number in (1, 2)]
     one, other = (Given.by(model, row).embeddings for row in rows)
-    if torch.equal(one[0, 2], other[0, 2]):
+    if torch.equal(one, other) and torch.equal(*(model(**row).logits for row in rows)):
         raise ValueError("other pictures do not become other vectors")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Tensors
 from dept.backbones.processor import Processor, _stills
-from dept.backbones.sibling import random_seeing
+from dept.backbones.seeing_sibling import random_seeing
 from dept.backbones.vision import embedding, row_of, text_alone
 from dept.batches.tokenise import encode, encode_open
 from dept.engine.evaluate import score_rows

@@ -14,8 +14,8 @@ from dept.backbones.masks import behind_prompt, see_prompt
 from dept.backbones.measure_causal import CausalTest
 from dept.backbones.questions import of_some_ids, random_vectors, some_ids, with_gradients
 from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
+from dept.backbones.seeing_sibling import seeing_sibling
 from dept.backbones.self_test import PASSING, cause, not_usable
-from dept.backbones.sibling import seeing_sibling
 from dept.backbones.vision import Given, Scene, Vision, embedding, on, row_of, text_alone
 from dept.backbones.ways import Pictures, Sees, Way
 

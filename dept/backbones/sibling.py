@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ WINDOW = 8  # tokens that its layers with a window see
 POSITIONS = 64
 VOCABULARY = 96
 _LAYERS = 8  # at most; two of each kind
-_HEADS = 4
+HEADS = 4
 # Size fields of transformers' configurations by name; of several patterns the first that fits counts.
 _SIZES: tuple[tuple[str, int], ...] = (
     (
@@ -47,15 +46,16 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(q_lora_rank|kv_lora_rank|o_lora_rank|.*lora_rank|lora_dim)", 16),
     (
         r"(num_attention_heads|n_head|n_heads|num_heads|(en|de)coder_attention_heads|num_decoder_attention_heads)",
-        _HEADS,
+        HEADS,
     ),
     (
         r"(num_encoder_attention_heads|swa_num_attention_heads|index_n_heads|linear_num_value_heads|linear_num_heads)",
-        _HEADS,
+        HEADS,
     ),
     (r"(linear_num_key_heads)", 2),
     (
-        r"(hidden_size|d_model|n_embd|dim|embedding_size|word_embed_proj_dim|embedding_dim|attention_hidden_size|lru_width|emb_dim)",
+        r"(hidden_size|d_model|n_embd|dim|embedding_size|word_embed_proj_dim|embedding_dim|attention_hidden_size|lru_width|emb_dim|"
+        r"moe_hidden_size)",
         64,
     ),
     (r"(.*intermediate_size.*|n_inner|d_ff|.*ffn_dim|ffn_hidden_size|dim_ff|block_ff_dim|dense_d_ff|ff_dim)", 64),
@@ -73,19 +73,13 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(expert_capacity)", 64),
     (r"(patch_size|image_size)", 8),
 )
-_WIDTH = 64
-_WIDTHS = (
-    r"(hidden_size|embed_dim|embedding_dim|d_model|intermediate_size|mlp_dim|out_hidden_size|projection_dim|proj_dim|"
-    r"output_dim|vision_output_dim|projector_(input|output|hidden)_dim|projector_hidden_size|image_emb_dim)"
-)
-_POSITIONS = r"(max_position_embeddings|n_positions|max_seq_len|n_ctx)"
-_LAYER_COUNTS = re.compile(
+LAYER_COUNTS = re.compile(
     r"(num_(hidden_|encoder_|decoder_)?layers|n_layers?|(en|de)coder_layers|num_decoder_layers|depth)"
 )
 _KV_HEADS = re.compile(r"(num_key_value_heads|num_kv_heads|multi_query_group_num|swa_num_key_value_heads|kv_n_heads)")
-_TEXT = ("text_config", "decoder", "encoder", "llm_config", "language_config", "thinker_config")
-_TOKEN = re.compile(r".*_(token|token_id|token_ids|index|index_id)s?$")
-_Body = dict[str, Any]
+TEXT = ("text_config", "decoder", "encoder", "llm_config", "language_config", "thinker_config")
+TOKEN = re.compile(r".*_(token|token_id|token_ids|index|index_id)s?$")
+Body = dict[str, Any]
 
 
 def sibling(model: Any, seed: int = 0) -> Any:
@@ -103,94 +97,6 @@ def sibling(model: Any, seed: int = 0) -> Any:
         raise InputError(
             f"no small {model.config.model_type} model can be made: {' '.join(str(error).split())[:200]}"
         ) from error
-
-
-class SiblingProcessor:
-    """What a processor makes of pictures, with the token ids of a sibling's smaller vocabulary."""
-
-    def __init__(self, processor: Any, config: Any) -> None:
-        self._theirs, self._of = processor, processor.special
-        self.special = {key: int(getattr(config, key)) for key in self._of}
-        own = {value: key for key, value in self._of.items()}
-        self._ids = {value: self.special[key] for value, key in own.items()}
-        self.token_id = self._ids[processor.token_id]
-        self._plain = next(i for i in range(5, VOCABULARY) if i not in self.special.values())
-
-    def block_ids(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """See `processor.Processor`."""
-        return tuple(self._ids.get(one, self._plain) for one in self._theirs.block_ids(size))
-
-    def inputs(self, picture: Any) -> Any:
-        """See `processor.Processor`."""
-        return self._theirs.inputs(picture)
-
-
-def seeing_sibling(model: Any, processor: Any, seed: int = 0) -> tuple[Any, Any]:
-    """A sibling of a model that reads pictures, for pictures as its processor makes them; and what stands for that.
-
-    Raises:
-        ValueError, KeyError: none can be made.
-    """
-    config = small_seeing(model.config, processor.special)
-    config._attn_implementation = model.config._attn_implementation
-    return random_seeing(type(model), config, seed), SiblingProcessor(processor, config)
-
-
-def random_seeing(kind: Any, config: Any, seed: int = 0) -> Any:
-    """As `random_model`; matrices that begin at 0, so that all pictures would look alike, are drawn as well."""
-    made = random_model(kind, config, seed)
-    draw = torch.Generator().manual_seed(seed)
-    for weight in made.parameters():
-        if weight.ndim == 2 and not bool(weight.any()):
-            weight.copy_(torch.randn(weight.shape, generator=draw) * 1.5 / math.sqrt(weight.shape[0]))
-    return made
-
-
-def small_seeing(config: Any, special: Iterable[str]) -> Any:
-    """As `small`, but for positions of the text part, and sizes of pictures and patches; what reads these is narrow.
-
-    Args:
-        special: fields that name tokens, of which no two may become one.
-    """
-    body = config.to_dict()
-    found = shrunk(body)
-    for key, value in body.items():
-        if key in _TEXT and isinstance(value, dict):
-            found[key] |= {k: v for k, v in value.items() if re.fullmatch(_POSITIONS, k)}
-        elif isinstance(value, dict) and key.endswith("config"):
-            found[key] = _narrow(value)
-        elif key in ("projection_dim", "hidden_size"):
-            found[key] = _WIDTH
-        elif not isinstance(value, dict) and not _TOKEN.fullmatch(key):
-            found[key] = value
-    taken: set[int] = set()
-    for key in special:
-        found[key] = next(i for i in range(int(found[key]) % VOCABULARY, 2 * VOCABULARY) if i % VOCABULARY not in taken)
-        found[key] %= VOCABULARY
-        taken.add(found[key])
-    return type(config).from_dict(found)
-
-
-def _narrow(body: _Body) -> _Body:
-    """The fields of what reads pictures, with small sizes but for those of pictures."""
-    found = copy.deepcopy(body)
-    reach = [abs(i) for key in ("vision_feature_layer",) for i in _listed(body.get(key))]
-    for key, value in body.items():
-        if _LAYER_COUNTS.fullmatch(key) and isinstance(value, int):
-            found[key] = max([2, *reach])
-        elif key in ("deepstack_visual_indexes", "fullatt_block_indexes"):
-            found[key] = [min(i, 1) for i in range(len(value))]
-        elif isinstance(value, int) and not isinstance(value, bool) and re.fullmatch(_WIDTHS, key):
-            found[key] = _WIDTH
-        elif key == "head_dim" and isinstance(value, int):
-            found[key] = _WIDTH // _HEADS
-        elif re.fullmatch(r"(num_attention_heads|num_heads|attention_heads|num_key_value_heads)", key):
-            found[key] = _HEADS
-    return found
-
-
-def _listed(value: Any) -> list[int]:
-    return value if isinstance(value, list) else []
 
 
 def random_model(kind: Any, config: Any, seed: int = 0) -> Any:
@@ -231,18 +137,18 @@ def small(config: Any) -> Any:
     return type(config).from_dict(body)
 
 
-def shrunk(body: _Body) -> _Body:
+def shrunk(body: Body) -> Body:
     """The fields of a configuration with small sizes."""
     found = copy.deepcopy(body)
-    _cut_layers(found)
+    cut_layers(found)
     heads = next(
         (v for k in ("num_attention_heads", "n_head", "n_heads", "num_heads") if isinstance(v := body.get(k), int)), 0
     )
     for key, value in list(found.items()):
-        if isinstance(value, dict) and (key.endswith("config") or key in _TEXT):
+        if isinstance(value, dict) and (key.endswith("config") or key in TEXT):
             found[key] = shrunk(value)
         elif key in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
-            found[key] = _rope(value)
+            found[key] = _rope(value, 8 if body.get("qk_rope_head_dim") else 16)
         elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
             found[key] = _size(key, value, heads)
         elif key == "attention_window" and isinstance(value, list):
@@ -259,37 +165,47 @@ def shrunk(body: _Body) -> _Body:
 
 
 def _size(key: str, value: int, heads: int) -> int:
-    if _TOKEN.fullmatch(key):
+    if TOKEN.fullmatch(key):
         return value if value < VOCABULARY else value % (VOCABULARY - 8) + 4
     if _KV_HEADS.fullmatch(key):
-        return 1 if value == 1 else _HEADS if value >= heads else 2
+        return 1 if value == 1 else HEADS if value >= heads else 2
     for pattern, size in _SIZES:
         if re.fullmatch(pattern, key):
             return min(size, value) if "window" in pattern or "chunk" in pattern else size
     return value
 
 
-def _rope(value: _Body) -> _Body:
+def _rope(value: Body, size: int) -> Body:
+    """Rotations of heads of that size, of the plain kind."""
     if any(isinstance(part, dict) for part in value.values()):  # one for each type of layers
-        return {key: _rope(part) if isinstance(part, dict) else part for key, part in value.items()}
+        return {key: _rope(part, size) if isinstance(part, dict) else part for key, part in value.items()}
     kept = {k: v for k, v in value.items() if k in ("rope_theta", "partial_rotary_factor", "mrope_interleaved")}
     if "mrope_section" in value:
         share = value.get("partial_rotary_factor", 1.0)
-        half = int(16 * share) // 2
-        kept["mrope_section"] = [half - 2 * (half // 3), half // 3, half // 3]
+        half = int(size * share) // 2
+        kept["mrope_section"] = _shared(value["mrope_section"], half)
     return {"rope_type": "default", "rope_theta": 10_000.0, **kept}
 
 
-def _cut_layers(body: _Body) -> None:
+def _shared(parts: list[int], total: int) -> list[int]:
+    """Parts of a total in the proportions of others, by their largest remainders."""
+    quotas = [part * total / sum(parts) for part in parts]
+    found = [int(one) for one in quotas]
+    for i in sorted(range(len(parts)), key=lambda i: found[i] - quotas[i])[: total - sum(found)]:
+        found[i] += 1
+    return found
+
+
+def cut_layers(body: Body) -> None:
     """Leave two layers of each kind, by what the lists with an entry a layer say."""
-    counts = {k: v for k, v in body.items() if _LAYER_COUNTS.fullmatch(k) and isinstance(v, int) and v > 0}
+    counts = {k: v for k, v in body.items() if LAYER_COUNTS.fullmatch(k) and isinstance(v, int) and v > 0}
     pattern: list[Any] = next((body[k] for k in ("block_types", "_block_types") if isinstance(body.get(k), list)), [])
     for key, count in counts.items():
         body[key] = min(count, max(2, len(pattern)))
     total = body_layers(counts)
     if not total:
         return
-    lists = {k: v for k, v in body.items() if isinstance(v, list) and len(v) == total and not _TOKEN.fullmatch(k)}
+    lists = {k: v for k, v in body.items() if isinstance(v, list) and len(v) == total and not TOKEN.fullmatch(k)}
     each = body.get("per_layer_config") or {}
     if not (lists or each):
         return
@@ -309,7 +225,7 @@ def _cut_layers(body: _Body) -> None:
         body["per_layer_config"] = {str(i).zfill(wide): shrunk(v) for i, v in renamed.items() if v is not None}
 
 
-def _entry(each: _Body, index: int) -> Any:
+def _entry(each: Body, index: int) -> Any:
     return next((v for k, v in each.items() if int(k) == index), None)
 
 
