@@ -1,4 +1,4 @@
-"""In a process of the user's own, a flow's error is told once: by the caller, not by Prefect's log too."""
+"""What libraries say is kept off the console where it tells a user nothing, or what is told already."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def errors_told_by_caller() -> Iterator[None]:
 
 def _not_a_failed_run(record: logging.LogRecord) -> bool:
     return record.name not in RUNS or record.levelno < logging.ERROR
+
+
+@contextmanager
+def errors_alone(name: str) -> Iterator[None]:
+    """Keep a library's warnings off the console while the block runs: what matters is raised."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -17,6 +17,10 @@ from tasks.plain import shown
 MOST_BYTES = 256 << 20  # of a picture's file
 
 
+class PictureError(InputError):
+    """A picture that a row needs is gone, or is another than when the row was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """One picture. Pictures are equal whose bytes are, wherever they lie.
@@ -104,18 +108,18 @@ def picture_at(path: Path, where: str = "") -> Picture:
 
 
 def payload_of(picture: Picture) -> bytes:
-    """The bytes of a picture. Raises InputError where they are gone or no longer those that the row was read with."""
+    """The bytes of a picture. Raises PictureError where they are gone or no longer those that the row was read with."""
     try:
         with Path(picture.path).open("rb") as file:
             file.seek(picture.start)
             payload = file.read(picture.size)
     except OSError as error:
-        raise InputError(
+        raise PictureError(
             f"{picture.path}: cannot be read ({error.strerror}), but a row needs this picture. Remedy: put it back, or "
             "run the command again where the rows have changed"
         ) from error
     if hashlib.sha256(payload).hexdigest() != picture.sha256:
-        raise InputError(
+        raise PictureError(
             f"{picture.path}: the picture has changed since its row was read. Remedy: run the command again"
         )
     return payload

@@ -8,6 +8,7 @@ from typing import Any
 from dept.backbones.files import PREPARES, cannot_load, folder_of, picture_encoder_id
 from dept.config import PictureMap
 from infra.errors import InputError
+from infra.quiet import errors_alone
 
 WHAT = "adapter.pictures: encoder"  # heads errors
 
@@ -59,6 +60,7 @@ def _config_of(folder: Path, name: str) -> Any:
     from transformers import AutoConfig  # imports torch
 
     try:
-        return AutoConfig.from_pretrained(folder)
+        with errors_alone("transformers"):
+            return AutoConfig.from_pretrained(folder)
     except Exception as error:  # ValueError, KeyError, OSError by what is damaged
         raise cannot_load(name, error, WHAT) from error

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +16,7 @@ from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load, reads_pictures
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
+from infra.quiet import errors_alone
 
 DTYPES: dict[str, torch.dtype] = {  # what is computed in
     name: torch.bfloat16 if name in QUANTISED else getattr(torch, name) for name in get_args(Dtype)
@@ -148,15 +147,3 @@ def digest_of_tensors(model: Any, start: bytes) -> str:
     for key, value in model.state_dict().items():
         digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def errors_alone(name: str) -> Iterator[None]:
-    """Keep a library's warnings off the console while the block runs: what matters is raised."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

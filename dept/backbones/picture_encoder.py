@@ -19,9 +19,9 @@ from torch.nn import functional
 from dept.adapters.picture_cache import Kept
 from dept.backbones.encoder_files import WHAT, check_grid
 from dept.backbones.files import cannot_load, folder_of, picture_encoder_id
-from dept.backbones.loading import errors_alone
 from dept.config import PictureMap
 from infra.errors import InputError
+from infra.quiet import errors_alone
 from tasks.picture_reader import not_taken, read_picture
 from tasks.pictures import Picture
 

@@ -27,7 +27,7 @@ def plan(
     Example: dept plan demo > mine.yaml
     """
     from flows.planning.plan import Plan
-    from flows.planning.plan_file import SHIPPED, load_plan, shipped_plans
+    from flows.planning.plan_file import SHIPPED, keys_that_differ, load_plan, shipped_plans
 
     if schema and name is not None:
         raise InputError("plan: give either a plan or --schema, not both")
@@ -45,7 +45,7 @@ def plan(
         else:
             import yaml
 
-            body = loaded.model_dump(mode="json", exclude_defaults=True)
+            body = keys_that_differ(loaded)
             body |= {"own_tasks": {task.name: task.block() for task in loaded.own_tasks}} if loaded.own_tasks else {}
             typer.echo(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), nl=False)
     else:

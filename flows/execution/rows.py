@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dept.adapters.picture_map import look
@@ -16,7 +16,7 @@ from tasks.cut import answer_room
 from tasks.draws import few_shot, rows_to_test, subset
 from tasks.formatting import Example, render
 from tasks.picture_reader import check_pictures
-from tasks.pictures import Picture
+from tasks.pictures import Picture, PictureError, payload_of
 from tasks.spec import Task
 from tasks.splits import Splits
 
@@ -137,6 +137,8 @@ def shown(
     found = [example.picture for example in examples]
     there = [picture for picture in found if picture is not None]
     if shape.pictures is not None and shape.pictures.encoder:
+        for picture in {one.sha256: one for one in there}.values():
+            payload_of(picture)
         check_pictures(there)
     elif shape.pictures is not None:
         look(there, shape.pictures)
@@ -159,6 +161,16 @@ def sees(context: RunContext, task: Task, shape: AdapterConfig) -> bool:
             "adapter.pictures (a trained map of them), or picture: hidden in the task"
         )
     return backbone.reads_pictures
+
+
+def unreadable(rows: Iterable[Row]) -> str:
+    """Why a picture of some rows cannot be read any more; "" where all can."""
+    try:
+        for picture in {row.seen.picture.sha256: row.seen.picture for row in rows if row.seen}.values():
+            payload_of(picture)
+    except PictureError as error:
+        return str(error)
+    return ""
 
 
 def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) -> list[Row]:

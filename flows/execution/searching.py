@@ -30,6 +30,7 @@ from flows.execution.training import CHECKPOINT_SECONDS
 from infra.errors import InputError, written
 from infra.settings import home
 from registry.ledger import Claim
+from tasks.pictures import PictureError
 
 
 def search_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> None:
@@ -60,7 +61,11 @@ def _search(context: RunContext, lease: Lease, claim: Claim) -> None:
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
-    found, options = linear or (_found(context, lease, claim, candidates), [])
+    try:
+        found, options = linear or (_found(context, lease, claim, candidates), [])
+    except PictureError as error:  # gone since its rows were read
+        fail(context, lease, claim, str(error))
+        return
     if found.winner is None:
         fail(context, lease, claim, f"every candidate failed: {found.tried[0].left}")
         return

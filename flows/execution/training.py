@@ -18,11 +18,12 @@ from flows.execution.heads import Heads, headed
 from flows.execution.lease import Lease
 from flows.execution.progress import bar
 from flows.execution.record import close, fail, keep, key_of, manifest, outcome_of, provenance
-from flows.execution.rows import TaskExample, examples_of, neutral_rows, rows_of
+from flows.execution.rows import TaskExample, examples_of, neutral_rows, rows_of, unreadable
 from flows.execution.starts import sources_of, start_of
 from infra.errors import InputError, written
 from infra.settings import home
 from registry.ledger import Claim
+from tasks.pictures import PictureError
 
 CHECKPOINT_SECONDS = 30.0
 Tested = tuple[Claim, TrialOutcome]
@@ -42,6 +43,8 @@ class Prepared:
 def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> list[Tested]:
     """Train, and return those that are to be tested: their adapters are durable.
 
+    Trials whose pictures are gone fail; the others are trained on without them, from their checkpoints.
+
     Raises:
         LeaseLostError: another worker holds some of them.
         LostError: an adapter that one starts from is damaged; its trial is pending again.
@@ -50,15 +53,19 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
     known: Heads = {}
     prepared = {p.trial.key: p for claim in claims if (p := _prepare(context, lease, claim, known)) is not None}
     trained: list[Tested] = []
+    still = dict(prepared)  # without result
     losses: dict[str, float] = {}  # of those in the stack, as they are now
     if not prepared:
         return trained
 
-    def record(result: Result) -> None:
-        mine = prepared[result.key]
-        losses.pop(result.key, None)
-        if (begun := live.hand_over(result.key)) is not None:
+    def handed_over(mine: Prepared) -> None:
+        if (begun := live.hand_over(mine.trial.key)) is not None:
             context.begun[key_of(mine.claim)] = begun
+
+    def record(result: Result) -> None:
+        mine = still.pop(result.key)
+        losses.pop(result.key, None)
+        handed_over(mine)
         shown.shrink(max(0.0, _expected(mine.trial) - _spent(mine.trial, result.state)))
         done = _record(context, lease, mine, result)
         trained.extend([done] if done else [])
@@ -88,9 +95,19 @@ def train_claims(context: RunContext, lease: Lease, claims: Sequence[Claim]) -> 
             context.backbone.train(
                 trials, options, on_result=record, on_tokens=told, on_restored=restored, on_point=pointed
             )
+    except PictureError:
+        gone = {
+            key: why for key, mine in still.items() if (why := unreadable((*mine.trial.rows, *mine.trial.validation)))
+        }
+        if not gone:
+            raise
+        for key, why in gone.items():
+            mine = still.pop(key)
+            handed_over(mine)
+            fail(context, lease, mine.claim, why)
     finally:
         live.close()
-    return trained
+    return trained + train_claims(context, lease, [mine.claim for mine in still.values()])
 
 
 def _prepare(context: RunContext, lease: Lease, claim: Claim, known: Heads) -> Prepared | None:

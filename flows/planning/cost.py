@@ -200,7 +200,7 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     for spec in taught:
         add("distilled", spec.variant, spec, learned)
     rate, where_from = speed(backbone, ledger) if lines else (None, "")
-    notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from)
+    notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from, inputs.encoders)
     return Estimate(list(lines.values()), rate, notes)
 
 
@@ -261,12 +261,21 @@ def _drawn(spec: TrialSpec, strata: int) -> int | None:
 
 
 def _notes(
-    plan: Plan, backbone: BackboneCost, away: list[str], lines: Collection[Line], done: int, speed_from: str
+    plan: Plan,
+    backbone: BackboneCost,
+    away: list[str],
+    lines: Collection[Line],
+    done: int,
+    speed_from: str,
+    encoders: Container[str],
 ) -> list[str]:
     notes = []
     if backbone.folder is None:
         width = f"width d = {backbone.d}, from a table" if backbone.d else "its width d is unknown, so are the numbers"
         notes.append(f"Backbone {plan.backbone} is not on this machine: {width}.")
+    maps = (plan.recipe(name).adapter.pictures for name in plan.targets)
+    unknown = sorted({one.encoder for one in maps if one is not None and one.encoder and one.encoder not in encoders})
+    notes += [f"Picture encoder {name} is not on this machine: numbers are unknown." for name in unknown]
     notes += [speed_from] if speed_from else []
     if told := told_dtype(plan.dtype, plan.device):
         notes.append(f"Frozen weights: {told}.")

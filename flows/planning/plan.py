@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from dept.config import AdapterConfig, TestPart, TrainConfig
 from dept.trial import Method
@@ -179,6 +179,13 @@ class Plan(BaseModel):
                     raise ValueError(f"{name}: must be a block of keys and values (source, verbalizer), got {block!r}")
             return [{"name": name, **block} for name, block in value.items()]
         return value
+
+    @field_validator("source_training", "scratch_training", "transfer_training", mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        """Keys that a plan leaves out are those of this training's own defaults."""
+        own = cls.model_fields[str(info.field_name)].default
+        return own.model_dump() | value if isinstance(value, dict) else value
 
     @model_validator(mode="before")
     @classmethod

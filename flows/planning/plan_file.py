@@ -15,6 +15,7 @@ from infra.names import expanded
 from infra.nearest import near
 from tasks.yaml_file import parse_yaml, read_yaml
 
+TRAININGS = ("source_training", "scratch_training", "transfer_training")
 SHIPPED = Path(__file__).parents[1] / "plans"
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,13 +35,37 @@ def load_plan(name_or_path: str | Path) -> Plan:
         plan = Plan.model_validate(body)
         # A path in a plan counts from the plan's folder, wherever the command is started.
         own = [task.rooted(path.parent) for task in plan.own_tasks]
-        plan = plan.model_copy(update={"own_tasks": own, "backbone": rooted(plan.backbone, path.parent)})
+        found = {"own_tasks": own, "backbone": rooted(plan.backbone, path.parent)}
+        plan = _encoders_rooted(plan, path.parent).model_copy(update=found)
         plan.resolve_tasks()
     except ValidationError as error:
         raise InputError(f"plan {path.name}: {explained(error, Plan, body)}") from error
     except InputError as error:
         raise InputError(f"plan {path.name}: {error}") from error
     return plan
+
+
+def keys_that_differ(plan: Plan) -> dict[str, Any]:
+    """What a plan says otherwise than the defaults: a plan of these keys is the same plan."""
+    body: dict[str, Any] = plan.model_dump(mode="json", exclude_defaults=True)
+    for name in TRAININGS:
+        own = Plan.model_fields[name].default.model_dump(mode="json")
+        if differs := {k: v for k, v in getattr(plan, name).model_dump(mode="json").items() if v != own[k]}:
+            body[name] = differs
+    return body
+
+
+def _encoders_rooted(plan: Plan, folder: Path) -> Plan:
+    """The plan with picture encoders that are folders as absolute paths, its own and those of its groups."""
+    adapter = plan.adapter.model_dump()
+    bodies = [adapter, *(group.adapter for group in plan.groups)]
+    maps = [body["pictures"] for body in bodies if isinstance(body.get("pictures"), dict)]
+    if not any(one.get("encoder") for one in maps):
+        return plan
+    for one in maps:
+        if one.get("encoder"):
+            one["encoder"] = rooted(one["encoder"], folder)
+    return plan.model_copy(update={"adapter": type(plan.adapter).model_validate(adapter)})
 
 
 def rooted(backbone: str, folder: Path) -> str:

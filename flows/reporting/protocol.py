@@ -39,16 +39,19 @@ def protocol(outcomes: Sequence[TrialOutcome]) -> list[str]:
 
 
 def _seen(targets: Iterable[TrialOutcome]) -> list[str]:
-    """Which variants saw the pictures of tasks, where others had the texts alone."""
-    learned = [outcome for outcome in targets if outcome.spec.init != "untrained"]
-    tasks = {outcome.spec.task for outcome in learned if outcome.extra.get(PICTURES)}
-    mine = [outcome for outcome in learned if outcome.spec.task in tasks]
-    seeing, blind = (
-        ", ".join(sorted({outcome.spec.variant for outcome in mine if bool(outcome.extra.get(PICTURES)) is saw}))
-        for saw in (True, False)
-    )
+    """Which variants saw the pictures of tasks, where others had the texts alone, and by which encoder."""
+    targets = list(targets)
+    saw = [outcome for outcome in targets if outcome.extra.get(PICTURES)]
+    tasks, maps = {outcome.spec.task for outcome in saw}, {outcome.spec.adapter.pictures for outcome in saw}
+    seeing = sorted({outcome.spec.variant for outcome in saw})
+    others = [one for one in targets if one.spec.task in tasks and not one.extra.get(PICTURES)]
+    learned = {one.spec.variant for one in others if one.spec.init != "untrained"}
+    blind = sorted({one.spec.variant for one in others if one.spec.adapter.pictures is None}) if learned else []
+    eyes = sorted({f"{one.encoder} ({str(one.encoder_id)[:12]})" for one in maps if one is not None and one.encoder})
     named = ", ".join(sorted(tasks)[:NAMED])
-    return [f"Pictures of {named} were seen by {seeing} alone: {blind} read the texts without them."] if blind else []
+    who = f"Pictures of {named} were seen by {', '.join(seeing)} alone"
+    said = [f"{who}: {', '.join(blind)} read the texts without them."] if blind else []
+    return said + [f"Pictures were read by the frozen encoder {eye}." for eye in eyes]
 
 
 def _lora(targets: Iterable[TrialOutcome]) -> list[str]:

@@ -11,6 +11,7 @@ from dept.adapters import picture_map
 from dept.adapters.initialise import from_text
 from dept.trial import PICTURES
 from flows import transfer
+from flows.execution.engines import InProcess
 from flows.execution.open import open_plan
 from flows.execution.rows import of_task, rows_of
 from flows.execution.settle import settle, work_here
@@ -123,6 +124,7 @@ def test_from_plan_to_ledger_and_report(tmp_path, tiny_folders):
     path = written(tmp_path / "p.yaml", plan_of(tmp_path, tiny_folders["llama"], methods=["dept", "probe"]))
     result = dept("run", path)
     assert result.exit_code == 0, result.output
+    assert [row.task for row in Ledger.open().decisions()] == ["hidden"]
     done = {o.spec.label: o for o in Ledger.open().outcomes(r.fingerprint for r in Ledger.open().find()).values()}
     seen, blind = done["mine/k8/s0/best-source:other"], done["hidden/k8/s0/best-source:other"]
     assert seen.spec.adapter.pictures
@@ -131,7 +133,7 @@ def test_from_plan_to_ledger_and_report(tmp_path, tiny_folders):
     assert done["other/all/s0/scratch"].validation["accuracy"] == 100, "lightness is all there is to see"
     assert seen.test["accuracy"] > 90 > blind.test["accuracy"]
     said = " ".join(protocol(list(done.values())))
-    assert "Pictures of mine were seen by best-source, scratch alone: probe read the texts without them." in said
+    assert "Pictures of mine were seen by best-source, scratch alone: probe, untrained read the texts" in said
 
 
 def test_an_encoder_decoder_sees_them_as_well(tmp_path, tiny_folders, begin):
@@ -156,6 +158,7 @@ def test_states_of_a_frozen_encoder_before_a_frozen_text_to_text_model(tmp_path,
     assert seen.test["accuracy"] > 90 > done["hidden/k8/s0/best-source:other"].test["accuracy"]
     assert seen.spec.adapter.pictures.encoder_id
     assert seen.trainable == blind + 32 * 32 + 4 * 32
+    assert f"Pictures were read by the frozen encoder {name} (" in " ".join(protocol(list(done.values())))
     (Path(name) / "preprocessor_config.json").unlink()
     for refuses in (open_plan, estimate):
         with pytest.raises(InputError, match=r"no preprocessor_config\.json beside it"):
@@ -179,6 +182,27 @@ def test_a_picture_that_is_gone_fails_its_trials_in_one_line(tmp_path, tiny_fold
     assert "\n" not in row.error
     with pytest.raises(InputError, match="has changed"):
         rows_of(context, of_task("mine", context.splits["mine"].test), plan.adapter)
+
+
+def test_a_picture_that_goes_in_mid_training_fails_its_trials_alone(tmp_path, tiny_folders, begin, monkeypatch):
+    plan = plan_of(tmp_path, tiny_folders["llama"], strategies=["scratch"], sources=[])
+    context, plan = begin(**body_of(plan))
+    specs = [s for s in target_specs(plan, context.inputs, {}) if s.label.endswith("/k8/s0/scratch")]
+    own = InProcess.train
+
+    def train(self, trials, *args, **kwargs):
+        if len(trials) == 2:
+            Path(next(row.seen.picture.path for trial in trials for row in trial.rows if row.seen)).unlink()
+            monkeypatch.setattr(picture_map, "_kept", {})
+        return own(self, trials, *args, **kwargs)
+
+    monkeypatch.setattr(InProcess, "train", train)
+    found = settle(context, "targets", specs)
+    assert [(o.spec.task, o.steps_done) for o in found.outcomes] == [("hidden", 4)]
+    (row,) = (row for row in context.ledger.find() if row.status == "failed")
+    assert row.task == "mine"
+    assert "but a row needs this picture. Remedy: put it back" in row.error
+    assert not context.begun
 
 
 def test_a_champion_of_pictures_is_not_served(tmp_path, tiny_folders, begin):

@@ -7,11 +7,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from dept.config import TrainConfig
 from flows.cli.plan import keys
 from flows.planning.check import check
+from flows.planning.defaults import SCRATCH_TRAINING, TRANSFER_TRAINING
 from flows.planning.explain import PARTS, explained
 from flows.planning.plan import Plan
-from flows.planning.plan_file import load_plan, replaced, with_settings
+from flows.planning.plan_file import keys_that_differ, load_plan, replaced, shipped_plans, with_settings
 from infra.errors import InputError
 from tasks.load import load_splits
 from tasks.plain import fold
@@ -172,6 +174,35 @@ def test_a_backbone_folder_counts_from_the_plan(tmp_path, monkeypatch, written):
     monkeypatch.chdir(here)  # on the command line it counts from where the command is given
     assert with_settings(load_plan("demo"), ["backbone=./model"]).backbone == str(here / "model")
     assert load_plan("demo").backbone == "smollm2-135m"
+
+
+def test_a_picture_encoder_counts_from_the_plan(tmp_path, monkeypatch):
+    (tmp_path / "here" / "clip").mkdir(parents=True)
+    (tmp_path / "here" / "clip" / "config.json").write_text("{}")
+    body = "targets: [movie-polarity, sms-spam]\nstrategies: [scratch]\nadapter: {pictures: {encoder: ./clip}}\n"
+    body += "groups: [{targets: [sms-spam], adapter: {pictures: {encoder: clip, rank: 2}}}]\n"
+    monkeypatch.chdir(tmp_path)
+    plan = load_plan(write(tmp_path / "here", body))
+    found = {plan.recipe(name).adapter.pictures.encoder for name in plan.targets}
+    assert found == {str(tmp_path / "here" / "clip")}
+
+
+def test_keys_that_a_training_leaves_out_are_its_own_defaults():
+    """Not those of a training of any kind: a plan that changes the steps keeps the rates that it had."""
+    body = {"name": "mine", "targets": ["sms-spam"], "strategies": ["scratch"]}
+    plan = Plan(**body, scratch_training={"steps": 9}, transfer_training={})
+    assert plan.scratch_training == SCRATCH_TRAINING.model_copy(update={"steps": 9})
+    assert plan.transfer_training == TRANSFER_TRAINING
+    usual = TrainConfig(steps=9)
+    assert replaced(plan, scratch_training=usual).scratch_training == usual
+
+
+@pytest.mark.parametrize("name", [*shipped_plans(), "mine"])
+def test_the_keys_that_differ_make_the_same_plan(name):
+    usual = TrainConfig().model_dump()
+    mine = Plan(name="mine", targets=["sms-spam"], strategies=["scratch"], scratch_training=usual)
+    plan = mine if name == "mine" else load_plan(name)
+    assert Plan.model_validate(keys_that_differ(plan)) == plan
 
 
 def test_each_task_is_read_once(monkeypatch):
