@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from random import Random
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional
 from dept.adapters.picture_cache import Kept
 from dept.backbones.encoder_files import WHAT, check_grid
 from dept.backbones.files import cannot_load, folder_of, picture_encoder_id
+from dept.backbones.measure_picture_encoder import measured, places_of
 from dept.config import PictureMap
 from infra.errors import InputError
 from infra.quiet import errors_alone
@@ -26,7 +28,6 @@ from tasks.picture_reader import not_taken, read_picture
 from tasks.pictures import Picture
 
 MOST_KEPT = 1 << 30  # bytes of states of one encoder and grid
-MOST_LEADING = 8  # states before those of places: of the class, of registers
 
 
 class PictureEncoder:
@@ -74,29 +75,24 @@ class PictureEncoder:
 
     @torch.no_grad()
     def states(self, picture: Image.Image) -> Tensor:
-        """Last hidden states of the places of a picture, [h, w, f], from the upper left.
+        """Last hidden states of the places of a picture, [h, h, f]: see `places_of`."""
+        return places_of(self.model, self._pixels(picture))
 
-        Raises:
-            ValueError: pixels or states that are no square of places.
-        """
-        device = next(self.model.parameters()).device
-        pixels = self.processor(images=[picture], return_tensors="pt")["pixel_values"].to(device)
-        if pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
-            raise ValueError(f"it is given pixels {list(pixels.shape)}, and squares are read here")
-        found: Tensor = self.model(pixel_values=pixels).last_hidden_state
-        if found.ndim == 4:
-            found = found.flatten(2).transpose(1, 2)  # a map of places
-        side = self._side(len(found[0]), pixels.shape[2])
-        return found[0, -(side**2) :].reshape(side, side, -1)
+    def _pixels(self, picture: Image.Image) -> Tensor:
+        found: Tensor = self.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        return found.to(next(self.model.parameters()).device)
 
-    def _side(self, states: int, pixels: int) -> int:
-        """Places in a row: by the size of patches, where that fits; else the largest square."""
-        patch = getattr(self.model.config, "patch_size", None)
-        told = pixels // patch if isinstance(patch, int) else 0
-        for side in (told, math.isqrt(states)):
-            if side and 0 <= states - side**2 <= MOST_LEADING:
-                return side
-        raise ValueError(f"its {states} hidden states are no square of places")
+    def measure(self) -> int:
+        """The width of its states. Raises InputError where it is no encoder of places: see `measured`."""
+        noise = Image.frombytes("RGB", (64, 64), Random(0).randbytes(3 * 64 * 64))
+        try:
+            return measured(self.model, self._pixels(noise))
+        except Exception as error:  # each model has its own errors
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{WHAT} {self.name}: it is not read here: {reason}. Remedy: a CLIP, SigLIP, ViT, DINOv2, or another "
+                "like them"
+            ) from error
 
     def read(self, picture: Picture, grid: int) -> Tensor:
         """Features of the places of a picture, [grid * grid, f] float32 on the CPU: see `encoded`."""
@@ -110,7 +106,25 @@ class PictureEncoder:
         return functional.layer_norm(pooled, pooled.shape[-1:]).cpu() / math.sqrt(pooled.shape[1])
 
 
-_loaded = lru_cache(maxsize=2)(PictureEncoder.from_pretrained)
+@lru_cache(maxsize=2)
+def _loaded(name: str, encoder_id: str | None, device: torch.device) -> tuple[PictureEncoder, int]:
+    encoder = PictureEncoder.from_pretrained(name, encoder_id, device)
+    return encoder, encoder.measure()
+
+
+def encoder_of(config: PictureMap, device: torch.device) -> PictureEncoder:
+    """The encoder of a map that was looked up, loaded and measured once in a process.
+
+    Raises:
+        InputError: see `PictureEncoder.from_pretrained` and `measure`; a width that its config does not tell.
+    """
+    encoder, width = _loaded(str(config.encoder), config.encoder_id, device)
+    if width != config.width:
+        raise InputError(
+            f"{WHAT} {config.encoder}: its states are {width} wide, its config says {config.width}. Remedy: a CLIP, "
+            "SigLIP, ViT, DINOv2, or another like them"
+        )
+    return encoder
 
 
 @lru_cache(maxsize=4)
@@ -125,12 +139,12 @@ def encoded(pictures: Sequence[Picture], config: PictureMap, device: torch.devic
     numbers hang on nothing else, and once a process; what is kept is bounded (`MOST_KEPT`).
 
     Raises:
-        InputError: a picture that is gone, has changed, or cannot be read; see `PictureEncoder.from_pretrained`.
+        InputError: a picture that is gone, has changed, or cannot be read; see `encoder_of`.
     """
     kept = _kept(config.encoder_id, config.grid)
 
     def make(missing: Sequence[Picture]) -> list[Tensor]:
-        encoder = _loaded(str(config.encoder), config.encoder_id, device)
+        encoder = encoder_of(config, device)
         return [encoder.read(picture, config.grid) for picture in missing]
 
     return torch.stack(kept.of(pictures, make)).to(device)

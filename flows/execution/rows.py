@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dept.adapters.picture_map import look
+from dept.backbones.picture_encoder import encoder_of
 from dept.batches.tokenise import Row, encode, encode_answers
 from dept.config import AdapterConfig
 from dept.trial import LINEAR, TrialSpec
@@ -137,6 +138,7 @@ def shown(
     found = [example.picture for example in examples]
     there = [picture for picture in found if picture is not None]
     if shape.pictures is not None and shape.pictures.encoder:
+        encoder_of(shape.pictures, context.backbone.device)
         for picture in {one.sha256: one for one in there}.values():
             payload_of(picture)
         check_pictures(there)

@@ -208,6 +208,40 @@ def test_what_is_no_encoder_is_refused_before_any_work(tmp_path, change, grid, s
     assert "\n" not in str(found.value)
 
 
+BACKWARD = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 37, "num_hidden_layers": 2}
+NO_PLACES = {
+    "its states are others each time": t.ViTMAEConfig(**SMALL, decoder_num_hidden_layers=1, decoder_hidden_size=32),
+    "do not stand where its pixels are": t.YolosConfig(**{**SMALL, "image_size": [32, 32]}, num_detection_tokens=6),
+    "hidden states are no square of places": t.YolosConfig(
+        **{**SMALL, "image_size": [32, 32]}, num_detection_tokens=30
+    ),
+    "missing 2 required positional arguments": t.Siglip2VisionConfig(**BACKWARD, num_patches=16, patch_size=8),
+    "its states are 24 wide, its config says 16": t.MobileViTConfig(
+        image_size=64,
+        hidden_sizes=[16, 16, 16],
+        neck_hidden_sizes=[8, 8, 8, 8, 16, 16, 24],
+        num_attention_heads=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("said", NO_PLACES)
+def test_what_gives_no_states_of_places_is_refused_when_it_is_loaded(tmp_path, pictures, said):
+    side = 64 if "MobileViT" in type(NO_PLACES[said]).__name__ else 32
+    name = encoder_at(tmp_path / "odd", config=NO_PLACES[said], side=side)
+    sight = looked_up(PictureMap(grid=1, encoder=name))
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"^adapter\.pictures: encoder {name}: .*{said}.*Remedy: a CLIP"):
+            encoded(pictures, sight, CPU)
+
+
+def test_measuring_an_encoder_draws_no_random_numbers(clip):
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    assert PictureEncoder.from_pretrained(clip.encoder, clip.encoder_id, CPU).measure() == 32
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_other_files_than_planned_with_are_refused(clip, pictures):
     file = Path(clip.encoder) / "model.safetensors"
     content = bytearray(file.read_bytes())
