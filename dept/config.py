@@ -44,7 +44,13 @@ class PictureMap(Frozen):
         pydantic.ValidationError: an unknown key, a number out of its bounds, or both an encoder and `pixels`.
     """
 
-    grid: int = Field(4, ge=1, le=32, description="places in a row and in a column; each is one position")
+    grid: int = Field(
+        4,
+        ge=1,
+        le=32,
+        description="places in a row and in a column; each is one position. With an encoder at most as many as it has "
+        "(CLIP ViT-B/32: 7); fewer are means of its states",
+    )
     pixels: int = Field(PIXELS, ge=1, le=64, description="height and width of a patch, pixels; not with an encoder")
     rank: int = Field(0, ge=0, le=4096, description="rank of the map; 0: a full matrix")
     encoder: str | None = Field(

@@ -1,8 +1,8 @@
 """Bytes of a picture -> red, green and blue, or one line that says why not. Pillow is imported where it is needed.
 
-Read right: EXIF's rotation is applied, CMYK and palettes become RGB, 16-bit greys keep their upper 8 bits, what is
+Read right: EXIF's rotation is applied, CMYK and palettes become RGB, greys of 9 to 16 bits keep their upper 8, what is
 transparent stands over white, of an animation the first frame counts. Refused by the header, before any pixel is
-decoded: more pixels than `MOST_PIXELS`.
+decoded: more pixels than `MOST_PIXELS`, a side more than `MOST_SIDES` times the other.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import contextlib
 import io
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import InputError
 from infra.settings import settings
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_PIXELS = 64_000_000  # 192 MB as RGB
+MOST_SIDES = 200  # what resizes the shorter side makes of a thin picture takes gigabytes
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # none that starts a program (EPS) or draws (PDF, WMF)
 CHECKED = "checked-1.txt"  # sha256 of pictures that were decoded whole; another number for another reader
 THREADS = 4
 _ORIENTATION = 0x0112  # the tag of EXIF
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _opening = threading.Lock()  # filters of warnings are one for the whole process
 
 
@@ -48,7 +50,7 @@ def decode(payload: bytes, what: str) -> Image.Image:
     try:
         picture.load()
         upright = ImageOps.exif_transpose(picture)
-        return _in_rgb(upright, what)
+        return _in_rgb(upright, what, getattr(picture, "tag_v2", {}))
     except InputError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others, by format
@@ -131,16 +133,19 @@ def _opened(payload: bytes, what: str) -> Image.Image:
         raise InputError(
             f"{what}: {width:,} x {height:,} pixels, but at most {MOST_PIXELS:,} are read. Remedy: make it smaller"
         )
+    if max(width, height) > MOST_SIDES * min(width, height):
+        raise InputError(
+            f"{what}: {width:,} x {height:,} pixels, but a side may be at most {MOST_SIDES} times the other. Remedy: "
+            "cut it"
+        )
     return picture
 
 
-def _in_rgb(picture: Image.Image, what: str) -> Image.Image:
+def _in_rgb(picture: Image.Image, what: str, tags: Mapping[int, Any]) -> Image.Image:
     from PIL import Image
 
     if picture.mode.startswith("I;16"):
-        import numpy as np
-
-        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+        return _of_16_bits(picture, tags)
     if picture.mode in ("I", "F"):
         raise InputError(
             f"{what}: its pixels are 32-bit numbers, whose black and white are not known. Remedy: save it with 8 bits"
@@ -151,6 +156,21 @@ def _in_rgb(picture: Image.Image, what: str) -> Image.Image:
         white.alpha_composite(over)
         return white.convert("RGB")
     return picture.convert("RGB")
+
+
+def _of_16_bits(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Grey of 9 to 16 bits in RGB. tags: of TIFF, which may hold fewer than 16 bits, and 0 for white."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(picture).astype(np.uint16)
+    bits = int((tags.get(_BITS) or (16,))[0])
+    grey = (values >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    if isinstance(clear := picture.info.get("transparency"), int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _file() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -209,7 +210,9 @@ def _sight(source: Adapter, config: AdapterConfig, seed: int) -> SeenBy | None:
             f"source adapter sees pictures by {source.sees}, the target asks for {config.pictures}. Remedy: the same "
             "adapter.pictures for both"
         )
-    return source.pictures or SeenBy.started(config.pictures, source.prompt.detach(), seed)
+    if source.pictures is None:
+        return SeenBy.started(config.pictures, source.prompt.detach(), seed)
+    return replace(source.pictures, config=config.pictures)  # whose encoder may lie elsewhere
 
 
 def _with_new_pair(prompt: Tensor, config: AdapterConfig, seed: int, pictures: SeenBy | None = None) -> Adapter:

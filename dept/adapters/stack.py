@@ -23,7 +23,7 @@ from infra.errors import InputError
 NAMES = ("prompt", "a", "b")  # what every adapter has
 RATES = {"prompt": "lr_prompt", "a": "lr_low_rank", "b": "lr_low_rank", **dict.fromkeys(TRAINED, "lr_head")}
 RATES |= dict.fromkeys(OFFSET, "lr_low_rank") | dict.fromkeys(PICTURE, "lr_pictures")
-Shape = tuple[tuple[float, ...], PictureMap | None]
+Shape = tuple[tuple[float, ...], tuple[object, ...] | None]
 
 
 @dataclass
@@ -93,7 +93,8 @@ class Tensors:
 
 def shape_of(adapter: Adapter) -> Shape:
     """m, s, r, the width of its offset, the layers of its head, and its map of pictures: see `together`."""
-    return (adapter.prompt.shape[0], *adapter.a.shape, adapter.config.offset, *adapter.layers), adapter.sees
+    seen = None if adapter.sees is None else adapter.sees.seen
+    return (adapter.prompt.shape[0], *adapter.a.shape, adapter.config.offset, *adapter.layers), seen
 
 
 def together(shapes: Sequence[Shape]) -> dict[Shape, list[int]]:

@@ -166,6 +166,11 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         sees = reads_pictures(folder)
+        if "vocab_size" not in config and "num_channels" in config and not sees:
+            raise InputError(
+                f"backbone {name_or_path}: it reads pictures and writes no text. Remedy: adapter.pictures.encoder: "
+                f"{name_or_path}, before a language model"
+            )
         config = _filled(folder, config) if sees else config
         inner = text_of(config)
         d, vocab, positions, written = (
@@ -174,6 +179,8 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
             room_of(config),
             answer_room_of(config),
         )
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise cannot_load(str(name_or_path), error) from error
     if d is None:

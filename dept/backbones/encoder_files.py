@@ -11,6 +11,7 @@ from infra.errors import InputError
 from infra.quiet import errors_alone
 
 WHAT = "adapter.pictures: encoder"  # heads errors
+_found: dict[str, str] = {}  # where an encoder lies on this machine, by the sha256 of its files
 
 
 def looked_up(pictures: PictureMap) -> PictureMap:
@@ -35,11 +36,24 @@ def looked_up(pictures: PictureMap) -> PictureMap:
             "another like them"
         )
     if not any((folder / file).is_file() for file in PREPARES):
-        raise InputError(f"{WHAT} {name}: no preprocessor_config.json beside it, which says how it is given pictures")
+        raise InputError(
+            f"{WHAT} {name}: no preprocessor_config.json beside it, which says how pictures are resized and scaled. "
+            "Remedy: save its image processor into the same folder"
+        )
     size, patch = getattr(part, "image_size", None), getattr(part, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):
         check_grid(name, pictures.grid, size // patch)
-    return pictures.model_copy(update={"encoder_id": picture_encoder_id(folder), "width": width})
+    encoder_id = picture_encoder_id(folder)
+    _found[encoder_id] = name
+    return pictures.model_copy(update={"encoder_id": encoder_id, "width": width})
+
+
+def place_of(pictures: PictureMap) -> str:
+    """Hub id or folder of a map's encoder: the one that was looked up in this process, else what the map says.
+
+    An adapter's file names the place where the encoder lay when the adapter was made.
+    """
+    return _found.get(str(pictures.encoder_id), str(pictures.encoder))
 
 
 def check_grid(name: str, grid: int, side: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dept.adapters.picture_cache import Kept
-from dept.backbones.encoder_files import WHAT, check_grid
+from dept.backbones.encoder_files import WHAT, check_grid, place_of
 from dept.backbones.files import cannot_load, folder_of, picture_encoder_id
 from dept.backbones.measure_picture_encoder import measured, places_of
 from dept.config import PictureMap
@@ -118,7 +118,7 @@ def encoder_of(config: PictureMap, device: torch.device) -> PictureEncoder:
     Raises:
         InputError: see `PictureEncoder.from_pretrained` and `measure`; a width that its config does not tell.
     """
-    encoder, width = _loaded(str(config.encoder), config.encoder_id, device)
+    encoder, width = _loaded(place_of(config), config.encoder_id, device)
     if width != config.width:
         raise InputError(
             f"{WHAT} {config.encoder}: its states are {width} wide, its config says {config.width}. Remedy: a CLIP, "

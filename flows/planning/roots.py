@@ -33,13 +33,25 @@ def check_paths(order: Plan | Retraining) -> None:
 
 
 def paths_of(order: Plan | Retraining) -> dict[str, str | Path]:
-    """Every path of the order by its key: own tasks' files, the backbone and data sets if they are no hub names."""
+    """Every path of the order by its key: own tasks' files; backbone, picture encoders, data sets if no hub names."""
     found: dict[str, str | Path] = {}
     if _is_path(order.backbone):
         found["backbone"] = order.backbone
+    found |= {key: name for key, name in _encoders(order) if _is_path(name)}
     for task in _read(order):
         found |= _paths_of_task(task)
     return found
+
+
+def _encoders(order: Plan | Retraining) -> Iterator[tuple[str, str]]:
+    """Picture encoders of adapters, of a plan and of its groups, by key."""
+    if not isinstance(order, Plan):
+        return
+    groups = ((f"groups.{i}.adapter", group.adapter) for i, group in enumerate(order.groups))
+    for key, part in (("adapter", order.adapter.model_dump()), *groups):
+        sight = part.get("pictures")
+        if isinstance(sight, dict) and sight.get("encoder"):
+            yield f"{key}.pictures.encoder", str(sight["encoder"])
 
 
 def _read(order: Plan | Retraining) -> list[Task]:

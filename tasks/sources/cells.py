@@ -50,7 +50,7 @@ def missing(name: str, columns: Any, where: str) -> InputError:
     hint = f"; did you mean {shown(close)}?" if close is not None else ";"
     return InputError(
         f"{where}: no column {name!r}{hint} columns there: {listed(there) or 'none'}. "
-        "Set text: (or columns:) and label: to match"
+        "Set text: (or columns:), label: and picture: to match"
     )
 
 

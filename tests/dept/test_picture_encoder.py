@@ -14,6 +14,7 @@ from dept.adapters.initialise import from_source, from_text
 from dept.adapters.picture_map import SeenBy
 from dept.adapters.stack import Tensors
 from dept.backbones import picture_encoder
+from dept.backbones.describe import describe
 from dept.backbones.encoder_files import looked_up
 from dept.backbones.picture_encoder import PictureEncoder, encoded
 from dept.config import AdapterConfig, PictureMap, TrainConfig
@@ -159,6 +160,20 @@ def test_a_map_of_an_encoder_is_part_of_file_budget_and_start(tiny_llama, clip, 
     assert all(not torch.equal(part, start.parts[name]) for name, part in result.adapter.parts.items())
 
 
+def test_an_encoder_that_has_moved_is_found_where_it_was_looked_up(tiny_llama, clip, pictures, tmp_path):
+    config = AdapterConfig(m=4, r=2, s=24, pictures=clip)
+    start = from_text(tiny_llama, config, "what is it?", 0)
+    before = encoded(pictures, clip, CPU)
+    shutil.move(clip.encoder, tmp_path / "moved")
+    picture_encoder._kept.cache_clear()
+    picture_encoder._loaded.cache_clear()
+    moved = looked_up(PictureMap(grid=2, rank=3, encoder=str(tmp_path / "moved")))
+    assert torch.equal(encoded(pictures, clip, CPU), before)
+    again = from_source(start, config.model_copy(update={"pictures": moved}))
+    assert again.sees == moved
+    assert Tensors.of([start, again], tiny_llama.device).picture_in.shape[0] == 2
+
+
 def test_a_trial_knows_the_encoder_by_its_files(tmp_path, clip):
     common = {"backbone": "b", "backbone_id": "i", "task": "t", "task_version": 1, "data_hash": "h", "role": "target"}
     common |= {"init": "scratch", "prompt_text": "p", "test_rows": 5, "training": TrainConfig()}
@@ -266,3 +281,10 @@ def test_a_map_that_was_not_looked_up_says_so():
         PictureMap(encoder="a/b", pixels=8)
     with pytest.raises(ValueError, match="none is named"):
         PictureMap(width=8)
+
+
+def test_an_encoder_of_pictures_is_no_backbone(tmp_path):
+    name = encoder_at(tmp_path / "vit", "vit")
+    (tmp_path / "vit" / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=rf"writes no text\. Remedy: adapter\.pictures\.encoder: {name}"):
+        describe(name)

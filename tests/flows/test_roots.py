@@ -55,6 +55,16 @@ def test_paths_outside_are_refused(allowed, path):
             check_paths(order)
 
 
+def test_picture_encoders_are_paths_as_well(allowed):
+    mine = {"pictures": {"encoder": "/etc/clip"}}
+    for changes in ({"adapter": mine}, {"groups": [{"targets": ["mine"], "adapter": mine}]}):
+        with pytest.raises(InputError, match=r"^(groups\.0\.)?adapter\.pictures\.encoder: "):
+            check_paths(plan(**changes))
+    named = plan(adapter={"pictures": {"encoder": "openai/clip-vit-base-patch32"}})
+    assert list(paths_of(named)) == ["own_tasks.mine.source.path"]
+    check_paths(plan(adapter={"pictures": {"encoder": "./clip"}}))
+
+
 def test_without_the_setting_no_path_is_allowed(allowed, monkeypatch):
     monkeypatch.delenv("DEPT_PLAN_ROOTS")
     with pytest.raises(InputError, match="DEPT_PLAN_ROOTS"):

@@ -12,7 +12,7 @@ from infra.settings import settings
 from tasks import picture_reader
 from tasks.picture_reader import check_pictures, decode, faults, read_picture, size_of, upright_size
 from tasks.pictures import Finder, Picture, payload_of, picture_at, picture_in
-from tests.tasks.picture_cases import BLUE, RED, animated, bomb, png, rotated, saved, see_through, sixteen_bits
+from tests.tasks.picture_cases import BLUE, RED, animated, bomb, png, rotated, saved, see_through, sixteen_bits, tiff
 
 WHITE = (255, 255, 255)
 
@@ -36,6 +36,9 @@ def cache(tmp_path, monkeypatch):
         (see_through("LA"), (76, 76, 76), WHITE),
         (sixteen_bits(), (128, 128, 128), WHITE),
         (sixteen_bits("TIFF"), (128, 128, 128), WHITE),
+        (tiff([0x8000, 0xFFFF], 16), (128, 128, 128), WHITE),
+        (tiff([0x4000, 0], 16, 0), (191, 191, 191), WHITE),
+        (tiff([0x800, 0xFFF], 12), (128, 128, 128), WHITE),
         (saved(Image.new("L", (8, 8), 9)), (9, 9, 9), (9, 9, 9)),
         (saved(Image.new("1", (8, 8), 1)), WHITE, WHITE),
         (saved(Image.new("RGB", (1, 1), BLUE)), BLUE, BLUE),
@@ -43,7 +46,17 @@ def cache(tmp_path, monkeypatch):
     ],
     ids=[
         *("plain", "cmyk", "turned by exif", "gif", "animated png", "webp", "transparent", "palette", "grey alpha"),
-        *("16 bits", "16 bits tiff", "grey", "black and white", "1x1", "bmp"),
+        *(
+            "16 bits",
+            "16 bits tiff",
+            "16 bits by hand",
+            "0 is white",
+            "12 bits",
+            "grey",
+            "black and white",
+            "1x1",
+            "bmp",
+        ),
     ],
 )
 def test_read_right(payload, left, right):
@@ -78,8 +91,20 @@ def test_the_upright_size_is_told_by_the_header(payload):
         (bomb(), r"more than 64,000,000 pixels\. Remedy: make it smaller"),
         (bomb(9000, 9000), r"9,000 x 9,000 pixels, but at most 64,000,000 are read\. Remedy: make it smaller"),
         (bomb(12_000, 12_000), "12,000 x 12,000 pixels"),
+        (saved(Image.new("L", (1, 201))), "1 x 201 pixels, but a side may be at most 200 times the other. Remedy: cut"),
     ],
-    ids=["truncated png", "truncated jpeg", "no more than a head", "text", "eps", "float", "bomb", "huge", "warned of"],
+    ids=[
+        "truncated png",
+        "truncated jpeg",
+        "no more than a head",
+        "text",
+        "eps",
+        "float",
+        "bomb",
+        "huge",
+        "warned of",
+        "thin",
+    ],
 )
 def test_refused_in_one_line(payload, said, recwarn):
     with pytest.raises(InputError, match=f"^folder/x.png: .*{said}") as caught:
