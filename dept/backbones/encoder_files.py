@@ -15,22 +15,23 @@ _found: dict[str, str] = {}  # where an encoder lies on this machine, by the sha
 
 
 def looked_up(pictures: PictureMap) -> PictureMap:
-    """A map with what its encoder's files say; one of pixels, or that is known already, as it is.
+    """A map with what its encoder's files say; one of pixels as it is.
 
     Raises:
-        InputError: there are no such files, they are no picture encoder's, or it has fewer places than `grid` asks for.
+        InputError: there are no such files, they are no picture encoder's or not those of its `encoder_id`, or it has
+            fewer places than `grid` asks for.
 
     Example:
         >>> looked_up(PictureMap(grid=4)).encoder is None
         True
     """
     name = pictures.encoder
-    if name is None or pictures.encoder_id is not None:
+    if name is None:
         return pictures
     folder = folder_of(name, WHAT)
     part = part_that_sees(_config_of(folder, name))
     width = getattr(part, "hidden_size", None) or (getattr(part, "hidden_sizes", None) or [None])[-1]
-    if getattr(part, "num_channels", None) != 3 or not isinstance(width, int):
+    if hasattr(part, "vocab_size") or not isinstance(width, int):
         raise InputError(
             f"{WHAT} {name}: no model that turns pictures into hidden states. Remedy: a CLIP, SigLIP, ViT, DINOv2, or "
             "another like them"
@@ -44,6 +45,8 @@ def looked_up(pictures: PictureMap) -> PictureMap:
     if isinstance(size, int) and isinstance(patch, int):
         check_grid(name, pictures.grid, size // patch)
     encoder_id = picture_encoder_id(folder)
+    if pictures.encoder_id not in (None, encoder_id):
+        raise InputError(f"{WHAT} {name}: its files are not those of encoder_id. Remedy: leave encoder_id out")
     _found[encoder_id] = name
     return pictures.model_copy(update={"encoder_id": encoder_id, "width": width})
 
@@ -58,7 +61,7 @@ def place_of(pictures: PictureMap) -> str:
 
 def check_grid(name: str, grid: int, side: int) -> None:
     """Refuse a grid that is finer than the encoder's own: places could only be doubled. `side`: places in its row."""
-    if 1 < side < grid:
+    if 0 < side < grid:
         raise InputError(
             f"{WHAT} {name}: it has {side} x {side} places, and grid asks for {grid} x {grid}. Remedy: grid: {side} "
             "or less"

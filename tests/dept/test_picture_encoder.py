@@ -34,6 +34,7 @@ TEXT = {**SMALL, "vocab_size": 99, "num_hidden_layers": 1, "bos_token_id": 0, "e
 KINDS = {
     "clip": t.CLIPConfig(vision_config=SMALL, text_config=TEXT),
     "clip_vision": t.CLIPVisionConfig(**SMALL),
+    "blip": t.BlipConfig(vision_config=SMALL, text_config=TEXT),
     "siglip": t.SiglipConfig(vision_config=SMALL, text_config=TEXT),
     "vit": t.ViTConfig(**SMALL),
     "dinov2_with_registers": t.Dinov2WithRegistersConfig(**SMALL),
@@ -184,6 +185,8 @@ def test_a_trial_knows_the_encoder_by_its_files(tmp_path, clip):
     shutil.copytree(clip.encoder, tmp_path / "copy")
     copy = looked_up(PictureMap(grid=2, rank=3, encoder=str(tmp_path / "copy")))
     assert fingerprint(copy) == fingerprint(clip)
+    with pytest.raises(InputError, match="its files are not those of encoder_id"):
+        looked_up(clip.model_copy(update={"encoder_id": "0" * 64}))
     other = looked_up(PictureMap(grid=2, rank=3, encoder=encoder_at(tmp_path / "vit", "vit")))
     assert len({fingerprint(one) for one in (clip, other, PictureMap(grid=2, rank=3))}) == 3
     as_before_encoders = "fb43903d115ee386ec114fd68a92deb9120754a74c3757ab4201de89afb72251"
@@ -201,6 +204,8 @@ def broken(folder, change):
             (folder / "preprocessor_config.json").unlink()
         case "a text model":
             t.BertConfig(**{**SMALL, "vocab_size": 99}).save_pretrained(folder)
+        case "a model of one place":
+            encoder_at(folder, config=t.ViTConfig(**{**SMALL, "patch_size": 32}))
         case "damaged":
             (folder / "config.json").write_text("{")
     return str(folder)
@@ -212,6 +217,7 @@ def broken(folder, change):
         ("no folder", 2, r"^adapter\.pictures: encoder \./nowhere: no such folder"),
         ("no preprocessor", 2, r"no preprocessor_config\.json beside it"),
         ("a text model", 2, "no model that turns pictures into hidden states. Remedy: a CLIP"),
+        ("a model of one place", 2, r"it has 1 x 1 places, and grid asks for 2 x 2\. Remedy: grid: 1 or less"),
         ("damaged", 2, r"^adapter\.pictures: encoder '.*' cannot be loaded"),
         ("", 5, r"it has 4 x 4 places, and grid asks for 5 x 5\. Remedy: grid: 4 or less"),
     ],

@@ -50,14 +50,16 @@ def animated(form):
 
 
 def tiff(values, bits, photometric=1):
-    """Grey of so many bits, one row; photometric 0: 0 is white."""
-    packed = int("".join(f"{value:0{bits}b}" for value in values), 2) << (-len(values) * bits % 8)
-    row = packed.to_bytes(-(-len(values) * bits // 8), "big")
+    """Grey of 16 or 12 bits, one row; photometric 0: 0 is white."""
+    if bits == 16:
+        row = struct.pack(f"<{len(values)}H", *values)
+    else:
+        packed = int("".join(f"{value:0{bits}b}" for value in values), 2) << (-len(values) * bits % 8)
+        row = packed.to_bytes(-(-len(values) * bits // 8), "big")
     tags = {256: len(values), 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(row)}
     start = 8 + len(row) + len(row) % 2
-    head = struct.pack(">2sHI", b"MM", 42, start) + row.ljust(start - 8, b"\0") + struct.pack(">H", len(tags))
-    fields = (struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return head + b"".join(fields) + bytes(4)
+    head = struct.pack("<2sHI", b"II", 42, start) + row.ljust(start - 8, b"\0") + struct.pack("<H", len(tags))
+    return head + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()) + bytes(4)
 
 
 def see_through(mode):
