@@ -222,7 +222,7 @@ class Adapter(nn.Module):
                 "Remedy: a newer version of dept-transfer"
             )
         payload = tensors.read_bytes()
-        if payload.startswith(_PICKLE):
+        if payload.startswith(_PICKLE) and payload[8:9] != b"{":  # safetensors: 8 bytes of length, then JSON
             raise InputError(
                 f"adapter {folder}: {TENSORS} is a pickle, which can run code and is never loaded. "
                 "Remedy: convert it with Adapter.from_published and save it again"

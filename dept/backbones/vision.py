@@ -150,7 +150,7 @@ class Vision:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
-        ids = (one for one in range(5, 1000) if one not in processor.special)
+        ids = (one for one in range(5, 1000) if one not in processor.special.values())
         self.filler = next(ids)  # a token that means nothing, where any will do
 
     def block(self, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

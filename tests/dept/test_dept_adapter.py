@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as save_bytes
 
 from dept.adapters.adapter import MANIFEST, TENSORS, Adapter
+from dept.readout import Readout
 from infra.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,19 @@ def test_a_pickle_is_named_as_such_even_with_the_sha256_of_the_real_file(saved):
     torch.save({}, saved / TENSORS)
     with pytest.raises(InputError, match="is a pickle"):
         Adapter.load(saved)
+
+
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path):
+    """One length in 32 of a safetensors header has the first byte of a pickle."""
+    for labels in range(1, 60):
+        adapter = made()
+        adapter.readout = Readout(calibration="batch", bias=(0.5,) * labels)
+        adapter.save(tmp_path / str(labels))
+        if (tmp_path / str(labels) / TENSORS).read_bytes()[0] == 0x80:
+            break
+    else:
+        pytest.fail("no such length")
+    assert Adapter.load(tmp_path / str(labels)).readout == adapter.readout
 
 
 @pytest.mark.parametrize("gone", [MANIFEST, TENSORS])
