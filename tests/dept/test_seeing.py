@@ -17,6 +17,7 @@ from dept.baselines.text_part import trained
 from dept.batches.tokenise import encode
 from dept.config import AdapterConfig
 from infra.errors import InputError
+from tasks import picture_reader
 from tasks.picture_reader import read_picture
 from tests import families, seeing
 from tests.seeing import TEXTS, WORDS, M, R, S
@@ -149,9 +150,10 @@ def test_a_wrong_way_is_found_out(monkeypatch):
     assert Backbone.of(model, None, None, None, processor).way.pictures == "model"
 
 
-def test_a_picture_that_the_processor_does_not_take_ends_in_one_line(tmp_path):
+def test_a_picture_that_the_processor_does_not_take_ends_in_one_line(tmp_path, monkeypatch):
     model, processor = seeing.made("qwen2_5_vl", families.tokenizer())
     backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
+    monkeypatch.setattr(picture_reader, "MOST_SIDES", 1000)
     (thin,) = seeing.pictures_in(tmp_path, [(1000, 3)])
     for ask in (lambda: backbone.tokens.picture_block(thin), lambda: backbone.see([thin])):
         with pytest.raises(
