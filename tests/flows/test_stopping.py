@@ -169,7 +169,7 @@ def test_a_flow_ends_as_it_was_asked_to(prefect_url, how):
     with client(prefect_url) as asked:
         assert asked.read_flow_run(seen[0]).state.type.value == wanted
         deadline = time.monotonic() + 20  # task runs are recorded a little later
-        while [part.state.name for part in parts(asked, seen[0])] != ["Cancelled"]:
+        while [part.state and part.state.name for part in parts(asked, seen[0])] != ["Cancelled"]:
             assert time.monotonic() < deadline, parts(asked, seen[0])
             time.sleep(0.2)
 
