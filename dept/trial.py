@@ -198,10 +198,12 @@ class TrialSpec(Frozen):
         for recipe in recipes:
             if (sight := recipe["adapter"]["pictures"]) is None:  # as before there were any
                 del recipe["adapter"]["pictures"], recipe["training"]["lr_pictures"]
-            else:  # an encoder is known by its files, wherever they lie
-                known = sight["encoder_id"]
-                for part in ("encoder", "encoder_id", "width") if known is None else ("encoder", "width"):
-                    del sight[part]
+                continue
+            if sight["encoder_id"] is not None:  # an encoder is known by its files, wherever they lie
+                sight["encoder"] = sight["width"] = None
+            for late in ("encoder", "encoder_id", "width"):
+                if sight[late] is None:
+                    del sight[late]
         if self.search and not self.search.beside:
             del body["search"]["beside"]
         elif self.search:

@@ -188,7 +188,8 @@ def test_a_trial_knows_the_encoder_by_its_files(tmp_path, clip):
     with pytest.raises(InputError, match="its files are not those of encoder_id"):
         looked_up(clip.model_copy(update={"encoder_id": "0" * 64}))
     other = looked_up(PictureMap(grid=2, rank=3, encoder=encoder_at(tmp_path / "vit", "vit")))
-    assert len({fingerprint(one) for one in (clip, other, PictureMap(grid=2, rank=3))}) == 3
+    away = PictureMap(grid=2, rank=3, encoder="not/here")
+    assert len({fingerprint(one) for one in (clip, other, away, PictureMap(grid=2, rank=3))}) == 4
     as_before_encoders = "fb43903d115ee386ec114fd68a92deb9120754a74c3757ab4201de89afb72251"
     assert fingerprint(PictureMap(grid=2, pixels=4, rank=3)) == as_before_encoders
 
