@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,25 +55,29 @@ def keys_that_differ(plan: Plan) -> dict[str, Any]:
     return body
 
 
+def encoders_in(body: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The maps of pictures that name an encoder, each with its key, among the keys and values of an order."""
+    groups = {f"groups.{i}.adapter": group["adapter"] for i, group in enumerate(body.get("groups", ()))}
+    for key, adapter in ({"adapter": body.get("adapter", {})} | groups).items():
+        sight = adapter.get("pictures")
+        if isinstance(sight, dict) and sight.get("encoder"):
+            yield f"{key}.pictures", sight
+
+
 def _encoders_rooted(plan: Plan, folder: Path) -> Plan:
-    """The plan with picture encoders that are folders as absolute paths, its own and those of its groups."""
-    adapter = plan.adapter.model_dump()
-    bodies = [adapter, *(group.adapter for group in plan.groups)]
-    maps = [body["pictures"] for body in bodies if isinstance(body.get("pictures"), dict)]
-    if not any(one.get("encoder") for one in maps):
-        return plan
-    for one in maps:
-        if one.get("encoder"):
-            one["encoder"] = rooted(one["encoder"], folder)
-    return plan.model_copy(update={"adapter": type(plan.adapter).model_validate(adapter)})
+    """The plan with picture encoders that are folders as absolute paths."""
+    body = plan.model_dump()
+    for _, sight in (found := list(encoders_in(body))):
+        sight["encoder"] = rooted(sight["encoder"], folder)
+    return Plan.model_validate(body) if found else plan
 
 
-def rooted(backbone: str, folder: Path) -> str:
-    """A backbone that is a folder, as an absolute path; a relative one counts from `folder`. Others as they are."""
-    place = folder / expanded(backbone)
-    if backbone.startswith((".", "~", "/")) or (place / "config.json").is_file():
+def rooted(model: str, folder: Path) -> str:
+    """A model that is a folder, as an absolute path; a relative one counts from `folder`. Others as they are."""
+    place = folder / expanded(model)
+    if model.startswith((".", "~", "/")) or (place / "config.json").is_file():
         return str(place.absolute().resolve() if place.exists() else place.absolute())
-    return backbone
+    return model
 
 
 def replaced(plan: Plan, **changes: Any) -> Plan:
@@ -110,6 +114,8 @@ def with_settings(plan: Plan, settings: Sequence[str]) -> Plan:
     changed = validated(Plan, f"plan {plan.name}", **body)
     if changed.backbone != plan.backbone:  # given on the command line: it counts from the working directory
         changed = changed.model_copy(update={"backbone": rooted(changed.backbone, Path.cwd())})
+    if list(encoders_in(changed.model_dump())) != list(encoders_in(plan.model_dump())):  # likewise
+        changed = _encoders_rooted(changed, Path.cwd())
     changed.resolve_tasks()
     return changed
 

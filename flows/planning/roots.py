@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.planning.plan import Plan
+from flows.planning.plan_file import encoders_in
 from flows.planning.retraining import Retraining
 from infra.errors import InputError
 from infra.roots import check_below_roots
@@ -37,21 +38,12 @@ def paths_of(order: Plan | Retraining) -> dict[str, str | Path]:
     found: dict[str, str | Path] = {}
     if _is_path(order.backbone):
         found["backbone"] = order.backbone
-    found |= {key: name for key, name in _encoders(order) if _is_path(name)}
+    for key, sight in encoders_in(order.model_dump()):
+        if _is_path(sight["encoder"]):
+            found[f"{key}.encoder"] = sight["encoder"]
     for task in _read(order):
         found |= _paths_of_task(task)
     return found
-
-
-def _encoders(order: Plan | Retraining) -> Iterator[tuple[str, str]]:
-    """Picture encoders of adapters, of a plan and of its groups, by key."""
-    if not isinstance(order, Plan):
-        return
-    groups = ((f"groups.{i}.adapter", group.adapter) for i, group in enumerate(order.groups))
-    for key, part in (("adapter", order.adapter.model_dump()), *groups):
-        sight = part.get("pictures")
-        if isinstance(sight, dict) and sight.get("encoder"):
-            yield f"{key}.pictures.encoder", str(sight["encoder"])
 
 
 def _read(order: Plan | Retraining) -> list[Task]:

@@ -185,6 +185,9 @@ def test_a_picture_encoder_counts_from_the_plan(tmp_path, monkeypatch):
     plan = load_plan(write(tmp_path / "here", body))
     found = {plan.recipe(name).adapter.pictures.encoder for name in plan.targets}
     assert found == {str(tmp_path / "here" / "clip")}
+    monkeypatch.chdir(tmp_path / "here")  # on the command line it counts from where the command is given
+    for one in (with_settings(load_plan("demo"), ["adapter.pictures={encoder: ./clip}"]), with_settings(plan, [])):
+        assert one.adapter.pictures.encoder == str(tmp_path / "here" / "clip")
 
 
 def test_keys_that_a_training_leaves_out_are_its_own_defaults():
