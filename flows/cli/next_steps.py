@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flows.planning.plan import Plan
+    from tasks.spec import Task
 
 
 def next_steps(plan: Plan) -> list[str]:
     """Lines that name the commands which answer, show and explain; with the addresses of servers that answer."""
     from flows.cli.state import pages
 
-    task = plan.targets[0]
+    tasks = plan.resolve_tasks()
+    served = next((task for task in map(tasks.__getitem__, plan.targets) if not task.sees), None)
     lines = ["", "Next:"]
-    if plan.register:
-        text = _text(plan, task)
-        lines.append(f"  dept predict --task {task} {text}")
+    if plan.register and served is not None:
+        lines.append(f"  dept predict --task {served.name} {_text(served)}")
     lines.append("  dept report --last     this table again; its page has plots and every trial")
     found = pages()
     if found:
@@ -37,7 +38,7 @@ def runs_page(run_id: str) -> str | None:
     return Tracker().link(run_id)
 
 
-def _text(plan: Plan, task: str) -> str:
+def _text(task: Task) -> str:
     """What the task reads, as an argument: one text, or a file where there are several columns."""
-    fields = plan.resolve_tasks()[task].fields
+    fields = task.fields
     return '"what a lovely film"' if len(fields) == 1 else f"--file rows.csv   (columns: {', '.join(fields)})"
