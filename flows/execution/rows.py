@@ -139,8 +139,7 @@ def shown(
     there = [picture for picture in found if picture is not None]
     if shape.pictures is not None and shape.pictures.encoder:
         encoder_of(shape.pictures, context.backbone.device)
-        for picture in {one.sha256: one for one in there}.values():
-            payload_of(picture)
+        _still_there(there)
         check_pictures(there)
     elif shape.pictures is not None:
         look(there, shape.pictures)
@@ -168,11 +167,16 @@ def sees(context: RunContext, task: Task, shape: AdapterConfig) -> bool:
 def unreadable(rows: Iterable[Row]) -> str:
     """Why a picture of some rows cannot be read any more; "" where all can."""
     try:
-        for picture in {row.seen.picture.sha256: row.seen.picture for row in rows if row.seen}.values():
-            payload_of(picture)
+        _still_there(row.seen.picture for row in rows if row.seen)
     except PictureError as error:
         return str(error)
     return ""
+
+
+def _still_there(pictures: Iterable[Picture]) -> None:
+    """Raise PictureError for the first that is gone or has changed since its row was read."""
+    for picture in {one.sha256: one for one in pictures}.values():
+        payload_of(picture)
 
 
 def neutral_rows(context: RunContext, spec: TrialSpec, continues: bool = False) -> list[Row]:
