@@ -29,7 +29,8 @@ def looked_up(pictures: PictureMap) -> PictureMap:
     if name is None:
         return pictures
     folder = folder_of(name, WHAT)
-    part = part_that_sees(_config_of(folder, name))
+    whole = _config_of(folder, name)
+    part = getattr(whole, "vision_config", whole)  # of CLIP and its like, which read texts as well
     width = getattr(part, "hidden_size", None) or (getattr(part, "hidden_sizes", None) or [None])[-1]
     if hasattr(part, "vocab_size") or not isinstance(width, int):
         raise InputError(
@@ -66,11 +67,6 @@ def check_grid(name: str, grid: int, side: int) -> None:
             f"{WHAT} {name}: it has {side} x {side} places, and grid asks for {grid} x {grid}. Remedy: grid: {side} "
             "or less"
         )
-
-
-def part_that_sees(found: Any) -> Any:
-    """Of a configuration of pictures and texts (CLIP) the part for pictures; else the whole."""
-    return getattr(found, "vision_config", found)
 
 
 def _config_of(folder: Path, name: str) -> Any:
