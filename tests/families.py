@@ -112,7 +112,7 @@ def tried(name: str) -> Found:
     except Exception as error:
         return Found(name, "none", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
     try:
-        backbone = Backbone.of(model, tokenizer(**({"mask_token": "<mask>"} if name.endswith(":m") else {})), name)
+        backbone = Backbone.of(model, tokenizer(mask_token="<mask>"), name)
     except InputError as error:
         words = re.sub(r"^backbone \S+: an? \S+ model |\. Remedy:.*", "", str(error))
         return Found(name, "refused" if "\n" not in str(error) else "traceback", words[:160])

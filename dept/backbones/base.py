@@ -19,7 +19,7 @@ from dept.backbones.family import family_of
 from dept.backbones.loading import digest_of_tensors
 from dept.backbones.opening import opened
 from dept.backbones.self_test import Test, check_embeddings, check_head, way_of
-from dept.backbones.sizes import answer_room_of, check_answers, check_room, room_of
+from dept.backbones.sizes import answer_room_of, check_answers, check_room, room_of, text_of
 from dept.backbones.token_kinds import KINDS
 from dept.backbones.tokens import Family, Tokens
 from dept.backbones.ways import Way
@@ -186,10 +186,11 @@ class Backbone(nn.Module):
         generation = getattr(self.model, "generation_config", None)
         sources = (self.tokenizer, generation, self.config)
         table = self.model.get_input_embeddings()
+        rows = int(table.num_embeddings if hasattr(table, "num_embeddings") else table.weight.shape[0])
         return KINDS[self.family](
             self.tokenizer,
             self.name,
-            int(table.num_embeddings if hasattr(table, "num_embeddings") else table.weight.shape[0]),
+            min(rows, text_of(self.config.to_dict()).get("vocab_size") or rows),  # some hold rows that no text has
             [getattr(self.tokenizer, "pad_token_id", None), getattr(self.config, "pad_token_id", None)],
             [getattr(source, "eos_token_id", None) for source in sources],
         )

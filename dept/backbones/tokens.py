@@ -32,7 +32,7 @@ class Tokens(ABC):
     Args:
         tokenizer: of transformers or `describe.PlainTokenizer`; None where only token ids are used.
         name: of the backbone, for messages.
-        vocab: ids that the embedding table holds, 0 to vocab - 1.
+        vocab: ids that texts may have, 0 to vocab - 1: rows of the embedding table, without those that stand for none.
         pads: ids that may pad, the best first; one outside the table is left out.
         ends: ids that end a text, the one to be learned first; each a number, a list of such or None.
 
