@@ -16,6 +16,7 @@ _PLACES = {
     "Adapter": "dept.adapters.adapter",
     "AdapterConfig": "dept.config",
     "Backbone": "dept.backbones.backbone",
+    "PictureMap": "dept.config",
     "Request": "dept.engine.evaluate",
     "TrainConfig": "dept.config",
     "Trial": "dept.engine.state",
@@ -24,12 +25,23 @@ _PLACES = {
     "train": "dept.engine.train",
 }
 
-__all__ = ["Adapter", "AdapterConfig", "Backbone", "Request", "TrainConfig", "Trial", "generate", "score", "train"]
+__all__ = [
+    "Adapter",
+    "AdapterConfig",
+    "Backbone",
+    "PictureMap",
+    "Request",
+    "TrainConfig",
+    "Trial",
+    "generate",
+    "score",
+    "train",
+]
 
 if TYPE_CHECKING:
     from dept.adapters.adapter import Adapter
     from dept.backbones.backbone import Backbone
-    from dept.config import AdapterConfig, TrainConfig
+    from dept.config import AdapterConfig, PictureMap, TrainConfig
     from dept.engine.evaluate import Request, score
     from dept.engine.generate import generate
     from dept.engine.state import Trial

@@ -42,6 +42,10 @@ class PictureMap(Frozen):
 
     Raises:
         pydantic.ValidationError: an unknown key, a number out of its bounds, or both an encoder and `pixels`.
+
+    Example:
+        >>> PictureMap(grid=4, pixels=8).positions
+        16
     """
 
     grid: int = Field(

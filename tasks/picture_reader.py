@@ -72,11 +72,10 @@ def upright_size(payload: bytes, what: str) -> tuple[int, int]:
     return picture.size
 
 
-def not_taken(path: str, error: Exception) -> InputError:
-    """What is said of a picture that can be read, and that a backbone's processor does not take."""
+def not_taken(path: str, error: Exception, what: str = "the backbone's processor") -> InputError:
+    """What is said of a picture that can be read, and that a processor or an encoder (`what`) does not take."""
     return InputError(
-        f"{path}: the backbone's processor does not take this picture ({_reason(error)}). Remedy: another picture, or "
-        "take its rows out"
+        f"{path}: {what} does not take this picture ({_reason(error)}). Remedy: another picture, or take its rows out"
     )
 
 

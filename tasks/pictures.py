@@ -86,8 +86,9 @@ def picture_in(cell: Any, folder: Path | None, where: str) -> Picture:
     return picture_at(folder / path, where)
 
 
-def picture_at(path: Path, where: str = "") -> Picture:
+def picture_at(path: str | Path, where: str = "") -> Picture:
     """The picture that a file holds. Raises InputError for no file, a special one, or one that cannot be read."""
+    path = Path(path)
     head = f"{where}: " if where else ""
     try:
         found = path.stat()

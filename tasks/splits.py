@@ -39,6 +39,10 @@ from tasks.spec import FileSource, Task
 
 TEST_MOST, TEST_LEAST, VALIDATION_MOST = 1000, 300, 500
 LARGE_VALIDATION = 1000
+CONFLICTS = (
+    ". Rows of one text with different answers conflict. Remedy: name what tells them apart, by more source.columns or "
+    "source.picture"
+)
 JUDGES_LEAST, JUDGED_LEAST = 12, 70  # rows that judge a user's own task; usable rows from which on there are any
 
 
@@ -93,7 +97,8 @@ class Splits:
 def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Splits:
     """Splits of `records` by the rule `hash`. Raises InputError for a label without rows or fewer than three of one."""
     kept, duplicate, conflicting = _clean(task, records)
-    parts = _carved(task, kept, ("test", "validation"), f"({duplicate} duplicate and {conflicting} conflicting rows")
+    said = f"({duplicate} duplicate and {conflicting} conflicting rows"
+    parts = _carved(task, kept, ("test", "validation"), said, CONFLICTS if conflicting > len(kept) else "")
     if isinstance(task.source, FileSource):
         _take_judges(task, parts, len(kept))
     return made(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting}, judge=True)
@@ -213,8 +218,14 @@ def _take_judges(task: Task, parts: dict[str, list[Example]], total: int) -> Non
     parts["train"] = [row for row in parts["train"] if row.id not in gone]
 
 
-def _carved(task: Task, kept: Mapping[str, Record], roles: Sequence[str], dropped: str) -> dict[str, list[Example]]:
-    """The cleaned rows with those of `roles` (test, validation) taken out of them, each class with its share."""
+def _carved(
+    task: Task, kept: Mapping[str, Record], roles: Sequence[str], dropped: str, hint: str = ""
+) -> dict[str, list[Example]]:
+    """The cleaned rows with those of `roles` (test, validation) taken out of them, each class with its share.
+
+    Args:
+        dropped, hint: for errors, what was left out and what may be done about it.
+    """
     pools: list[list[Example]] = [[] for _ in range(task.strata)]
     for folded in sorted(kept, key=digester("split")):
         example = to_example(task, kept[folded])
@@ -228,7 +239,7 @@ def _carved(task: Task, kept: Mapping[str, Record], roles: Sequence[str], droppe
             )
             raise InputError(
                 f"task {task.name}: {what} {len(pool) or 'no'} usable rows; it needs at least {needs} {dropped} "
-                "were dropped)"
+                f"were dropped){hint}"
             )
     counts = [len(pool) for pool in pools]
     total, classes = sum(counts), len(counts)

@@ -86,13 +86,19 @@ class PictureEncoder:
         """The width of its states. Raises InputError where it is no encoder of places: see `measured`."""
         noise = Image.frombytes("RGB", (64, 64), Random(0).randbytes(3 * 64 * 64))
         try:
-            return measured(self.model, self._pixels(noise))
+            pixels = self._pixels(noise)
+            size, wanted = pixels.shape[-1], getattr(self.model.config, "image_size", None)
+        except Exception as error:  # each processor has its own errors
+            raise cannot_load(self.name, error, WHAT) from error
+        try:
+            return measured(self.model, pixels)
         except Exception as error:  # each model has its own errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"{WHAT} {self.name}: it is not read here: {reason}. Remedy: a CLIP, SigLIP, ViT, DINOv2, or another "
-                "like them"
-            ) from error
+            remedy = "a CLIP, SigLIP, ViT, DINOv2, or another like them"
+            if isinstance(wanted, int) and size != wanted:
+                reason += f"; its preprocessor makes pictures of {size} x {size} pixels, its config says {wanted}"
+                remedy = "the preprocessor_config.json that was saved with it"
+            raise InputError(f"{WHAT} {self.name}: it is not read here: {reason}. Remedy: {remedy}") from error
 
     def read(self, picture: Picture, grid: int) -> Tensor:
         """Features of the places of a picture, [grid * grid, f] float32 on the CPU: see `encoded`."""
@@ -100,7 +106,7 @@ class PictureEncoder:
         try:
             found = self.states(image)
         except Exception as error:  # each processor has its own errors
-            raise not_taken(picture.path, error) from error
+            raise not_taken(picture.path, error, f"encoder {self.name}") from error
         check_grid(self.name, grid, len(found))
         pooled = functional.adaptive_avg_pool2d(found.permute(2, 0, 1)[None].float(), grid)[0].flatten(1).T
         return functional.layer_norm(pooled, pooled.shape[-1:]).cpu() / math.sqrt(pooled.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dept.backbones.describe import BackboneInfo
+from dept.batches.unmask import MASK
 from dept.trial import LORA
 from flows.planning.plan import Plan
 from infra.errors import InputError
@@ -14,13 +15,20 @@ _BY_WORDS = (*LORA, "full", "calibrated")  # methods whose labels are told by wo
 
 
 def check_encoder(plan: Plan, tasks: Mapping[str, Task], backbone: BackboneInfo) -> None:
-    """Refuse what an encoder cannot do: write, continue shots, be shared by ranks; without masked-LM head tell words.
+    """Refuse what an encoder cannot do: write, continue shots, be shared by ranks, fill in two places; without a
+    masked-LM head tell words.
 
     Raises:
         InputError: so it is.
     """
     if backbone.family != "encoder":
         return
+    for name, task in tasks.items():
+        if task.template.count(MASK) > 1:
+            raise InputError(
+                f"task {name}: its template has {MASK} {task.template.count(MASK)} times, and an answer stands in one "
+                "place. Remedy: name it once"
+            )
     of = f"backbone {backbone.name} is an encoder"
     if plan.engine == "deepspeed":
         raise InputError(f"engine: deepspeed: {of}, which ranks do not share. Remedy: engine: local")

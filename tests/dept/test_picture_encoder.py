@@ -257,6 +257,13 @@ def test_what_gives_no_states_of_places_is_refused_when_it_is_loaded(tmp_path, p
             encoded(pictures, sight, CPU)
 
 
+def test_a_preprocessor_of_another_size_is_named_with_both_sizes(tmp_path, pictures):
+    name = encoder_at(tmp_path / "vit", "vit", side=64)
+    sight = looked_up(PictureMap(grid=2, encoder=name))
+    with pytest.raises(InputError, match=r"makes pictures of 64 x 64 pixels, its config says 32\. Remedy: the pre"):
+        encoded(pictures, sight, CPU)
+
+
 def test_measuring_an_encoder_draws_no_random_numbers(clip):
     torch.manual_seed(5)
     state = torch.random.get_rng_state()

@@ -137,12 +137,16 @@ def test_what_an_encoder_cannot_do_is_said_before_any_work(make_plan, folders, k
     [
         ("words", {"kind": "generation"}, "task film: .* writes no answers. Remedy: a causal"),
         ("bare", {"kind": "generation"}, "task film: .* writes no answers. Remedy: a causal"),
+        ("words", {"template": "[MASK] {text} [MASK]"}, r"task film: .* \[MASK\] 2 times.*Remedy: name it once"),
     ],
 )
 def test_tasks_that_an_encoder_cannot_do(make_plan, folders, tmp_path, kind, changes, told):
-    (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"the film {i} was good,{i % 9}\n" for i in range(40)))
     task = block(tmp_path / "few.csv") | changes
-    del task["verbalizer"]
+    labels = list(task["verbalizer"])
+    if "kind" in changes:
+        del task["verbalizer"]
+    rows = "".join(f"the film {i} was good,{labels[i % 2]}\n" for i in range(40))
+    (tmp_path / "few.csv").write_text(f"text,label\n{rows}")
     options = {"own_tasks": {"film": task}, "targets": ["film"], "sources": [], "strategies": ["scratch"]}
     with pytest.raises(InputError, match=told):
         estimate(load_plan(make_plan(backbone=folders[kind], **options)))

@@ -150,6 +150,7 @@ def test_no_file_a_folder_and_no_right_to_read(tmp_path):
         ([("a", "1"), ("b", "1"), ("c", "1"), ("d", "0"), ("e", "0")], "label '0' has 2 usable rows"),
         ([("a", "1"), ("b", "1"), ("c", "1"), ("d", "0"), ("D ", "0"), (" d", "0")], "1 usable rows.*2 duplicate"),
         ([(t, "1") for t in "abc"] + [(t, "0") for t in "cde"], "2 usable rows.*2 conflicting"),
+        ([("a", "1"), ("a", "0"), ("b", "1"), ("b", "0"), ("c", "1")], r"4 conf.*tells them apart.*source\.picture"),
     ],
 )
 def test_too_few_rows_of_a_class(tmp_path, rows, message):
