@@ -98,6 +98,7 @@ def write_report(
         plots=plots,
         unmoved=_unmoved(outcomes),
         protocol=" ".join(protocol(outcomes)),
+        test_rows=max((one.spec.test_rows for one in outcomes if one.spec.role == "target"), default=0),
         shape=outcomes[0].spec.adapter if outcomes else None,
         cut=sum(outcome.cut_rows for outcome in outcomes),
         context=given,

@@ -167,7 +167,14 @@ def test_page_of_a_run_without_tests_or_curves(tmp_path, outcomes):
     said = Page(write_report(tmp_path, "bare", {}, bare).read_text(encoding="utf-8")).text
     assert "No target trial was tested" in said
     assert not list(tmp_path.glob("*.png"))
-    assert "No answer yet" in Page(write_report(tmp_path, "none", {}, []).read_text(encoding="utf-8")).text
+    empty = Page(write_report(tmp_path, "none", {}, []).read_text(encoding="utf-8")).text
+    assert "No answer yet" in empty
+    assert "test rows of a target" not in empty
+
+
+def test_page_says_how_many_rows_a_score_is_of(tmp_path, outcomes):
+    said = Page(write_report(tmp_path, "rows", {}, outcomes).read_text(encoding="utf-8")).text
+    assert "at most 200 test rows of a target." in said
 
 
 def test_many_groups_wrap(tmp_path):
