@@ -8,9 +8,15 @@ from dataclasses import replace
 
 from flows.planning.plan import Plan
 from infra.errors import InputError
+from tasks.by_picture import parted
 from tasks.draws import few_shot
+from tasks.formatting import Example
 from tasks.leakage import guard
+from tasks.order import shares
 from tasks.splits import Splits
+
+MOST_TAKEN = 5  # at most 1/5 of a source's training rows validate it instead
+Rows = tuple[Example, ...]
 
 
 def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
@@ -18,7 +24,8 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
 
     Held out are a target's test, judging and validation rows and those of its draws that validate: its shots too where
     recipes are searched by cross-validation. The hash of a
-    source's rows changes with what was dropped, so a guarded source is another trial.
+    source's rows changes with what was dropped, so a guarded source is another trial. One that would be validated on
+    fewer rows than the plan asks for, because those of its split are held out, gets training rows for the rest.
 
     Raises:
         InputError: nothing is left of a source.
@@ -37,6 +44,9 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     for name in plan.sources:
         old = splits[name]
         train, validation = (tuple(row for row in part if id(row) in left) for part in (old.train, old.validation))
+        if (short := min(plan.source_validation_rows, len(old.validation)) - len(validation)) > 0:
+            train, more = _parted(train, short, tasks[name].strata)
+            validation += more
         if not train or not validation:
             raise InputError(
                 f"sources: all rows of {name} stand among the held-out rows of the targets. Remedy: another source"
@@ -51,3 +61,12 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
                 dropped={**old.dropped, "leaked": old.dropped.get("leaked", 0) + dropped},
             )
     return clean
+
+
+def _parted(rows: Rows, n: int, strata: int) -> tuple[Rows, Rows]:
+    """Training rows, at most a fifth of them taken away, and about n of those; rows of one picture stay together."""
+    counts = [sum(row.label == label for row in rows) for label in range(strata)] if strata > 1 else [len(rows)]
+    taken = shares(counts, min(n, len(rows) // MOST_TAKEN), [max(0, count - 1) for count in counts])
+    away = {id(row) for row in parted(rows, {"away": taken}, strata)["away"]}
+    kept = tuple(row for row in rows if id(row) not in away)
+    return kept, tuple(row for row in rows if id(row) in away)

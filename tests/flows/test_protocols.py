@@ -156,3 +156,24 @@ def test_the_report_says_by_which_rows_and_with_how_many_numbers(tmp_path):
     page = write_report(tmp_path, "x", {}, whole).read_text(encoding="utf-8")
     assert said in page
     assert SHOTS not in page
+
+
+def test_a_source_whose_validation_rows_are_held_out_is_validated_on_training_rows(make_plan):
+    plan = replaced(load_plan(make_plan(seeds=[0])), source_validation_rows=12)
+    splits = {name: load_splits(task) for name, task in plan.resolve_tasks().items()}
+    old, film = splits["food"], splits["film"]
+    for held in (old.validation, old.validation[2:]):
+        splits["film"] = replace(film, test=(*film.test, *held))
+        found = guarded(plan, splits)["food"]
+        wanted = min(12, len(old.validation))
+        assert wanted - 1 <= len(found.validation) <= wanted + 1
+        assert not {row.key for row in held} & {row.key for row in (*found.train, *found.validation)}
+        assert not {row.key for row in found.train} & {row.key for row in found.validation}
+        assert {row.key for row in found.train} < {row.key for row in old.train}
+        assert len(found.train) >= len(old.train) * 4 // 5
+        assert {row.label for row in found.validation} == {0, 1}
+        assert guarded(plan, splits)["food"].data_hash == found.data_hash != old.data_hash
+    asked = replaced(plan, source_validation_rows=1)
+    splits["film"] = replace(film, test=old.validation[:1])
+    assert len(old.validation) > 2
+    assert guarded(asked, splits)["food"].train == old.train  # more than enough are left
