@@ -16,7 +16,8 @@ from tasks.spec import Task
 def parted(rows: Sequence[Example], wants: Mapping[str, Sequence[int]], strata: int) -> dict[str, list[Example]]:
     """Rows of each part, and under `train` those that are left.
 
-    Pictures go by their sha256, so that tasks about the same pictures part them alike. A part may get some rows more
+    Pictures go by their sha256, so that tasks about the same pictures part them alike; rows without one by their group,
+    else by their key. A part may get some rows more
     than it wants (those of its last picture), and lacks a class where too few pictures have rows of it.
 
     Args:
@@ -24,7 +25,7 @@ def parted(rows: Sequence[Example], wants: Mapping[str, Sequence[int]], strata: 
     """
     units: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
-        units[row.picture.sha256 if row.picture else row.key].append(row)
+        units[row.picture.sha256 if row.picture else row.group or row.key].append(row)
     left = Counter(_class(row, strata) for row in rows)
     parts: dict[str, list[Example]] = {}
     names = sorted(units, key=digester("split"))

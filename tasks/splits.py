@@ -98,7 +98,9 @@ def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Spli
     """Splits of `records` by the rule `hash`. Raises InputError for a label without rows or fewer than three of one."""
     kept, duplicate, conflicting = _clean(task, records)
     said = f"({duplicate} duplicate and {conflicting} conflicting rows"
-    parts = _carved(task, kept, ("test", "validation"), said, CONFLICTS if conflicting > len(kept) else "")
+    parts = _carved(
+        task, kept, ("test", "validation"), said, CONFLICTS if conflicting > len(kept) and not task.pictured else ""
+    )
     if isinstance(task.source, FileSource):
         _take_judges(task, parts, len(kept))
     return made(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting}, judge=True)

@@ -85,19 +85,21 @@ class PictureEncoder:
     def measure(self) -> int:
         """The width of its states. Raises InputError where it is no encoder of places: see `measured`."""
         noise = Image.frombytes("RGB", (64, 64), Random(0).randbytes(3 * 64 * 64))
+        remedy = "a CLIP, SigLIP, ViT, DINOv2, or another like them"
+        beside = "the preprocessor_config.json that was saved with it"
+        pixels = None
         try:
             pixels = self._pixels(noise)
-            size, wanted = pixels.shape[-1], getattr(self.model.config, "image_size", None)
-        except Exception as error:  # each processor has its own errors
-            raise cannot_load(self.name, error, WHAT) from error
-        try:
             return measured(self.model, pixels)
-        except Exception as error:  # each model has its own errors
+        except Exception as error:  # each model and processor has its own errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            remedy = "a CLIP, SigLIP, ViT, DINOv2, or another like them"
-            if isinstance(wanted, int) and size != wanted:
-                reason += f"; its preprocessor makes pictures of {size} x {size} pixels, its config says {wanted}"
-                remedy = "the preprocessor_config.json that was saved with it"
+            wanted = getattr(self.model.config, "image_size", None)
+            if pixels is None:
+                reason, remedy = f"what prepares its pictures fails: {reason}", beside
+            elif isinstance(wanted, int) and (size := tuple(pixels.shape[-2:])) != (wanted, wanted):
+                made = f"{size[0]} x {size[1]} pixels"
+                reason += f"; its preprocessor makes pictures of {made}, its config says {wanted} x {wanted}"
+                remedy = f"{beside}, or {remedy}"
             raise InputError(f"{WHAT} {self.name}: it is not read here: {reason}. Remedy: {remedy}") from error
 
     def read(self, picture: Picture, grid: int) -> Tensor:

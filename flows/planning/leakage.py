@@ -28,7 +28,7 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     fewer rows than the plan asks for, because those of its split are held out, gets training rows for the rest.
 
     Raises:
-        InputError: nothing is left of a source.
+        InputError: too little is left of a source.
     """
     tasks = plan.resolve_tasks()
     held_out = []
@@ -44,15 +44,18 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     for name in plan.sources:
         old = splits[name]
         train, validation = (tuple(row for row in part if id(row) in left) for part in (old.train, old.validation))
-        if (short := min(plan.source_validation_rows, len(old.validation)) - len(validation)) > 0:
+        short = min(plan.source_validation_rows, len(old.validation)) - len(validation)
+        if train and short > 0:
             train, more = _parted(train, short, tasks[name].strata)
             validation += more
         if not train or not validation:
+            rows = f"{len(train):,} training and {len(validation):,} validation rows"
             raise InputError(
-                f"sources: all rows of {name} stand among the held-out rows of the targets. Remedy: another source"
+                f"sources: {name} is left with {rows}; the others are held out for targets. Remedy: another source"
             )
         if dropped := len(old.train) + len(old.validation) - len(train) - len(validation):
             ids = "\n".join(row.id for row in (*train, *validation))
+            ids += f"\n{len(validation)} validate" if short > 0 else ""  # which of them do hangs on the plan
             clean[name] = replace(
                 old,
                 train=train,
@@ -64,7 +67,8 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
 
 
 def _parted(rows: Rows, n: int, strata: int) -> tuple[Rows, Rows]:
-    """Training rows, at most a fifth of them taken away, and about n of those; rows of one picture stay together."""
+    """Training rows without about n, a fifth at most, and those; more where the last picture or question has more rows,
+    which stay together."""
     counts = [sum(row.label == label for row in rows) for label in range(strata)] if strata > 1 else [len(rows)]
     taken = shares(counts, min(n, len(rows) // MOST_TAKEN), [max(0, count - 1) for count in counts])
     away = {id(row) for row in parted(rows, {"away": taken}, strata)["away"]}

@@ -1,8 +1,9 @@
 """How far the choice of a study could be trusted: `python -m flows.studies.choice flows/studies/few-shot-suite*.json`.
 
 A search chooses by cross-validation over the 2k rows of a draw. Here its promise stands beside what test rows said
-later: per method the accuracy on held-out folds of the recipe that won, and its test score; and of pairs of methods
-searched on the same draw, in how many the one with the lower loss on folds had the higher test score.
+later: per method the accuracy on held-out folds of what it chose, and its test score; and of pairs of methods on the
+same draw, in how many the one with the lower loss on folds had the higher test score. `auto` chooses among some of
+these methods, and by a search of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHOSEN_AMONG = ("scratch", "best-source", "multitask", "prompt-tuning", "lora", "full", "probe", "tfidf", "in-context")
+COMPARED = ("scratch", "best-source", "multitask", "prompt-tuning", "lora", "full", "probe", "tfidf", "in-context")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def trust(*parts: Mapping[str, Any]) -> list[Trust]:
     for search in (search for part in parts for search in part["searches"]):
         target, k, seed, name = search["target"], search["k"], search["seed"], search["for"]
         score = tested.get((target, k, seed, name))
-        if name in CHOSEN_AMONG and score is not None:
+        if name in COMPARED and score is not None:
             kept = Kept(search["loss"], search["score"], score)
             draws.setdefault(k, {}).setdefault((target, seed), {})[name] = kept
     return [_trust(k, list(draws[k].values())) for k in sorted(draws, reverse=True)]
@@ -75,7 +76,7 @@ def trust(*parts: Mapping[str, Any]) -> list[Trust]:
 
 def _trust(k: int, draws: Iterable[Mapping[str, Kept]]) -> Trust:
     methods = {}
-    for name in CHOSEN_AMONG:
+    for name in COMPARED:
         if found := [draw[name] for draw in draws if name in draw]:
             folds, test = statistics.fmean(one.folds for one in found), statistics.fmean(one.test for one in found)
             methods[name] = len(found), folds, test

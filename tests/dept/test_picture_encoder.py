@@ -260,8 +260,17 @@ def test_what_gives_no_states_of_places_is_refused_when_it_is_loaded(tmp_path, p
 def test_a_preprocessor_of_another_size_is_named_with_both_sizes(tmp_path, pictures):
     name = encoder_at(tmp_path / "vit", "vit", side=64)
     sight = looked_up(PictureMap(grid=2, encoder=name))
-    with pytest.raises(InputError, match=r"makes pictures of 64 x 64 pixels, its config says 32\. Remedy: the pre"):
+    with pytest.raises(InputError, match=r"makes pictures of 64 x 64 pixels, its config says 32 x 32\. Remedy: the"):
         encoded(pictures, sight, CPU)
+
+
+def test_a_preprocessor_that_fails_is_named_before_any_picture(tmp_path, pictures):
+    folder = tmp_path / "vit"
+    sight = looked_up(PictureMap(grid=2, encoder=encoder_at(folder, "vit")))
+    prepares = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepares | {"image_mean": [0.5] * 7}))
+    with pytest.raises(InputError, match=r"what prepares its pictures fails: .* Remedy: the preprocessor_config"):
+        encoded(pictures, looked_up(sight.model_copy(update={"encoder_id": None})), CPU)
 
 
 def test_measuring_an_encoder_draws_no_random_numbers(clip):

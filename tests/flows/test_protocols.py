@@ -9,7 +9,7 @@ from dept.config import TrainConfig
 from flows.execution.rows import examples_of
 from flows.planning.check import check
 from flows.planning.cost import estimate
-from flows.planning.leakage import guarded
+from flows.planning.leakage import _parted, guarded
 from flows.planning.places import Origin, draws, draws_of_search, to_start
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced
@@ -18,9 +18,11 @@ from flows.planning.trials import Inputs, search_specs, target_specs
 from flows.reporting.html import markdown, write_report
 from flows.reporting.protocol import REFIT, SHOTS, protocol
 from infra.errors import InputError
+from tasks.catalogue import get_task
 from tasks.draws import check_draw, few_shot
 from tasks.formatting import Example
 from tasks.load import load_splits
+from tasks.pictures import Picture
 from tasks.splits import Splits
 from tests.flows.report_helpers import no_plots  # noqa: F401
 from tests.flows.test_report_variants import printed, trial
@@ -177,3 +179,36 @@ def test_a_source_whose_validation_rows_are_held_out_is_validated_on_training_ro
     splits["film"] = replace(film, test=old.validation[:1])
     assert len(old.validation) > 2
     assert guarded(asked, splits)["food"].train == old.train  # more than enough are left
+
+
+def test_a_source_of_which_nothing_is_left_is_refused(make_plan):
+    plan = load_plan(make_plan(seeds=[0]))
+    splits = {name: load_splits(task) for name, task in plan.resolve_tasks().items()}
+    food, film = splits["food"], splits["film"]
+    splits["film"] = replace(film, test=(*film.test, *food.train, *food.validation[:-1]))
+    with pytest.raises(InputError, match=r"food is left with 0 training and 1 validation rows.*Remedy: another source"):
+        guarded(plan, splits)
+
+
+def test_rows_of_one_picture_or_question_stay_together_where_training_rows_validate():
+    row = load_splits(get_task("movie-polarity")).train[0]
+    for about in ({"picture": 5}, {"group": 5}, {}):
+        rows = tuple(
+            replace(row, id=str(i), text=f"row {i}", key=f"k{i}", label=i % 2, **_unit(about, i)) for i in range(60)
+        )
+        train, taken = _parted(rows, 10, 2)
+        assert len(train) + len(taken) == 60
+        assert 10 <= len(taken) <= 15
+        assert not {unit_of(one) for one in train} & {unit_of(one) for one in taken}
+        assert {one.label for one in train} == {one.label for one in taken} == {0, 1}
+    assert len(_parted(rows, 40, 2)[1]) == 12, "a fifth at most"
+    assert len(_parted(tuple(replace(one, label=0) for one in rows), 7, 1)[1]) == 7
+
+
+def _unit(about, number):
+    name = str(number // next(iter(about.values()), 1))
+    return {what: Picture(name, name) if what == "picture" else name for what in about}
+
+
+def unit_of(row):
+    return row.picture or row.group or row.key

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from flows.cli.main import app
+from flows.studies.choice import trust
 from tests.bench import recipe
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,19 @@ def test_a_study_table_is_the_committed_one(names, head):
             cells = [_shown(found[target, k, variant]) for target in targets]
             expected.append(f"| {variant} | " + " | ".join(cells) + f" | {means[k, variant]:.1f} |")
     assert [line for line in expected if line not in text.splitlines()] == []
+
+
+def test_what_is_said_of_the_choice_is_so():
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(STUDIES.glob("few-shot-suite*.json"))]
+    text = " ".join((STUDIES / "README.md").read_text(encoding="utf-8").split())
+    found = trust(*parts)
+    for one in found:
+        assert f"in {one.agreed} of {one.pairs}" in text
+    assert f"is {' and '.join(f'{one.hindsight:.1f}' for one in found)} points above" in text
+    for method, name in {"scratch": "scratch", "lora": "LoRA"}.items():
+        for one in found:
+            _, folds, test = one.methods[method]
+            assert f"{name} {folds:.1f} and {test:.1f}" in text
 
 
 def test_each_study_is_named_with_its_commit_and_date():
