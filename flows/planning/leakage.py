@@ -49,9 +49,9 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
             train, more = _parted(train, short, tasks[name].strata)
             validation += more
         if not train or not validation:
-            rows = f"{len(train):,} training and {len(validation):,} validation rows"
+            there = f"{len(train):,} training and {len(validation):,} validation rows"
             raise InputError(
-                f"sources: {name} is left with {rows}; the others are held out for targets. Remedy: another source"
+                f"sources: {name} is left with {there}; the others are held out for targets. Remedy: another source"
             )
         if dropped := len(old.train) + len(old.validation) - len(train) - len(validation):
             ids = "\n".join(row.id for row in (*train, *validation))
