@@ -13,19 +13,23 @@ from tasks.order import digester, shares
 from tasks.spec import Task
 
 
+def unit_of(row: Example) -> str:
+    """What a row may not be parted from: all rows of its picture, else of its question, else those of equal fields."""
+    return row.picture.sha256 if row.picture else row.group or row.key
+
+
 def parted(rows: Sequence[Example], wants: Mapping[str, Sequence[int]], strata: int) -> dict[str, list[Example]]:
     """Rows of each part, and under `train` those that are left.
 
-    Pictures go by their sha256, so that tasks about the same pictures part them alike; rows without one by their group,
-    else by their key. A part may get some rows more
-    than it wants (those of its last picture), and lacks a class where too few pictures have rows of it.
+    Pictures go by their sha256, so that tasks about the same pictures part them alike. A part may get some rows more
+    than it wants (those of its last unit, see `unit_of`), and lacks a class where too few units have rows of it.
 
     Args:
         wants: part -> rows wanted of each class (of one in all, where `strata` is 1).
     """
     units: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
-        units[row.picture.sha256 if row.picture else row.group or row.key].append(row)
+        units[unit_of(row)].append(row)
     left = Counter(_class(row, strata) for row in rows)
     parts: dict[str, list[Example]] = {}
     names = sorted(units, key=digester("split"))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InputError
-from tasks.by_picture import apart, carved, halved, parted, together
+from tasks.by_picture import apart, carved, halved, parted, together, unit_of
 from tasks.cut import ANSWER_LEAST, usual_answer_length
 from tasks.data_hash import data_hash
 from tasks.formatting import Example, Record, key_of, to_example
@@ -98,9 +98,8 @@ def make_splits(task: Task, records: Iterable[Record], neutral: int = 0) -> Spli
     """Splits of `records` by the rule `hash`. Raises InputError for a label without rows or fewer than three of one."""
     kept, duplicate, conflicting = _clean(task, records)
     said = f"({duplicate} duplicate and {conflicting} conflicting rows"
-    parts = _carved(
-        task, kept, ("test", "validation"), said, CONFLICTS if conflicting > len(kept) and not task.pictured else ""
-    )
+    hint = CONFLICTS if conflicting > len(kept) and not task.pictured else ""
+    parts = _carved(task, kept, ("test", "validation"), said, hint)
     if isinstance(task.source, FileSource):
         _take_judges(task, parts, len(kept))
     return made(task, parts, {"neutral": neutral, "duplicate": duplicate, "conflicting": conflicting}, judge=True)
@@ -303,7 +302,7 @@ def _carve(examples: Sequence[Example], n: int) -> tuple[list[Example], list[Exa
     then neared."""
     units: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        units[example.group or (example.picture.sha256 if example.picture else example.key)].append(example)
+        units[unit_of(example)].append(example)
     taken: list[Example] = []
     left: list[Example] = []
     for name in sorted(units, key=digester("carve")):

@@ -8,24 +8,19 @@ from dataclasses import replace
 
 from flows.planning.plan import Plan
 from infra.errors import InputError
-from tasks.by_picture import parted
+from tasks.by_picture import halved
 from tasks.draws import few_shot
-from tasks.formatting import Example
 from tasks.leakage import guard
-from tasks.order import shares
 from tasks.splits import Splits
-
-MOST_TAKEN = 5  # at most 1/5 of a source's training rows validate it instead
-Rows = tuple[Example, ...]
 
 
 def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
     """The splits of a plan, its sources without rows held out for a target; counted in `dropped["leaked"]`.
 
     Held out are a target's test, judging and validation rows and those of its draws that validate: its shots too where
-    recipes are searched by cross-validation. The hash of a
-    source's rows changes with what was dropped, so a guarded source is another trial. One that would be validated on
-    fewer rows than the plan asks for, because those of its split are held out, gets training rows for the rest.
+    recipes are searched by cross-validation. The hash of a source's rows changes with what was dropped, so a guarded
+    source is another trial. One that would be validated on fewer rows than the plan asks for, because those of its
+    split are held out, gets training rows for the rest, about a fifth of them at most.
 
     Raises:
         InputError: too little is left of a source.
@@ -46,8 +41,9 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
         train, validation = (tuple(row for row in part if id(row) in left) for part in (old.train, old.validation))
         short = min(plan.source_validation_rows, len(old.validation)) - len(validation)
         if train and short > 0:
-            train, more = _parted(train, short, tasks[name].strata)
-            validation += more
+            taken = {id(row) for row in halved(train, min(short, len(train) // 5))[0]}
+            validation += tuple(row for row in train if id(row) in taken)
+            train = tuple(row for row in train if id(row) not in taken)
         if not train or not validation:
             there = f"{len(train):,} training and {len(validation):,} validation rows"
             raise InputError(
@@ -64,13 +60,3 @@ def guarded(plan: Plan, splits: Mapping[str, Splits]) -> dict[str, Splits]:
                 dropped={**old.dropped, "leaked": old.dropped.get("leaked", 0) + dropped},
             )
     return clean
-
-
-def _parted(rows: Rows, n: int, strata: int) -> tuple[Rows, Rows]:
-    """Training rows without about n, a fifth at most, and those; more where the last picture or question has more rows,
-    which stay together."""
-    counts = [sum(row.label == label for row in rows) for label in range(strata)] if strata > 1 else [len(rows)]
-    taken = shares(counts, min(n, len(rows) // MOST_TAKEN), [max(0, count - 1) for count in counts])
-    away = {id(row) for row in parted(rows, {"away": taken}, strata)["away"]}
-    kept = tuple(row for row in rows if id(row) not in away)
-    return kept, tuple(row for row in rows if id(row) in away)

@@ -31,15 +31,18 @@ class Kept:
 
 @dataclass(frozen=True)
 class Trust:
-    """The choice at one k; `methods`: name -> (draws, mean score on folds, mean test score)."""
+    """The choice at one k.
+
+    methods: name -> (draws, mean score on folds, mean test score).
+    pairs, agreed: of methods on one draw; those where the lower loss had the higher test score.
+    hindsight: points by which each draw's best method is above the one with the lowest loss, on the mean; in part luck.
+    """
 
     k: int
     methods: Mapping[str, tuple[int, float, float]]
     pairs: int
     agreed: int
-    hindsight: (
-        float  # points that the method with the best test score of each draw is above the one with the least loss
-    )
+    hindsight: float
 
     def __str__(self) -> str:
         lines = [

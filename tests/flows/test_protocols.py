@@ -9,7 +9,7 @@ from dept.config import TrainConfig
 from flows.execution.rows import examples_of
 from flows.planning.check import check
 from flows.planning.cost import estimate
-from flows.planning.leakage import _parted, guarded
+from flows.planning.leakage import guarded
 from flows.planning.places import Origin, draws, draws_of_search, to_start
 from flows.planning.plan import Plan
 from flows.planning.plan_file import load_plan, replaced
@@ -18,7 +18,6 @@ from flows.planning.trials import Inputs, search_specs, target_specs
 from flows.reporting.html import markdown, write_report
 from flows.reporting.protocol import REFIT, SHOTS, protocol
 from infra.errors import InputError
-from tasks.catalogue import get_task
 from tasks.draws import check_draw, few_shot
 from tasks.formatting import Example
 from tasks.load import load_splits
@@ -190,25 +189,24 @@ def test_a_source_of_which_nothing_is_left_is_refused(make_plan):
         guarded(plan, splits)
 
 
-def test_rows_of_one_picture_or_question_stay_together_where_training_rows_validate():
-    row = load_splits(get_task("movie-polarity")).train[0]
-    for about in ({"picture": 5}, {"group": 5}, {}):
-        rows = tuple(
-            replace(row, id=str(i), text=f"row {i}", key=f"k{i}", label=i % 2, **_unit(about, i)) for i in range(60)
-        )
-        train, taken = _parted(rows, 10, 2)
-        assert len(train) + len(taken) == 60
-        assert 10 <= len(taken) <= 15
-        assert not {unit_of(one) for one in train} & {unit_of(one) for one in taken}
-        assert {one.label for one in train} == {one.label for one in taken} == {0, 1}
-    assert len(_parted(rows, 40, 2)[1]) == 12, "a fifth at most"
-    assert len(_parted(tuple(replace(one, label=0) for one in rows), 7, 1)[1]) == 7
+@pytest.mark.parametrize(("about", "size"), [("picture", 5), ("group", 5), ("nothing", 1)])
+def test_rows_of_one_picture_or_question_stay_together_where_training_rows_validate(make_plan, about, size):
+    plan = replaced(load_plan(make_plan(seeds=[0])), source_validation_rows=10)
+    splits = {name: load_splits(task) for name, task in plan.resolve_tasks().items()}
+    row, film = splits["food"].train[0], splits["film"]
 
+    def made(number):
+        tied = {"picture": {"picture": Picture(f"p{number // 5}", "")}, "group": {"group": f"g{number // 5}"}}
+        fields = {"id": str(number), "text": f"row {number}", "key": f"k{number}", "label": number % 2}
+        return replace(row, **fields, **tied.get(about, {}))
 
-def _unit(about, number):
-    name = str(number // next(iter(about.values()), 1))
-    return {what: Picture(name, name) if what == "picture" else name for what in about}
-
-
-def unit_of(row):
-    return row.picture or row.group or row.key
+    train, held = tuple(map(made, range(60))), tuple(map(made, range(100, 110)))
+    splits["food"] = replace(splits["food"], train=train, validation=held)
+    splits["film"] = replace(film, test=(*film.test, *held))
+    found = guarded(plan, splits)["food"]
+    assert len(found.train) + len(found.validation) == 60
+    assert 10 <= len(found.validation) <= 15
+    kept, taken = ({int(one.id) // size for one in part} for part in (found.train, found.validation))
+    assert not kept & taken
+    assert found.train == tuple(one for one in train if one in found.train), "the order stays"
+    assert {one.label for one in found.train} == {one.label for one in found.validation} == {0, 1}
