@@ -97,7 +97,10 @@ $(VENV)/.runtime: requirements.lock requirements-data.lock pyproject.toml | $(VE
 	@$(PIP) --no-deps --requirement requirements-data.lock
 	@touch $@
 
+# few-bits: apart from site-packages, since transformers imports torchao at each load where it finds it.
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "installing test tools into $(VENV)"
 	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@$(PIP) --no-deps --upgrade --target $(VENV)/few-bits bitsandbytes==0.50.2 torchao==0.18.0 \
+		|| echo "bitsandbytes and torchao cannot be had here: their test will skip"
 	@touch $@

@@ -11,8 +11,8 @@ TEXT = (
 WORDS = TEXT.split()
 
 
-def save_backbone(folder: Path, family: str, seed: int = 0) -> Path:
-    """Write a 2-layer random model of `family` (t5, gpt2, llama) and its tokenizer into `folder`."""
+def save_backbone(folder: Path, family: str, seed: int = 0, width: int = 32) -> Path:
+    """Write a 2-layer random model of `family` (t5, gpt2, llama) and its tokenizer. `width`: of a llama, numbers."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import (
         GPT2Config,
@@ -67,8 +67,8 @@ def save_backbone(folder: Path, family: str, seed: int = 0) -> Path:
         model = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=vocab,
-                hidden_size=32,
-                intermediate_size=64,
+                hidden_size=width,
+                intermediate_size=2 * width,
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 num_key_value_heads=2,

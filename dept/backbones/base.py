@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         sharded: whether other processes hold parts of the weights.
         packed: whether linear layers run on packed weights (`cpu_linear`).
         compiled: whether torch.compile is in use.
-        bits: `int8` or `nf4` where its weights are quantised; dtype is then that of what is computed.
+        bits: `int8`, `nf4` or `int8-torchao` where its weights are quantised; dtype is then that of what is computed.
 
     Example:
         >>> from dept import AdapterConfig, Backbone, Request, score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -51,21 +52,36 @@ def same_bits_twice() -> None:
 
 
 def quantised(name: str, device: torch.device) -> dict[str, Any]:
-    """How transformers is told to load weights of 8 or 4 bits on a CUDA device, by bitsandbytes.
+    """How transformers is told to load weights of 8 or 4 bits on a CUDA device.
 
-    https://huggingface.co/docs/transformers/quantization/bitsandbytes; nf4: Dettmers et al. 2023, arXiv 2305.14314.
+    `int8`, `nf4`: https://huggingface.co/docs/transformers/quantization/bitsandbytes; nf4: Dettmers et al. 2023, arXiv
+    2305.14314. `int8-torchao`: https://huggingface.co/docs/transformers/quantization/torchao, weights alone, a scale
+    for each row. torchao's 4 bits are no choice: torch has no derivative of their product, so nothing trains through
+    them.
 
     Raises:
-        InputError: another device, or bitsandbytes is not installed.
+        InputError: another device, or the library is not installed.
     """
     check_quantised(name, device.type)
-    if find_spec("bitsandbytes") is None:
-        raise InputError(f"dtype {name}: bitsandbytes is not installed. Remedy: pip install bitsandbytes")
-    from transformers import BitsAndBytesConfig
+    library = QUANTISED[name]
+    if find_spec(library) is None:
+        raise InputError(f"dtype {name}: {library} is not installed. Remedy: pip install {library}")
+    return {"quantization_config": _quantisation_of(name), "device_map": {"": device}}
 
-    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
-    how = {"load_in_8bit": True} if name == "int8" else {"load_in_4bit": True, **four}
-    return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}
+
+def _quantisation_of(name: str) -> Any:
+    """What transformers is given for a number type of 8 or 4 bits."""
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if name == "int8":
+        # It says for each matrix that bfloat16 becomes float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def load_model(source: str, dtype: torch.dtype, how: Mapping[str, Any] | None = None) -> Any:

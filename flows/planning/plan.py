@@ -22,7 +22,7 @@ from infra.nearest import near
 from tasks.catalogue import catalogue
 from tasks.spec import Task
 
-Dtype = Literal["float32", "bfloat16", "int8", "nf4"]
+Dtype = Literal["float32", "bfloat16", "int8", "nf4", "int8-torchao"]
 Validation = Literal["shots", "full"]
 PlanMethod = Literal["auto", Method]
 Linear = Literal["probe", "tfidf"]

@@ -227,7 +227,7 @@ def test_a_padding_id_outside_the_table_is_replaced(tmp_path, tiny_folders, kind
     assert 0 <= made.pad_id < config["vocab_size"]
 
 
-@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+@pytest.mark.parametrize("dtype", ["int8", "nf4", "int8-torchao"])
 def test_weights_of_few_bits_are_refused_without_cuda(folder, dtype):
     refused(
         folder,
@@ -242,6 +242,8 @@ def test_how_few_bits_are_asked_for(monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="bitsandbytes is not installed"):
         loading.quantised("nf4", torch.device("cuda:1"))
+    with pytest.raises(InputError, match=r"torchao is not installed\. Remedy: pip install torchao"):
+        loading.quantised("int8-torchao", torch.device("cuda:1"))
     monkeypatch.setattr(loading, "find_spec", lambda _: "there")
     four, eight = (loading.quantised(name, torch.device("cuda:1")) for name in ("nf4", "int8"))
     assert four["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
