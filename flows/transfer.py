@@ -257,9 +257,7 @@ def register(context: RunContext, outcomes: list[TrialOutcome], workers: Workers
     serves = (*STACKED, *LINEAR)
     if unserved := {o.spec.task for o in outcomes if o.spec.variant == "auto" and o.spec.method not in serves}:
         say(f"auto chose for {', '.join(sorted(unserved))} what cannot be served: see the report.")
-    if shown := sorted({task for o in outcomes if (task := o.spec.task) in context.tasks and context.tasks[task].sees}):
-        say(f"No champion of {', '.join(shown)}: what answers rows with pictures is tested, and not served.")
-    decided = judge(context, [o for o in outcomes if o.spec.task not in shown], workers)
+    decided = judge(context, outcomes, workers)
     return [told(row, by_fingerprint.get(str(row.challenger_fingerprint))) for row in decided]
 
 

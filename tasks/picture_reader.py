@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import InputError
 from infra.settings import settings
-from tasks.pictures import Picture, payload_of
+from tasks.pictures import HeldPicture, Picture, payload_of, picture_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,9 +44,31 @@ def read_picture(picture: Picture) -> Image.Image:
 
 def decode(payload: bytes, what: str) -> Image.Image:
     """The picture that bytes hold, upright, in mode RGB; `what` (a file's name) heads errors. As `read_picture`."""
+    return _upright(_opened(payload, what), what)
+
+
+def picture_of_image(image: Image.Image, what: str = "the picture") -> HeldPicture:
+    """A picture that Pillow holds, as if it had been read from its file; kept in memory without loss.
+
+    Raises:
+        InputError: see `read_picture`.
+    """
+    _check_sides(*image.size, what)
+    held = io.BytesIO()
+    _upright(image, what).save(held, "PNG", compress_level=1)
+    return picture_of(held.getvalue(), what)
+
+
+def plain_picture(shade: int = 128, side: int = 64) -> HeldPicture:
+    """A square of one grey (0 black, 255 white), side x side pixels: for examples, and to try what sees."""
+    from PIL import Image
+
+    return picture_of_image(Image.new("RGB", (side, side), (shade, shade, shade)))
+
+
+def _upright(picture: Image.Image, what: str) -> Image.Image:
     from PIL import ImageOps
 
-    picture = _opened(payload, what)
     try:
         picture.load()
         upright = ImageOps.exif_transpose(picture)
@@ -127,7 +149,13 @@ def _opened(payload: bytes, what: str) -> Image.Image:
         raise InputError(f"{what}: more than {MOST_PIXELS:,} pixels. Remedy: make it smaller") from error
     except Exception as error:  # of headers, too, Pillow raises what its formats raise
         raise InputError(f"{what}: a damaged picture ({_reason(error)}). Remedy: save it again") from error
-    width, height = picture.size
+    _check_sides(*picture.size, what)
+    return picture
+
+
+def _check_sides(width: int, height: int, what: str) -> None:
+    if not width * height:
+        raise InputError(f"{what}: a picture without a pixel. Remedy: another picture")
     if width * height > MOST_PIXELS:
         raise InputError(
             f"{what}: {width:,} x {height:,} pixels, but at most {MOST_PIXELS:,} are read. Remedy: make it smaller"
@@ -137,7 +165,6 @@ def _opened(payload: bytes, what: str) -> Image.Image:
             f"{what}: {width:,} x {height:,} pixels, but a side may be at most {MOST_SIDES} times the other. Remedy: "
             "cut it"
         )
-    return picture
 
 
 def _in_rgb(picture: Image.Image, what: str, tags: Mapping[int, Any]) -> Image.Image:

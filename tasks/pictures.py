@@ -35,6 +35,13 @@ class Picture:
     size: int = field(default=-1, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPicture(Picture):
+    """A picture that lies in no file: `path` is what errors call it, `payload` its bytes."""
+
+    payload: bytes = field(default=b"", compare=False, repr=False)
+
+
 class Finder:
     """`picture_in` for the cells of one table: each name is looked up once, and its rows share one object."""
 
@@ -108,8 +115,23 @@ def picture_at(path: str | Path, where: str = "") -> Picture:
     return Picture(digest, str(path))
 
 
+def picture_of(payload: bytes, what: str = "the picture") -> HeldPicture:
+    """The picture that these bytes are, kept in memory; `what` heads errors. Raises InputError for none, or too many.
+
+    Example:
+        >>> picture_of(b"...").size
+        -1
+    """
+    if not 0 < len(payload) <= MOST_BYTES:
+        much = f"larger than {MOST_BYTES >> 20} MiB" if payload else "empty"
+        raise InputError(f"{what}: its bytes are {much}. Remedy: another picture")
+    return HeldPicture(hashlib.sha256(payload).hexdigest(), what, payload=payload)
+
+
 def payload_of(picture: Picture) -> bytes:
     """The bytes of a picture. Raises PictureError where they are gone or no longer those that the row was read with."""
+    if isinstance(picture, HeldPicture):
+        return picture.payload
     try:
         with Path(picture.path).open("rb") as file:
             file.seek(picture.start)

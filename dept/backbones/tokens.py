@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from infra.errors import InputError
 from tasks.picture_reader import not_taken, upright_size
-from tasks.pictures import Picture, payload_of
+from tasks.pictures import HeldPicture, Picture, payload_of
 
 Family = Literal["causal", "seq2seq", "encoder"]
 Cut = Literal["start", "end"]
@@ -113,7 +113,9 @@ class Tokens(ABC):
             InputError: it reads none; or the picture is gone or no picture.
         """
         if self.processor is not None:
-            return _block_of(self.processor, picture)
+            # What is kept by picture would keep the bytes of one that lies in no file.
+            made = _block_of.__wrapped__ if isinstance(picture, HeldPicture) else _block_of
+            return made(self.processor, picture)
         raise InputError(
             f"backbone {self.name}: it reads no pictures. Remedy: adapter.pictures, a trained map of them, or picture: "
             "hidden in the task, which leaves the text alone"

@@ -16,6 +16,7 @@ from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row, encode
 from dept.constants import PROBE_C, PROBE_LAYERS
 from dept.engine.features import features
+from tasks.pictures import Picture
 
 DEPTHS = tuple(sorted({depth for layers in PROBE_LAYERS for depth in layers}))  # what `train_probe` is given
 
@@ -25,22 +26,28 @@ class Probe(Regression):
 
     method, file, reads, needs_backbone = "probe", "probe.safetensors", "layers", True
 
-    def answers(self, texts: Sequence[str], backbone: Backbone | None) -> list[list[float]]:
+    def answers(
+        self, texts: Sequence[str], backbone: Backbone | None, pictures: Sequence[Picture | None] = ()
+    ) -> list[list[float]]:
         """See `Regression`."""
         assert backbone is not None
+        return self.score(features(backbone, [(0, row) for row in self.rows(texts, backbone, pictures)], DEPTHS))
+
+    def rows(self, texts: Sequence[str], backbone: Backbone, pictures: Sequence[Picture | None] = ()) -> list[Row]:
+        """Texts, and pictures, as it reads them; see `Regression.answers`."""
         about = self.metadata
-        rows = encode(
+        return encode(
             backbone.tokens,
             texts,
             tuple(about["words"]),
             None,
             self.shape,
+            pictures,
             cut=about.get("cut"),
             template=about["template"],
             max_length=about.get("max_length"),
             chat=bool(about.get("chat", False)),
         )
-        return self.score(features(backbone, [(0, row) for row in rows], DEPTHS))
 
     def _columns(self, inputs: Inputs) -> Any:
         return _at(np.asarray(inputs), self.option.what)

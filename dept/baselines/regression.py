@@ -17,6 +17,7 @@ from dept.baselines.files import read_baseline, write_baseline
 from dept.baselines.linear import Chosen, Inputs, Option, log_probs
 from dept.config import AdapterConfig
 from dept.readout import Readout
+from tasks.pictures import Picture
 
 
 class Regression(ABC):
@@ -67,14 +68,17 @@ class Regression(ABC):
         return [self.chosen.readout.answer(line) for line in log_probs(self.head, self._columns(inputs))]
 
     @abstractmethod
-    def answers(self, texts: Sequence[str], backbone: Backbone | None) -> list[list[float]]:
+    def answers(
+        self, texts: Sequence[str], backbone: Backbone | None, pictures: Sequence[Picture | None] = ()
+    ) -> list[list[float]]:
         """Log-probabilities (nats) over the labels of texts, made by the template of its metadata.
 
         Args:
             backbone: where it needs one.
+            pictures: of each text, where it reads them; empty: none has any.
 
         Raises:
-            InputError: texts that the backbone cannot read.
+            InputError: texts or pictures that the backbone cannot read.
         """
 
     @abstractmethod

@@ -17,6 +17,7 @@ from dept.baselines.regression import Regression
 from dept.batches.tokenise import Row
 from dept.constants import TFIDF_C, TFIDF_GRAMS
 from tasks.cut import Places
+from tasks.pictures import Picture
 
 KINDS = {"words": ("word", (1, 2)), "letters": ("char_wb", (2, 5))}  # analyser and lengths of n-grams, as sklearn's
 
@@ -34,8 +35,10 @@ class Tfidf(Regression):
         super().__init__(chosen, head)
         self.parts = parts
 
-    def answers(self, texts: Sequence[str], backbone: Backbone | None = None) -> list[list[float]]:
-        """See `Regression`."""
+    def answers(
+        self, texts: Sequence[str], backbone: Backbone | None = None, pictures: Sequence[Picture | None] = ()
+    ) -> list[list[float]]:
+        """See `Regression`; it reads the texts alone."""
         return self.score(contents(texts, self.metadata["template"]))
 
     def _columns(self, inputs: Inputs) -> Any:

@@ -14,7 +14,7 @@ def next_steps(plan: Plan) -> list[str]:
     from flows.cli.state import pages
 
     tasks = plan.resolve_tasks()
-    served = next((task for task in map(tasks.__getitem__, plan.targets) if not task.sees), None)
+    served = next(map(tasks.__getitem__, plan.targets), None)
     lines = ["", "Next:"]
     if plan.register and served is not None:
         lines.append(f"  dept predict --task {served.name} {_text(served)}")
@@ -41,4 +41,8 @@ def runs_page(run_id: str) -> str | None:
 def _text(task: Task) -> str:
     """What the task reads, as an argument: one text, or a file where there are several columns."""
     fields = task.fields
-    return '"what a lovely film"' if len(fields) == 1 else f"--file rows.csv   (columns: {', '.join(fields)})"
+    if len(fields) > 1:
+        columns = (*fields, "picture") if task.sees else fields
+        return f"--file rows.csv   (columns: {', '.join(columns)})"
+    said = '"what a lovely film"' if not task.sees else '"what is to be seen?"' if fields else ""
+    return f"--picture photo.png {said}".rstrip() if task.sees else said

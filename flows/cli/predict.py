@@ -34,6 +34,10 @@ def predict(
     column: Annotated[
         list[str] | None, typer.Option(metavar="FIELD=NAME", help="Column of the file for a field of the task.")
     ] = None,
+    picture: Annotated[
+        list[Path] | None,
+        typer.Option(help="Picture of the text, once for each or once for all; with --file the folder of pictures."),
+    ] = None,
     form: Annotated[
         Literal["csv", "tsv", "jsonl", "parquet"] | None,
         typer.Option("--format", help="Default: by the file's ending."),
@@ -45,9 +49,12 @@ def predict(
 ) -> None:
     """Answer TEXT by the champion adapter of a task: one line per text, as answer, probability and text.
 
-    A task of several columns takes them divided by tabs, in the order of its template, or from a file.
+    A task of several columns takes them divided by tabs, in the order of its template, or from a file. Of a task with
+    pictures the last is the name of the picture's file, if no --picture names it.
 
     Example: dept predict --task movie-polarity "what a lovely film"
+
+    Example: dept predict --task easy-vqa-open --picture photo.png "What shape is in the image?"
 
     Example: dept predict --task movie-polarity --file reviews.csv --column text=review --out answers.csv
     """
@@ -61,8 +68,8 @@ def predict(
         raise InputError("predict: --format is for --file; lines of standard input are texts")
     if text and not all(one.strip() for one in text):
         raise InputError("predict: a text is empty")
-    piped_in = [] if text or file is not None else _standard_input()
-    if not (text or file or piped_in):
+    piped_in = [] if text or picture or file is not None else _standard_input()
+    if not (text or picture or file or piped_in):
         raise InputError("predict: no text; give some, pipe lines in, or name a --file")
     if out is not None:
         from flows.cli.predict_output import form_of
@@ -72,13 +79,17 @@ def predict(
 
     champion = _champion(task, backbone)
     with tempfile.TemporaryDirectory(prefix="dept-") as scratch:
-        inputs = Inputs(champion.fields, columns)
+        inputs = Inputs(champion.fields, columns, champion.picture, picture or ())
         if text:
             inputs.texts(text)
         elif file is not None:
             inputs.file(file, form, encoding, Path(scratch))
+        elif picture and not champion.fields:
+            inputs.pictures_alone()
+        elif lines := piped_in or _standard_input():  # texts beside a picture
+            inputs.lines(lines, encoding)
         else:
-            inputs.lines(piped_in, encoding)
+            raise InputError("predict: no text; give some beside the picture, or pipe lines in")
         total = sum(1 for _ in inputs)  # finds what is wrong with any row before the first answer
         if not total:
             raise InputError(f"predict: {file}: holds no rows")
@@ -113,6 +124,7 @@ def _answers(champion: Predictor, inputs: Inputs, total: int) -> Iterator[Answer
     """Answers in the order of the rows, in batches; a bar on standard error where there are several."""
     from flows.cli.predict_output import Answered
     from flows.execution.progress import bar
+    from tasks.pictures import Picture
 
     rows = iter(inputs)
     with bar("answers", total) if total > BATCH else contextlib.nullcontext() as shown:
@@ -120,7 +132,8 @@ def _answers(champion: Predictor, inputs: Inputs, total: int) -> Iterator[Answer
             found = champion.answers([fields for _, fields in batch])
             for (where, fields), answer in zip(batch, found, strict=True):
                 given = dict(zip(champion.labels, answer.probabilities, strict=True)) if answer.probabilities else None
-                yield Answered(where, fields, answer.label, answer.word, answer.probability, given)
+                told = {name: one.path if isinstance(one, Picture) else one for name, one in fields.items()}
+                yield Answered(where, told, answer.label, answer.word, answer.probability, given)
             if shown is not None:
                 shown.advance(len(batch))
 
@@ -139,7 +152,7 @@ def _writer(out: Path | None, as_json: bool, champion: Predictor, task: str, eve
             "labels": list(champion.labels),
         }
         writer: Writer = (
-            forms.Document(sys.stdout, facts) if as_json else forms.Lines(sys.stdout, champion.fields, labels)
+            forms.Document(sys.stdout, facts) if as_json else forms.Lines(sys.stdout, champion.columns, labels)
         )
         yield writer
         writer.close()
@@ -151,13 +164,13 @@ def _writer(out: Path | None, as_json: bool, champion: Predictor, task: str, eve
         with contextlib.ExitStack() as opened:
             temporary = opened.enter_context(new_file(out))
             if form == "parquet":
-                writer = forms.Parquet(temporary, champion.fields, labels)
+                writer = forms.Parquet(temporary, champion.columns, labels)
             else:
                 stream = opened.enter_context(temporary.open("w", encoding="utf-8", newline=""))
                 writer = (
                     forms.JsonLines(stream)
                     if form == "jsonl"
-                    else forms.Csv(stream, champion.fields, labels, "," if form == "csv" else "\t")
+                    else forms.Csv(stream, champion.columns, labels, "," if form == "csv" else "\t")
                 )
             yield writer
             writer.close()

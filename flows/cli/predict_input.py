@@ -1,21 +1,23 @@
-"""What is to be answered: texts of the command line, lines of standard input, rows of a file."""
+"""What is to be answered: texts of the command line, lines of standard input, rows of a file; and their pictures."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import InputError
 from infra.nearest import near
+from tasks.picture_reader import check_pictures
+from tasks.pictures import Finder, Picture, picture_at
 from tasks.sources.cells import text as as_text
 from tasks.sources.delimited import LETTER, RIGHT
 from tasks.sources.read import read_table
 from tasks.sources.readers import Lines
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-Fields = dict[str, str]
+Fields = dict[str, str | Picture]
 BOM = "\ufeff"
 
 
@@ -25,22 +27,43 @@ class Inputs:
     Args:
         fields: of the task's template, in its order.
         columns: field -> column of the file; default: a column called like the field.
+        picture: what a row's picture is called; None: rows have none.
+        pictures: their files, one for each text or one for all; empty: each line ends with its own. Of rows of a file,
+            the folder that names count from; empty: the file's.
     """
 
-    def __init__(self, fields: Sequence[str], columns: Mapping[str, str]) -> None:
-        unknown = [name for name in columns if name not in fields]
+    def __init__(
+        self,
+        fields: Sequence[str],
+        columns: Mapping[str, str],
+        picture: str | None = None,
+        pictures: Sequence[Path] = (),
+    ) -> None:
+        if pictures and picture is None:
+            raise InputError(
+                "predict: --picture: this champion answers by the text alone. Remedy: leave the picture out"
+            )
+        every = (*fields, picture) if picture is not None else tuple(fields)
+        unknown = [name for name in columns if name not in every]
         if unknown:
-            raise InputError(f"predict: --column {unknown[0]}: the task has no such field{near(unknown[0], fields)}")
-        self.fields = tuple(fields)
-        self.columns = {field: columns.get(field, field) for field in fields}
+            raise InputError(f"predict: --column {unknown[0]}: the task has no such field{near(unknown[0], every)}")
+        self.fields, self.picture, self.pictures = tuple(fields), picture, tuple(pictures)
+        self.columns = {field: columns.get(field, field) for field in every}
         self._lines: list[tuple[str, Fields]] = []
         self._file: tuple[Path, str] | None = None
         self._called = ""
+        self._find: Callable[[object, str], Picture] = lambda cell, where: picture_at(str(cell), where)
+        self._readable: set[str] = set()  # sha256
 
     def texts(self, texts: Sequence[str]) -> Inputs:
         """Arguments of the command line."""
         self._lines = [(f"text {number}", self._row(f"text {number}", text)) for number, text in enumerate(texts, 1)]
-        return self
+        return self._with_pictures()
+
+    def pictures_alone(self) -> Inputs:
+        """A row for each picture, where the task has no field beside it."""
+        self._lines = [(f"picture {number}", {}) for number in range(1, len(self.pictures) + 1)]
+        return self._with_pictures()
 
     def lines(self, lines: Sequence[bytes], encoding: str | None) -> Inputs:
         """Lines of standard input, each one text, or values divided by tabs in the order of the fields."""
@@ -54,7 +77,7 @@ class Inputs:
             where = f"standard input, line {number}"
             line = decoded(raw, encoding, where).rstrip("\r\n")
             self._lines.append((where, self._row(where, line.removeprefix(BOM) if number == 1 else line)))
-        return self
+        return self._with_pictures()
 
     def file(self, path: Path, form: str | None, encoding: str | None, scratch: Path) -> Inputs:
         """Rows of a file or of a saved data set, or of standard input where `path` is "-".
@@ -67,6 +90,10 @@ class Inputs:
             what = "standard input" if str(path) == "-" else f"{path}: its ending does not tell"
             raise InputError(f"predict: {what}: which format? Give --format csv, tsv, jsonl or parquet")
         self._called = "standard input" if str(path) == "-" else str(path)
+        if len(self.pictures) > 1:
+            raise InputError("predict: --picture names one folder for the rows of a --file. Remedy: give one")
+        near_it = Path.cwd() if str(path) == "-" else path if form == "dataset" else path.parent
+        self._find = Finder((self.pictures or (near_it,))[0].absolute())
         if str(path) == "-":
             copy = scratch / "standard-input"
             copy.write_bytes(sys.stdin.buffer.read())
@@ -97,7 +124,42 @@ class Inputs:
                     f"predict: {where}: no column {missing[0]!r}; there are {', '.join(row) or 'none'}. "
                     f"Remedy: --column {field}=NAME"
                 )
-            yield where, {field: _text(row[column], column, where) for field, column in self.columns.items()}
+            yield where, {field: self._cell(field, row[column], where) for field, column in self.columns.items()}
+
+    def _cell(self, field: str, value: object, where: str) -> str | Picture:
+        if field == self.picture:
+            return self._readable_picture(value, where)
+        return _text(value, self.columns[field], where)
+
+    def _readable_picture(self, cell: object, where: str) -> Picture:
+        """The picture that a cell means, decoded once."""
+        try:
+            found = self._find(cell, where)
+        except InputError as error:
+            told = str(error).replace("another source.pictures", "--picture FOLDER").replace(" and source.pictures", "")
+            raise InputError(f"predict: {told}") from error
+        if found.sha256 not in self._readable:
+            try:
+                check_pictures([found])
+            except InputError as error:
+                raise InputError(f"predict: {where}: {error}") from error
+            self._readable.add(found.sha256)
+        return found
+
+    def _with_pictures(self) -> Inputs:
+        """Its picture to each line, where files were named beside them."""
+        if not self.pictures:
+            return self
+        assert self.picture is not None
+        named = self.pictures * len(self._lines) if len(self.pictures) == 1 else self.pictures
+        if len(named) != len(self._lines):
+            raise InputError(
+                f"predict: {len(named)} pictures for {len(self._lines)} texts. Remedy: --picture once for each text, "
+                "or once for all"
+            )
+        for (where, fields), path in zip(self._lines, named, strict=True):
+            fields[self.picture] = self._readable_picture(path, where)
+        return self
 
     def _rows(self, path: Path, form: str) -> Lines:
         """Rows of the file, called by the name that the user gave."""
@@ -113,16 +175,22 @@ class Inputs:
             raise InputError(f"predict: {said}") from error
 
     def _row(self, where: str, line: str) -> Fields:
-        values = [unescaped(value) for value in line.split("\t")] if len(self.fields) > 1 else [line]
-        if len(values) != len(self.fields):
+        beside = self.picture is not None and not self.pictures  # its picture ends the line
+        wanted = tuple(self.columns) if beside else self.fields
+        values = [unescaped(value) for value in line.split("\t")] if len(wanted) > 1 else [line]
+        if len(values) != len(wanted):
+            more = ", --picture FILE" if beside else ""
             raise InputError(
                 f"predict: {where}: {len(values)} value{'s' if len(values) > 1 else ''}, but the task reads "
-                f"{len(self.fields)}. Remedy: divide {', '.join(self.fields)} by tabs, or give a table with --file"
+                f"{len(wanted)}. Remedy: divide {', '.join(wanted)} by tabs{more}, or give a table with --file"
             )
-        for field, value in zip(self.fields, values, strict=True):
+        for field, value in zip(wanted, values, strict=True):
             if not value.strip():
                 raise InputError(f"predict: {where}: {'a text' if len(values) == 1 else field} is empty")
-        return dict(zip(self.fields, values, strict=True))
+        found: Fields = dict(zip(wanted, values, strict=True))
+        if beside and self.picture is not None:
+            found[self.picture] = self._readable_picture(values[-1], where)
+        return found
 
 
 def _text(value: object, column: str, where: str) -> str:

@@ -7,6 +7,7 @@ environment can serve it.
 from __future__ import annotations
 
 import atexit
+import base64
 import contextlib
 import functools
 import hashlib
@@ -36,9 +37,10 @@ from infra.errors import InputError
 from registry.store import SUMS
 from registry.tracking import Tracker
 from registry.tracking.datasets import MANIFESTS
+from tasks.picture_reader import plain_picture
 
 ADAPTER_PATH = "artifacts/adapter"  # inside the model
-TASK, ERROR = "task", "error"  # columns of the served models
+TASK, PICTURE, ERROR = "task", "picture", "error"  # columns of the served models
 CODE = "dept_transfer.zip"  # inside the model, in `code`
 _ROOT = Path(__file__).parents[2]
 _ROOMS = ("infra", "tasks", "dept", "registry")
@@ -47,7 +49,7 @@ _CODE = _ROOT / "registry"
 _NEEDED = (
     *("mlflow", "torch", "transformers", "safetensors", "scikit-learn", "scipy", "pandas", "numpy", "pydantic"),
     *("pydantic-settings", "sqlalchemy", "alembic", "tenacity", "filelock", "fsspec", "psutil", "platformdirs"),
-    *("gguf", "accelerate", "pyyaml"),
+    *("gguf", "accelerate", "pyyaml", "pillow"),
 )
 
 
@@ -84,18 +86,20 @@ def log_model(
     manifest = next((name for name in MANIFESTS if (adapter_folder / name).is_file()), MANIFESTS[0])
     try:
         metadata = json.loads((adapter_folder / manifest).read_text(encoding="utf-8"))["metadata"]
+        sees = _sees(adapter_folder)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"adapter {adapter_folder}: {manifest} is missing or damaged ({error})") from error
     fields = fields_of(str(metadata.get("template", "{text}")))
+    pictures = (picture_column(fields),) if sees else ()
     labels = tuple(str(label) for label in metadata.get("labels", ())) if metadata.get("words") else ()
     doubles = [ColSpec(DataType.double, name, required=False) for name in answer_columns(labels).values()]
     signature = ModelSignature(
-        Schema([_text(name) for name in fields]), Schema([_text("label"), *doubles, _text(ERROR)])
+        Schema([_text(name) for name in (*fields, *pictures)]), Schema([_text("label"), *doubles, _text(ERROR)])
     )
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "adapter"
         shutil.copytree(adapter_folder, copy, ignore=shutil.ignore_patterns(SUMS))
-        row = {name: f"An example of a {name}." for name in fields}
+        row = {name: f"An example of a {name}." for name in fields} | dict.fromkeys(pictures, example_picture())
         return _log(
             tracker, run_id, about or Logged("adapter"), "pyfunc_model.py", {"adapter": str(copy)}, signature, row
         )
@@ -108,7 +112,7 @@ def log_backbone_model(
 
     Args:
         served: what it is to serve: `backbone` (name or path) and `backbone_id`.
-        fields: of all tasks that it may be asked for. task: one of them, for the example.
+        fields: columns of all tasks that it may be asked for. task: one of them, for the example.
 
     Raises:
         InputError: a store that does not answer.
@@ -126,6 +130,17 @@ def log_backbone_model(
         file.write_text(json.dumps(dict(served), indent=1), encoding="utf-8")
         row = {TASK: task} | {name: f"An example of a {name}." for name in fields[:1]}
         return _log(tracker, run_id, about, "pyfunc_backbone.py", {"served": str(file)}, signature, row)
+
+
+def _sees(adapter_folder: Path) -> bool:
+    """Whether an adapter, or one of several that answer together, sees a row's picture."""
+    files = [file for name in MANIFESTS for file in adapter_folder.rglob(name)]
+    return any(json.loads(file.read_text(encoding="utf-8"))["metadata"].get("picture") for file in files)
+
+
+def example_picture() -> str:
+    """A picture as a request holds one: a data: URI of 8 x 8 pixels."""
+    return f"data:image/png;base64,{base64.b64encode(plain_picture(side=8).payload).decode()}"
 
 
 def _text(name: str) -> ColSpec:
@@ -228,6 +243,14 @@ def fields_of(template: str) -> tuple[str, ...]:
     """Fields of a template, in its order."""
     names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
     return tuple(dict.fromkeys(names))
+
+
+def picture_column(fields: Sequence[str]) -> str:
+    """The column that a row's picture stands in: `picture`; where a field is called so, it gives way."""
+    name = PICTURE
+    while name in fields:
+        name = f"{name}_"
+    return name
 
 
 def answer_columns(labels: tuple[str, ...]) -> dict[str, str]:

@@ -19,12 +19,14 @@ from registry.promotion.model import (
     log_backbone_model,
     log_model,
     logged_models,
+    picture_column,
 )
 from registry.promotion.names import CHAMPION, all_tasks_name
 from registry.promotion.rows import Stores
 from registry.tracking import Tracker, TrialLog
 from registry.tracking.trial_run import reached_metrics, trial_params
 from tasks.catalogue import catalogue
+from tasks.spec import Task
 
 MODEL_ID = "model_id"  # tag of a version: its LoggedModel, which MLflow's own databases do not keep
 OLD_PATH = "model"  # of versions from before LoggedModels, among the artifacts of their run
@@ -150,7 +152,7 @@ def register_all_tasks(stores: Stores, spec: TrialSpec, run_id: str) -> ModelVer
         InputError: a store that does not answer.
     """
     name, mine = all_tasks_name(spec.backbone, spec.backbone_id), stores.tasks.get(spec.task)
-    wanted = set(fields_of(mine.template)) if mine is not None else set()
+    wanted = set(_columns(mine)) if mine is not None else set()
     known = by_alias(stores.tracker, name, CHAMPION)
     if known is not None and _answers_for(stores.tracker, known, wanted):
         return known
@@ -166,6 +168,12 @@ def _fields(version: ModelVersion | None) -> set[str]:
     return set(version.tags.get("fields", "").split(",")) if version is not None else set()
 
 
+def _columns(task: Task) -> tuple[str, ...]:
+    """What a row of a task is asked with."""
+    fields = fields_of(task.template)
+    return (*fields, picture_column(fields)) if task.sees else fields
+
+
 def _answers_for(tracker: Tracker, version: ModelVersion, fields: set[str]) -> bool:
     same = fields <= _fields(version) and version.tags.get("code") == code_sha256()[:12]
     return same and _whole(tracker, version)
@@ -175,7 +183,7 @@ def _all_tasks_anew(stores: Stores, spec: TrialSpec, run_id: str, name: str, has
     tracker = stores.tracker
     text = pages.of_all_tasks(spec.backbone, spec.backbone_id)
     _open_model(tracker, name, text, {"all_tasks_of": spec.backbone_id})
-    shipped = {field for task in (*catalogue().values(), *stores.tasks.values()) for field in fields_of(task.template)}
+    shipped = {column for task in (*catalogue().values(), *stores.tasks.values()) for column in _columns(task)}
     fields = sorted((has | shipped) - {"", "task"}, key=lambda field: (field != "text", field))
     served = {"backbone": spec.backbone, "backbone_id": spec.backbone_id}
     tags = {**served, "fields": ",".join(fields), "code": code_sha256()[:12], "kind": "all-tasks"}

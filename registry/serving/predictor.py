@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import string
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,19 @@ from dept.backbones.chat import in_chat
 from dept.backbones.files import short_name
 from dept.backbones.shared import shared_backbone
 from dept.baselines.answering import Answering, load_answering, members_of, weights_of
+from dept.baselines.probe import Probe
 from dept.baselines.regression import Regression
-from dept.engine.evaluate import Request, score
+from dept.baselines.single import Single
+from dept.batches.tokenise import Row, encode, encode_open
+from dept.engine.evaluate import Request, reading_of, score
 from dept.engine.generate import ANSWER_TOKENS, Prompted, generate
 from dept.readout import mean_answers
 from infra.errors import InputError
 from registry.promotion.lookup import Champion
-from registry.promotion.model import answer_columns
-from registry.serving.inputs import rows_of
+from registry.promotion.model import answer_columns, fields_of, picture_column
+from registry.serving.inputs import Given, columns_of, rows_of
+from registry.serving.pictures import check_eyes, see, seers
+from tasks.pictures import Picture
 from tasks.plain import normalise
 
 
@@ -58,6 +62,7 @@ class Predictor:
     Attributes:
         backbone: None where it needs none; `backbone_name`: short.
         fields: of the template, in its order. labels, words: of scored tasks; empty where answers are written.
+        picture: the column of a row's picture; None: it answers by the text alone. columns: fields, and that.
         name, version: of the registered model; `note` is what is to be said about it, "" for nothing.
 
     Raises:
@@ -72,41 +77,66 @@ class Predictor:
                 f"adapter: its metadata lack {', '.join(missing)}, so it cannot answer. Remedy: use an "
                 "adapter that a trial wrote"
             )
-        if any(part.metadata.get("picture") for part in members_of(adapter)):
-            raise InputError(
-                "adapter: it answers rows with pictures, which are tested but not served. Remedy: a champion of a task "
-                "without pictures"
-            )
         self.adapter = adapter
         self.template: str = adapter.metadata["template"]
         self.words = tuple(adapter.metadata["words"])
         self.labels = tuple(adapter.metadata["labels"]) if self.words else ()
-        names = (name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None)
-        self.fields = tuple(dict.fromkeys(names))
+        self.fields = fields_of(self.template)
+        self.picture = picture_column(self.fields) if seers(adapter) else None
+        self.columns = columns_of(self.fields, self.picture)
         if backbone is None and needs_backbone(adapter):
             backbone = shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
         if backbone is not None:
             for part in members_of(adapter):
                 backbone.check_adapter(part)
+        check_eyes(adapter, backbone)
         self.backbone = backbone
         self.backbone_name = backbone.name if backbone is not None else short_name(adapter.metadata["backbone"])
         self.name = found.name if found else ""
         self.version = found.version if found else None
         self.note = found.note if found else ""
 
-    def answers(self, rows: Sequence[Mapping[str, str]]) -> list[Answer]:
-        """Answer rows of the template's fields, in their order."""
+    def answers(self, rows: Sequence[Given]) -> list[Answer]:
+        """Answer rows of `columns` in their order: texts, and a `tasks.pictures.Picture` where there are pictures."""
         return answer_rows([(self, row) for row in rows])
 
-    def text_of(self, row: Mapping[str, str]) -> str:
+    def text_of(self, row: Given) -> str:
         """A row as the template says it."""
-        return self.template.format(**{name: normalise(row[name]) for name in self.fields})
+        return self.template.format(**{name: normalise(str(row[name])) for name in self.fields})
 
-    def reads(self, row: Mapping[str, str]) -> bool:
+    def picture_of(self, row: Given) -> Picture | None:
+        """The picture of a row; None where it answers by the text alone."""
+        found = row[self.picture] if self.picture is not None else None
+        return found if isinstance(found, Picture) else None
+
+    def see(self, row: Given) -> None:
+        """Look at a row's picture as the answer will, which finds it done.
+
+        Raises:
+            InputError: a picture that cannot be read, that what sees it does not take, or that leaves no positions.
+        """
+        if self.backbone is None or self.picture is None:
+            return
+        for member in seers(self.adapter):
+            see(member, self.backbone, self._encoded(member, row))
+
+    def _encoded(self, member: Single, row: Given) -> Row:
+        assert self.backbone is not None
+        tokens, texts, pictures = self.backbone.tokens, [self.text_of(row)], [self.picture_of(row)]
+        if isinstance(member, Probe):
+            return member.rows(texts, self.backbone, pictures)[0]
+        assert isinstance(member, Adapter)
+        reading = reading_of(member)
+        if self.words:
+            return encode(tokens, texts, self.words, None, member.config, pictures, **reading)[0]
+        found = encode_open(tokens, texts, member.config, self.room, pictures, **reading)[0]
+        return replace(found, candidates=(found.candidates[0] * self.room,))  # as long as what may be written
+
+    def reads(self, row: Given) -> bool:
         """Whether the backbone sees anything of a row: its text may be without a token."""
         return self.backbone is None or bool(self.lengths([row])[0])
 
-    def lengths(self, rows: Sequence[Mapping[str, str]], most: int | None = None) -> list[int]:
+    def lengths(self, rows: Sequence[Given], most: int | None = None) -> list[int]:
         """Tokens of rows as the template says them, uncut; of their first `most` characters. 0 without a backbone."""
         if self.backbone is None:
             return [0] * len(rows)
@@ -132,23 +162,30 @@ class Predictor:
 
         Args:
             inputs: a text, a sequence of texts, or rows (DataFrame, mapping of columns, list of mappings) that hold
-                the fields of the template.
+                the fields of the template, and in the column `picture` a file's name, bytes, a picture of Pillow, or a
+                data: URI; where the template has no field, one of these alone.
 
         Returns:
             One row per text: `label`, and the probability of each label in a column of its name (a class called
             `label` has `label_`); `label` alone, the answer, where it is written.
 
         Raises:
-            InputError: a field is missing, or an input is no text.
+            InputError: a field is missing, an input is no text, or a picture cannot be read.
         """
-        answers = self.answers(rows_of(inputs, self.fields))
+        rows = rows_of(inputs, self.fields, self.picture)
+        for number, row in enumerate(rows if self.picture is not None else []):
+            try:
+                self.see(row)
+            except InputError as error:
+                raise InputError(f"predict: row {number}: {error}") from None
+        answers = self.answers(rows)
         columns: dict[str, Any] = {"label": pd.Series([answer.label for answer in answers], dtype="str")}
         for place, name in enumerate(answer_columns(self.labels).values()):
             columns[name] = pd.Series([answer.probabilities[place] for answer in answers], dtype="float64")
         return pd.DataFrame(columns)
 
 
-def answer_rows(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer]:
+def answer_rows(asked: Sequence[tuple[Predictor, Given]]) -> list[Answer]:
     """Answer rows of any tasks, each by its own predictor, in their order.
 
     Rows of all adapters on one backbone whose answers are scored run in mixed batches through the stack.
@@ -166,7 +203,7 @@ def answer_rows(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[An
     return [answers[place] for place in range(len(asked))]
 
 
-def _by_predictor(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> Iterable[list[int]]:
+def _by_predictor(asked: Sequence[tuple[Predictor, Given]]) -> Iterable[list[int]]:
     """Places of the rows of each predictor."""
     found: dict[int, list[int]] = defaultdict(list)
     for place, (predictor, _) in enumerate(asked):
@@ -174,7 +211,7 @@ def _by_predictor(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> Itera
     return found.values()
 
 
-def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer]:
+def _scored(asked: Sequence[tuple[Predictor, Given]]) -> list[Answer]:
     """Rows of one backbone: every adapter scores its rows, all in one call; linear baselines their own."""
     backbone = asked[0][0].backbone
     parts: list[list[list[float]]] = [[] for _ in asked]  # of each row the answers of its members, in their order
@@ -183,13 +220,19 @@ def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer
     waiting: list[list[float]] = []  # where the answers to the requests go
     for places in _by_predictor(asked):
         predictor = asked[places[0]][0]
-        texts = [predictor.text_of(asked[place][1]) for place in places]
+        rows = [asked[place][1] for place in places]
+        texts, shown = [predictor.text_of(row) for row in rows], [predictor.picture_of(row) for row in rows]
+        seeing = seers(predictor.adapter)
         for member in members_of(predictor.adapter):
-            lines = member.answers(texts, backbone) if isinstance(member, Regression) else [[] for _ in texts]
+            pictures = shown if member in seeing else [None] * len(rows)
+            lines: list[list[float]] = [[] for _ in texts]
+            if isinstance(member, Regression):
+                lines = member.answers(texts, backbone, pictures)
             for place, line in zip(places, lines, strict=True):
                 parts[place].append(line)
             if isinstance(member, Adapter):
-                requests += [Request(text, predictor.words, len(adapters)) for text in texts]
+                both = zip(texts, pictures, strict=True)
+                requests += [Request(text, predictor.words, len(adapters), picture) for text, picture in both]
                 waiting += lines
                 adapters.append(member)
     if backbone is not None and requests:
@@ -201,11 +244,11 @@ def _scored(asked: Sequence[tuple[Predictor, Mapping[str, str]]]) -> list[Answer
     return said
 
 
-def _written(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> list[Answer]:
+def _written(predictor: Predictor, rows: Sequence[Given]) -> list[Answer]:
     (adapter,) = members_of(predictor.adapter)
     assert predictor.backbone is not None
     assert isinstance(adapter, Adapter)
-    asked = [Prompted(predictor.text_of(row), 0) for row in rows]
+    asked = [Prompted(predictor.text_of(row), 0, predictor.picture_of(row)) for row in rows]
     written = generate(predictor.backbone, [adapter], asked, predictor.room)
     return [Answer(text.strip(), text.strip()) for text in written]
 

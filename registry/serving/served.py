@@ -14,9 +14,12 @@ from dept.baselines.single import Single
 from infra.errors import InputError
 from registry.promotion.model import ERROR, TASK, answer_columns
 from registry.serving.gate import Gate, RefusedError
-from registry.serving.inputs import SHOWN, items_of, row_of, table_of
+from registry.serving.inputs import SHOWN, Given, items_of, row_of, table_of
+from registry.serving.pictures import cost_of as cost_of_picture
+from registry.serving.pictures import seers
 from registry.serving.predictor import Answer, Predictor, answer_rows
 from registry.serving.roster import Roster
+from tasks.picture_reader import plain_picture
 
 WARM_UP = 16  # rows that tell how fast this machine is
 UNREAD = "the text holds no token that the backbone knows. Remedy: give a text"
@@ -25,9 +28,17 @@ _CHARACTERS = 16_384  # of a text that are looked at for that
 MOST_CHARACTERS = 200_000  # of a text; what is longer would be cut to a small part, after seconds of reading
 _WRITTEN = 4.0  # what a written token costs, in tokens that are read
 
-Asked = tuple[Predictor, Mapping[str, str]]
+Asked = tuple[Predictor, Given]
 Found = Asked | InputError
 _log = logging.getLogger(__name__)
+
+
+class _UnreadError(InputError):
+    """Rows, by place, that cannot be read, and why."""
+
+    def __init__(self, why: Mapping[int, str]) -> None:
+        super().__init__("; ".join(why.values()))
+        self.why = why
 
 
 class TaskModel:
@@ -47,8 +58,7 @@ class TaskModel:
         Raises:
             RefusedError: no row can be answered, or there are too many.
         """
-        fields = self.predictor.fields
-        found = [_tried(lambda row: (self.predictor, row_of(row, fields)), row) for row in _rows(inputs, fields)]
+        found = [_tried(_asked, self.predictor, row) for row in _rows(inputs, self.predictor.columns)]
         said, errors = _answered(self.gate, found)
         kind = object if any(errors) else None
         columns: dict[str, Any] = {"label": pd.Series([one and one.label for one in said], dtype=kind or "str")}
@@ -85,7 +95,7 @@ class BackboneModel:
             if task not in champions:
                 unknown = f"no champion of task {task[:SHOWN]!r}; there are {_some(champions)}"
                 raise InputError(self.roster.why_not(task) or unknown)
-            return champions[task], row_of(row, champions[task].fields)
+            return _asked(champions[task], row)
 
         found = [_tried(asked, task, row) for task, row in zip(tasks, rows, strict=True)]
         said, errors = _answered(self.gate, found)
@@ -122,13 +132,18 @@ def _rows(inputs: Any, fields: Sequence[str]) -> list[Any]:
         raise RefusedError(str(error)) from None
 
 
+def _asked(predictor: Predictor, row: Any) -> Asked:
+    """A row as the predictor takes it. No name of a file is followed: a request may be anybody's."""
+    return predictor, row_of(row, predictor.fields, predictor.picture, files=False)
+
+
 def _tried(made: Callable[..., Asked], *given: Any) -> Found:
     try:
         found = made(*given)
     except InputError as error:
         return error
     for name, value in found[1].items():
-        if len(value) > MOST_CHARACTERS:
+        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
             return InputError(
                 f"{name} has {len(value):,} characters, at most {MOST_CHARACTERS:,} are read. Remedy: cut it"
             )
@@ -149,13 +164,33 @@ def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], 
     gate.check_rows(len(found))
     try:
         with gate.passing(len(found), cost_of(list(good.values()))):
+            _see(good)
             said = dict(zip(good, answer_rows(list(good.values())), strict=True))
-    except InputError:  # found before the rows of its backbone are computed
-        unread = {place for place, (predictor, row) in good.items() if not predictor.reads(row)}
+    except InputError as error:  # found before the rows of its backbone are computed
+        blank = {at: UNREAD for at, (predictor, row) in good.items() if not predictor.reads(row)}
+        unread = error.why if isinstance(error, _UnreadError) else blank
         if not unread:
             raise
-        return _answered(gate, [InputError(UNREAD) if place in unread else one for place, one in enumerate(found)])
+        left = [InputError(unread[place]) if place in unread else one for place, one in enumerate(found)]
+        return _answered(gate, left)
     return [said.get(place) for place in range(len(found))], errors
+
+
+def _see(good: Mapping[int, Asked]) -> None:
+    """Look at the pictures of rows, so that one that cannot be seen spoils no other.
+
+    Raises:
+        _UnreadError: with why, of each such row.
+    """
+    why = {}
+    for place, (predictor, row) in good.items():
+        if predictor.picture is not None:
+            try:
+                predictor.see(row)
+            except InputError as error:
+                why[place] = str(error) if predictor.reads(row) else UNREAD
+    if why:
+        raise _UnreadError(why)
 
 
 def cost_of(asked: Sequence[Asked]) -> float:
@@ -170,12 +205,17 @@ def cost_of(asked: Sequence[Asked]) -> float:
     for rows in groups.values():
         predictor, few = rows[0][0], rows[:: -(-len(rows) // _COUNTED)]
         lengths = predictor.lengths([row for _, row in few], _CHARACTERS)
-        total += sum(_cost(predictor, length) for length in lengths) * len(rows) / len(few)
+        costs = (_cost(predictor, row, length) for (_, row), length in zip(few, lengths, strict=True))
+        total += sum(costs) * len(rows) / len(few)
     return total
 
 
-def _cost(predictor: Predictor, length: int) -> float:
-    return sum(_cost_of(one, predictor, length) for one in members_of(predictor.adapter))
+def _cost(predictor: Predictor, row: Given, length: int) -> float:
+    read = sum(_cost_of(one, predictor, length) for one in members_of(predictor.adapter))
+    backbone, picture = predictor.backbone, predictor.picture_of(row)
+    if backbone is None or picture is None:
+        return read
+    return read + sum(cost_of_picture(one, backbone, picture) for one in seers(predictor.adapter))
 
 
 def _cost_of(one: Single, predictor: Predictor, length: int) -> float:
@@ -188,8 +228,10 @@ def _cost_of(one: Single, predictor: Predictor, length: int) -> float:
 def _warm_up(gate: Gate, predictors: Sequence[Predictor]) -> None:
     """Answer a few rows, so that the first request is judged by this machine's speed."""
     for predictor in predictors:
-        row = dict.fromkeys(predictor.fields, "an example of a text that is neither short nor long " * 2)
+        row: Given = dict.fromkeys(predictor.fields, "an example of a text that is neither short nor long " * 2)
         asked = [(predictor, row)] * WARM_UP
+        if (column := predictor.picture) is not None:  # each another: what is seen of a picture is kept
+            asked = [(predictor, {**row, column: plain_picture(shade)}) for shade in range(WARM_UP)]
         answer_rows(asked[:1])  # what is made once is not the speed
         with gate.passing(len(asked), cost_of(asked)):
             answer_rows(asked)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +12,9 @@ from pyarrow import parquet
 from flows.cli import predict
 from infra.settings import home
 from registry.serving import Answer
+from tasks.pictures import Picture
 from tests.flows.test_cli import dept, refused
+from tests.tasks.picture_cases import png
 
 
 class Champion:
@@ -19,14 +22,17 @@ class Champion:
 
     name, version, note, backbone_name = "dept-tiny-t", "3", "", "tiny"
 
-    def __init__(self, fields=("text",), labels=("neg", "pos"), words=("bad", "good")):
+    def __init__(self, fields=("text",), labels=("neg", "pos"), words=("bad", "good"), sees=False):
         self.fields, self.labels, self.words, self.asked = fields, labels, words, []
+        self.picture = "picture" if sees else None
+        self.columns = (*fields, "picture") if sees else fields
 
     def answers(self, rows):
         self.asked.append(len(rows))
         made = []
         for row in rows:
-            long = min(0.9, len("".join(row.values())) / 20)
+            assert isinstance(row.get("picture"), Picture if self.picture else type(None))
+            long = min(0.9, len("".join(row[name] for name in self.fields)) / 20)
             if self.labels:
                 best = int(long > 0.5)
                 made.append(Answer(self.labels[best], self.words[best], max(long, 1 - long), (1 - long, long)))
@@ -199,3 +205,82 @@ def test_standard_input_in_utf_16(champion):
     for name in ("utf-16", "utf_16_le", "UTF-32"):
         assert answer("--encoding", name, stdin=wide.encode(name)) == answer(stdin=wide)
     refused(dept("predict", "--task", "t", stdin=wide.encode("utf-16")), "looks like UTF-16. Remedy: --encoding utf-16")
+
+
+# --- pictures
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    return [str(tmp_path / f"{number}.png") for number in (1, 2)]
+
+
+def test_a_picture_for_each_text_or_one_for_all(champion, photos):
+    champion(sees=True)
+    wanted = f"bad\t0.800\tfine\t{photos[0]}\nbad\t0.800\tgood\t{photos[0]}\n"
+    assert answer("fine", "good", "--picture", photos[0]) == wanted
+    assert answer("--picture", photos[0], stdin="fine\ngood\n") == wanted
+    assert answer(f"fine\t{photos[0]}", f"good\t{photos[0]}") == wanted
+    each = answer("fine", "good", "--picture", photos[0], "--picture", photos[1])
+    assert [line.split("\t")[3] for line in each.splitlines()] == photos
+    assert answer("fine", "--all", "--picture", photos[1]).splitlines()[0].endswith("neg\tpos\ttext\tpicture")
+    body = json.loads(answer("fine", "--json", "--picture", photos[1]))
+    assert body["answers"][0]["input"] == {"text": "fine", "picture": photos[1]}
+
+
+def test_pictures_alone_where_the_template_has_no_field(champion, photos):
+    champion(fields=(), sees=True)
+    assert (
+        answer("--picture", photos[0], "--picture", photos[1]) == f"bad\t1.000\t{photos[0]}\nbad\t1.000\t{photos[1]}\n"
+    )
+    assert answer(stdin="\n".join(photos)) == answer("--picture", photos[0], "--picture", photos[1])
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_pictures_of_a_file_s_rows(champion, photos, tmp_path, monkeypatch, ending):
+    monkeypatch.setenv("DEPT_CACHE", str(tmp_path / "cache"))
+    champion(sees=True)
+    path, out = tmp_path / f"rows.{ending}", tmp_path / f"out.{ending}"
+    if ending == "csv":
+        path.write_text("text,photo\nfine,1.png\nbad,2.png\n")
+    else:
+        pd.DataFrame({"text": ["fine", "bad"], "photo": [{"bytes": png(n), "path": "x"} for n in (1, 2)]}).to_parquet(
+            path
+        )
+    answer("--file", str(path), "--column", "picture=photo", "--out", str(out))
+    found = pd.read_csv(out) if ending == "csv" else pd.read_parquet(out)
+    assert list(found.columns[:2]) == ["text", "picture"]
+    assert [Path(name).read_bytes() for name in found["picture"]] == [png(1), png(2)]
+
+
+def test_faults_of_pictures_come_before_the_first_answer(champion, photos, tmp_path):
+    made = champion(sees=True)
+    (tmp_path / "bad.png").write_bytes(png(1)[:-30])
+    (tmp_path / "rows.csv").write_text("text,picture\nfine,1.png\nfine,bad.png\n")
+    (tmp_path / "away.csv").write_text("text,picture\nfine,../x.png\n")
+    for words, said in (
+        (("a", "b", "c", *(f"--picture={one}" for one in photos)), "2 pictures for 3 texts. Remedy: --picture once"),
+        (
+            ("a",),
+            "1 value, but the task reads 2. Remedy: divide text, picture by tabs, --picture FILE, or give a table",
+        ),
+        (("a", "--picture", str(tmp_path / "none.png")), "none.png: no such file; check the name"),
+        (("a\t ",), "text 1: picture is empty"),
+        (("a", "--picture", str(tmp_path / "bad.png")), "bad.png: a damaged or truncated picture"),
+        (("--file", str(tmp_path / "rows.csv")), "rows.csv, line 3: "),
+        (("--file", str(tmp_path / "away.csv")), "Remedy: names below that folder, or --picture FOLDER"),
+        (
+            ("--file", "x.csv", "--picture", "a", "--picture", "b"),
+            "one folder for the rows of a --file. Remedy: give one",
+        ),
+    ):
+        refused(dept("predict", "--task", "t", *words), said)
+    refused(dept("predict", "--task", "t", "--picture", photos[0], stdin=""), "no text; give some beside the picture")
+    champion()
+    refused(
+        dept("predict", "--task", "t", "a", "--picture", photos[0]),
+        "this champion answers by the text alone. Remedy: leave the picture out",
+    )
+    assert not made.asked

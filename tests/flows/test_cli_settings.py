@@ -87,8 +87,8 @@ def test_a_wrong_setting_of_a_plan_is_named(setting, said):
 def test_what_comes_next_is_said():
     from flows.planning.plan_file import load_plan
 
-    pictured = load_plan("easy-vqa").model_copy(update={"register": True})
-    assert "predict --task easy-vqa-open-question-only" in "\n".join(next_steps(pictured)), "the other is not served"
+    asked = 'predict --task easy-vqa-open --picture photo.png "what is to be seen?"'
+    assert asked in "\n".join(next_steps(load_plan("easy-vqa")))
     told = "\n".join(next_steps(load_plan("demo")))
     for words in ("dept predict --task movie-polarity ", "dept report --last", "dept up"):
         assert words in told

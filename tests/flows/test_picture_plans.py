@@ -1,17 +1,23 @@
 """Plans with pictures on a backbone that reads none: the adapters' own map sees them, from plan to report."""
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
 from dept.adapters import picture_map
 from dept.adapters.initialise import from_text
+from dept.readout import mean_answers
 from dept.trial import PICTURES
 from flows import transfer
 from flows.execution.engines import InProcess
+from flows.execution.measure import answered
 from flows.execution.open import open_plan
 from flows.execution.rows import of_task, rows_of
 from flows.execution.settle import settle, work_here
@@ -23,7 +29,8 @@ from flows.planning.trials import source_specs, target_specs
 from flows.reporting.protocol import protocol
 from infra.errors import InputError
 from registry.ledger import Ledger
-from registry.serving.predictor import Predictor, load_adapter
+from registry.promotion.names import all_tasks_name
+from registry.serving import load_champion
 from tests.dept.test_picture_encoder import encoder_at
 from tests.flows.test_cli import dept, refused
 from tests.tasks.picture_cases import folder_of, saved, task_of
@@ -124,7 +131,9 @@ def test_from_plan_to_ledger_and_report(tmp_path, tiny_folders):
     path = written(tmp_path / "p.yaml", plan_of(tmp_path, tiny_folders["llama"], methods=["dept", "probe"]))
     result = dept("run", path)
     assert result.exit_code == 0, result.output
-    assert [row.task for row in Ledger.open().decisions()] == ["hidden"]
+    assert {row.task: row.decision for row in Ledger.open().decisions()} == dict.fromkeys(
+        ("hidden", "mine", "other"), "first"
+    )
     done = {o.spec.label: o for o in Ledger.open().outcomes(r.fingerprint for r in Ledger.open().find()).values()}
     seen, blind = done["mine/k8/s0/best-source:other"], done["hidden/k8/s0/best-source:other"]
     assert seen.spec.adapter.pictures
@@ -205,15 +214,59 @@ def test_a_picture_that_goes_in_mid_training_fails_its_trials_alone(tmp_path, ti
     assert not context.begun
 
 
-def test_a_champion_of_pictures_is_not_served(tmp_path, tiny_folders, begin):
-    plan = plan_of(tmp_path, tiny_folders["llama"], strategies=["scratch"], sources=[], targets=["mine"])
+@pytest.mark.parametrize("sight", ["patches", "encoder"])
+def test_a_champion_of_pictures_is_served(tmp_path, tiny_folders, begin, monkeypatch, sight):
+    """By Python, by the command line, by its own model and by that of its backbone: each as it was tested."""
+    changes = {}
+    if sight == "encoder":
+        seen = {"grid": 2, "encoder": encoder_at(tmp_path / "clip", side=32)}
+        changes = {"adapter": {"m": 4, "r": 2, "s": 24, "pictures": seen}}
+    plan = plan_of(tmp_path, tiny_folders["llama"], strategies=["scratch"], sources=[], **changes)
     context, plan = begin(**body_of(plan))
-    (spec,) = [s for s in target_specs(plan, context.inputs, {}) if s.variant == "scratch"]
-    (outcome,) = settle(context, "targets", [spec]).outcomes
-    adapter = load_adapter(context.store.fetch(outcome.adapter_key))
-    assert adapter.sees == plan.adapter.pictures
-    with pytest.raises(InputError, match="it answers rows with pictures, which are tested but not served"):
-        Predictor(adapter)
+    done = settle(context, "targets", target_specs(plan, context.inputs, {})).outcomes
+    assert {row["task"]: row["decision"].split(":")[0] for row in transfer.register(context, done, work_here)} == {
+        "mine": "first",
+        "hidden": "first",
+    }
+    champion = load_champion("mine", str(tiny_folders["llama"]))
+    assert champion.adapter.sees.grid == 2
+    rows = context.splits["mine"].test
+    _, (scores,) = answered(context, [champion.adapter], "mine", rows)
+    wanted = np.exp(mean_answers([scores, scores]))  # of sum 1
+    paths = [Path(row.picture.path) for row in rows]
+    table = pd.DataFrame({"question": ["is it light?"] * len(rows), "picture": [str(path) for path in paths]})
+    np.testing.assert_allclose(champion.predict(table)[["no", "yes"]], wanted, atol=1e-5)
+
+    table["picture"] = [base64.b64encode(path.read_bytes()).decode() for path in paths]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", context.tracker.uri)
+    own = mlflow.pyfunc.load_model(f"models:/{champion.name}@champion")
+    assert own.metadata.signature.inputs.input_names() == ["question", "picture"]
+    np.testing.assert_allclose(own.predict(table)[["no", "yes"]], wanted, atol=1e-5)
+    assert own.predict(own.input_example)["label"][0] in ("no", "yes")
+    name = all_tasks_name(str(tiny_folders["llama"]), context.backbone_id)
+    everyone = mlflow.pyfunc.load_model(f"models:/{name}@champion")
+    assert everyone.metadata.signature.inputs.input_names()[:2] == ["task", "text"]
+    mixed = pd.concat([table.assign(task="mine"), table.assign(task="hidden", picture=None)], ignore_index=True)
+    mixed.loc[len(mixed)] = {"task": "mine", "question": "is it light?", "picture": str(paths[0])}
+    said = everyone.predict(mixed)
+    found = [[line["no"], line["yes"]] for line in said["probabilities"][:-1]]
+    blind = load_champion("hidden", str(tiny_folders["llama"])).predict({"question": list(table["question"])})
+    np.testing.assert_allclose(found, np.concatenate([wanted, blind[["no", "yes"]]]), atol=1e-5)
+    assert "no file is opened for a request" in said["error"].iloc[-1]
+
+    lines = [f"is it light?\t{path}" for path in paths]
+    csv = tmp_path / "asked.csv"
+    csv.write_text("\n".join(["question,file", *(f"is it light?,{path.name}" for path in paths)]))
+    given = ["--file", str(csv), "--column", "picture=file", "--picture", str(paths[0].parent)]
+    for words in (given, lines, ["is it light?", *(f"--picture={path}" for path in paths)]):
+        if words[0] == "is it light?":
+            words = [*["is it light?"] * (len(paths) - 1), *words]
+        result = dept("predict", "--task", "mine", "--all", *words)
+        assert result.exit_code == 0, result.output
+        cells = [line.split("\t") for line in result.stdout.splitlines()]
+        assert cells[0] == ["answer", "probability", "no", "yes", "question", "picture"]
+        assert [line[-1] for line in cells[1:]] == [str(path) for path in paths]
+        np.testing.assert_allclose([[float(n) for n in line[2:4]] for line in cells[1:]], wanted, atol=6e-4)
 
 
 # --- backbones that read pictures
