@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.errors import InputError
+from infra.explain import Filled
 
 MOST_M = 100_000
 MOST_STEPS = 10_000_000
@@ -64,10 +65,12 @@ class PictureMap(Frozen):
         description="frozen picture encoder that the map reads (CLIP, SigLIP, ViT, DINOv2, ...): hub id or folder; "
         "none: pixels",
     )
-    encoder_id: str | None = Field(
+    encoder_id: Annotated[str | None, Filled()] = Field(
         None, pattern="^[0-9a-f]{64}$", description="sha256 of the encoder's files; a run fills it in"
     )
-    width: int | None = Field(None, ge=1, le=65_536, description="width of the encoder's states; a run fills it in")
+    width: Annotated[int | None, Filled()] = Field(
+        None, ge=1, le=65_536, description="width of the encoder's states; a run fills it in"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> PictureMap:

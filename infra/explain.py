@@ -31,6 +31,20 @@ class Form:
     known: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Filled:
+    """Beside a field in Annotated: a run fills it in. It is read where it stands, and no list of keys names it."""
+
+
+def asked_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model that a user gives."""
+    return {
+        name: field
+        for name, field in model.model_fields.items()
+        if not any(isinstance(item, Filled) for item in field.metadata)
+    }
+
+
 # Where a mapping of some keys stands for a part of a model: (model, field) -> the model whose keys they are.
 Parts = Mapping[tuple[str, str], type[BaseModel]]
 
@@ -77,7 +91,7 @@ def _follow(place: Place, model: Any, body: Any, parts: Parts) -> tuple[str, Fie
         keys = []
         found = None if isinstance(part, int) else _model(kind)
         if found is not None and isinstance(part, str):
-            keys = [info.alias or name for name, info in found.model_fields.items()]
+            keys = [info.alias or name for name, info in asked_of(found).items()]
             field = found.model_fields.get(part)
             kind = parts.get((found.__name__, part)) or (field.annotation if field else None)
             metadata = list(field.metadata) if field else []

@@ -1,9 +1,10 @@
 """Every causal, encoder-decoder and masked model type of transformers, tiny and random: right, or refused.
 
 `python -m tests.families` tries all and writes the table of dept/backbones/README.md; `--masked` tries the encoders and
-writes their lines; with names it tries these. Each
-type runs in a process of its own, through the public API, against the model's own forward pass over [P; embeddings].
-Behind a name `+` asks for a model that is made apart from the self-test's siblings (`tests.twisted`).
+writes their lines, `--pictures` the types that read pictures; with names it tries these, and writes their lines where
+`--write` stands among them. Each type runs in a process of its own, through the public API, against the model's own
+forward pass over [P; embeddings]. Behind a name `+` asks for a model that is made apart from the self-test's siblings
+(`tests.twisted`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from dept.backbones.sizes import answer_room_of, hidden_of, text_of, width_of
 from infra.errors import InputError
 from tests import picture_families, twisted
+from tests.stand_in_timm import stand_in_timm
 
 SECONDS = 600
 TABLE = Path(__file__).parents[1] / "dept" / "backbones" / "README.md"
@@ -103,10 +105,13 @@ def model_of(name: str):
 
 def tried(name: str) -> Found:
     """What becomes of a type."""
+    with stand_in_timm():
+        return _refused_in_one_line(name) if name.endswith(":v") else _tried_on_texts(name)
+
+
+def _tried_on_texts(name: str) -> Found:
     from dept.backbones.backbone import Backbone
 
-    if name.endswith(":v"):
-        return _refused_in_one_line(name)
     try:
         model = model_of(name)
     except Exception as error:
@@ -285,8 +290,9 @@ def main() -> int:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    end = {"--masked": ":m", "--pictures": ":v"}.get(" ".join(sys.argv[1:]), "")
-    asked = [] if end else sys.argv[1:]
+    asked = [name for name in sys.argv[1:] if name != "--write"]
+    if end := {"--masked": ":m", "--pictures": ":v"}.get(" ".join(asked), ""):
+        asked = []
     wanted = asked or [name for name in names() if name.endswith(end)]
     found = []
     tried("llama")  # what every child needs is imported once
@@ -302,30 +308,45 @@ def main() -> int:
                 stream.write(json.dumps(asdict(found[-1])) + "\n")
         print(f"{found[-1].family:28} {found[-1].kind:10} {found[-1].why}", flush=True)
     print(dict(Counter(one.kind for one in found)))
-    if not asked:
+    if not asked or "--write" in sys.argv:
         write_table(found)
         kept.unlink(missing_ok=True)
     return int(any(one.kind in ("wrong", "traceback") for one in found))
 
 
 def write_table(found: list[Found]) -> None:
-    """Put the table between its marks; lines of types that were not tried stay."""
+    """Put the table between its marks, and how many end how; lines of types that were not tried stay."""
     shown = {"fast": "exact, fast", "slow": "exact, slow", "none": "no tiny model"}
-    lines = [
-        f"transformers {version('transformers')}; `:s`: encoder-decoders, `:m`: encoders, `:v`: those that read "
-        "pictures, `+`: models of other sizes, weights and options than siblings have.",
-        "",
-        "| type | ends | how, or why |",
-        "| --- | --- | --- |",
-    ]
     text = TABLE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     kept = {line.split(" | ")[0][2:]: line for line in text.split(BEGIN)[1].split(END)[0].splitlines() if line}
     kept |= {
         one.family: f"| {one.family} | {shown.get(one.kind, one.kind)} | {one.why.replace('|', '/')} |" for one in found
     }
-    lines += [kept[name] for name in names() if name in kept]
+    rows = [kept[name] for name in names() if name in kept]
+    lines = [
+        f"transformers {version('transformers')}; `+`: of other sizes, weights and options than siblings have.",
+        "",
+        *counted(rows),
+        "",
+        "| type | ends | how, or why |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
     TABLE.write_text(f"{head}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{tail}", encoding="utf-8")
+
+
+def counted(rows: list[str]) -> list[str]:
+    """How many types of each kind end how, by the lines of the table: lines of a list."""
+    told = {"": "causal models", ":s": "encoder-decoders", ":m": "encoders", ":v": "those that read pictures"}
+    ends: dict[str, Counter[str]] = {kind: Counter() for kind in told}
+    for name, end, *_ in (row.removeprefix("| ").split(" | ") for row in rows):
+        if not name.endswith("+"):
+            ends[name[name.find(":") :] if ":" in name else ""][end.replace(",", "")] += 1
+    return [
+        f"- {told[kind]}{kind and f' (`{kind}`)'}: {', '.join(f'{count} {end}' for end, count in found.most_common())}"
+        for kind, found in ends.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -142,7 +142,27 @@ def qwen3_vl(words):
     return qwen2_vl(words, "Qwen3VL")
 
 
-KINDS = {make.__name__: make for make in (llava, idefics3, smolvlm, paligemma, gemma3, qwen2_vl, qwen2_5_vl, qwen3_vl)}
+def mllama(words):
+    """Layers look across at tiles of a picture, which stands beside the text."""
+    from tokenizers.processors import TemplateProcessing
+
+    words.bos_token = "</s>"
+    begin = TemplateProcessing(single="</s> $A", special_tokens=[("</s>", words.bos_token_id)])
+    words.backend_tokenizer.post_processor = begin
+    (image,) = ids_of(words, "<|image|>")
+    # The last id has a place in the table of embeddings, and none in the head.
+    text = {**sized(words), "vocab_size": image, "num_hidden_layers": 3, "cross_attention_layers": [1]}
+    eyes = {**EYES, "attention_heads": 4, "num_global_layers": 1, "intermediate_layers_indices": [0, 2]}
+    eyes |= {"vision_output_dim": 3 * EYES["hidden_size"]}
+    config = t.MllamaConfig(text_config=text, vision_config=eyes, image_token_index=image)
+    pixels = t.MllamaImageProcessorPil(size={"height": 16, "width": 16}, max_image_tiles=4)
+    return t.MllamaForConditionalGeneration, config, processor(t.MllamaProcessor, pixels, words)
+
+
+KINDS = {
+    make.__name__: make
+    for make in (llava, idefics3, smolvlm, paligemma, gemma3, qwen2_vl, qwen2_5_vl, qwen3_vl, mllama)
+}
 
 
 def ids_of(words, *tokens: str) -> list[int]:

@@ -16,7 +16,7 @@ from dept.backbones.questions import of_some_ids, random_vectors, some_ids, with
 from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
 from dept.backbones.seeing_sibling import seeing_sibling
 from dept.backbones.self_test import PASSING, cause, not_usable
-from dept.backbones.vision import Given, Scene, Vision, embedding, on, row_of, text_alone
+from dept.backbones.vision import Given, NoEmbeddingsError, Scene, Vision, embedding, on, row_of, text_alone
 from dept.backbones.ways import Pictures, Sees, Way
 
 _M = 5
@@ -105,7 +105,10 @@ def _sees(model: Any, processor: Any) -> Sees:
     """Who sees whom around a picture, by the mask that the text decoder is given."""
     given, block, vectors = _shown(processor, 0)
     row = row_of(block, given, [_filler(model)] * 2, [_filler(model)] * 4, answer=2)
-    masks = Given.by(model, on(row, model.get_input_embeddings().weight.device)).masks
+    try:
+        masks = Given.by(model, on(row, model.get_input_embeddings().weight.device)).masks
+    except NoEmbeddingsError:  # pictures stand beside the text
+        return "back"
     ahead = [mask.triu(1) for mask in masks]
     if not any(bool(one.any()) for one in ahead):
         return "back"
@@ -232,12 +235,11 @@ class _Case:
             start, end = column, column + len(before) + len(block) + len(text)
             inside = made.embed(torch.tensor([block], dtype=torch.long, device=self.device))[0].to(prompt.dtype)
             if which is not None:
-                look = made.vision.look(_picture(which))
-                inside = inside.index_copy(0, torch.tensor(at, device=self.device), look.vectors.to(prompt.dtype))
-                stop = end + sum(map(len, answers))
-                blocks.append((0, start + len(before), len(block), stop, which))
-                looks[which] = look
+                blocks.append((0, start + len(before), len(block), end + sum(map(len, answers)), which))
                 vectors.append(at)
+            if which is not None and made.way.pictures != "model":  # that one makes them itself
+                looks[which] = look = made.vision.look(_picture(which))
+                inside = inside.index_copy(0, torch.tensor(at, device=self.device), look.vectors.to(prompt.dtype))
             parts += [before, inside, text, *answers]
             ids += [*[self.filler] * len(before), *block, *[self.filler] * (len(text) + sum(map(len, answers)))]
             positions += list(range(end - start))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TEXT = "first question"
 _NOT_PIXELS = ("input_ids", "attention_mask", "labels", "text_replacement_offsets")
-_ALONG = ("token_type_ids", "mm_token_type_ids")  # one number a token, 0 for text
+_ALONG = ("token_type_ids", "mm_token_type_ids", "cross_attention_mask")  # something for each token of a row
 _NAMES = re.compile(r"_(token|token_id|token_index|patch_id)$")
 _SIZES = 4096  # of pictures, whose blocks are kept
 
@@ -76,7 +76,8 @@ class Processor:
     def inputs(self, picture: Image.Image) -> dict[str, Any]:
         """What the model is given beside token ids (tensors, by name) for a row of one picture.
 
-        What has a number for each token of a row (`token_type_ids`) is that of the block, [1, n].
+        What has something for each token of a row (`token_type_ids`, `cross_attention_mask`) is that of the block,
+        [1, n, ...].
 
         Raises:
             ValueError: a picture that it does not take.

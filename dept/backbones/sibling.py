@@ -155,6 +155,8 @@ def shrunk(body: Body) -> Body:
             found[key] = [WINDOW for _ in range(found.get("encoder_layers", len(value)))]
         elif key == "attn_layer_indices" and value:
             found[key] = [1]
+        elif key == "cross_attention_layers" and value:  # of mllama: texts alone pass by them
+            found[key] = [0]
         elif isinstance(value, list) and value and all(type(one) is int for one in value):
             found[key] = [_size(key, one, heads) for one in value]
     if body.get("qk_rope_head_dim") and body.get("head_dim") == body["qk_rope_head_dim"]:
@@ -184,7 +186,8 @@ def _rope(value: Body, size: int) -> Body:
         share = value.get("partial_rotary_factor", 1.0)
         half = int(size * share) // 2
         kept["mrope_section"] = _shared(value["mrope_section"], half)
-    return {"rope_type": "default", "rope_theta": 10_000.0, **kept}
+    kind = "proportional" if value.get("rope_type") == "proportional" else "default"  # the former fills the whole head
+    return {"rope_type": kind, "rope_theta": 10_000.0, **kept}
 
 
 def _shared(parts: list[int], total: int) -> list[int]:

@@ -64,7 +64,7 @@ class Given:
         """What the decoder of a model is given when the model is called with these arguments.
 
         Raises:
-            ValueError: nothing that has embeddings.
+            NoEmbeddingsError: nothing that has embeddings.
         """
         found: list[dict[str, Any]] = []
 
@@ -80,7 +80,7 @@ class Given:
         finally:
             handle.remove()
         if not found or not isinstance(found[0].get("inputs_embeds"), Tensor):
-            raise ValueError("a text decoder that is not given embeddings")
+            raise NoEmbeddingsError("a text decoder that is not given embeddings")
         return cls(found[0])
 
 
@@ -93,6 +93,10 @@ def _masks(given: Any) -> list[Tensor]:
 
 class _LeftError(Exception):
     """The pass has come to the decoder."""
+
+
+class NoEmbeddingsError(ValueError):
+    """A text decoder is given token ids, so pictures are not among its embeddings."""
 
 
 def row_of(
@@ -117,6 +121,9 @@ def row_of(
         found[key][:, len(before) : len(before) + len(block)] = own
         if answer and key == "token_type_ids" and not bool(own.any()):  # paligemma: prefix 0, answer 1
             found[key][:, ids.shape[1] - answer :] = 1
+    if (seen := given.get("cross_attention_mask")) is not None:  # mllama: what stands behind a picture looks at it
+        front, rear = seen.new_zeros(1, len(before), *seen.shape[2:]), seen[:, -1:].expand(-1, len(behind), -1, -1)
+        found["cross_attention_mask"] = torch.cat([front, seen, rear], dim=1)
     return found
 
 

@@ -57,14 +57,14 @@ def plan(
 
 
 def keys(model: type[BaseModel], parts: Parts, before: str = "", given: Any = None) -> list[dict[str, Any]]:
-    """Every key of a model and of the models within it: key, meaning, default, what it may be.
+    """Every key that a user gives of a model and of the models within it: key, meaning, default, what it may be.
 
     given: a value of the model whose numbers are the defaults there, as a plan's own recipe is; None: the model's.
     """
-    from infra.explain import bounds, inner_models
+    from infra.explain import asked_of, bounds, inner_models
 
     found = []
-    for name, field in model.model_fields.items():
+    for name, field in asked_of(model).items():
         key = f"{before}{field.alias or name}"
         part = parts.get((model.__name__, name))
         inner = [part] if part else inner_models(field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from dept.backbones.chat import in_chat
@@ -12,7 +13,7 @@ from flows.execution.context import Engine, RunContext
 from flows.execution.own_tasks import stored_rows
 from flows.planning.backbone_cost import chat_of
 from flows.planning.check import check
-from flows.planning.encoders import check_encoder
+from flows.planning.encoders import check_encoder, read_as_letters
 from flows.planning.pictures import LOOKED_AT, adapter_of, blocks, check_pictures, encoders_of, reads_pictures
 from flows.planning.plan import Plan
 from infra.errors import InputError
@@ -22,6 +23,8 @@ from registry.tracking import Tracker
 from tasks.cut import answer_room
 from tasks.spec import Task
 from tasks.splits import Splits
+
+_LOG = logging.getLogger(__name__)
 
 
 def open_plan(plan: Plan) -> RunContext:
@@ -37,6 +40,8 @@ def open_plan(plan: Plan) -> RunContext:
     check_pictures(plan, tasks, lambda: backbone)
     encoders = encoders_of(plan, tasks)
     check_encoder(plan, tasks, backbone)
+    for line in read_as_letters(tasks.values(), backbone):
+        _LOG.warning(line)
     ledger = Ledger.open() if plan.stored else None  # else nothing is opened before all is checked
     splits = check(plan, stored_rows(store_of(ledger)) if ledger else None)
     backbone.check_room(plan.adapter.m, plan.adapter.s)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.planning.check_lengths import check_lengths
+from flows.planning.encoders import read_as_letters
 from flows.planning.plan_file import load_plan
 from infra.errors import InputError
 from infra.names import expanded
@@ -89,6 +90,10 @@ def check_task(task: Task, tokens: int | None = None, backbone: str | None = Non
     lengths = check_lengths(task, splits, tokens, backbone)
     found.lines += lengths.lines
     found.warnings += lengths.warnings
+    if backbone is not None:
+        from dept.backbones.describe import describe
+
+        found.warnings += read_as_letters([task], describe(backbone))
     found.lost = lengths.lost
     return found
 

@@ -16,7 +16,7 @@ from flows.planning.astray import astray, steadied
 from flows.planning.backbone_cost import BackboneCost
 from flows.planning.check import check, check_draws
 from flows.planning.distilled import distilled_specs, planned_distilled
-from flows.planning.encoders import check_encoder
+from flows.planning.encoders import check_encoder, read_as_letters
 from flows.planning.ensembles import ensemble_specs, planned
 from flows.planning.joined import joined_targets
 from flows.planning.pictures import LOOKED_AT, blocks, check_pictures, encoders_of
@@ -200,7 +200,8 @@ def estimate(plan: Plan, ledger: Known | None = None) -> Estimate:
     for spec in taught:
         add("distilled", spec.variant, spec, learned)
     rate, where_from = speed(backbone, ledger) if lines else (None, "")
-    notes = _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from, inputs.encoders)
+    notes = read_as_letters(tasks.values(), backbone.info) if backbone.info is not None else []
+    notes += _notes(plan, backbone, sorted(away), lines.values(), len(left_out), where_from, inputs.encoders)
     return Estimate(list(lines.values()), rate, notes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dept.backbones.describe import BackboneInfo
 from dept.batches.unmask import MASK
@@ -53,3 +53,14 @@ def check_encoder(plan: Plan, tasks: Mapping[str, Task], backbone: BackboneInfo)
         raise InputError(f"strategies: {shared[0]}: {alone}, and tasks share none. {remedy}")
     if plan.zero_shot:
         raise InputError(f"zero_shot: {alone}, and tasks share none. {remedy}")
+
+
+def read_as_letters(tasks: Iterable[Task], backbone: BackboneInfo) -> list[str]:
+    """One line where templates name the mask's place and the backbone is no encoder; else none."""
+    named = sorted(task.name for task in tasks if MASK in task.template)
+    if not named or backbone.family == "encoder":
+        return []
+    return [
+        f"{MASK} in the template of {', '.join(named)}: backbone {backbone.name} is no encoder and reads it as "
+        "letters. Remedy: a template without it, or an encoder"
+    ]

@@ -17,7 +17,7 @@ from flows.planning.defaults import PROMPT_TEXT, SCRATCH_TRAINING, SOURCE_TRAINI
 from flows.planning.groups import Group, Name, PromptText, Recipe, Seed, Shots, Strategy
 from flows.planning.search_plan import SearchPlan
 from infra.errors import InputError
-from infra.explain import Form
+from infra.explain import Filled, Form
 from infra.nearest import near
 from tasks.catalogue import catalogue
 from tasks.spec import Task
@@ -56,7 +56,7 @@ class Plan(BaseModel):
     own_tasks: Annotated[list[Task], Form(BLOCKS)] = Field(
         default_factory=list, max_length=MOST, description="your own tasks, each a block as in the catalogue"
     )
-    stored: dict[Name, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+    stored: Annotated[dict[Name, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]], Filled()] = Field(
         default_factory=dict,
         description="sha256, by own task, of its rows in the store, from where they are read. A run fills it in: its "
         "workers need no file of another machine",

@@ -50,6 +50,10 @@ EXPECTED = {
     "glm_ocr:v": ("fast", "pictures packed, sees back"),
     "qwen3_5:v": ("slow", "pictures rows, sees back"),
     "blip:v": ("refused", "names no token that stands for pictures"),
+    "apertus1p5:v": ("fast", "pictures packed, sees back"),  # pictures are tokens of the vocabulary's end
+    "fast_vlm:v": ("fast", "pictures packed, sees back"),  # read with timm
+    "granite4_vision:v": ("slow", "pictures model, sees back"),  # added in the layers of the text part alone
+    "diffusion_gemma:v": ("refused", "gives other numbers each time it is asked"),
     # Made apart from the self-test's siblings, of options that are not the default.
     "llama+": ("fast", "packed, masks one"),
     "qwen2+": ("fast", "packed, masks types"),

@@ -29,6 +29,7 @@ EXPECTED = {
     "gemma3": ("packed", "within"),
     "qwen2_5_vl": ("packed", "back"),
     "qwen3_vl": ("packed", "back"),
+    "mllama": ("model", "back"),
 }
 
 
@@ -53,6 +54,21 @@ def test_the_slower_ways_are_right_as_well(way, pictures, monkeypatch):
     backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
     assert backbone.way.pictures == way, backbone.way
     assert seeing.compared(backbone, pictures) == ""
+
+
+def test_what_stands_behind_a_picture_looks_across_at_it(pictures):
+    """Rows are what the processor of mllama makes of the same text and picture."""
+    _, processor = seeing.made("mllama", families.tokenizer())
+    for picture in map(read_picture, pictures[:2]):
+        given = processor.made(images=[[picture]], text=["<|image|>the film was good"], return_tensors="pt")
+        block, ids = processor.block_ids(picture.size), given["input_ids"][0].tolist()
+        at = ids.index(processor.token_id)
+        assert (at, block) == (1, (processor.token_id,))
+        ours = vision.row_of(block, processor.inputs(picture), ids[:at], ids[at + 1 :])
+        assert ours.keys() == given.keys()
+        assert all(torch.equal(ours[key], given[key]) for key in given)
+        looks = given["cross_attention_mask"].any(-1).any(-1)[0]
+        assert looks.tolist() == [False] + [True] * (len(ids) - 1)
 
 
 TEMPLATE = (

@@ -89,6 +89,15 @@ def test_bad_plans(plan, changes, said):
     assert not home().exists()
 
 
+def test_no_list_of_keys_names_what_a_run_fills_in(plan):
+    result = dept("run", plan(adapter={"pictures": {"encodr": "x"}}))
+    refused(result, "adapter.pictures.encodr: unknown key; did you mean encoder? Known: grid, pixels, rank, encoder")
+    assert "encoder_id" not in result.output
+    result = dept("run", plan(storedd={}))
+    refused(result, "storedd: unknown key")
+    assert "stored," not in result.output
+
+
 def test_a_plan_file_that_is_a_folder(tmp_path):
     (tmp_path / "plan.yaml").mkdir()
     refused(dept("run", str(tmp_path / "plan.yaml")), "plan.yaml: is a folder")

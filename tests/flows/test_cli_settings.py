@@ -44,6 +44,9 @@ def test_the_schema_has_every_key_with_meaning_and_bounds():
     for key in ("adapter.layout", "scratch_training.steps", "groups[].adapter.m", "own_tasks[].source.path"):
         assert key in found, key
     assert [key for key, (meaning, _, _) in found.items() if not meaning] == []
+    filled = {"stored", "adapter.pictures.encoder_id", "adapter.pictures.width"}
+    assert not filled & found.keys(), "a run fills these in"
+    assert "adapter.pictures.encoder" in found
 
 
 def test_a_shipped_plan_can_be_taken_as_a_start(tmp_path):

@@ -3,9 +3,11 @@
 import csv
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dept.adapters.adapter import Adapter
 from dept.backbones.shared import shared_backbone
@@ -14,6 +16,7 @@ from flows import transfer
 from flows.execution.challengers import _probe
 from flows.execution.open import open_plan
 from flows.execution.settle import work_here
+from flows.planning.check_task import check_task, named
 from flows.planning.cost import estimate
 from flows.planning.plan_file import load_plan
 from infra.errors import InputError
@@ -150,6 +153,37 @@ def test_tasks_that_an_encoder_cannot_do(make_plan, folders, tmp_path, kind, cha
     options = {"own_tasks": {"film": task}, "targets": ["film"], "sources": [], "strategies": ["scratch"]}
     with pytest.raises(InputError, match=told):
         estimate(load_plan(make_plan(backbone=folders[kind], **options)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", "words"])
+def test_a_masks_place_that_is_read_as_letters_is_told(make_plan, folders, tiny_folders, tmp_path, caplog, kind):
+    """In one line, by a dry run, a run, and `dept tasks check`; nothing of an encoder, nor of `[MASK]` in a row."""
+    rows = "".join(f"the [MASK] {i} was good,{('no', 'yes')[i % 2]}\n" for i in range(40))
+    for name, template in (("film", "{text} It was [MASK]."), ("plot", "{text} :")):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}")
+        (tmp_path / f"{name}.yaml").write_text(
+            yaml.safe_dump({name: block(tmp_path / f"{name}.csv") | {"template": template}})
+        )
+    own = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text())[name] for name in ("film", "plot")}
+    backbone = folders[kind] if kind == "words" else str(tiny_folders[kind])
+    options = {"own_tasks": own, "targets": ["film", "plot"], "sources": [], "strategies": ["scratch"]}
+    path = make_plan(backbone=backbone, **options)
+    name = Path(backbone).name
+    told = f"[MASK] in the template of film: backbone {name} is no encoder and reads it as letters. Remedy: "
+    open_plan(load_plan(path))
+    shown = [
+        "".join(line for line in estimate(load_plan(path)).notes if "[MASK]" in line),
+        "".join(line for line in caplog.messages if "[MASK]" in line),
+        "".join(
+            line
+            for line in check_task(*named(str(tmp_path / "film.yaml")), None, backbone).warnings
+            if "[MASK]" in line
+        ),
+    ]
+    assert [one.startswith(told) and one.count("[MASK]") == 1 for one in shown] == [kind != "words"] * 3, shown
+    assert not any(
+        "[MASK]" in line for line in check_task(*named(str(tmp_path / "plot.yaml")), None, backbone).warnings
+    )
 
 
 @pytest.mark.skipif(
