@@ -31,6 +31,8 @@ THREADS = 4
 _ORIENTATION = 0x0112  # the tag of EXIF
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _opening = threading.Lock()  # filters of warnings are one for the whole process
+# Of damaged tags, beside the line that we say ourselves; not within a block, since pictures are decoded by threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def read_picture(picture: Picture) -> Image.Image:
@@ -140,7 +142,7 @@ def _opened(payload: bytes, what: str) -> Image.Image:
 
     try:
         with _opening, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we say it, in one line
+            warnings.simplefilter("ignore")  # of bombs, of damaged tags: we say it, in one line
             picture = Image.open(io.BytesIO(payload), formats=FORMATS)
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)

@@ -16,7 +16,7 @@ NEEDED = 3  # people who gave an answer that is right
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"none": "0"}
 _ARTICLES = frozenset(("a", "an", "the"))
-_PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
+_PERIOD = re.compile(r"\.(?!\d)")  # .5 and 3.5 are decimals
 _COMMA = re.compile(r"(?<=\d),(?=\d)")
 _PUNCTUATION = re.compile(r"[^\w\s'.:]|_")  # letters and digits of all scripts stay
 

@@ -33,6 +33,12 @@ def bomb(width=60_000, height=60_000):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+def half_a_tiff():
+    """Of which Pillow warns when it is opened: its tags stood at the end."""
+    whole = saved(Image.effect_noise((40, 40), 60).convert("RGB"), "TIFF", compression="tiff_lzw")
+    return whole[: len(whole) // 2]
+
+
 def rotated(form="JPEG"):
     """Red left of blue, as a camera keeps it that was turned: stored as red above blue, with the note to turn it."""
     image = Image.new("RGB", (16, 32), RED)

@@ -12,7 +12,19 @@ from infra.settings import settings
 from tasks import picture_reader
 from tasks.picture_reader import check_pictures, decode, faults, read_picture, size_of, upright_size
 from tasks.pictures import Finder, Picture, payload_of, picture_at, picture_in
-from tests.tasks.picture_cases import BLUE, RED, animated, bomb, png, rotated, saved, see_through, sixteen_bits, tiff
+from tests.tasks.picture_cases import (
+    BLUE,
+    RED,
+    animated,
+    bomb,
+    half_a_tiff,
+    png,
+    rotated,
+    saved,
+    see_through,
+    sixteen_bits,
+    tiff,
+)
 
 WHITE = (255, 255, 255)
 
@@ -84,6 +96,7 @@ def test_the_upright_size_is_told_by_the_header(payload):
     [
         (saved(Image.effect_noise((64, 64), 99))[:-900], "damaged or truncated.*Remedy: save it again"),
         (saved(Image.effect_noise((64, 64), 99), "JPEG")[:700], "damaged or truncated.*Remedy: save it again"),
+        (half_a_tiff(), "not a picture that can be read.*Remedy"),
         (b"\x89PNG\r\n\x1a\n", r"Remedy: save it"),
         (b"caption,label\nnot a picture\n", r"not a picture that can be read \(JPEG, PNG.*Remedy"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture that can be read"),
@@ -96,6 +109,7 @@ def test_the_upright_size_is_told_by_the_header(payload):
     ids=[
         "truncated png",
         "truncated jpeg",
+        "truncated tiff",
         "no more than a head",
         "text",
         "eps",

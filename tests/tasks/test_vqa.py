@@ -32,7 +32,8 @@ from tasks.vqa import comparable, vqa_accuracy
         ("red,blue", "red blue"),
         ("3.5 m.", "3.5 m"),
         ("U.S.", "us"),
-        (".5", "5"),  # no digit before the period: not a decimal, by the organisers' pattern
+        (".5", ".5"),  # a decimal, by the organisers' pattern too
+        ("5.", "5"),
         ("black/white (mostly)", "black white mostly"),
         ("top_left-corner?!", "top left corner"),
         ("  on\tthe\ntable ", "on table"),
