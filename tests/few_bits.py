@@ -13,6 +13,7 @@ from dept import AdapterConfig, Backbone, Request, TrainConfig, Trial, score, tr
 from dept.adapters.initialise import from_text
 from dept.backbones import loading
 from dept.batches.tokenise import encode
+from infra.errors import InputError
 from tests.tiny import WORDS
 
 LABELS = ("negative", "positive")
@@ -50,7 +51,19 @@ def told(folder: str, dtype: str) -> dict:
     }
 
 
+def refused(folder: str) -> str:
+    """What is said of bitsandbytes' 4 bits as they are on a CPU with AVX512-BF16: its kernel has no derivative."""
+    try:
+        Backbone.from_pretrained(folder, dtype="nf4", device="cpu")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 if __name__ == "__main__":
     loading.check_quantised = lambda dtype, device: None
+    fast = bitsandbytes.nn.modules.has_avx512bf16()
+    without = {"fast": fast, "said": refused(sys.argv[1])}
     bitsandbytes.nn.modules.has_avx512bf16 = lambda: False  # packs for answers alone: nothing trains through it
-    print(json.dumps({dtype: told(sys.argv[1], dtype) for dtype in ("bfloat16", *loading.QUANTISED)}))
+    found = {dtype: told(sys.argv[1], dtype) for dtype in ("bfloat16", *loading.QUANTISED)}
+    print(json.dumps({**found, "without": without}))

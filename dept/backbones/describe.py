@@ -15,10 +15,11 @@ from typing import Any, cast, get_args
 from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, reads_pictures, short_name, weights_id
 from dept.backbones.processor import Processor
+from dept.backbones.quantised import check_files, check_quantised
 from dept.backbones.sizes import answer_room_of, check_answers, check_room, hidden_of, room_of, text_of, width_of
 from dept.backbones.token_kinds import KINDS, EncoderTokens
 from dept.backbones.tokens import Family, Tokens
-from dept.config import QUANTISED, Dtype
+from dept.config import Dtype
 from infra.errors import InputError
 
 DTYPES = get_args(Dtype)
@@ -165,6 +166,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     folder = folder_of(name_or_path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_files(name_or_path, config, dtype, device)
         sees = reads_pictures(folder)
         if "vocab_size" not in config and "num_channels" in config and not sees:
             raise InputError(
@@ -245,19 +247,6 @@ def _torch_has_cuda() -> bool:
     except OSError:
         return True
     return re.search(r"^cuda\b.*=\s*None", text, re.MULTILINE) is None
-
-
-def check_quantised(dtype: str, device: str) -> None:
-    """Refuse weights of 8 or 4 bits where they cannot be had.
-
-    Raises:
-        InputError: the device is no CUDA one.
-    """
-    if dtype in QUANTISED and not device.startswith("cuda"):
-        raise InputError(
-            f"dtype {dtype}: frozen weights of 8 and 4 bits need a CUDA device, and this is {device}. Remedy: float32 "
-            "or bfloat16, or device cuda"
-        )
 
 
 class PlainTokenizer:

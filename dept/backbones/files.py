@@ -128,13 +128,21 @@ def short_name(name_or_path: str) -> str:
 
 def weights_id(folder: Path) -> str:
     """sha256 (hex) of weights, config and tokenizer: the same for every path of the same files, and number type."""
-    digest = hashlib.sha256(_VERSION)
     if origin := _origin(folder):
-        digest.update(origin.encode())
-        return digest.hexdigest()
+        return hashlib.sha256(_VERSION + origin.encode()).hexdigest()
+    return _id_from(hashlib.sha256(_VERSION + _other_ends(folder)), folder)
+
+
+def _id_from(digest: Any, folder: Path) -> str:
     pictures = _PICTURES if reads_pictures(folder) else ()
     others = (folder.glob(pattern) for pattern in (*_TOKENS, *_RARE, *pictures))
     return _digest_of(digest, weights_of(folder), [folder / "config.json"], *others)
+
+
+def _other_ends(folder: Path) -> bytes:
+    """Where generation_config.json ends answers by other tokens than config.json does: those; else nothing."""
+    ends, usual = (json_of(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
+    return f"ends {json.dumps(ends)}".encode() if ends not in (None, usual, [usual]) else b""
 
 
 def picture_encoder_id(folder: Path) -> str:
@@ -188,6 +196,7 @@ def legacy_ids(folder: Path) -> set[str]:
     """All ids that older versions may have given a folder, where they are not today's."""
     found = {
         older_id(folder),
+        _id_from(hashlib.sha256(_VERSION), folder),  # while the ends in generation_config.json did not count
         _text_id(folder),
         _first_kind_id(folder),
         *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED),

@@ -12,9 +12,9 @@ from typing import Any, get_args
 
 import torch
 
-from dept.backbones.describe import check_quantised
 from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load, reads_pictures
+from dept.backbones.quantised import check_quantised
 from dept.config import QUANTISED, Dtype
 from infra.errors import InputError
 from infra.quiet import errors_alone

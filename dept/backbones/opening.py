@@ -12,6 +12,7 @@ from dept.backbones.compiled import compile_layers
 from dept.backbones.describe import default_dtype
 from dept.backbones.loading import DTYPES, load_model, load_tokenizer, pick_device, quantised, same_bits_twice
 from dept.backbones.processor import Processor
+from dept.backbones.quantised import check_files
 from dept.config import QUANTISED
 from infra.errors import InputError
 from infra.settings import settings
@@ -39,6 +40,7 @@ def opened(
             raise InputError(f"backbone: unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
         dtype = DTYPES[dtype]
     folder = files.folder_of(name_or_path)
+    check_files(files.short_name(name_or_path), files.json_of(folder / "config.json"), bits or None, place.type)
     if place.type == "cuda":
         same_bits_twice()
     model = load_model(str(folder), dtype, quantised(bits, place)) if bits else load_model(str(folder), dtype)

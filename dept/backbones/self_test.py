@@ -135,6 +135,8 @@ class Test(ABC):
             way = self._measured(model, model, far=False)
             if not self._confirmed(model, way):
                 raise not_usable(self.name, model, "gives other numbers for token ids than for their embeddings")
+        if whole and getattr(model.config, "quantization_config", None) and not self._passes_gradients(model):
+            raise not_usable(self.name, model, "has quantised weights that pass no gradient, so no prompt can learn")
         return way
 
     def _in_type(self, small: Any, model: Any, way: Way) -> Way:
@@ -146,6 +148,17 @@ class Test(ABC):
             return self._measured(there, model, True, tried[tried.index(way) :])
         except (InputError, RuntimeError):  # it cannot be had in that type: the model itself has the last word
             return way
+
+    def _passes_gradients(self, model: Any) -> bool:
+        """Whether what stands first learns of the last logits: some kernels have no derivative, and raise no error."""
+        first = embedded_ids(model).detach().clone().requires_grad_()
+        try:
+            with torch.enable_grad():
+                last = self.of_embeddings(model, first)[-1].float().norm()
+                (found,) = torch.autograd.grad(last, first, allow_unused=True)
+        except RuntimeError:
+            return False
+        return found is not None and bool(found[0, 0].isfinite().all()) and bool(found[0, 0].any())
 
     def _confirmed(self, model: Any, way: Way) -> bool:
         try:

@@ -238,6 +238,22 @@ def test_weights_of_few_bits_are_refused_without_cuda(folder, dtype):
         describe(str(folder), dtype=dtype, device="cpu")
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_files_that_are_quantised_already_are_refused_without_cuda(folder, inside):
+    """bitsandbytes' 4 bits on a CPU, and torchao's of activations, have no derivative: prompts learned nothing."""
+    config = json.loads((folder / "config.json").read_text())
+    how = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (folder / "config.json").write_text(json.dumps(config | ({"text_config": how} if inside else how)))
+    said = r"its files hold quantised weights \(bitsandbytes\), which need a CUDA device, and this is cpu\. Remedy"
+    with pytest.raises(InputError, match=said):
+        load(folder)
+    with pytest.raises(InputError, match=said):
+        describe(str(folder), device="cpu")
+    with pytest.raises(InputError, match=r"quantised weights \(bitsandbytes\) already\. Remedy: leave dtype nf4 out"):
+        describe(str(folder), dtype="nf4", device="cuda")
+    describe(str(folder))  # of a pool, whose devices are not known
+
+
 def test_how_few_bits_are_asked_for(monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="bitsandbytes is not installed"):

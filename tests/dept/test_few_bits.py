@@ -53,3 +53,9 @@ def test_few_bits_score_and_learn(found, dtype):
 
 def test_they_say_nothing_for_each_matrix(found):
     assert "MatMul8bitLt" not in found[1]
+
+
+def test_weights_that_pass_no_gradient_are_refused(found):
+    if not (without := found[0]["without"])["fast"]:
+        pytest.skip("this CPU has no AVX512-BF16, so bitsandbytes has no kernel without a derivative here")
+    assert "has quantised weights that pass no gradient, so no prompt can learn" in without["said"]

@@ -1,6 +1,7 @@
 """A backbone's id is of the files that are loaded, and of those that turn text into ids, wherever they lie."""
 
 import fnmatch
+import json
 import re
 import shutil
 from pathlib import Path
@@ -131,3 +132,16 @@ def test_the_number_type_is_no_part_of_it(folder):
     ids = {describe(str(folder), dtype=dtype).backbone_id for dtype in ("float32", "bfloat16", "float64")}
     ids |= {Backbone.from_pretrained(str(folder), dtype, device="cpu").weights_id for dtype in ("float32", "bfloat16")}
     assert len(ids) == 1
+
+
+def test_where_answers_end_is_in_it(folder):
+    """generation_config.json ends answers as well as config.json does; where both say the same, the id is as it was."""
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    without, ends = files.weights_id(folder), describe(str(folder)).tokens.end_ids
+    for same in (ends[0], list(ends)):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": same}))
+        assert files.weights_id(folder) == without
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, *ends]}))
+    assert describe(str(folder)).tokens.end_ids[:2] != ends
+    assert files.weights_id(folder) != without
+    assert without in files.legacy_ids(folder)
