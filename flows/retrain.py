@@ -18,7 +18,7 @@ from dept.backbones.describe import told_dtype
 from dept.trial import TrialOutcome
 from flows.begun import begun
 from flows.execution.challengers import train_challengers
-from flows.execution.champions import open_retraining
+from flows.execution.champions import encoder_of, open_retraining, with_encoder
 from flows.execution.context import RunContext
 from flows.execution.fan_out import workers_for
 from flows.execution.heal import LostError
@@ -145,12 +145,19 @@ def look(context: RunContext, order: Retraining) -> Looked:
             continue
         spec = row.trial_spec  # its adapter may be lost: what judges it makes it again
         name, last = current.task, _last_decision(context, current)
+        try:
+            shape = with_encoder(spec.adapter)
+        except InputError as error:  # the files of the picture encoder that it reads
+            found.left_out[name] = str(error)
+            continue
         today: dict[str, str | int | None] = {
             "data_hash": context.splits[name].data_hash,
             "task_version": context.tasks[name].version,
             "backbone_id": context.backbone_id,
             "computed": context.computed,
         }
+        if (encoder := encoder_of(shape.model_dump())) is not None:
+            today["encoder"] = encoder
         age = (now - (last.at if last else current.since)).total_seconds() / DAY
         changed, old = reasons(spec, state_of(context, spec), today, age, order.max_age_days)
         if changed and _answered(context, current, today):
@@ -214,7 +221,8 @@ def _answered(context: RunContext, current: Champion, today: dict[str, str | int
         compared = row.decision == "kept" and row.rows  # else one of the two could not be scored
         if compared and row.champion_fingerprint == current.fingerprint and row.challenger_fingerprint:
             trial = context.ledger.get(row.challenger_fingerprint)
-            if trial is not None and all(trial.spec.get(key) == value for key, value in today.items()):
+            then = {} if trial is None else {**trial.spec, "encoder": encoder_of(trial.spec.get("adapter") or {})}
+            if trial is not None and all(then.get(key) == value for key, value in today.items()):
                 return True
     return False
 

@@ -25,6 +25,11 @@ def members_of(answering: Answering) -> tuple[Single, ...]:
     return answering.members if isinstance(answering, Ensemble) else (answering,)
 
 
+def seers_of(answering: Answering) -> tuple[Single, ...]:
+    """Those of them that see a row's picture, where others read its text alone."""
+    return tuple(one for one in members_of(answering) if one.metadata.get("picture"))
+
+
 def weights_of(answering: Answering) -> tuple[float, ...] | None:
     """Their weights in the mean (`dept.readout.mean_answers`); None: all alike."""
     return answering.weights if isinstance(answering, Ensemble) else None

@@ -13,13 +13,14 @@ from tasks.load import load_splits
 from tasks.metrics import INVALID
 from tasks.spec import Task
 
-_LENGTHS = ("cut", "max_length", "answer_length", "chat")  # what changes no row
+_READ = ("cut", "max_length", "answer_length", "chat", "picture")  # what changes no row
 
 
 def as_trained(
     context: RunContext, name: str, about: Mapping[str, Any], rows: Sequence[Example]
 ) -> tuple[RunContext, Sequence[Example]]:
-    """The context and the same rows under the template, labels, words and lengths of an adapter's file.
+    """The context and the same rows under the template, labels, words and lengths of an adapter's file, and with their
+    pictures where it sees them.
 
     A champion is asked as it would be asked when it serves. Where its template needs fields that the rows no longer
     have, it is asked as the task stands today.
@@ -32,7 +33,7 @@ def as_trained(
         own = _own(task, about)
         if own == task:
             return context, rows
-        if own.model_copy(update={key: getattr(task, key) for key in _LENGTHS}) == task:
+        if own.model_copy(update={key: getattr(task, key) for key in _READ}) == task:
             return replace(context, tasks={**context.tasks, name: own}), rows
         splits = load_splits(own)
     except (InputError, ValueError):
@@ -60,6 +61,8 @@ def _own(task: Task, about: Mapping[str, Any]) -> Task:
             body["verbalizer"] = pairs
     body |= {key: about[key] for key in ("cut", "max_length") if key in about}
     body["chat"] = bool(about.get("chat", False))
+    if task.pictured:  # the task may have hidden them then, or hide them now
+        body["picture"] = "shown" if about.get("picture") else "hidden"
     if not task.scored and about.get("answer_length"):
         body["answer_length"] = about["answer_length"]
     if all(getattr(task, key) == value for key, value in body.items()):

@@ -7,6 +7,7 @@ from typing import Any
 
 from dept.config import TrainConfig
 from dept.trial import LINEAR, SCHEMA, TrialOutcome, TrialSpec, goodness
+from flows.execution.champions import with_encoder
 from flows.execution.context import RunContext
 from flows.execution.settle import Settled, Workers, settle
 from flows.planning.places import SEARCH_SEED
@@ -53,7 +54,8 @@ def renewed(context: RunContext, item: Stale) -> TrialSpec:
         today["start"] = "shots"  # its shots are all that it is
     if spec.shots is not None and spec.validation_rows:
         today["validation_rows"] = len(context.splits[item.task].validation)  # the whole split, as it is now
-    return spec.model_copy(update={**today, "role": "challenger", "seed": seed, "test_rows": 0})
+    today |= {"role": "challenger", "seed": seed, "test_rows": 0, "adapter": with_encoder(spec.adapter)}
+    return spec.model_copy(update=today)
 
 
 def _standing_in(context: RunContext, spec: TrialSpec) -> TrialSpec:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dept.backbones.describe import describe
+from dept.backbones.encoder_files import looked_up
+from dept.config import AdapterConfig
 from flows.execution.context import Engine, RunContext
 from flows.execution.open import store_of
 from flows.execution.own_tasks import known_tasks, stored_rows
@@ -106,6 +109,26 @@ def rows_today(task: Task, rows_sha256: str, store: Store) -> Splits:
     if rows_sha256 and any(path is not None and not path.exists() for path in needed):
         return stored_rows(store)(task, rows_sha256)
     return load_splits(task)
+
+
+def with_encoder(shape: AdapterConfig) -> AdapterConfig:
+    """The shape of an adapter, with the picture encoder that its map reads, if any, as its files are today.
+
+    Raises:
+        InputError: they are gone, or no picture encoder's.
+    """
+    sight = shape.pictures
+    if sight is None or sight.encoder is None:
+        return shape
+    unknown = sight.model_copy(update={"encoder_id": None, "width": None})
+    return shape.model_copy(update={"pictures": looked_up(unknown)})
+
+
+def encoder_of(shape: Mapping[str, Any]) -> str | None:
+    """The sha256 of the picture encoder that the map of an adapter of this shape reads; None: it reads none."""
+    sight = shape.get("pictures") or {}
+    found = sight.get("encoder_id")
+    return None if found is None else str(found)
 
 
 def join_retraining(body: Mapping[str, object]) -> RunContext:

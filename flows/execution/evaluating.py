@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from dept.baselines.answering import seers_of
 from dept.trial import TrialOutcome, TrialSpec
 from flows.execution.adapters import UnusableError, find_answering
 from flows.execution.as_trained import as_today, as_trained
@@ -48,7 +49,8 @@ def _evaluate(context: RunContext, lease: Lease, claim: Claim) -> None:
     except InputError as error:
         fail(context, lease, claim, str(error))
         return
-    asked, rows = as_trained(context, spec.task, adapter.metadata, rows)
+    about = adapter.metadata | {"picture": bool(seers_of(adapter))}
+    asked, rows = as_trained(context, spec.task, about, rows)
     try:
         found = measured(asked, adapter, spec.task, rows, lease.progress)
     except InputError as error:  # a picture that is gone

@@ -64,13 +64,17 @@ def reasons(
 
     Args:
         spec: of the champion's trial. state: hash of its task's rows then.
-        today: `data_hash`, `task_version`, `backbone_id` and `computed` as they are now.
+        today: `data_hash`, `task_version`, `backbone_id` and `computed` as they are now; `encoder`, where its map reads
+            one: the sha256 of that.
         age_days: since the last decision about it.
     """
     then = {"data_hash": state, "task_version": spec.task_version, "backbone_id": spec.backbone_id}
     then |= {"computed": spec.computed}
     names = {"data_hash": "task data", "task_version": "task spec", "backbone_id": "backbone"}
     names |= {"computed": "how the backbone is computed"}
+    if "encoder" in today:
+        then["encoder"] = spec.adapter.pictures.encoder_id if spec.adapter.pictures else None
+        names["encoder"] = "picture encoder"
     changed = [f"{names[key]} changed" for key in names if then[key] != today[key]]
     old = [f"{age_days:.1f} days old, more than {max_age_days:g}"] if age_days > max_age_days else []
     return changed, old

@@ -146,9 +146,10 @@ def _against(
     missing = [one for one in of.specs if one.fingerprint not in answered]
     if missing:
         which = ("the champion" if one.role == "champion" else "the candidate" for one in missing)
+        hand = "; or `dept promote` by hand" if any(one.role == "champion" for one in missing) else ""
         reasons = "; ".join(failed.get(one.fingerprint, "it was not evaluated") for one in missing)
         return _record(
-            stores, of, held, "kept", f"{' and '.join(which)} could not be scored, the champion stays: {reasons}"
+            stores, of, held, "kept", f"{' and '.join(which)} could not be scored, the champion stays: {reasons}{hand}"
         )
     hashed = rows_hash(of.rows)
     for row in about:

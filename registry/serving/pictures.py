@@ -12,7 +12,7 @@ from dept.adapters.picture_map import look
 from dept.backbones.backbone import Backbone
 from dept.backbones.picture_encoder import encoded, encoder_of
 from dept.backbones.seeing import SeeingBackbone
-from dept.baselines.answering import Answering, members_of
+from dept.baselines.answering import Answering, seers_of
 from dept.baselines.single import Single
 from dept.batches.tokenise import Row, block_of
 from infra.errors import InputError
@@ -87,18 +87,13 @@ def _is_image(cell: Any) -> bool:
     return isinstance(cell, Image.Image)
 
 
-def seers(adapter: Answering) -> tuple[Single, ...]:
-    """Those of them that see a row's picture, where others read its text alone."""
-    return tuple(one for one in members_of(adapter) if one.metadata.get("picture"))
-
-
 def check_eyes(adapter: Answering, backbone: Backbone | None) -> None:
     """Refuse what is to see pictures and cannot: load picture encoders, ask whether the backbone reads any.
 
     Raises:
         InputError: an encoder that is not in reach or not the one of training, or a backbone that reads none.
     """
-    for one in seers(adapter):
+    for one in seers_of(adapter):
         sees = one.sees if isinstance(one, Adapter) else None
         if sees is not None and sees.encoder and backbone is not None:
             encoder_of(sees, backbone.device)

@@ -16,7 +16,7 @@ from dept.backbones.backbone import Backbone
 from dept.backbones.chat import in_chat
 from dept.backbones.files import short_name
 from dept.backbones.shared import shared_backbone
-from dept.baselines.answering import Answering, load_answering, members_of, weights_of
+from dept.baselines.answering import Answering, load_answering, members_of, seers_of, weights_of
 from dept.baselines.probe import Probe
 from dept.baselines.regression import Regression
 from dept.baselines.single import Single
@@ -28,7 +28,7 @@ from infra.errors import InputError
 from registry.promotion.lookup import Champion
 from registry.promotion.model import answer_columns, fields_of, picture_column
 from registry.serving.inputs import Given, columns_of, rows_of
-from registry.serving.pictures import check_eyes, see, seers
+from registry.serving.pictures import check_eyes, see
 from tasks.pictures import Picture
 from tasks.plain import normalise
 
@@ -82,7 +82,7 @@ class Predictor:
         self.words = tuple(adapter.metadata["words"])
         self.labels = tuple(adapter.metadata["labels"]) if self.words else ()
         self.fields = fields_of(self.template)
-        self.picture = picture_column(self.fields) if seers(adapter) else None
+        self.picture = picture_column(self.fields) if seers_of(adapter) else None
         self.columns = columns_of(self.fields, self.picture)
         if backbone is None and needs_backbone(adapter):
             backbone = shared_backbone(adapter.metadata["backbone"], adapter.metadata.get("dtype"))
@@ -117,7 +117,7 @@ class Predictor:
         """
         if self.backbone is None or self.picture is None:
             return
-        for member in seers(self.adapter):
+        for member in seers_of(self.adapter):
             see(member, self.backbone, self._encoded(member, row))
 
     def _encoded(self, member: Single, row: Given) -> Row:
@@ -222,7 +222,7 @@ def _scored(asked: Sequence[tuple[Predictor, Given]]) -> list[Answer]:
         predictor = asked[places[0]][0]
         rows = [asked[place][1] for place in places]
         texts, shown = [predictor.text_of(row) for row in rows], [predictor.picture_of(row) for row in rows]
-        seeing = seers(predictor.adapter)
+        seeing = seers_of(predictor.adapter)
         for member in members_of(predictor.adapter):
             pictures = shown if member in seeing else [None] * len(rows)
             lines: list[list[float]] = [[] for _ in texts]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dept.baselines.answering import members_of
+from dept.baselines.answering import members_of, seers_of
 from dept.baselines.regression import Regression
 from dept.baselines.single import Single
 from infra.errors import InputError
@@ -16,7 +16,6 @@ from registry.promotion.model import ERROR, TASK, answer_columns
 from registry.serving.gate import Gate, RefusedError
 from registry.serving.inputs import SHOWN, Given, items_of, row_of, table_of
 from registry.serving.pictures import cost_of as cost_of_picture
-from registry.serving.pictures import seers
 from registry.serving.predictor import Answer, Predictor, answer_rows
 from registry.serving.roster import Roster
 from tasks.picture_reader import plain_picture
@@ -215,7 +214,7 @@ def _cost(predictor: Predictor, row: Given, length: int) -> float:
     backbone, picture = predictor.backbone, predictor.picture_of(row)
     if backbone is None or picture is None:
         return read
-    return read + sum(cost_of_picture(one, backbone, picture) for one in seers(predictor.adapter))
+    return read + sum(cost_of_picture(one, backbone, picture) for one in seers_of(predictor.adapter))
 
 
 def _cost_of(one: Single, predictor: Predictor, length: int) -> float:

@@ -10,6 +10,7 @@ from tasks.formatting import Example
 from tasks.load import load_splits
 from tasks.metrics import INVALID
 from tasks.spec import Task
+from tests.tasks.picture_cases import folder_of, task_of
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,16 @@ def test_the_answers_of_then_in_their_length(file):
     about = {"template": today.template, "cut": None, "max_length": None, "answer_length": 21}
     asked, same = as_trained(Context({"mood": today}), "mood", about, rows)
     assert (asked.tasks["mood"].answer_length, same) == (21, rows)
+
+
+def test_a_champion_sees_pictures_where_it_did_whatever_its_task_does_now(tmp_path):
+    """One that was trained on the text alone is shown none, on a backbone that would see them too."""
+    shown = task_of(folder_of(tmp_path, questions=1))
+    hidden, rows = shown.model_copy(update={"picture": "hidden"}), load_splits(shown).train[:5]
+    about = {"template": shown.template, "labels": list(shown.labels), "words": list(shown.words)}
+    for today in (shown, hidden):
+        context = Context({"mine": today})
+        for saw, then in ((True, shown), (False, hidden)):
+            asked, same = as_trained(context, "mine", about | {"picture": saw}, rows)
+            assert (asked.tasks["mine"], same) == (then, rows)
+            assert (asked is context) == (then == today)
