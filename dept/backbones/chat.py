@@ -28,13 +28,16 @@ class Frame:
 
     Attributes:
         head: before what the user says first. tail: behind it, to where the assistant begins.
+        header: behind `tail`, in front of a last answer, where the template asks for one without it: the empty thought of
+            qwen3, or all of the header where it knows no `add_generation_prompt`.
         answered: between what the user said and what the assistant answered, in a conversation that goes on.
         joint: between an answer and what the user says then.
-        blank: between `tail` and the assistant's first word. end: behind the last.
+        blank: white space before the assistant's first word. end: behind the last.
     """
 
     head: str
     tail: str
+    header: str
     answered: str
     joint: str
     blank: str
@@ -160,7 +163,7 @@ class ChatTokens(CausalTokens):
         """See `CausalTokens`: behind the assistant's header, whatever the text ends in."""
         if not answers:
             return []
-        begin, blank = self.frame.tail, self.frame.blank
+        begin, blank = self._tail, self.frame.blank
         before = self._ids([begin], False)[0] if begin else []
         whole = self._ids([f"{begin}{blank}{answer}" for answer in answers], False)
         alone = self._ids([f"{blank}{answer}" for answer in answers], False)
@@ -171,13 +174,19 @@ class ChatTokens(CausalTokens):
 
     def _told(self, texts: Sequence[str], continues: bool) -> list[str]:
         head = self._head(continues)
-        return [f"{head}{said}{self.frame.tail}" for said in self._said(texts)]
+        return [f"{head}{said}{self._tail}" for said in self._said(texts)]
 
     def _asked(self, text: str, continues: bool) -> str:
         """A question that has been answered."""
-        begins = self.frame.answered.startswith(self.frame.tail)  # what follows has the blank, where there is one
-        behind = self.frame.tail if begins else self.frame.answered
+        behind = self.frame.answered  # some templates leave out the header of answers that others follow
+        for start in (self.frame.tail, self._tail):  # without the blank, where there is one: the answer has it
+            behind = start if self.frame.answered.startswith(start) else behind
         return f"{self._head(continues)}{self._said([text])[0]}{behind}"
+
+    @property
+    def _tail(self) -> str:
+        """Behind what the user says last, to where the answer begins."""
+        return self.frame.tail + self.frame.header
 
     def _head(self, continues: bool) -> str:
         return self.frame.joint if continues else self.before or self.frame.head
@@ -202,8 +211,9 @@ class ChatTokens(CausalTokens):
             joint, _ = joined.split(second)
         except ValueError as error:  # it leaves out what was said, or says it twice
             raise self._unusable("does not write each message once") from error
-        blank = answered[len(tail) :] if answered.startswith(tail) else ""
-        return Frame(head, tail, later, joint, blank, end)
+        between = answered[len(tail) :] if answered.startswith(tail) else ""
+        header = between.rstrip(" ") if between.strip() else ""
+        return Frame(head, tail, header, later, joint, between[len(header) :], end)
 
     def _render(self, said: Sequence[str], asks: bool) -> str:
         """A conversation, the user's words first; asks: the assistant is about to answer."""
@@ -234,7 +244,7 @@ class ChatTokens(CausalTokens):
 
     def _fixed(self, continues: bool) -> tuple[list[int], list[int]]:
         """Token ids in front of, and behind, whatever the user says."""
-        made = self._ids([f"{self._head(continues)}{text}{self.frame.tail}" for text in _PROBES], False)
+        made = self._ids([f"{self._head(continues)}{text}{self._tail}" for text in _PROBES], False)
         head = min(_alike(made[0], one) for one in made[1:])
         tail = min(_alike(made[0][head:][::-1], one[head:][::-1]) for one in made[1:])
         return made[0][:head], made[0][len(made[0]) - tail :]

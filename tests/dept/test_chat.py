@@ -35,6 +35,18 @@ THINKS = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
 )
+# As Qwen3: the last answer begins with an empty thought, for which the template does not ask.
+THOUGHT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# One that asks for nothing: the header is the answer's own.
+NEVER_ASKS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
+    "{% endfor %}"
+)
 TEMPLATES = {"chatml": CHATML, "inst": INST, "thinks": THINKS}
 TEXTS = ["a film was good", "bad plot\nLabel:", "  not happy, very sad price"]
 WORDS = ("good", "very good", "bad")
@@ -108,6 +120,25 @@ def test_answers_stand_where_the_template_has_them(backbone):
     whole, answer = theirs(backbone, TEXTS[0], "a good film", asks=False), row.candidates[0]
     assert whole[: len(row.source) + len(answer) - 1] == [*row.source, *answer[:-1]]
     assert answer[-1] == tokens.end_id
+
+
+@pytest.mark.parametrize(("template", "header"), [(THOUGHT, "<think>\n\n</think>\n\n"), (NEVER_ASKS, "assistant\n")])
+def test_what_the_template_puts_before_an_answer_is_no_part_of_it(tmp_path, template, header):
+    """It was trained, scored and written as the answer's first tokens."""
+    backbone = Backbone.from_pretrained(str(chat_folder(tmp_path / "tiny", template)), device="cpu")
+    (row,) = encode_answers(backbone.tokens, TEXTS[:1], ["a good film"], CONFIG, chat=True)
+    whole = theirs(backbone, TEXTS[0], "a good film", asks=False)
+    assert whole[: len(row.source) + len(row.candidates[0])] == [*row.source, *row.candidates[0]]
+    assert backbone.tokenizer.decode(row.source).endswith(header)
+    assert backbone.tokenizer.decode(row.candidates[0]) == "a good film<|im_end|>"
+    (scored,) = encode(backbone.tokens, TEXTS[:1], WORDS, None, CONFIG, chat=True)
+    assert scored.source == row.source
+    tokens = in_chat(backbone.tokens)
+    (text,) = tokens.encode_texts(TEXTS[:1], continues=True)
+    said = [part for shot in SHOTS for part in shot]
+    whole = theirs(backbone, *said, TEXTS[0], "a good film", asks=False)
+    told = [*tokens.conversation(SHOTS, 40, 1000), *text]
+    assert whole[: len(told)] == told
 
 
 def test_solved_examples_are_turns(backbone):
