@@ -28,7 +28,7 @@ class Frame:
 
     Attributes:
         head: before what the user says first. tail: behind it, to where the assistant begins.
-        header: behind `tail`, in front of a last answer, where the template asks for one without it: the empty thought of
+        header: behind `tail`, before a last answer, where the template asks for one without it: the empty thought of
             qwen3, or all of the header where it knows no `add_generation_prompt`.
         answered: between what the user said and what the assistant answered, in a conversation that goes on.
         joint: between an answer and what the user says then.
