@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 
 from dept.backbones.family import family_of, fills_in
 from dept.backbones.files import cannot_load, folder_of, json_of, legacy_ids, reads_pictures, short_name, weights_id
+from dept.backbones.plain_tokenizer import PlainTokenizer
 from dept.backbones.processor import Processor
 from dept.backbones.quantised import check_files, check_quantised
 from dept.backbones.sizes import answer_room_of, check_answers, check_room, hidden_of, room_of, text_of, width_of
@@ -24,7 +25,6 @@ from infra.errors import InputError
 
 DTYPES = get_args(Dtype)
 _OTHER_WINDOWS = ("attention_chunk_size", "local_attention", "attention_window_size", "sliding_window_size")
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -247,67 +247,3 @@ def _torch_has_cuda() -> bool:
     except OSError:
         return True
     return re.search(r"^cuda\b.*=\s*None", text, re.MULTILINE) is None
-
-
-class PlainTokenizer:
-    """The part of a transformers tokenizer that `Tokens` uses, read from tokenizer.json without torch."""
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import AddedToken, Tokenizer
-
-        self._folder = folder
-        self._inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._inner.no_truncation()
-        self._inner.no_padding()
-        config = {**json_of(folder / "special_tokens_map.json"), **json_of(folder / "tokenizer_config.json")}
-        named = {key: _content(config.get(key)) for key in _SPECIAL}
-        listed = config.get("added_tokens_decoder", {})
-        later = [_content(listed[key]) for key in sorted(listed, key=int)]
-        for content in (*later, *named.values()):
-            if content is not None and self._inner.token_to_id(content) is None:
-                self._inner.add_special_tokens([AddedToken(content, special=True, normalized=False)])
-        self.eos_token_id, self.pad_token_id, self.mask_token_id = (
-            None if (token := named[key]) is None else self._inner.token_to_id(token)
-            for key in ("eos_token", "pad_token", "mask_token")
-        )
-
-    def __call__(
-        self,
-        texts: Sequence[str],
-        add_special_tokens: bool = True,
-        verbose: bool = False,
-        return_offsets_mapping: bool = False,
-    ) -> dict[str, list[list[Any]]]:
-        """`input_ids` of texts, and their places in the texts where asked for, as transformers gives them."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        places = {"offset_mapping": [encoding.offsets for encoding in found]} if return_offsets_mapping else {}
-        return {"input_ids": [encoding.ids for encoding in found], **places}
-
-    def convert_ids_to_tokens(self, index: int) -> str | None:
-        """The token of an id."""
-        found: str | None = self._inner.id_to_token(index)
-        return found
-
-    @cached_property
-    def _whole(self) -> Any:
-        from transformers import AutoTokenizer  # imports torch: for chat templates alone
-
-        return AutoTokenizer.from_pretrained(self._folder)
-
-    @property
-    def chat_template(self) -> Any:
-        """As transformers has it; None where there is none."""
-        return self._whole.chat_template
-
-    def apply_chat_template(self, turns: Sequence[Mapping[str, str]], **options: Any) -> Any:
-        """A conversation as the template of the tokenizer writes it."""
-        return self._whole.apply_chat_template(turns, **options)
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Text of ids."""
-        return str(self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens))
-
-
-def _content(token: Any) -> str | None:
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else None

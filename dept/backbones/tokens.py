@@ -30,7 +30,7 @@ class Tokens(ABC):
     """What is to be known of a backbone to turn texts into rows of tokens.
 
     Args:
-        tokenizer: of transformers or `describe.PlainTokenizer`; None where only token ids are used.
+        tokenizer: of transformers or `plain_tokenizer.PlainTokenizer`; None where only token ids are used.
         name: of the backbone, for messages.
         vocab: ids that texts may have, 0 to vocab - 1: rows of the embedding table, without those that stand for none.
         pads: ids that may pad, the best first; one outside the table is left out.
