@@ -15,12 +15,12 @@ from dept.backbones.measure_causal import CausalTest
 from dept.backbones.questions import of_some_ids, random_vectors, some_ids, with_gradients
 from dept.backbones.rounding import DRAWS, alike, all_near, is_short, near, shaken
 from dept.backbones.seeing_sibling import seeing_sibling
-from dept.backbones.self_test import PASSING, cause, not_usable
-from dept.backbones.vision import Given, NoEmbeddingsError, Scene, Vision, embedding, on, row_of, text_alone
+from dept.backbones.self_test import PASSING, cause, in_one_thread, not_usable
+from dept.backbones.shown import SIZES, Prepared, Tower, picture
+from dept.backbones.vision import Given, Look, NoEmbeddingsError, Scene, Vision, embedding, on, row_of, text_alone
 from dept.backbones.ways import Pictures, Sees, Way
 
 _M = 5
-_SIZES = ((40, 30), (30, 40))  # pixels of the pictures that are shown
 _known: dict[str, Way] = {}  # what siblings have shown in this process
 
 
@@ -35,18 +35,20 @@ class SeeingTest(CausalTest):
 
     def __init__(self, name: str, make: Callable[[Any, Way, Any], Any], processor: Any) -> None:
         super().__init__(name, lambda model, way: make(model, way, processor))
-        self.processor, self.make_seeing = processor, make
+        self.processor, self.make_seeing = Prepared(processor), make
         self.sees: Sees = "back"
+        self.tower = Tower()
 
     def measure(self, model: Any, whole: bool = True) -> Way:
         """See `Test`; where pictures cannot be seen rightly, texts alone still are, and `Way.blind` says why."""
         try:
             small, processor = seeing_sibling(model, self.processor)
-            self.sees = _sees(small, processor)
+            with in_one_thread(small):
+                self.sees = _sees(small, processor, self.tower)
         except Exception:  # none can be made, or it does not run: the model itself has the last word
             small, processor = model, self.processor
             with suppress(Exception):
-                self.sees = _sees(model, self.processor)
+                self.sees = _sees(model, self.processor, self.tower)
         way = super().measure(model, whole)
         try:
             found = self._with_pictures(model, small, processor, way)
@@ -69,14 +71,17 @@ class SeeingTest(CausalTest):
         return self.sees == "prefix" or super().confirms(model, way)
 
     def _with_pictures(self, model: Any, small: Any, processor: Any, way: Way) -> Way:
-        key = f"{type(model).__name__} {model.config.to_json_string()} {way} {self.processor.block_ids(_SIZES[0])}"
+        key = f"{type(model).__name__} {model.config.to_json_string()} {way} {self.processor.block_ids(SIZES[0])}"
         if (found := _known.get(key)) is None:
-            found = self._found(small, processor, _Case(small, processor), way)
+            with in_one_thread(small):
+                found = self._found(small, processor, _Case(small, processor, self.tower), way)
             if found is None:
                 return replace(way, blind="it gives other numbers than its own in every way that is known here")
             _known[key] = found
-        own = _Case(model, self.processor, ids=True)
-        if not own.confirmed(self.make_seeing(model, found, self.processor)):
+        with in_one_thread(model):
+            own = _Case(model, self.processor, self.tower, ids=True)
+            confirmed = own.confirmed(self.make_seeing(model, found, self.processor))
+        if not confirmed:
             return replace(way, blind="the model itself gives other numbers than a small one of its kind")
         return found
 
@@ -101,12 +106,14 @@ def _ladder(way: Way, sees: Sees) -> Iterator[tuple[Pictures, Sees]]:
     yield "model", sees
 
 
-def _sees(model: Any, processor: Any) -> Sees:
+def _sees(model: Any, processor: Any, tower: Tower) -> Sees:
     """Who sees whom around a picture, by the mask that the text decoder is given."""
     given, block, vectors = _shown(processor, 0)
     row = row_of(block, given, [_filler(model)] * 2, [_filler(model)] * 4, answer=2)
     try:
-        masks = Given.by(model, on(row, model.get_input_embeddings().weight.device)).masks
+        with tower.once(model):
+            device = model.get_input_embeddings().weight.device
+            masks = Given.by(model, on(row, device) | {"use_cache": False}).masks
     except NoEmbeddingsError:  # pictures stand beside the text
         return "back"
     ahead = [mask.triu(1) for mask in masks]
@@ -121,31 +128,23 @@ def _filler(model: Any) -> int:
 
 
 def _shown(processor: Any, which: int) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
-    picture = _picture(which)
     vision = Vision(None, processor)
-    return (processor.inputs(picture), *vision.block(picture.size))
-
-
-def _picture(which: int) -> Any:
-    from PIL import Image
-
-    draw = torch.Generator().manual_seed(which)
-    width, height = _SIZES[which]
-    pixels = (torch.rand(height, width, 3, generator=draw) * 255).to(torch.uint8).numpy()
-    return Image.fromarray(pixels)
+    return (processor.inputs(picture(which)), *vision.block(picture(which).size))
 
 
 class _Case:
     """Texts behind a prompt: two answers behind one picture and text, another picture, and a text without one.
 
     Args:
+        tower: what it has made of pictures for its own passes. How backbones see them is asked of the model apart.
         ids: the vectors are those of token ids, as a model knows them; else random ones.
     """
 
-    def __init__(self, model: Any, processor: Any, ids: bool = False) -> None:
+    def __init__(self, model: Any, processor: Any, tower: Tower, ids: bool = False) -> None:
         self.model, self.vision = model, Vision(model, processor)
         self.device = model.get_input_embeddings().weight.device
-        self.shown = [_shown(processor, which) for which in range(len(_SIZES))]
+        self.shown = [_shown(processor, which) for which in range(len(SIZES))]
+        self.tower, self._looks = tower, dict[int, Look]()
         self.filler = _filler(model)
         self.alone = text_alone(self.shown[0][0])
         vectors = of_some_ids(model) if ids else random_vectors(model)
@@ -188,7 +187,7 @@ class _Case:
         for number, (_, _, _, answers) in enumerate(texts):
             for answer in range(len(answers)):
                 row, vectors, kept = self._row(number, answer, (prompt, texts))
-                with embedding(self.model, vectors, kept):
+                with embedding(self.model, vectors, kept), self.tower.once(self.model):
                     logits = self.model(**on(row, self.device), use_cache=False).logits
                 found.append(logits[0, _M:])
         return found
@@ -229,6 +228,7 @@ class _Case:
         """Embeddings [1, T, d], positions [1, T], allowed [1, T, T], scene, and each sequence's columns."""
         parts, positions, ids, answer_of, blocks, chains, looks, vectors = [], [], [], [], [], [], {}, []
         spans: list[tuple[int, int, int]] = []  # first column, end of the text, end of its answers
+        told: list[tuple[int, int]] = []  # columns of each answer
         column = 0
         for which, before, text, answers in texts:
             _, block, at = self.shown[which] if which is not None else ({}, (), ())
@@ -238,7 +238,7 @@ class _Case:
                 blocks.append((0, start + len(before), len(block), end + sum(map(len, answers)), which))
                 vectors.append(at)
             if which is not None and made.way.pictures != "model":  # that one makes them itself
-                looks[which] = look = made.vision.look(_picture(which))
+                looks[which] = look = self._look(which)
                 inside = inside.index_copy(0, torch.tensor(at, device=self.device), look.vectors.to(prompt.dtype))
             parts += [before, inside, text, *answers]
             ids += [*[self.filler] * len(before), *block, *[self.filler] * (len(text) + sum(map(len, answers)))]
@@ -249,11 +249,15 @@ class _Case:
                 chains.append(torch.tensor([*range(start, end), *range(column, column + len(answer))]))
                 positions += [end - start + i for i in range(len(answer))]
                 answer_of += [len(chains)] * len(answer)
+                told.append((column, column + len(answer)))
                 column += len(answer)
             spans.append((start, end, column))
         allowed = torch.zeros(column, column, dtype=torch.bool)
-        for chain in chains:
-            allowed[chain[:, None], chain] |= torch.ones(len(chain), len(chain), dtype=torch.bool).tril()
+        for start, end, stop in spans:
+            allowed[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+            allowed[end:stop, start:end] = True
+        for start, stop in told:
+            allowed[start:stop, start:stop] = torch.ones(stop - start, stop - start, dtype=torch.bool).tril()
         scene = Scene(
             torch.tensor([ids], device=self.device),
             torch.tensor([answer_of], device=self.device) >= 0,
@@ -265,6 +269,12 @@ class _Case:
         )
         whole = torch.cat(parts)[None]
         return whole, torch.tensor([positions], device=self.device), allowed[None].to(self.device), scene, chains
+
+    def _look(self, which: int) -> Look:
+        """What the backbones that are measured know of a picture: each asks this of the same model."""
+        if which not in self._looks:
+            self._looks[which] = self.vision.look(picture(which))
+        return self._looks[which]
 
     def _run_row(self, made: Any, prompt: Tensor, texts: Any) -> list[Tensor]:
         whole, positions, allowed, scene, chains = self._laid_out(made, prompt, texts)

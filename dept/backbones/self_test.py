@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from dept.backbones.ways import Way
 from infra.errors import InputError
 
 Make = Callable[[Any, Way], Any]  # a backbone of a model, computed in a way that is taken for right
+_SMALL = 1 << 23  # weights of a model, such as every sibling has
 _REMEDY = "Remedy: another backbone, such as smollm2-135m or a llama, gpt2 or t5 model"
 
 
@@ -80,6 +82,18 @@ def way_of(test: Test, model: Any, weights_id: str | None, whole: bool) -> Way:
     return found
 
 
+@contextmanager
+def in_one_thread(model: Any) -> Iterator[None]:
+    """While this lasts torch runs a small model in one thread: others would cost more than they bring."""
+    threads = torch.get_num_threads()
+    few = sum(weight.numel() for weight in model.parameters()) < _SMALL
+    try:
+        torch.set_num_threads(1 if few else threads)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 PASSING = "its own pass cannot be followed"  # a reason that memory, or another version of a library, may take away
 _known: dict[str, Way] = {}  # by class and configuration: what siblings have shown in this process
 
@@ -126,10 +140,11 @@ class Test(ABC):
                 if not whole:
                     raise not_usable(self.name, model, f"cannot be measured in parts ({cause(error)})") from error
                 return self._measured(model, model, far=not _has_windows(model.config))
-            way = self._measured(small, model, far=True)
-            if is_short(model):
-                way = self._in_type(small, model, way)
-            way = replace(way, repacks=self._repacks(small), scale=self._scale_of(way.scale, small, model))
+            with in_one_thread(small):
+                way = self._measured(small, model, far=True)
+                if is_short(model):
+                    way = self._in_type(small, model, way)
+                way = replace(way, repacks=self._repacks(small), scale=self._scale_of(way.scale, small, model))
             _known[key] = way
         if whole and not self._confirmed(model, way):
             way = self._measured(model, model, far=False)
@@ -162,7 +177,8 @@ class Test(ABC):
 
     def _confirmed(self, model: Any, way: Way) -> bool:
         try:
-            return self.confirms(model, way)
+            with in_one_thread(model):
+                return self.confirms(model, way)
         except Exception:  # a way that the whole model's code does not know
             return False
 

@@ -1,9 +1,11 @@
 """Models that read pictures themselves: numbers are those of their own pass over token ids and pixels."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers as t
 from transformers import AutoTokenizer
 
 from dept.adapters.picture_cache import Kept
@@ -164,6 +166,69 @@ def test_a_wrong_way_is_found_out(monkeypatch):
     monkeypatch.setattr(vision.Scene, "both", lambda self: None)
     model, processor = seeing.made("gemma3", families.tokenizer())
     assert Backbone.of(model, None, None, None, processor).way.pictures == "model"
+
+
+def blind_or(way, monkeypatch, **changed):
+    """What is found of a llava part of which is other than it should be."""
+    monkeypatch.setattr(measure_seeing, "_known", {})
+    for place, made in changed.items():
+        kind, name = {"tower": (t.LlavaModel, "get_image_features"), "look": (vision.Vision, "look")}[place]
+        monkeypatch.setattr(kind, name, made(getattr(kind, name)))
+    model, processor = seeing.made("llava", families.tokenizer())
+    backbone = Backbone.of(model, processor.made.tokenizer, "mine", None, processor)
+    return backbone.way.pictures == way, backbone.way
+
+
+def test_what_is_made_once_hides_nothing(monkeypatch):
+    """Vectors in another order; a tower, and a processor, that give others each time."""
+
+    def turned(own):
+        return lambda self, picture: replace(look := own(self, picture), vectors=look.vectors.roll(1, 0))
+
+    def noisy(own):
+        def made(self, *given, **named):
+            found = own(self, *given, **named)
+            found.pooler_output = [one + torch.randn_like(one) for one in found.pooler_output]
+            return found
+
+        return made
+
+    with monkeypatch.context() as patch:
+        assert blind_or("model", patch, look=turned)[0]
+    with monkeypatch.context() as patch:
+        assert blind_or("none", patch, tower=noisy)[0]
+    inputs = Processor.inputs
+
+    def uneven(self, picture):
+        return {key: value + torch.rand(1) for key, value in inputs(self, picture).items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Processor, "inputs", uneven)
+        found, way = blind_or("none", patch)
+        assert found
+        assert "makes other pixels of a picture each time" in way.blind
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_self_test_prepares_pictures_and_runs_the_tower_few_times(monkeypatch, dtype):
+    """These two cost most. Pixels: of two pictures, of one again, of their sizes. Tower: of sibling and model."""
+    asked = {"pixels": 0, "tower": 0}
+
+    def counted(kind, name, what):
+        own = getattr(kind, name)
+
+        def made(*given, **named):
+            asked[what] += 1
+            return own(*given, **named)
+
+        monkeypatch.setattr(kind, name, made)
+
+    model, processor = seeing.made("llava", families.tokenizer())
+    counted(Processor, "_run", "pixels")
+    counted(t.CLIPVisionModel, "forward", "tower")
+    monkeypatch.setattr(measure_seeing, "_known", {})
+    assert Backbone.of(model.to(dtype), processor.made.tokenizer, "mine", None, processor).way.pictures == "packed"
+    assert asked == {"pixels": 3 + 2, "tower": (1 + 1 + 2) + (2 + 2)}
 
 
 def test_a_picture_that_the_processor_does_not_take_ends_in_one_line(tmp_path, monkeypatch):
