@@ -198,16 +198,17 @@ def legacy_ids(folder: Path) -> set[str]:
         older_id(folder),
         _id_from(hashlib.sha256(_VERSION), folder),  # while the ends in generation_config.json did not count
         _text_id(folder),
+        _text_id(folder, _other_ends(folder)),  # of a copy without what prepares pictures
         _first_kind_id(folder),
         *(legacy_id(folder, dtype) for dtype in get_args(Dtype) if dtype not in QUANTISED),
     }
     return found - {weights_id(folder)}
 
 
-def _text_id(folder: Path) -> str:
-    """The id that was given while what prepares pictures did not count."""
+def _text_id(folder: Path, ends: bytes = b"") -> str:
+    """The id that was given while what prepares pictures did not count; ends: see `_other_ends`."""
     others = (folder.glob(pattern) for pattern in (*_TOKENS, *_RARE))
-    return _digest_of(hashlib.sha256(_VERSION), weights_of(folder), [folder / "config.json"], *others)
+    return _digest_of(hashlib.sha256(_VERSION + ends), weights_of(folder), [folder / "config.json"], *others)
 
 
 def _first_kind_id(folder: Path) -> str:
