@@ -13,6 +13,7 @@ DECISION = "**Decision:**"
 def of_model(spec: TrialSpec, task: Task | None) -> str:
     """The page of a task's registered model."""
     lines = [f"**{spec.task}**" + (f": {task.description}" if task and task.description else "")]
+    picture = " --picture FILE" if task is not None and task.sees else ""
     if task is not None:
         lines += ["", *data_lines(task)]
     lines += [
@@ -20,7 +21,7 @@ def of_model(spec: TrialSpec, task: Task | None) -> str:
         f"Adapters of the frozen backbone `{spec.backbone}` (weights `{spec.backbone_id[:8]}`). The alias `champion` "
         "names the version that answers, `challenger` the last one that did not replace it.",
         "",
-        f'Ask it: `dept predict --task {spec.task} "..."`, or serve it with `mlflow models serve`.',
+        f'Ask it: `dept predict --task {spec.task}{picture} "..."`, or serve it with `mlflow models serve`.',
     ]
     return "\n".join(lines)
 

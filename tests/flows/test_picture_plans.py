@@ -30,7 +30,7 @@ from flows.reporting.protocol import protocol
 from infra.errors import InputError
 from registry.ledger import Ledger
 from registry.promotion.names import all_tasks_name
-from registry.serving import load_champion
+from registry.serving import Predictor, load_adapter, load_champion
 from tests.dept.test_picture_encoder import encoder_at
 from tests.flows.test_cli import dept, refused
 from tests.tasks.picture_cases import folder_of, saved, task_of
@@ -326,6 +326,13 @@ def test_a_plan_on_a_backbone_that_reads_pictures(tmp_path, begin):
         assert not [said for said in protocol(list(done.outcomes)) if "ictures" in said]
         trained = [o for o in done.outcomes if o.spec.kind == "train" and o.spec.training.steps]
         assert all(o.extra[PICTURES] for o in trained)
+    chosen = next(o for o in done.outcomes if o.spec.variant == "scratch")
+    adapter = load_adapter(context.store.fetch(chosen.adapter_key))
+    rows = context.splits["mine"].test
+    _, (scores,) = answered(context, [adapter], "mine", rows)
+    wanted = np.exp(mean_answers([scores, scores]))  # of sum 1
+    table = pd.DataFrame({"question": "is it light?", "picture": [row.picture.path for row in rows]})
+    np.testing.assert_allclose(Predictor(adapter).predict(table)[["no", "yes"]], wanted, atol=1e-5)
     wrong = {"methods": (["in-context"], "shots in the prompt"), "calibration": ("contextual", "nothing stands")}
     for key, (value, said) in wrong.items():
         with pytest.raises(InputError, match=f"{key}: .*: {said}"):

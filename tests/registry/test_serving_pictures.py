@@ -18,8 +18,11 @@ from dept.backbones import measure_seeing
 from dept.backbones.backbone import Backbone
 from dept.backbones.encoder_files import looked_up
 from dept.baselines.ensemble import Ensemble
+from dept.baselines.probe import DEPTHS, train_probe
+from dept.batches.tokenise import encode
 from dept.config import PictureMap
 from dept.engine.evaluate import Request, score
+from dept.engine.features import features
 from infra.errors import InputError
 from registry.promotion.model import example_picture
 from registry.serving import Predictor, pictures
@@ -114,6 +117,28 @@ def test_answers_are_those_of_the_engine_in_a_mixed_batch(seeing, files):
     mean = members[0] ** 0.25 * members[1] ** 0.75
     np.testing.assert_allclose(found, np.stack([*wanted, mean / mean.sum(1, keepdims=True)], axis=1), atol=1e-5)
     assert np.log(wanted[0][::3]).std(0).max() > 1e-2, "the pictures are told apart"
+
+
+def test_a_probe_sees_with_the_backbone_s_eyes(tmp_path, files):
+    """As it was fitted, on states of texts behind their pictures; and beside an adapter, both as one."""
+    backbone = Backbone.from_pretrained(str(save_seeing(tmp_path / "llava", "llava")), device="cpu")
+    adapter = adapter_of(backbone, 0)
+    rows = [(question, path) for question in ASKED for path in files]
+    texts, shown = [f"Q: {question} A:" for question, _ in rows], [picture_at(path) for _, path in rows]
+    gold = [place % 2 for place in range(len(rows))]
+    made = encode(backbone.tokens, texts, ("no", "yes"), gold, adapter.config, shown, template=ABOUT["template"])
+    states = features(backbone, [(0, row) for row in made], DEPTHS)
+    probe = train_probe(states, made, states, made)
+    probe.metadata = {**adapter.metadata, "s": adapter.config.s}
+    both = Ensemble([adapter, probe])
+    both.metadata = adapter.metadata
+    wanted = torch.tensor(probe.score(states), dtype=torch.float64).softmax(1).numpy()
+    table = pd.DataFrame({"question": [q for q, _ in rows], "picture": [str(path) for _, path in rows]})
+    np.testing.assert_allclose(Predictor(probe, backbone).predict(table)[["0", "1"]], wanted, atol=1e-5)
+    mean = np.sqrt(wanted * scored(backbone, adapter, rows))
+    mean /= mean.sum(1, keepdims=True)
+    np.testing.assert_allclose(Predictor(both, backbone).predict(table)[["0", "1"]], mean, atol=1e-5)
+    assert wanted[: len(files)].std(0).max() > 1e-3, "the pictures are told apart"
 
 
 def test_a_picture_may_be_given_in_many_ways(seeing, files):
