@@ -12,11 +12,13 @@ import torch
 
 from dept.adapters.adapter import Adapter
 from dept.adapters.stack import Shape, shape_of
+from dept.backbones.backbone import Backbone
 from dept.batches.tokenise import Row
 from dept.config import Calibration, TrainConfig
 from dept.engine.evaluate import summarise
 from dept.readout import Readout
 from dept.trial import goodness
+from infra.errors import InputError
 
 _CURVES = ("loss_curve", "validation_curve", "validation_loss_curve")
 
@@ -86,6 +88,20 @@ class Trial:
     def shape(self) -> Shape:
         """Trials of one shape share a stack, see `dept.adapters.stack.together`."""
         return shape_of(self.start)
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse what this backbone cannot train.
+
+        Raises:
+            InputError: an adapter that does not fit it, or one without a head on an encoder's rows without masks.
+        """
+        backbone.check_adapter(self.start)
+        told = self.start.layers or backbone.family != "encoder" or all(row.masks for row in self.rows)
+        if not told:
+            raise InputError(
+                f"trial {self.key}: its rows have no masks, as for a head (`answers`), and its adapter has no head. "
+                "Remedy: rows of answers=words, or a start from dept.adapters.initialise.with_head"
+            )
 
     def learned(self, row: Row) -> Row:
         """A row as it is trained on: with all its words where there is a head, else see `learned`."""

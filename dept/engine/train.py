@@ -56,7 +56,7 @@ def train(
         key -> result. A trial that diverged has `result.failure`; it never stops the others.
 
     Raises:
-        InputError: an adapter that does not fit its backbone.
+        InputError: see `Trial.check`.
         OSError: a checkpoint cannot be written.
 
     Example:
@@ -69,6 +69,8 @@ def train(
         >>> result = train([Trial("mine", start, TrainConfig(steps=5), rows, rows)], backbone)["mine"]
         >>> result.adapter.save("mine")  # doctest: +SKIP
     """
+    for trial in trials:
+        trial.check(backbone)
     options = options or EngineOptions()
     results: dict[str, Result] = {}
     for members in together([trial.shape for trial in trials]).values():

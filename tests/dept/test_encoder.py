@@ -168,6 +168,17 @@ def test_an_encoder_without_words_is_read_by_heads(folders):
     assert train([trial], backbone)["x"].state.failure is None
 
 
+def test_what_cannot_be_trained_is_refused_in_one_line(folders):
+    backbone = load(folders["bert"])
+    shape = AdapterConfig(m=3, r=2, s=16, answers="head")
+    rows = encode(backbone.tokens, ["good film"], ("negative", "positive"), [1], shape)
+    with pytest.raises(InputError, match=r"trial x: its rows have no masks, as for a head.* no head\. Remedy: rows"):
+        train([Trial("x", from_text(backbone, shape, "is it good", 0), TrainConfig(steps=1), rows, rows)], backbone)
+    wide = Adapter(torch.zeros(3, 24), torch.zeros(16, 2), torch.zeros(2, 24))
+    with pytest.raises(InputError, match=r"adapter of width 24 does not fit backbone bert of width \d+\. Remedy"):
+        train([Trial("x", wide, TrainConfig(steps=1), rows, rows)], backbone)
+
+
 def test_words_of_an_encoder_without_words_are_refused(folders):
     backbone = load(folders["bare"])
     told = r"bare has no masked-LM head, so it tells no words\. Remedy: answers: head"
