@@ -17,7 +17,11 @@ def next_steps(plan: Plan) -> list[str]:
     served = next(map(tasks.__getitem__, plan.targets), None)
     lines = ["", "Next:"]
     if plan.register and served is not None:
-        lines.append(f"  dept predict --task {served.name} {_text(served)}")
+        from registry.serving.champions import champion_backbones
+
+        one = len(champion_backbones(served.name)) < 2
+        where = "" if one else f"--backbone {plan.backbone} "
+        lines.append(f"  dept predict --task {served.name} {where}{_text(served)}")
     lines.append("  dept report --last     this table again; its page has plots and every trial")
     found = pages()
     if found:

@@ -77,6 +77,8 @@ def transfer_matrix(
 
 def carry_out(plan: Plan) -> Path:
     """Run a plan, say what it did and what may come next; the report's page."""
+    if not piped():
+        tell(f"Preparing {plan.name}: its tasks, its backbone, the ledger")
     from flows import transfer  # after the plan: a slip in it should not wait for torch and Prefect
     from flows.cli.next_steps import next_steps, runs_page
     from flows.cli.report import show_table

@@ -192,10 +192,10 @@ def _kept(outcome: TrialOutcome) -> str:
 
 
 def _equal_prompt(outcome: TrialOutcome) -> float | None:
-    """Tokens of the plain soft prompt with as many trainable numbers; None without one, or with a head."""
+    """Tokens of the plain soft prompt with as many trainable numbers; None with more than its pair."""
     shape = outcome.spec.adapter
     # trainable = m*d + (s+d)*r, solved for d: the report needs no backbone
-    known = outcome.trainable and outcome.spec.method == "dept" and not shape.reads
+    known = outcome.trainable and outcome.spec.method == "dept" and not (shape.reads or shape.pictures)
     d = round((outcome.trainable - shape.s * shape.r) / (shape.m + shape.r)) if known else 0
     return shape.equal_prompt_length(d) if d > 0 else None
 

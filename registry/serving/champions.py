@@ -62,6 +62,11 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
     return Predictor(adapter, shared_backbone(backbone, dtype) if needs_backbone(adapter) else None, found)
 
 
+def champion_backbones(task: str) -> dict[str, str]:
+    """Id -> name of the backbones that have a champion of a task."""
+    return backbones_of(_ledger(), _tracker(), task)
+
+
 def _ledger() -> Ledger | None:
     here = settings().ledger_url is not None or (home() / "ledger.db").is_file()
     return Ledger.open() if here else None

@@ -98,6 +98,16 @@ def test_what_comes_next_is_said():
     assert max(map(len, told.splitlines())) <= 80
 
 
+def test_what_comes_next_names_the_backbone_where_there_are_several(monkeypatch):
+    """Without it the command would end in an error."""
+    from flows.planning.plan_file import load_plan
+
+    monkeypatch.setattr(
+        "registry.serving.champions.champion_backbones", lambda task: {"a" * 64: "one", "b" * 64: "two"}
+    )
+    assert "predict --task movie-polarity --backbone smollm2-135m " in "\n".join(next_steps(load_plan("demo")))
+
+
 def test_the_page_of_a_run_is_linked_where_a_server_keeps_it(monkeypatch):
     assert runs_page("abc") is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

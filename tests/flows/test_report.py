@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from dept.config import PictureMap
 from flows.reporting.headline import headline
 from flows.reporting.html import load_outcomes, load_report, markdown, terminal_table, write_report
 from flows.reporting.summary import summary_rows
@@ -189,6 +190,15 @@ def test_many_groups_wrap(tmp_path):
     width, height = struct.unpack(">II", (tmp_path / "accuracy.png").read_bytes()[16:24])
     assert width < 2200
     assert height > 800
+
+
+def test_page_says_what_a_map_of_pictures_is(tmp_path, outcomes):
+    """Its numbers are no low-rank pair's: 119,360 of them were called an 8-token prompt."""
+    shape = outcomes[0].spec.adapter.model_copy(update={"pictures": PictureMap(grid=2, pixels=8)})
+    seeing = [replace(one, spec=one.spec.model_copy(update={"adapter": shape})) for one in outcomes]
+    said = Page(write_report(tmp_path, "pictures", {}, seeing).read_text(encoding="utf-8")).text
+    assert "a map of pictures to 4 positions" in said
+    assert "token prompt" not in said
 
 
 @pytest.mark.usefixtures("no_plots")
