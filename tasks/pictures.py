@@ -23,7 +23,7 @@ class PictureError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture. Pictures are equal whose bytes are, wherever they lie.
+    """One picture. Those in files are equal whose bytes are, wherever they lie; so are those that lie in none.
 
     sha256: of its bytes (hex).
     path: file that holds them; start, size: the bytes of it that are the picture; size -1: the whole file.

@@ -144,8 +144,8 @@ class Backbone(nn.Module):
         """Load a backbone by catalogue name (`smollm2-135m`), local folder or hub id, and freeze it.
 
         Args:
-            dtype: "float32", "bfloat16" or "float64", on CUDA also "int8" or "nf4"; default float32 on CPU and bfloat16
-                on CUDA.
+            dtype: "float32", "bfloat16" or "float64", on CUDA also "int8", "nf4" or "int8-torchao"; default float32 on
+                CPU and bfloat16 on CUDA.
             device: "cpu", "cuda", ...; default CUDA where there is one.
             compile: use torch.compile for normalisation and feed-forward layers; $DEPT_COMPILE=1 asks for it as well.
 

@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from dept.backbones.token_kinds import CausalTokens
 from dept.backbones.tokens import Cut, Tokens
@@ -59,9 +58,10 @@ def in_chat(tokens: Tokens, seen: bool = False) -> ChatTokens:
     return ChatTokens(tokens, tokens.processor.head if seen and tokens.processor is not None else None)
 
 
-def template_sha256(tokenizer: Any) -> str:
-    """sha256 (hex) of a tokenizer's chat template."""
-    return hashlib.sha256(json.dumps(tokenizer.chat_template, sort_keys=True).encode()).hexdigest()
+def template_sha256(tokens: ChatTokens) -> str:
+    """sha256 (hex) of a tokenizer's chat template, and of what is read of it behind what it asks for."""
+    template = json.dumps(tokens.tokenizer.chat_template, sort_keys=True)
+    return hashlib.sha256(f"{template}{tokens.frame.header}".encode()).hexdigest()
 
 
 class ChatTokens(CausalTokens):

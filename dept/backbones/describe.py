@@ -146,7 +146,8 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     """What a backbone is, by catalogue name (`smollm2-135m`), local folder or hub id; weights are hashed, not loaded.
 
     Args:
-        dtype: "float32", "bfloat16" or "float64"; default float32, on CUDA bfloat16.
+        dtype: "float32", "bfloat16" or "float64", on CUDA also "int8", "nf4" or "int8-torchao"; default float32, on
+            CUDA bfloat16.
         device: where it will run ("cpu", "cuda"); default CUDA where this machine has it.
 
     Raises:

@@ -140,9 +140,26 @@ def _id_from(digest: Any, folder: Path) -> str:
 
 
 def _other_ends(folder: Path) -> bytes:
-    """Where generation_config.json ends answers by other tokens than config.json does: those; else nothing."""
-    ends, usual = (json_of(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
-    return f"ends {json.dumps(ends)}".encode() if ends not in (None, usual, [usual]) else b""
+    """Tokens that generation_config.json ends answers by, and neither config.json nor the tokenizer; else nothing."""
+    ends, usual = (
+        found if isinstance(found := json_of(folder / name).get("eos_token_id"), list) else [found]
+        for name in ("generation_config.json", "config.json")
+    )
+    others = [end for end in ends if end is not None and end not in usual]
+    if others:
+        own = _ends_of_tokenizer(folder)
+        others = [end for end in others if str(end) not in own]
+    return f"ends {json.dumps(others)}".encode() if others else b""
+
+
+def _ends_of_tokenizer(folder: Path) -> set[str]:
+    """Ids of the token that a tokenizer's files call the end of a text."""
+    about = json_of(folder / "tokenizer_config.json")
+    end, older = about.get("eos_token"), about.get("added_tokens_decoder")
+    content = end.get("content") if isinstance(end, dict) else end
+    listed = [(token.get("id"), token) for token in json_of(folder / "tokenizer.json").get("added_tokens") or ()]
+    listed += older.items() if isinstance(older, dict) else ()
+    return {str(id_) for id_, token in listed if token.get("content") == content}
 
 
 def picture_encoder_id(folder: Path) -> str:

@@ -114,7 +114,7 @@ class PictureEncoder:
         return functional.layer_norm(pooled, pooled.shape[-1:]).cpu() / math.sqrt(pooled.shape[1])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _loaded(name: str, encoder_id: str | None, device: torch.device) -> tuple[PictureEncoder, int]:
     encoder = PictureEncoder.from_pretrained(name, encoder_id, device)
     return encoder, encoder.measure()

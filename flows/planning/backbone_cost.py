@@ -128,7 +128,7 @@ def chat_of(info: BackboneInfo, tasks: Iterable[Task]) -> str | None:
     if asked is None:
         return None
     try:
-        return template_sha256(in_chat(info.tokens).tokenizer)
+        return template_sha256(in_chat(info.tokens))
     except InputError as error:
         raise InputError(f"task {asked}: {error}") from error
 

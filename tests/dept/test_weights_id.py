@@ -138,10 +138,16 @@ def test_where_answers_end_is_in_it(folder):
     """generation_config.json ends answers as well as config.json does; where both say the same, the id is as it was."""
     (folder / "generation_config.json").unlink(missing_ok=True)
     without, ends = files.weights_id(folder), describe(str(folder)).tokens.end_ids
-    for same in (ends[0], list(ends)):
+    for same in (ends[0], list(ends), [ends[0], ends[0]]):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": same}))
         assert files.weights_id(folder) == without
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, *ends]}))
     assert describe(str(folder)).tokens.end_ids[:2] != ends
     assert files.weights_id(folder) != without
     assert without in files.legacy_ids(folder)
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    without = files.weights_id(folder)  # the tokenizer names the end as well
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends[0]}))
+    assert files.weights_id(folder) == without

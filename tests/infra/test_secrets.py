@@ -31,6 +31,8 @@ SECRET = "s3cr3t"
         (f"DEPT_LEDGER_URL=u:{SECRET}@h/d", "DEPT_LEDGER_URL=u:***@h/d"),
         (f"postgresql:/u:{SECRET}@h/d", "postgresql:/u:***@h/d"),
         (f"'//u:{SECRET}/{SECRET}@h'", "'//u:***@h'"),
+        (f"config/password={SECRET} vault/password: {SECRET}", "config/password=*** vault/password: ***"),
+        (f"/run/secrets/api_key={SECRET}", "/run/secrets/api_key=***"),
         (f"Authorization: Basic {SECRET}", "Authorization: Basic ***"),
         (f'{{"PREFECT_API_KEY": "{SECRET}"}}', '{"PREFECT_API_KEY": "***"}'),
     ],
@@ -52,6 +54,7 @@ def test_hidden(shown, wanted):
         "postgresql://user@host/name",
         "password is too short; token 7 of the text",
         "/etc/passwd: not a picture that can be read",
+        "folder/passwd: no such file",
     ],
 )
 def test_left_as_it_is(plain):
