@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -21,7 +22,7 @@ T = TypeVar("T", bound=Sized)
 
 
 class Kept(Generic[T]):
-    """Tensors, or what holds some, by picture; those that were asked for longest ago give way.
+    """Tensors, or what holds some, by picture; those that were asked for longest ago give way. Threads may share it.
 
     Args:
         most: bytes of all together.
@@ -30,6 +31,7 @@ class Kept(Generic[T]):
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
         self._found: OrderedDict[str, T] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, pictures: Sequence[Picture], make: Callable[[Sequence[Picture]], Sequence[T]]) -> list[T]:
         """One a picture, in their order.
@@ -37,14 +39,16 @@ class Kept(Generic[T]):
         Args:
             make: gives those of distinct pictures that are not kept.
         """
-        there = {p.sha256: self._found[p.sha256] for p in pictures if p.sha256 in self._found}
+        with self._lock:
+            there = {p.sha256: self._found[p.sha256] for p in pictures if p.sha256 in self._found}
         missing = {p.sha256: p for p in pictures if p.sha256 not in there}
-        fresh = dict(zip(missing, make(list(missing.values())), strict=True)) if missing else {}
-        there |= fresh
-        for digest, tensor in there.items():
-            self.held += tensor.nbytes if digest in fresh else 0
-            self._found[digest] = tensor
-            self._found.move_to_end(digest)
-        while self.held > self.most and self._found:
-            self.held -= self._found.popitem(last=False)[1].nbytes
+        there |= dict(zip(missing, make(list(missing.values())), strict=True)) if missing else {}
+        with self._lock:  # another thread may have made the same, or given some up, meanwhile
+            for digest, tensor in there.items():
+                if digest not in self._found:
+                    self._found[digest] = tensor
+                    self.held += tensor.nbytes
+                self._found.move_to_end(digest)
+            while self.held > self.most and self._found:
+                self.held -= self._found.popitem(last=False)[1].nbytes
         return [there[p.sha256] for p in pictures]

@@ -167,7 +167,7 @@ def describe(name_or_path: str, dtype: str | None = None, device: str | None = N
     folder = folder_of(name_or_path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        check_files(name_or_path, config, dtype, device)
+        check_files(short_name(name_or_path), config, dtype, device)
         sees = reads_pictures(folder)
         if "vocab_size" not in config and "num_channels" in config and not sees:
             raise InputError(

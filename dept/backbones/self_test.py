@@ -8,6 +8,7 @@ beyond them; what is found is then held against the model itself, by a text of i
 from __future__ import annotations
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from dept.backbones.ways import Way
 from infra.errors import InputError
 
 Make = Callable[[Any, Way], Any]  # a backbone of a model, computed in a way that is taken for right
+_threads = threading.RLock()
 _SMALL = 1 << 23  # weights of a model, such as every sibling has
 _REMEDY = "Remedy: another backbone, such as smollm2-135m or a llama, gpt2 or t5 model"
 
@@ -74,24 +76,29 @@ def way_of(test: Test, model: Any, weights_id: str | None, whole: bool) -> Way:
     """
     bits = getattr(model.config, "quantization_config", "")
     kind = f"{model.get_input_embeddings().weight.dtype} {bits}{test.also}"
-    if weights_id and (known := ways.recall(weights_id, kind)):
-        return known
-    found = test.measure(model, whole)
-    if weights_id and whole and not found.blind.startswith(PASSING):
-        ways.remember(weights_id, kind, found)
+    if (found := ways.recall(weights_id, kind) if weights_id else None) is None:
+        found = test.measure(model, whole)
+        if weights_id and whole and not found.blind.startswith(PASSING):
+            ways.remember(weights_id, kind, found)
+    # At each load: kernels hang on the device, and on another library's version.
+    if whole and bits and not test.passes_gradients(model):
+        raise not_usable(test.name, model, "has quantised weights that pass no gradient, so no prompt can learn")
     return found
 
 
 @contextmanager
 def in_one_thread(model: Any) -> Iterator[None]:
     """While this lasts torch runs a small model in one thread: others would cost more than they bring."""
-    threads = torch.get_num_threads()
-    few = sum(weight.numel() for weight in model.parameters()) < _SMALL
-    try:
-        torch.set_num_threads(1 if few else threads)
+    if sum(weight.numel() for weight in model.parameters()) >= _SMALL:
         yield
-    finally:
-        torch.set_num_threads(threads)
+        return
+    with _threads:  # else the second to come could keep the one thread of the first for good
+        many = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            yield
+        finally:
+            torch.set_num_threads(many)
 
 
 PASSING = "its own pass cannot be followed"  # a reason that memory, or another version of a library, may take away
@@ -150,8 +157,6 @@ class Test(ABC):
             way = self._measured(model, model, far=False)
             if not self._confirmed(model, way):
                 raise not_usable(self.name, model, "gives other numbers for token ids than for their embeddings")
-        if whole and getattr(model.config, "quantization_config", None) and not self._passes_gradients(model):
-            raise not_usable(self.name, model, "has quantised weights that pass no gradient, so no prompt can learn")
         return way
 
     def _in_type(self, small: Any, model: Any, way: Way) -> Way:
@@ -164,7 +169,7 @@ class Test(ABC):
         except (InputError, RuntimeError):  # it cannot be had in that type: the model itself has the last word
             return way
 
-    def _passes_gradients(self, model: Any) -> bool:
+    def passes_gradients(self, model: Any) -> bool:
         """Whether what stands first learns of the last logits: some kernels have no derivative, and raise no error."""
         first = embedded_ids(model).detach().clone().requires_grad_()
         try:

@@ -76,7 +76,7 @@ class Tower:
 
     def _asked(self, module: Any, make: Callable[..., Any]) -> Callable[..., Any]:
         def asked(*given: Any, **named: Any) -> Any:
-            about = (id(module), given, named)
+            about = (module, given, named)
             if (known := next((made for before, made in self._made if _alike(before, about)), None)) is None:
                 known = make(*given, **named)
                 self._made = [*self._made, (about, known)][-2 * len(SIZES) :]  # a model within a model asks as well

@@ -1,6 +1,7 @@
 """Of many kinds of models: scores, gradients and new tokens are the model's own, or it is refused."""
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -111,6 +112,44 @@ def test_what_was_measured_is_remembered(folders, monkeypatch, tmp_path):
     monkeypatch.setattr(ways, "version", lambda _: "another")
     monkeypatch.setattr(self_test.Test, "measure", lambda *_: ways.Way("equal"))
     assert load(folders / "mistral").way.rows == "equal"
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_quantised_weights_are_asked_for_gradients_at_each_load(monkeypatch, remembered):
+    """Whether they pass any hangs on the device, which is no part of what is remembered."""
+    model = families.model_of("llama")
+    test = Backbone.kinds["causal"].test("mine", None)
+    monkeypatch.setattr(ways, "recall", lambda *_: ways.Way() if remembered else None)
+    monkeypatch.setattr(ways, "remember", lambda *_: None)
+    monkeypatch.setattr(type(test), "measure", lambda *_: ways.Way())
+    assert test.passes_gradients(model)
+    model.config.quantization_config = {"quant_method": "mine"}
+    assert self_test.way_of(test, model, "id", True) == ways.Way()
+    monkeypatch.setattr(type(test), "of_embeddings", lambda self, model, embeddings: embeddings.detach()[0])
+    with pytest.raises(InputError, match="quantised weights that pass no gradient"):
+        self_test.way_of(test, model, "id", True)
+
+
+def test_threads_come_back_where_several_measure_at_once(monkeypatch):
+    """The second to come would find one thread, and keep it."""
+    model, held, inside = families.model_of("llama"), [4], []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: held[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda many: held.__setitem__(0, many))
+    first, left = threading.Event(), threading.Event()
+
+    def measure():
+        with self_test.in_one_thread(model):
+            inside.append(held[0])
+            first.set()
+            left.wait(0.5)
+
+    threads = [threading.Thread(target=measure) for _ in range(2)]
+    threads[0].start()
+    first.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert (inside, held) == ([1, 1], [4])
 
 
 def test_the_slow_way_trains_tests_and_reads(folders):

@@ -1,5 +1,6 @@
 """Pictures among the tokens of a text: vectors in place of embeddings, whoever gives them; A @ B on the text alone."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -353,6 +354,32 @@ def test_features_are_computed_once_and_bounded(pictures):
     assert kept.held == 20
     kept.of(pictures[:1], make)  # it was asked for longest ago
     assert made == [2, 1, 1]
+
+
+def test_threads_that_make_the_same_picture_count_it_once(pictures):
+    together, kept = threading.Barrier(2), Kept(20)
+
+    def make(missing):
+        together.wait(5)
+        return [torch.zeros(10, dtype=torch.uint8) for _ in missing]
+
+    threads = [threading.Thread(target=kept.of, args=(pictures[:1], make)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert kept.held == 10
+    kept.of(pictures[1:2], lambda missing: [torch.zeros(10, dtype=torch.uint8)])
+    assert kept.held == 20
+
+    def crowd(missing):  # another thread gives up the first while this one works
+        kept.of(pictures[2:], lambda _: [torch.zeros(20, dtype=torch.uint8)])
+        return [torch.zeros(10, dtype=torch.uint8)]
+
+    assert len(Kept.of(kept, pictures[:1], crowd)) == 1
+    kept.most = 10
+    assert len(kept.of([pictures[0], pictures[1]], crowd)) == 2
+    assert kept.held <= 10
 
 
 def test_a_picture_that_has_changed_is_one_line(tiny_llama, pictures, monkeypatch):
