@@ -46,7 +46,9 @@ def _text(task: Task) -> str:
     """What the task reads, as an argument: one text, or a file where there are several columns."""
     fields = task.fields
     if len(fields) > 1:
-        columns = (*fields, "picture") if task.sees else fields
+        from registry.promotion.model import picture_column
+
+        columns = (*fields, picture_column(fields)) if task.sees else fields
         return f"--file rows.csv   (columns: {', '.join(columns)})"
     said = '"what a lovely film"' if not task.sees else '"what is to be seen?"' if fields else ""
     return f"--picture photo.png {said}".rstrip() if task.sees else said

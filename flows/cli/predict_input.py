@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra.errors import InputError
 from infra.nearest import near
-from tasks.picture_reader import check_pictures
+from tasks.picture_reader import read_picture
 from tasks.pictures import Finder, Picture, picture_at
 from tasks.sources.cells import text as as_text
 from tasks.sources.delimited import LETTER, RIGHT
@@ -140,7 +140,7 @@ class Inputs:
             raise InputError(f"predict: {told}") from error
         if found.sha256 not in self._readable:
             try:
-                check_pictures([found])
+                read_picture(found)
             except InputError as error:
                 raise InputError(f"predict: {where}: {error}") from error
             self._readable.add(found.sha256)

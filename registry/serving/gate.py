@@ -55,8 +55,11 @@ class Gate:
         return max(self._speeds, default=None)
 
     @contextlib.contextmanager
-    def passing(self, rows: int, tokens: float) -> Iterator[None]:
+    def passing(self, rows: int, tokens: float, teaches: bool = True) -> Iterator[None]:
         """Hold the gate while a request of so many rows runs, about so many tokens in all.
+
+        Args:
+            teaches: its time tells the machine's speed.
 
         Raises:
             RefusedError: more than can be answered in the time the server gives, or too busy.
@@ -69,7 +72,7 @@ class Gate:
             with self._running:
                 began = time.monotonic()
                 yield
-                if tokens >= _LEAST or not self._speeds:
+                if (teaches and tokens >= _LEAST) or not self._speeds:
                     self._speeds.append(tokens / max(time.monotonic() - began, 1e-6))
         finally:
             with self._counting:

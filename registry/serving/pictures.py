@@ -16,7 +16,7 @@ from dept.baselines.answering import Answering, seers_of
 from dept.baselines.single import Single
 from dept.batches.tokenise import Row, block_of
 from infra.errors import InputError
-from tasks.picture_reader import picture_of_image, read_picture, size_of
+from tasks.picture_reader import picture_of_image, plain_picture, read_picture, size_of
 from tasks.pictures import MOST_BYTES, HeldPicture, Picture, payload_of, picture_at, picture_of
 
 _SHOWN = 60  # characters of a value that a message quotes
@@ -71,7 +71,7 @@ def _of_base64(text: str, column: str, otherwise: str) -> HeldPicture:
     if len(text) > 2 * MOST_BYTES:
         raise InputError(f"{column}: its bytes are larger than {MOST_BYTES >> 20} MiB. Remedy: another picture")
     try:
-        payload = base64.b64decode("".join(text.split()), validate=True)
+        payload = base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n\v\f"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(otherwise) from error
     if not payload:
@@ -105,15 +105,23 @@ def check_eyes(adapter: Answering, backbone: Backbone | None) -> None:
             )
 
 
-def cost_of(member: Single, backbone: Backbone, picture: Picture) -> float:
-    """About how many tokens a picture costs a member that sees it: its positions, and that it has to be decoded."""
-    width, height = size_of(payload_of(picture), picture.path)
+def positions_of(member: Single, backbone: Backbone) -> int:
+    """About how many positions a picture takes of a member that sees it.
+
+    Of a backbone's own eyes those of a small picture: its processor would be run on a blank of whatever size a header
+    claims, and that may cost seconds and gigabytes.
+    """
     shape = member.config if isinstance(member, Adapter) else member.shape
     try:
-        block = len(block_of(backbone.tokens, shape, picture).ids)
-    except InputError:  # it is said where the picture is looked at
-        block = 0
-    return block + width * height / _DECODED
+        return len(block_of(backbone.tokens, shape, plain_picture()).ids)
+    except InputError:  # it is said where a picture is looked at
+        return 0
+
+
+def cost_of_decoding(picture: Picture) -> float:
+    """About as many tokens as are computed in the time in which a picture is decoded, by its header."""
+    width, height = size_of(payload_of(picture), picture.path)
+    return width * height / _DECODED
 
 
 def see(member: Single, backbone: Backbone, row: Row) -> None:

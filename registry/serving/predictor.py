@@ -105,9 +105,17 @@ class Predictor:
         return self.template.format(**{name: normalise(str(row[name])) for name in self.fields})
 
     def picture_of(self, row: Given) -> Picture | None:
-        """The picture of a row; None where it answers by the text alone."""
+        """The picture of a row; None where it answers by the text alone.
+
+        Raises:
+            InputError: another thing stands in its place.
+        """
         found = row[self.picture] if self.picture is not None else None
-        return found if isinstance(found, Picture) else None
+        if found is not None and not isinstance(found, Picture):
+            raise InputError(
+                f"{self.picture} is {found!r:.60}, no picture. Remedy: `tasks.pictures.picture_at` of a file"
+            )
+        return found
 
     def see(self, row: Given) -> None:
         """Look at a row's picture as the answer will, which finds it done.

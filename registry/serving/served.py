@@ -15,7 +15,7 @@ from infra.errors import InputError
 from registry.promotion.model import ERROR, TASK, answer_columns
 from registry.serving.gate import Gate, RefusedError
 from registry.serving.inputs import SHOWN, Given, items_of, row_of, table_of
-from registry.serving.pictures import cost_of as cost_of_picture
+from registry.serving.pictures import cost_of_decoding, positions_of
 from registry.serving.predictor import Answer, Predictor, answer_rows
 from registry.serving.roster import Roster
 from tasks.picture_reader import plain_picture
@@ -57,7 +57,9 @@ class TaskModel:
         Raises:
             RefusedError: no row can be answered, or there are too many.
         """
-        found = [_tried(_asked, self.predictor, row) for row in _rows(inputs, self.predictor.columns)]
+        rows = _rows(inputs, self.predictor.columns)
+        self.gate.check_rows(len(rows))
+        found = [_tried(_asked, self.predictor, row) for row in rows]
         said, errors = _answered(self.gate, found)
         kind = object if any(errors) else None
         columns: dict[str, Any] = {"label": pd.Series([one and one.label for one in said], dtype=kind or "str")}
@@ -85,6 +87,7 @@ class BackboneModel:
             RefusedError: no row can be answered, or there are too many.
         """
         rows = _rows(inputs, (TASK,))
+        self.gate.check_rows(len(rows))
         tasks = [row.get(TASK) if isinstance(row, Mapping) else None for row in rows]
         champions = self.roster.champions({task for task in tasks if isinstance(task, str)})
 
@@ -160,9 +163,10 @@ def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], 
     if found and not good:
         others = f" (and {len(found) - 1} rows more)" if len(found) > 1 else ""
         raise RefusedError(f"predict: row 0: {errors[0]}{others}")
-    gate.check_rows(len(found))
     try:
-        with gate.passing(len(found), cost_of(list(good.values()))):
+        # What is seen of a picture is kept, so that a request may be faster than what it costs here tells.
+        seen = any(predictor.picture is not None for predictor, _ in good.values())
+        with gate.passing(len(found), cost_of(list(good.values())), teaches=not seen):
             _see(good)
             said = dict(zip(good, answer_rows(list(good.values())), strict=True))
     except InputError as error:  # found before the rows of its backbone are computed
@@ -204,17 +208,15 @@ def cost_of(asked: Sequence[Asked]) -> float:
     for rows in groups.values():
         predictor, few = rows[0][0], rows[:: -(-len(rows) // _COUNTED)]
         lengths = predictor.lengths([row for _, row in few], _CHARACTERS)
-        costs = (_cost(predictor, row, length) for (_, row), length in zip(few, lengths, strict=True))
+        costs = (sum(_cost_of(one, predictor, length) for one in members_of(predictor.adapter)) for length in lengths)
         total += sum(costs) * len(rows) / len(few)
+        if predictor.backbone is not None and predictor.picture is not None:
+            seers = seers_of(predictor.adapter)
+            total += sum(positions_of(one, predictor.backbone) for one in seers) * len(rows)
+            shown = (predictor.picture_of(row) for _, row in rows)
+            each = {picture.sha256: picture for picture in shown if picture is not None}
+            total += sum(map(cost_of_decoding, each.values())) * len(seers)
     return total
-
-
-def _cost(predictor: Predictor, row: Given, length: int) -> float:
-    read = sum(_cost_of(one, predictor, length) for one in members_of(predictor.adapter))
-    backbone, picture = predictor.backbone, predictor.picture_of(row)
-    if backbone is None or picture is None:
-        return read
-    return read + sum(cost_of_picture(one, backbone, picture) for one in seers_of(predictor.adapter))
 
 
 def _cost_of(one: Single, predictor: Predictor, length: int) -> float:

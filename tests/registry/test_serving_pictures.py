@@ -5,6 +5,7 @@ import io
 import json
 import re
 import subprocess
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from registry.serving import Predictor, pictures
 from registry.serving.gate import RefusedError
 from registry.serving.inputs import row_of
 from registry.serving.predictor import answer_rows
-from registry.serving.served import TaskModel
+from registry.serving.served import TaskModel, cost_of
 from tasks.catalogue import get_task
 from tasks.pictures import picture_at, picture_of
 from tests.dept.test_picture_encoder import encoder_at
@@ -252,6 +253,45 @@ def test_a_picture_that_cannot_be_seen_spoils_no_other_row(patches, files, monke
     assert table["error"][1].startswith("picture: it takes 4 positions, with its text and what stands before it 3")
     assert table["error"][1].endswith("and backbone tiny-gpt2 has 20. Remedy: a smaller picture, or a shorter text")
     assert table["label"][0] is not None
+
+
+def test_a_header_costs_a_server_nothing(tmp_path, monkeypatch):
+    """65 bytes that claim 64 million pixels had the processor run on a blank of that size before they were refused."""
+    backbone = Backbone.from_pretrained(str(save_seeing(tmp_path / "llava", "llava")), device="cpu")
+    predictor = Predictor(adapter_of(backbone, 0), backbone)
+    sizes = []
+    monkeypatch.setattr(backbone.tokens.processor, "block_ids", lambda size: sizes.append(size) or (1, 2))
+    rows = [{"question": "is it", "picture": picture_of(bomb(8000, 8000 - at))} for at in range(3)]
+    cost = [cost_of([(predictor, row) for row in some]) for some in (rows[:1], rows, rows[:1] * 3)]
+    assert sizes
+    assert all(max(size) < 100 for size in sizes)
+    assert cost[1] > 2.9 * cost[0]
+    assert cost[2] < 1.1 * cost[0], "one picture is decoded once, however many ask about it"
+
+
+def test_more_rows_than_a_server_takes_are_refused_before_one_is_looked_at(patches, monkeypatch):
+    backbone, make = patches
+    served = TaskModel(Predictor(make(), backbone))
+    monkeypatch.setattr(served.gate, "check_rows", lambda rows: (_ for _ in ()).throw(RefusedError(f"{rows} rows")))
+    monkeypatch.setattr(pictures, "_meant", lambda *_: pytest.fail("looked at"))
+    with pytest.raises(RefusedError, match="3 rows"):
+        served.table([{"question": "is it", "picture": uri(png(1))}] * 3)
+
+
+def test_blanks_in_base64_take_no_memory():
+    tracemalloc.start()
+    with pytest.raises(InputError):
+        pictures.picture_of_cell("aa " * 1_000_000, "picture", files=False)
+    assert tracemalloc.get_traced_memory()[1] < 15_000_000
+    tracemalloc.stop()
+    assert pictures.picture_of_cell(uri(png(1)).replace("AA", "A \nA"), "picture", files=False) == picture_of(png(1))
+
+
+def test_a_name_where_a_picture_belongs_is_refused(patches):
+    backbone, make = patches
+    predictor = Predictor(make(), backbone)
+    with pytest.raises(InputError, match=r"picture is 'photo.png', no picture\. Remedy"):
+        predictor.answers([{"question": "is it", "picture": "photo.png"}])
 
 
 def test_what_cannot_see_is_refused_when_it_is_loaded(patches, tmp_path):
