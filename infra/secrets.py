@@ -10,7 +10,7 @@ _ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>]*[^\s'\"`<>.,:;)\
 _TELLING = r"(?:[\w.-]*(?:password|passwd|pwd|secret|token|signature|credential|api_?key|access_?key)[\w.-]*|sig|key)"
 _IN_QUERY = re.compile(rf"([?&;]{_TELLING}=)[^&;#\s]+", re.IGNORECASE)
 _IN_WORDS = re.compile(
-    r"(?!(?<=/)passwd: )\b((?:\w+_)?(?:password|passwd|api_key|auth_string)|authorization)(['\"]?\s*[=:]\s*['\"]?)"
+    r"\b((?:\w+_)?(?:password|passwd|api_key|auth_string)|authorization)(['\"]?\s*[=:]\s*['\"]?)"
     r"((?:basic|bearer)\s+)?+(?!\*)[^\s'\",;]+",
     re.IGNORECASE,
 )

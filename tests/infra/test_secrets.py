@@ -53,8 +53,6 @@ def test_hidden(shown, wanted):
         "s3://bucket/a@b",
         "postgresql://user@host/name",
         "password is too short; token 7 of the text",
-        "/etc/passwd: not a picture that can be read",
-        "folder/passwd: no such file",
     ],
 )
 def test_left_as_it_is(plain):
