@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,11 +18,7 @@ def next_steps(plan: Plan) -> list[str]:
     served = next(map(tasks.__getitem__, plan.targets), None)
     lines = ["", "Next:"]
     if plan.register and served is not None:
-        from registry.serving.champions import champion_backbones
-
-        one = len(champion_backbones(served.name)) < 2
-        where = "" if one else f"--backbone {plan.backbone} "
-        lines.append(f"  dept predict --task {served.name} {where}{_text(served)}")
+        lines.append(f"  dept predict --task {served.name} {_where(plan, served)}{_text(served)}")
     lines.append("  dept report --last     this table again; its page has plots and every trial")
     found = pages()
     if found:
@@ -40,6 +37,16 @@ def runs_page(run_id: str) -> str | None:
     from registry.tracking import Tracker
 
     return Tracker().link(run_id)
+
+
+def _where(plan: Plan, task: Task) -> str:
+    """The backbone, where a task has champions on several. What cannot be asked now is no failure of the run."""
+    from infra.errors import InputError
+    from registry.serving.champions import champion_backbones
+
+    with contextlib.suppress(InputError):
+        return f"--backbone {plan.backbone} " if len(champion_backbones(task.name)) > 1 else ""
+    return ""
 
 
 def _text(task: Task) -> str:

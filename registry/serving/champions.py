@@ -63,8 +63,8 @@ def load_champion(task: str, backbone: str | None = None, tracker: Tracker | Non
 
 
 def champion_backbones(task: str) -> dict[str, str]:
-    """Id -> name of the backbones that have a champion of a task."""
-    return backbones_of(_ledger(), _tracker(), task)
+    """Id -> name of the backbones that have a champion of a task, by the ledger alone."""
+    return backbones_of(_ledger(), None, task)
 
 
 def _ledger() -> Ledger | None:

@@ -11,6 +11,7 @@ import pytest
 from flows.cli.next_steps import next_steps, runs_page
 from flows.cli.state import pages
 from flows.reporting.html import write_report
+from infra.errors import InputError
 from infra.mlflow_page import runs_page as runs_page_of
 from infra.services import ServiceState
 from infra.settings import home
@@ -106,6 +107,16 @@ def test_what_comes_next_names_the_backbone_where_there_are_several(monkeypatch)
         "registry.serving.champions.champion_backbones", lambda task: {"a" * 64: "one", "b" * 64: "two"}
     )
     assert "predict --task movie-polarity --backbone smollm2-135m " in "\n".join(next_steps(load_plan("demo")))
+
+
+def test_a_ledger_that_is_away_takes_away_no_hint(monkeypatch):
+    from flows.planning.plan_file import load_plan
+
+    def away(task):
+        raise InputError("ledger: away")
+
+    monkeypatch.setattr("registry.serving.champions.champion_backbones", away)
+    assert "dept predict --task movie-polarity " in "\n".join(next_steps(load_plan("demo")))
 
 
 def test_the_page_of_a_run_is_linked_where_a_server_keeps_it(monkeypatch):
