@@ -170,8 +170,10 @@ def _answered(gate: Gate, found: Sequence[Found]) -> tuple[list[Answer | None], 
             _see(good)
             said = dict(zip(good, answer_rows(list(good.values())), strict=True))
     except InputError as error:  # found before the rows of its backbone are computed
-        blank = {at: UNREAD for at, (predictor, row) in good.items() if not predictor.reads(row)}
-        unread = error.why if isinstance(error, _UnreadError) else blank
+        if isinstance(error, _UnreadError):
+            unread = error.why
+        else:
+            unread = {at: UNREAD for at, (predictor, row) in good.items() if not predictor.reads(row)}
         if not unread:
             raise
         left = [InputError(unread[place]) if place in unread else one for place, one in enumerate(found)]
