@@ -155,11 +155,10 @@ def _other_ends(folder: Path) -> bytes:
 def _ends_of_tokenizer(folder: Path) -> set[str]:
     """Ids of the token that a tokenizer's files call the end of a text."""
     about = json_of(folder / "tokenizer_config.json")
-    end, older = about.get("eos_token"), about.get("added_tokens_decoder")
-    content = end.get("content") if isinstance(end, dict) else end
-    listed = [(token.get("id"), token) for token in json_of(folder / "tokenizer.json").get("added_tokens") or ()]
-    listed += older.items() if isinstance(older, dict) else ()
-    return {str(id_) for id_, token in listed if token.get("content") == content}
+    listed = {token["id"]: token for token in json_of(folder / "tokenizer.json").get("added_tokens") or ()}
+    listed |= about.get("added_tokens_decoder") or {}
+    end = content_of(about.get("eos_token"))
+    return {str(id_) for id_, token in listed.items() if end is not None and content_of(token) == end}
 
 
 def picture_encoder_id(folder: Path) -> str:
@@ -207,6 +206,12 @@ def json_of(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def content_of(token: Any) -> str | None:
+    """The text of a token in a tokenizer's files: it stands there by itself, or with what else is known of it."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
 
 
 def legacy_ids(folder: Path) -> set[str]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dept.backbones.files import json_of
+from dept.backbones.files import content_of, json_of
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -23,9 +23,9 @@ class PlainTokenizer:
         self._inner.no_truncation()
         self._inner.no_padding()
         config = {**json_of(folder / "special_tokens_map.json"), **json_of(folder / "tokenizer_config.json")}
-        named = {key: _content(config.get(key)) for key in _SPECIAL}
+        named = {key: content_of(config.get(key)) for key in _SPECIAL}
         listed = config.get("added_tokens_decoder", {})
-        later = [_content(listed[key]) for key in sorted(listed, key=int)]
+        later = [content_of(listed[key]) for key in sorted(listed, key=int)]
         for content in (*later, *named.values()):
             if content is not None and self._inner.token_to_id(content) is None:
                 self._inner.add_special_tokens([AddedToken(content, special=True, normalized=False)])
@@ -69,8 +69,3 @@ class PlainTokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Text of ids."""
         return str(self._inner.decode(list(ids), skip_special_tokens=skip_special_tokens))
-
-
-def _content(token: Any) -> str | None:
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else None

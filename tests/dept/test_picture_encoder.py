@@ -22,9 +22,8 @@ from dept.engine.evaluate import score_rows
 from dept.engine.train import Trial, train
 from dept.trial import TrialSpec
 from infra.errors import InputError
-from tasks.pictures import picture_at
 from tests.dept.test_seen import by_hand, rows_of
-from tests.tasks.picture_cases import png
+from tests.tasks.picture_cases import saved_at
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -62,9 +61,7 @@ def clip(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(png(40 * number + 9, (8, 8)))
-    return [picture_at(tmp_path / f"{number}.png") for number in range(3)]
+    return saved_at(tmp_path, 3, 40)
 
 
 def adapter_of(backbone, seed, sight):

@@ -12,9 +12,8 @@ from dept.batches.tokenise import Seen, encode
 from dept.config import AdapterConfig, PictureMap, TrainConfig
 from dept.engine.evaluate import score_rows
 from dept.engine.train import Trial, train
-from tasks.pictures import picture_at
 from tests.encoders import save_encoder
-from tests.tasks.picture_cases import png
+from tests.tasks.picture_cases import saved_at
 
 SIGHT = PictureMap(grid=2, pixels=4, rank=3)
 SEEING = AdapterConfig(m=3, r=2, s=24, alpha=1.0, pictures=SIGHT)
@@ -30,9 +29,7 @@ def encoder(request, tmp_path_factory):
 
 @pytest.fixture
 def pictures(tmp_path):
-    for number in range(2):
-        (tmp_path / f"{number}.png").write_bytes(png(90 * number + 9, (8, 8)))
-    return [picture_at(tmp_path / f"{number}.png") for number in range(2)]
+    return saved_at(tmp_path, 2, 90)
 
 
 def adapter_of(backbone, seed, config):

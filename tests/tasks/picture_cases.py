@@ -7,6 +7,7 @@ import zlib
 
 from PIL import Image
 
+from tasks.pictures import picture_at
 from tasks.spec import Task
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -21,6 +22,13 @@ def saved(image, form="PNG", **options):
 def png(seed=0, size=(8, 8)):
     """A picture of one colour, another for each seed."""
     return saved(Image.new("RGB", size, (seed % 256, seed // 256 % 256, 7)))
+
+
+def saved_at(folder, many, step):
+    """Files of pictures of one colour each, as rows name them."""
+    for number in range(many):
+        (folder / f"{number}.png").write_bytes(png(step * number + 9))
+    return [picture_at(folder / f"{number}.png") for number in range(many)]
 
 
 def chunk(kind, body):
