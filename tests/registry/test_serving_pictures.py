@@ -1,8 +1,11 @@
 """Rows with pictures, answered: as the engine scores them, however the picture is given; and what is refused."""
 
 import base64
+import builtins
 import io
 import json
+import os
+import pathlib
 import re
 import subprocess
 import tracemalloc
@@ -217,15 +220,23 @@ def test_a_server_opens_no_file_that_a_request_names(patches, files, tmp_path, m
     predictor = Predictor(make(), backbone)
     served = TaskModel(predictor)
     opened = []
-    monkeypatch.setattr(pictures, "picture_at", lambda *given: opened.append(given))
+
+    def watched(first):
+        return lambda name, *given, **named: opened.append(str(name)) or first(name, *given, **named)
+
+    for module, name in ((io, "open"), (builtins, "open"), (os, "open"), (os, "stat"), (pathlib.Path, "stat")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
     (tmp_path / "abcd").write_bytes(files[0].read_bytes())  # letters of base64
     monkeypatch.chdir(tmp_path)
     names = [str(files[0]), "a.png", "abcd", "/etc/passwd", f"file://{files[0]}", f"data:{files[0]}", "../a.png"]
     names += [{"path": str(files[0])}, files[0], [str(files[0])], picture_at(files[0])]
     good = {"question": "is it red", "picture": uri(files[0].read_bytes())}
     rows = [good, *({"question": "a", "picture": name} for name in names), {"question": "a"}, good]
+    opened.clear()
     table = served.table(pd.DataFrame(rows, dtype=object))
-    assert not opened
+    assert not [name for name in opened if name == "/etc/passwd" or name.endswith(("a.png", "abcd"))]
+    pathlib.Path("abcd").read_bytes()
+    assert opened[-1] == "abcd", "what is opened is seen"
     assert list(table["label"].notna()) == [True, *[False] * (len(names) + 1), True]
     assert list(table["0"][[0, len(rows) - 1]]) == pytest.approx(
         [scored(backbone, predictor.adapter, [("is it red", files[0])])[0, 0]] * 2, abs=1e-5
