@@ -102,5 +102,5 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "installing test tools into $(VENV)"
 	@$(PIP) --no-deps --requirement requirements-dev.lock
 	@$(PIP) --no-deps --upgrade --target $(VENV)/few-bits bitsandbytes==0.50.2 torchao==0.18.0 \
-		|| echo "bitsandbytes and torchao cannot be had here: their test will skip"
+		|| echo "bitsandbytes and torchao cannot be had here: their test will skip; rm $(VENV)/.dev tries again"
 	@touch $@
